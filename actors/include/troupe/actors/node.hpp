@@ -1,0 +1,175 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <troupe/actors/membership.hpp>
+#include <troupe/rpc/client.hpp>
+#include <troupe/rpc/endpoint.hpp>
+#include <troupe/rpc/methods.hpp>
+#include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/log.hpp>
+#include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/result.hpp>
+
+namespace caf {
+class actor;
+class actor_system;
+}  // namespace caf
+
+namespace troupe {
+
+struct NodeImpl;
+
+struct NodeOptions {
+  std::string name = {};  ///< unique in the cluster
+  std::string role = "worker";
+  std::map<std::string, std::string> metadata = {};
+  /// The address of the first node, which keeps the registry. Empty: this is the first node.
+  std::string registry = {};
+  std::string listen = "127.0.0.1:0";
+  rpc::UcxOptions transport = {};
+  Duration join_timeout{std::chrono::seconds(10)};  ///< the first node may start later than this one
+  Duration default_timeout{std::chrono::seconds(60)};
+  Duration heartbeat_interval{std::chrono::seconds(1)};
+  Duration silence_limit{std::chrono::seconds(5)};  ///< a silent node is taken for dead
+  LoopOptions loop = {};
+  /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
+  Logger log = {};
+  /// Whether the node drives its loop on a thread of its own. Without one, somebody must be in run() or
+  /// in a call for the node to answer anybody.
+  bool own_thread = true;
+  /// The actor system to live in; null: the node makes a small one. Must outlive the node.
+  caf::actor_system* system = nullptr;
+
+  // Simulation: another clock and network, and no thread.
+  Clock* clock = nullptr;
+  std::function<Result<std::unique_ptr<rpc::Transport>>(Loop&)> make_transport = {};
+  std::uint64_t node_id = 0;  ///< 0: random
+};
+
+/// One process's place in a cluster (tests and simulations have several in a process): it joins under a
+/// unique name, keeps named actors that others call, and calls theirs. Functions are for any thread
+/// unless they say otherwise.
+///
+///     auto node = Node::start({.name = "alice", .registry = address}).value();
+///     Tensor sum = node->rpc_sync<Tensor>("calculator", "add", x, y).value();
+class Node {
+ public:
+  /// Joins the cluster. kAlreadyExists: a living node has that name, or the listening address is in use.
+  /// kUnavailable: no first node at `registry` within the join timeout. kFailedPrecondition: it speaks
+  /// another version of the protocol.
+  static Result<std::unique_ptr<Node>> start(NodeOptions options);
+  /// shutdown(), then goes. No other thread may be in a function of the node or wait for a future of it: if
+  /// some may, shutdown() first, which ends their waits, and join them. Not from the node's own actors.
+  ~Node();
+  /// Leaves the cluster, ends the node's actors and answers everything that is open, here and at the
+  /// callers, with kCancelled or kUnavailable; so is every call from then on. Takes a second at most if
+  /// the first node does not answer. Idempotent.
+  void shutdown();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  const std::string& name() const;
+  std::uint64_t id() const;
+  /// Where others reach this node: the `registry` of the next ones if this is the first.
+  const std::string& address() const;
+  Loop& loop();
+  rpc::Endpoint& endpoint();
+  caf::actor_system& system();
+
+  // ---- Actors ------------------------------------------------------------------------------------
+  /// Makes a named actor with the state State(args...), which tells its methods by
+  /// `static void methods(rpc::Methods<State>&)`. The actor runs on the node's loop, one message at a
+  /// time. kAlreadyExists: the name is taken.
+  template <class State, class... Args>
+  Result<void> spawn(const std::string& name, Args&&... args) {
+    rpc::Methods<State> methods;
+    State::methods(methods);
+    return spawn_state(name, std::make_shared<State>(std::forward<Args>(args)...), methods.table());
+  }
+  /// The same for a state that exists, with methods given from outside.
+  Result<void> spawn_state(std::string name, std::shared_ptr<void> state,
+                           std::shared_ptr<const rpc::MethodTable> methods);
+  /// Ends a named actor of this node; what it has not begun is answered with an error. kNotFound.
+  Result<void> kill(std::string_view name);
+  /// A named actor anywhere in the cluster as an ordinary CAF actor: see troupe/actors/caf.hpp.
+  /// kNotFound, kUnavailable as for a call.
+  Result<caf::actor> actor(std::string_view name);
+
+  // ---- Calls -------------------------------------------------------------------------------------
+  /// Calls method `method` of the actor `actor` and waits. kNotFound at once if nobody has that name,
+  /// kUnavailable if it died; kUnimplemented and kInvalidArgument for a wrong method or types; else what
+  /// the method itself answers.
+  template <class R, class... Args>
+  Result<R> rpc_sync(std::string_view actor, std::string_view method, const Args&... args) {
+    return rpc_sync_with<R>(rpc::CallOptions{}, actor, method, args...);
+  }
+  template <class R, class... Args>
+  Result<R> rpc_sync_with(const rpc::CallOptions& options, std::string_view actor, std::string_view method,
+                          const Args&... args) {
+    return rpc::call_sync_with<R>(
+        endpoint(), rpc::timeout_of(endpoint(), options), method, CallName{actor, method},
+        [&](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
+          return call(actor, id, options, body, sink);
+        },
+        args...);
+  }
+  /// The same without waiting: the answer comes through the future.
+  template <class R, class... Args>
+  rpc::Future<R> rpc_async(std::string_view actor, std::string_view method, const Args&... args) {
+    return rpc_async_with<R>(rpc::CallOptions{}, actor, method, args...);
+  }
+  template <class R, class... Args>
+  rpc::Future<R> rpc_async_with(const rpc::CallOptions& options, std::string_view actor,
+                                std::string_view method, const Args&... args) {
+    return rpc::call_async_with<R>(
+        endpoint(), rpc::timeout_of(endpoint(), options), method, CallName{actor, method},
+        [this, options, to = std::string(actor)](rpc::MethodId id, rpc::BodyWriter body,
+                                                 rpc::ReplySink& sink) {
+          return call(to, id, options, body, sink);
+        },
+        args...);
+  }
+
+  // ---- Membership --------------------------------------------------------------------------------
+  Membership membership();
+  /// Waits until `count` nodes of `role` are there and returns them, by name. kDeadlineExceeded says who
+  /// is there.
+  Result<std::vector<Member>> wait_for_role(std::string_view role, std::size_t count, Duration timeout);
+  /// Waits until an actor of this name can be called.
+  Result<void> wait_for_actor(std::string_view name, Duration timeout);
+  /// Calls `watcher` on the loop at every change from now on, in order, until unwatch() of the number
+  /// returned. It may make calls and wait for them, and is then called again meanwhile if more changes.
+  std::uint64_t watch(std::function<void(const MembershipChange&)> watcher);
+  void unwatch(std::uint64_t watcher);
+
+  // ---- Driving -----------------------------------------------------------------------------------
+  /// Drives the loop on this thread until stop(), or until the first node of the cluster has gone.
+  /// Returns kUnavailable in the second case. Needs no own_thread; with one it only waits.
+  Result<void> run();
+  /// Makes run() return. Safe in a signal handler's thread (not in the handler itself).
+  void stop();
+
+ private:
+  explicit Node(std::unique_ptr<NodeImpl> impl);
+  /// "actor.method", made only if somebody asks.
+  struct CallName {
+    std::string_view actor, method;
+    operator std::string() const { return std::string(actor) + "." + std::string(method); }
+  };
+  /// With the turn: finds the actor and calls it.
+  std::uint64_t call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
+                     rpc::BodyWriter body, rpc::ReplySink& sink);
+
+  std::unique_ptr<NodeImpl> impl_;
+};
+
+}  // namespace troupe

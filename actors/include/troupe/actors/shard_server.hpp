@@ -1,0 +1,151 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <troupe/rpc/methods.hpp>
+#include <troupe/runtime/memory_pool.hpp>
+#include <troupe/shards/staleness_gate.hpp>
+#include <troupe/shards/table_shard.hpp>
+
+namespace troupe {
+
+class Node;
+
+/// Rows that were pulled, and the version of the shard they show.
+struct PullReply {
+  Tensor rows;  ///< float32 [keys, dim]
+  std::uint64_t version = 0;
+};
+
+struct PushReply {
+  std::uint64_t version = 0;
+  std::uint64_t staleness = 0;  ///< pushes of others between this worker's pull and this push
+  bool applied = false;         ///< false: a repeat of a push that had been applied
+};
+
+struct PushPullReply {
+  PushReply push;
+  PullReply pull;
+};
+
+/// What a shard server says of one of its tables.
+struct TableStats {
+  std::string table;
+  std::uint64_t rows = 0, bytes = 0, version = 0, pulls = 0, pushes = 0, pulled_keys = 0, pushed_keys = 0;
+  std::uint64_t repeated_pushes = 0, rejected_pushes = 0;
+  std::uint64_t deferred_pulls = 0;             ///< pulls that waited at the staleness bound
+  std::uint64_t deferred_ns = 0;                ///< how long they waited, together
+  std::vector<std::uint64_t> staleness_counts;  ///< as of shards::StalenessHistogram, without trailing zeros
+  std::uint64_t staleness_sum = 0, staleness_maximum = 0;
+};
+
+/// Who asks for rows, where in its work, for tables of bounded staleness: a worker at `clock` has finished
+/// all its batches below it.
+struct WorkerClock {
+  std::uint64_t worker = 0;
+  std::uint64_t clock = 0;
+};
+
+/// One server of parameter shards: number `index` of `count`. It owns, of each table, the slots that a
+/// balanced SlotMap gives to its index. The state of a named actor: one loop, no locks.
+class ShardServer {
+ public:
+  /// `node`, on which it lives, tells of deaths of workers: their clocks then hold nobody back.
+  ShardServer(std::uint32_t index, std::uint32_t count, Node& node);
+  ~ShardServer();
+  ShardServer(const ShardServer&) = delete;
+  ShardServer& operator=(const ShardServer&) = delete;
+  static void methods(rpc::Methods<ShardServer>& methods);
+
+  /// Makes this server's shard of a table (`spec`: TableSpec::to_json()). A table that exists already
+  /// with an equal spec is left as it is. kFailedPrecondition: it exists with another spec.
+  Result<void> create_table(const std::string& spec);
+  /// Announces a worker to a table of bounded staleness; returns the clock at which it begins. `node_id`
+  /// is where it lives. Idempotent.
+  Result<std::uint64_t> join_worker(const std::string& table, std::uint64_t worker, std::uint64_t node_id);
+  /// The worker has finished or left: it holds nobody back.
+  Result<void> leave_worker(const std::string& table, std::uint64_t worker);
+  /// The worker has reached `clock` without pulling from this shard.
+  Result<void> advance(const std::string& table, const WorkerClock& clock);
+
+  /// Rows of `keys` (uint64 [n]). With bounded staleness the answer waits until the worker may go on;
+  /// a worker that joined none of it (0) never waits.
+  rpc::Future<PullReply> pull(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                              const WorkerClock& clock);
+  /// As they are, for evaluation: makes no rows, counts nothing, waits for nobody.
+  Result<PullReply> peek(const std::string& table, const Tensor& keys);
+  /// One optimizer step with gradients float32 [n, dim].
+  Result<PushReply> push(const std::string& table, const Tensor& keys, const Tensor& gradients,
+                         std::uint64_t worker, std::uint64_t clock, std::uint64_t sequence,
+                         std::uint64_t pulled_version);
+  Result<PushPullReply> push_pull(const std::string& table, const Tensor& keys, const Tensor& gradients,
+                                  std::uint64_t worker, std::uint64_t clock, std::uint64_t sequence,
+                                  std::uint64_t pulled_version, const Tensor& pull_keys);
+
+  /// Writes this server's part of a checkpoint of the named tables into `folder`; returns the FileEntry of
+  /// each file as JSON, for the manifest.
+  Result<std::vector<std::string>> save(const std::string& folder, const std::vector<std::string>& tables);
+  /// Makes all tables of a checkpoint anew with this server's rows in them; returns how many rows.
+  Result<std::uint64_t> restore(const std::string& folder);
+  std::vector<TableStats> stats() const;
+  std::vector<std::string> table_specs() const;
+
+ private:
+  struct Table {
+    explicit Table(shards::TableShard table_shard) : shard(std::move(table_shard)) {}
+    shards::TableShard shard;
+    std::unique_ptr<shards::StalenessGate> gate;  // bounded staleness only
+    std::uint64_t deferred_ns = 0;
+    std::map<std::uint64_t, std::uint64_t> worker_nodes;  // worker -> node id
+  };
+
+  Result<Table*> find(const std::string& table);
+  Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec) const;
+  Result<PullReply> read_rows(Table& table, const Tensor& keys);
+  void node_gone(std::uint64_t node_id);
+
+  std::uint32_t index_;
+  std::uint32_t count_;
+  Node& node_;
+  std::uint64_t watch_ = 0;
+  MemoryPool pool_;
+  std::map<std::string, std::unique_ptr<Table>> tables_;
+};
+
+}  // namespace troupe
+
+template <>
+struct troupe::rpc::Fields<troupe::PullReply> {
+  static constexpr std::string_view name = "PullReply";
+  static constexpr auto fields = std::tuple(&troupe::PullReply::rows, &troupe::PullReply::version);
+};
+template <>
+struct troupe::rpc::Fields<troupe::PushReply> {
+  static constexpr std::string_view name = "PushReply";
+  static constexpr auto fields =
+      std::tuple(&troupe::PushReply::version, &troupe::PushReply::staleness, &troupe::PushReply::applied);
+};
+template <>
+struct troupe::rpc::Fields<troupe::PushPullReply> {
+  static constexpr std::string_view name = "PushPullReply";
+  static constexpr auto fields = std::tuple(&troupe::PushPullReply::push, &troupe::PushPullReply::pull);
+};
+template <>
+struct troupe::rpc::Fields<troupe::WorkerClock> {
+  static constexpr std::string_view name = "WorkerClock";
+  static constexpr auto fields = std::tuple(&troupe::WorkerClock::worker, &troupe::WorkerClock::clock);
+};
+template <>
+struct troupe::rpc::Fields<troupe::TableStats> {
+  using T = troupe::TableStats;
+  static constexpr std::string_view name = "TableStats";
+  static constexpr auto fields =
+      std::tuple(&T::table, &T::rows, &T::bytes, &T::version, &T::pulls, &T::pushes, &T::pulled_keys,
+                 &T::pushed_keys, &T::repeated_pushes, &T::rejected_pushes, &T::deferred_pulls,
+                 &T::deferred_ns, &T::staleness_counts, &T::staleness_sum, &T::staleness_maximum);
+};

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <troupe/actors/node.hpp>
+#include <troupe/actors/shard_server.hpp>
+#include <troupe/shards/partition.hpp>
+#include <troupe/shards/table_spec.hpp>
+
+namespace troupe {
+
+/// For each shard, the version that a pull saw; it goes back with the push made from what was pulled.
+using PulledVersions = std::vector<std::uint64_t>;
+
+/// Under which name the shards remember a push, to apply it once (shards::PushHeader's `worker` and
+/// `sequence`). Work that may be done twice, by another worker after the first one died, has one name for
+/// both: a shard that has applied the first takes the second for the repeat that it is.
+struct PushIdentity {
+  std::uint64_t worker = 0;
+  std::uint64_t sequence = 0;
+};
+
+/// What a push met at the shards.
+struct PushSummary {
+  std::uint64_t staleness = 0;  ///< the largest of its shards
+  bool applied = true;          ///< false if some shard had applied it before
+};
+
+/// One worker's access to a table that is spread over shard servers: splits keys by shard, calls all
+/// shards at once, joins the answers. One thread uses it at a time; several pulls and pushes may be
+/// under way together.
+class TableClient {
+ public:
+  struct Options {
+    Duration timeout{std::chrono::seconds(60)};
+    /// Of this worker in all its tables, and of this life of it; 0: random.
+    std::uint64_t worker = 0;
+  };
+
+  /// Opens the table, made on the servers if it is not there yet. `servers`: the names of the ShardServer
+  /// actors, in the order of their index. With bounded staleness this worker joins the table's gate.
+  static Result<std::unique_ptr<TableClient>> open(Node& node, shards::TableSpec spec,
+                                                   std::vector<std::string> servers, const Options& options);
+  static Result<std::unique_ptr<TableClient>> open(Node& node, shards::TableSpec spec,
+                                                   std::vector<std::string> servers) {
+    return open(node, std::move(spec), std::move(servers), Options{});
+  }
+  /// Leaves the table's gate.
+  ~TableClient();
+  TableClient(const TableClient&) = delete;
+  TableClient& operator=(const TableClient&) = delete;
+
+  const shards::TableSpec& spec() const { return spec_; }
+  std::uint64_t worker() const { return worker_; }
+  std::uint64_t clock() const { return clock_; }
+  /// This worker has finished its batches below `clock`; said to the shards by the next pull.
+  void set_clock(std::uint64_t clock) { clock_ = clock; }
+
+  /// Writes the rows of `keys` into out[keys, dim], which must live until the answer is there. With
+  /// bounded staleness the answer waits for slower workers, at most the timeout.
+  rpc::Future<PulledVersions> pull(std::span<const std::uint64_t> keys, float* out);
+  /// As pull(), but changes nothing and waits for nobody: for evaluation.
+  rpc::Future<PulledVersions> peek(std::span<const std::uint64_t> keys, float* out);
+  /// One optimizer step with gradients[keys, dim], copied before this returns. `versions`: of the pull
+  /// they were made from; empty: of none. A push is applied once, also if it is repeated on the way. Its
+  /// `identity` is this worker's next sequence number if none is given.
+  rpc::Future<PushSummary> push(std::span<const std::uint64_t> keys, const float* gradients,
+                                const PulledVersions& versions = {},
+                                std::optional<PushIdentity> identity = {});
+  /// This worker has nothing to do with the table for a while, or any more: it holds nobody back.
+  /// Idempotent.
+  void leave();
+  /// Takes part again after leave(), from the clock of the slowest worker on if that is ahead. Idempotent.
+  Result<void> join();
+
+ private:
+  TableClient(Node& node, shards::TableSpec spec, std::vector<std::string> servers, const Options& options);
+  struct Read;
+  rpc::Future<PulledVersions> read(std::span<const std::uint64_t> keys, float* out, bool pull);
+  bool bounded() const { return std::holds_alternative<shards::BoundedStaleness>(spec_.consistency); }
+
+  Node& node_;
+  shards::TableSpec spec_;
+  std::vector<std::string> servers_;
+  Duration timeout_;
+  std::uint64_t worker_;
+  std::uint64_t clock_ = 0;
+  std::uint64_t sequence_ = 0;
+  bool joined_ = false;
+  shards::Partitioner partitioner_;
+};
+
+}  // namespace troupe

@@ -1,0 +1,129 @@
+#include "directory.hpp"
+
+#include <algorithm>
+
+namespace troupe {
+
+namespace {
+constexpr std::size_t kMaxGone = 4096;
+
+/// Levenshtein's distance, for suggesting what was meant.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t up = row[j];
+      row[j] = std::min({up + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+      diagonal = up;
+    }
+  }
+  return row[b.size()];
+}
+}  // namespace
+
+void Directory::reset(const Membership& membership) {
+  version_ = membership.version;
+  members_.clear();
+  actors_.clear();
+  for (const Member& member : membership.members) members_[member.node_id] = member;
+  for (const NamedActor& actor : membership.actors) actors_[actor.name] = actor;
+}
+
+std::vector<MembershipChange> Directory::difference(const Membership& membership) const {
+  Directory next;
+  next.reset(membership);
+  std::vector<MembershipChange> changes;
+  const auto add = [&](MembershipEvent event, const Member& member, const NamedActor& actor) {
+    changes.push_back(
+        {membership.version, event, member, actor, "it was gone when members were listed anew"});
+  };
+  for (const auto& [id, member] : members_)
+    if (!next.find_member(id)) add(MembershipEvent::kDied, member, {});
+  for (const auto& [name, actor] : actors_) {
+    const auto kept = next.actors_.find(name);
+    const bool same = kept != next.actors_.end() && kept->second.node_id == actor.node_id &&
+                      kept->second.number == actor.number;
+    const Member* member = next.find_member(actor.node_id);
+    if (!same && member) add(MembershipEvent::kUnpublished, *member, actor);
+  }
+  for (const auto& [id, member] : next.members_)
+    if (!find_member(id)) add(MembershipEvent::kJoined, member, {});
+  for (const auto& [name, actor] : next.actors_) {
+    const auto known = actors_.find(name);
+    const bool same = known != actors_.end() && known->second.node_id == actor.node_id &&
+                      known->second.number == actor.number;
+    const Member* member = next.find_member(actor.node_id);
+    if (!same && member) add(MembershipEvent::kPublished, *member, actor);
+  }
+  return changes;
+}
+
+void Directory::apply(const MembershipChange& change) {
+  version_ = change.version;
+  switch (change.event) {
+    case MembershipEvent::kJoined:
+      members_[change.member.node_id] = change.member;
+      break;
+    case MembershipEvent::kLeft:
+      remove_member(change.member, "its node '" + change.member.name + "' has left");
+      break;
+    case MembershipEvent::kDied:
+      remove_member(change.member, "its node '" + change.member.name + "' died: " + change.reason);
+      break;
+    case MembershipEvent::kPublished:
+      actors_[change.actor.name] = change.actor;
+      gone_.erase(change.actor.name);
+      break;
+    case MembershipEvent::kUnpublished:
+      actors_.erase(change.actor.name);
+      if (gone_.size() < kMaxGone) gone_[change.actor.name] = "it has ended";
+      break;
+  }
+}
+
+void Directory::remove_member(const Member& member, const std::string& why) {
+  members_.erase(member.node_id);
+  std::erase_if(actors_, [&](const auto& entry) {
+    if (entry.second.node_id != member.node_id) return false;
+    if (gone_.size() < kMaxGone) gone_[entry.first] = why;
+    return true;
+  });
+}
+
+Result<NamedActor> Directory::find_actor(std::string_view name) const {
+  if (const auto found = actors_.find(name); found != actors_.end()) return found->second;
+  if (const auto gone = gone_.find(name); gone != gone_.end())
+    return Error{Code::kUnavailable, "the actor is gone: " + gone->second};
+  std::string_view nearest;
+  std::size_t least = std::max<std::size_t>(2, name.size() / 3) + 1;
+  for (const auto& [known, actor] : actors_)
+    if (const std::size_t distance = edit_distance(name, known); distance < least)
+      least = distance, nearest = known;
+  std::string message = "no actor is named '" + std::string(name) + "'";
+  if (!nearest.empty())
+    message += "; did you mean '" + std::string(nearest) + "'?";
+  else
+    message += " (" + std::to_string(actors_.size()) + " others are known)";
+  return Error{Code::kNotFound, message};
+}
+
+const Member* Directory::find_member(std::uint64_t node_id) const {
+  const auto found = members_.find(node_id);
+  return found == members_.end() ? nullptr : &found->second;
+}
+
+Membership Directory::list() const {
+  Membership all{version_, {}, {}};
+  for (const auto& [id, member] : members_) all.members.push_back(member);
+  for (const auto& [name, actor] : actors_) all.actors.push_back(actor);
+  std::sort(all.members.begin(), all.members.end(),
+            [](const Member& a, const Member& b) { return a.name < b.name; });
+  std::sort(all.actors.begin(), all.actors.end(),
+            [](const NamedActor& a, const NamedActor& b) { return a.name < b.name; });
+  return all;
+}
+
+}  // namespace troupe

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include <troupe/actors/membership.hpp>
+#include <troupe/runtime/result.hpp>
+
+namespace troupe {
+
+/// A node's copy of the registry's contents, kept by its notices: names resolve here, without a message.
+class Directory {
+ public:
+  /// Starts from a snapshot.
+  void reset(const Membership& membership);
+  /// The changes that lead from what is known to `membership`, for a node that has missed notices. All have
+  /// its version; who is gone without a known reason counts as dead.
+  std::vector<MembershipChange> difference(const Membership& membership) const;
+  /// Nothing up to this version is missing.
+  void advance_to(std::uint64_t version) { version_ = version; }
+  /// Makes a change. Precondition: its version is not below version().
+  void apply(const MembershipChange& change);
+
+  /// kNotFound, with the nearest name, or kUnavailable if its node died or left.
+  Result<NamedActor> find_actor(std::string_view name) const;
+  const Member* find_member(std::uint64_t node_id) const;
+  Membership list() const;
+  std::uint64_t version() const { return version_; }
+
+ private:
+  struct StringHash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+  };
+  void remove_member(const Member& member, const std::string& why);
+
+  std::uint64_t version_ = 0;
+  std::unordered_map<std::uint64_t, Member> members_;
+  std::unordered_map<std::string, NamedActor, StringHash, std::equal_to<>> actors_;
+  /// Why names that were there are gone, so that a late caller hears the truth. Bounded.
+  std::unordered_map<std::string, std::string, StringHash, std::equal_to<>> gone_;
+};
+
+}  // namespace troupe

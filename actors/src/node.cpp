@@ -1,0 +1,317 @@
+// How a node comes and goes, and what it keeps: see node_calls.cpp for what it does meanwhile.
+#include <troupe/actors/node.hpp>
+
+#include <cassert>
+#include <random>
+
+#include "actor_proxy.hpp"
+#include "node_impl.hpp"
+
+namespace troupe {
+
+namespace {
+
+constexpr Duration kLeaveTimeout{std::chrono::seconds(1)};
+constexpr Duration kDialAgain{std::chrono::milliseconds(50)};
+
+std::uint64_t random_node_id() {
+  std::random_device device;
+  std::uint64_t id = 0;
+  while (id == 0) id = (std::uint64_t{device()} << 32) | device();
+  return id;
+}
+
+/// An actor system for actors that run on our loop: CAF's own threads have nothing to do, so there is one,
+/// and it waits instead of polling.
+std::unique_ptr<caf::actor_system_config> small_system_config() {
+  auto config = std::make_unique<caf::actor_system_config>();
+  config->set("scheduler.policy", caf::atom("sharing"));
+  config->set("scheduler.max-threads", std::size_t{1});
+  return config;
+}
+
+/// The state of the actor number kNodeActor: where the registry's notices arrive.
+struct NodeService {
+  std::function<void(const MembershipChange&)> changed;
+  static void methods(rpc::Methods<NodeService>& methods) {
+    methods.add("membership_changed",
+                [](NodeService& self, const MembershipChange& change) { self.changed(change); });
+  }
+};
+
+template <class State>
+std::shared_ptr<const rpc::MethodTable> table_of() {
+  rpc::Methods<State> methods;
+  State::methods(methods);
+  return methods.table();
+}
+
+}  // namespace
+
+// ---- Coming -------------------------------------------------------------------------------------
+
+NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) {
+  options.log = options.log.with_node(options.name);
+  if (!options.clock) own_clock = std::make_unique<RealClock>();
+  clock = options.clock ? options.clock : own_clock.get();
+  if (!options.system) {
+    own_config = small_system_config();
+    own_system = std::make_unique<caf::actor_system>(*own_config);
+  }
+  system = options.system ? options.system : own_system.get();
+  if (options.node_id == 0) options.node_id = random_node_id();
+  next_actor = first_actor(options.node_id);
+  loop = std::make_unique<Loop>(*clock, options.loop);
+  unit = std::make_shared<LoopUnit>(*system, *loop);
+}
+
+Result<std::unique_ptr<Node>> Node::start(NodeOptions options) {
+  if (options.name.empty()) return Error{Code::kInvalidArgument, "a node needs a name"};
+  std::unique_ptr<Node> node(new Node(std::make_unique<NodeImpl>(std::move(options))));
+  if (auto started = node->impl_->start(); !started) return started.error();
+  return node;
+}
+
+Result<void> NodeImpl::start() {
+  {
+    Loop::Turn turn(*loop);
+    if (auto listening = listen(); !listening) return listening;
+  }
+  if (auto in = join(); !in) return in;
+  if (options.own_thread) thread = std::thread([this] { loop->run(); });
+  return {};
+}
+
+Result<void> NodeImpl::listen() {
+  auto transport = options.make_transport ? options.make_transport(*loop)
+                                          : rpc::make_ucx_transport(*loop, options.transport);
+  if (!transport) return transport.error();
+  rpc::EndpointOptions endpoint_options;
+  endpoint_options.node_id = options.node_id;
+  endpoint_options.node_name = options.name;
+  endpoint_options.default_timeout = options.default_timeout;
+  endpoint_options.heartbeat_interval = options.heartbeat_interval;
+  endpoint_options.silence_limit = options.silence_limit;
+  endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);
+  auto listening = endpoint->listen(options.listen);
+  if (!listening) return with_context(listening.error(), "node '" + options.name + "' cannot listen");
+  address = *listening;
+
+  auto service = std::make_shared<NodeService>();
+  service->changed = [this](const MembershipChange& change) { on_change(change); };
+  add_actor("", service, table_of<NodeService>(), kNodeActor);
+  if (!options.registry.empty()) return {};
+  registry = std::make_shared<Registry>([this](rpc::SessionId session, const MembershipChange& change) {
+    // A member that cannot be told is dying; its session's end will follow.
+    (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, {},
+                         [&](rpc::OutMessage& out) {
+                           out.values(1);
+                           rpc::Codec<MembershipChange>::encode(out.value(0), change);
+                         });
+  });
+  add_actor("", registry, table_of<Registry>(), kRegistryActor);
+  return {};
+}
+
+Result<rpc::SessionId> NodeImpl::meet_registry(TimePoint deadline) {
+  for (;;) {
+    rpc::SessionId session = rpc::kLocal;
+    {
+      Loop::Turn turn(*loop);
+      auto dialled = endpoint->connect(options.registry);
+      if (!dialled) return dialled.error();
+      session = *dialled;
+      meeting_error.reset();
+      registry_session = session;
+    }
+    loop->wait_until([&] { return endpoint->ready(session) || meeting_error; }, deadline);
+    Loop::Turn turn(*loop);
+    if (endpoint->ready(session)) return session;
+    // The first node may not have started yet, or be about to go: only time can tell, but a refusal is final.
+    if (meeting_error && meeting_error->code != Code::kUnavailable) return *meeting_error;
+    const TimePoint again = clock->now() + kDialAgain;
+    if (again >= deadline) {
+      endpoint->close(session, {Code::kCancelled, "gave up joining"});
+      std::string why = meeting_error ? ": " + meeting_error->message : "";
+      return Error{Code::kUnavailable, "no first node answers at " + options.registry + why +
+                                           "; start it first, or check the address"};
+    }
+    loop->wait_until([] { return false; }, again);
+  }
+}
+
+Result<void> NodeImpl::join() {
+  const TimePoint deadline = clock->now() + options.join_timeout;
+  if (!registry) {
+    auto met = meet_registry(deadline);
+    if (!met) return with_context(met.error(), "node '" + options.name + "' cannot join");
+  }
+  const Member self{options.node_id, options.name, options.role, address, options.metadata};
+  auto membership = rpc::call_sync<Membership>(*endpoint, {registry_session, kRegistryActor}, "join",
+                                               "joining", {.timeout = options.join_timeout}, self);
+  if (!membership) return with_context(membership.error(), "node '" + options.name + "' cannot join");
+  Loop::Turn turn(*loop);
+  directory.reset(*membership);
+  joined = true;
+  options.log.info("joined",
+                   {{"address", address}, {"role", options.role}, {"members", membership->members.size()}});
+  for (const MembershipChange& change : std::exchange(early_changes, {})) on_change(change);
+  if (!registry) loop->schedule_after(refresh, options.silence_limit);
+  return {};
+}
+
+// ---- Going --------------------------------------------------------------------------------------
+
+Node::Node(std::unique_ptr<NodeImpl> impl) : impl_(std::move(impl)) {}
+
+Node::~Node() {
+  assert(!impl_->loop->in_turn() && "a node cannot be destroyed by its own actors or watchers");
+  shutdown();
+}
+
+void Node::shutdown() {
+  impl_->leave();
+}
+
+void NodeImpl::leave() {
+  if (joined && !registry)
+    (void)rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "leave", "leaving",
+                               {.timeout = kLeaveTimeout});
+  answer_everything();
+  // A handler that waits for a call has its answer now, so the thread comes home.
+  loop->stop();
+  if (thread.joinable()) thread.join();
+  Loop::Turn turn(*loop);
+  while (!actors.empty()) end_actor(actors.begin()->first);
+}
+
+void NodeImpl::answer_everything() {
+  Loop::Turn turn(*loop);
+  joined = false;
+  closing = true;
+  loop->cancel(refresh);
+  stop_driving({});
+  while (!proxies.empty()) end_proxy(proxies.begin()->first, {Code::kCancelled, "the node shuts down"});
+  loop->poll();  // what the proxies have posted
+  if (endpoint) endpoint->shut_down();
+}
+
+NodeImpl::~NodeImpl() {
+  Loop::Turn turn(*loop);
+  endpoint.reset();
+  unit->close();
+}
+
+// ---- Actors -------------------------------------------------------------------------------------
+
+void NodeImpl::add_actor(std::string actor_name, std::shared_ptr<void> state,
+                         std::shared_ptr<const rpc::MethodTable> methods, std::uint64_t number) {
+  caf::actor_config config{unit.get()};
+  caf::actor handle = system->spawn_class<WorkerActor, caf::no_spawn_options>(config, unit, std::move(state),
+                                                                              std::move(methods));
+  auto* worker = static_cast<WorkerActor*>(caf::actor_cast<caf::abstract_actor*>(handle));
+  actors.emplace(number, Actor{std::move(actor_name), std::move(handle), worker});
+}
+
+void NodeImpl::end_actor(std::uint64_t number) {
+  const auto found = actors.find(number);
+  if (found == actors.end()) return;
+  const Actor actor = std::move(found->second);
+  actors.erase(found);
+  if (!actor.name.empty()) local_names.erase(actor.name);
+  actor.worker->end();
+  unit->run();
+}
+
+Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
+                               std::shared_ptr<const rpc::MethodTable> methods) {
+  NodeImpl& node = *impl_;
+  if (name.empty()) return Error{Code::kInvalidArgument, "a named actor needs a name"};
+  std::uint64_t number = 0;
+  {
+    // The actor is there before anybody can know of it.
+    Loop::Turn turn(*node.loop);
+    if (node.closing) return Error{Code::kCancelled, "the node shuts down"};
+    if (node.local_names.contains(name) || !node.names_in_making.insert(name).second)
+      return Error{Code::kAlreadyExists, "an actor named '" + name + "' lives on this node already"};
+    number = node.next_actor++;
+    node.add_actor(name, std::move(state), std::move(methods), number);
+  }
+  auto published = rpc::call_sync<void>(*node.endpoint, {node.registry_session, kRegistryActor}, "publish",
+                                        "publishing '" + name + "'", {}, name, number);
+  const bool unsure = !published && published.error().code != Code::kAlreadyExists;
+  {
+    Loop::Turn turn(*node.loop);
+    node.names_in_making.erase(name);
+    if (published && !node.closing) {
+      node.local_names.emplace(name, number);
+      return {};
+    }
+    node.end_actor(number);
+  }
+  if (unsure) (void)node.withdraw(name);  // perhaps it was published, and only the answer did not come
+  return published ? Error{Code::kCancelled, "the node shuts down"} : published.error();
+}
+
+Result<void> NodeImpl::withdraw(const std::string& name) {
+  return rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "unpublish",
+                              "unpublishing '" + name + "'", {}, name);
+}
+
+Result<void> Node::kill(std::string_view name) {
+  NodeImpl& node = *impl_;
+  {
+    Loop::Turn turn(*node.loop);
+    const auto found = node.local_names.find(name);
+    if (found == node.local_names.end())
+      return Error{Code::kNotFound, "no actor named '" + std::string(name) + "' lives on this node"};
+    node.end_actor(found->second);
+  }
+  return node.withdraw(std::string(name));
+}
+
+// ---- Small things -------------------------------------------------------------------------------
+
+const std::string& Node::name() const {
+  return impl_->options.name;
+}
+std::uint64_t Node::id() const {
+  return impl_->options.node_id;
+}
+const std::string& Node::address() const {
+  return impl_->address;
+}
+Loop& Node::loop() {
+  return *impl_->loop;
+}
+rpc::Endpoint& Node::endpoint() {
+  return *impl_->endpoint;
+}
+caf::actor_system& Node::system() {
+  return *impl_->system;
+}
+
+Result<void> Node::run() {
+  NodeImpl& node = *impl_;
+  node.loop->wait_until([&] { return !node.running; }, TimePoint::never());
+  Loop::Turn turn(*node.loop);
+  return node.outcome;
+}
+
+void Node::stop() {
+  impl_->loop->post([node = impl_.get()] { node->stop_driving({}); });
+}
+
+void NodeImpl::stop_driving(Result<void> why) {
+  if (!running) return;
+  running = false;
+  outcome = std::move(why);
+}
+
+std::optional<Error> NodeImpl::why_stopped() {
+  Loop::Turn turn(*loop);
+  if (running) return std::nullopt;
+  return outcome ? Error{Code::kCancelled, "the node was stopped"} : outcome.error();
+}
+
+}  // namespace troupe

@@ -1,0 +1,260 @@
+// What a node does while it lives: calls, sessions, membership.
+#include <algorithm>
+
+#include <troupe/actors/node.hpp>
+
+#include "node_impl.hpp"
+
+namespace troupe {
+
+namespace {
+constexpr Duration kListTimeout{std::chrono::seconds(2)};
+}
+
+// ---- Calls --------------------------------------------------------------------------------------
+
+void NodeImpl::on_call(rpc::InboundCallPtr call) {
+  const auto found = actors.find(call->header().target);
+  if (found == actors.end()) {
+    if (call->header().target == kRegistryActor)
+      return call->reply_error({Code::kFailedPrecondition, "node '" + options.name + "' at " + address +
+                                                               " is not the first of its cluster; join at " +
+                                                               options.registry});
+    return call->reply_error({Code::kUnavailable, "the actor has ended"});
+  }
+  // The actor runs before this returns, on this thread, unless it is in the middle of another message.
+  found->second.worker->take(std::move(call));
+}
+
+Result<rpc::CallTarget> NodeImpl::resolve(std::string_view actor) {
+  if (const auto local = local_names.find(actor); local != local_names.end())
+    return rpc::CallTarget{rpc::kLocal, local->second};
+  auto found = directory.find_actor(actor);
+  if (!found) return found.error();
+  auto session = session_to(found->node_id);
+  if (!session) return session.error();
+  return rpc::CallTarget{*session, found->number};
+}
+
+Result<rpc::SessionId> NodeImpl::session_to(std::uint64_t node_id) {
+  if (const auto known = sessions.find(node_id); known != sessions.end()) return known->second;
+  if (node_id == options.node_id) return rpc::kLocal;  // the registry knows it before spawn() has returned
+  return meet(node_id);
+}
+
+Result<rpc::SessionId> NodeImpl::meet(std::uint64_t node_id) {
+  const Member* member = directory.find_member(node_id);
+  if (!member) return Error{Code::kUnavailable, "its node is gone"};
+  auto session = endpoint->connect(member->address);
+  if (!session) return session.error();
+  sessions.emplace(node_id, *session);
+  return *session;
+}
+
+std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
+                         rpc::BodyWriter body, rpc::ReplySink& sink) {
+  auto target = impl_->resolve(actor);
+  if (!target) {
+    sink.on_reply(target.error());
+    return 0;
+  }
+  return impl_->endpoint->call(*target, method, options, body, sink);
+}
+
+// ---- Sessions -----------------------------------------------------------------------------------
+
+void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
+  // Whoever took a dead node's address is not that node.
+  std::erase_if(sessions,
+                [&](const auto& entry) { return entry.second == session && entry.first != peer.node_id; });
+  sessions.emplace(peer.node_id, session);
+}
+
+void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) {
+  std::erase_if(sessions, [&](const auto& entry) { return entry.second == session; });
+  if (registry) return registry->session_closed(session, error.message);
+  if (!joined) {
+    if (session == registry_session) meeting_error = error;
+    return;
+  }
+  if (session != registry_session && !alone) return;
+  alone = true;
+  // Nobody else tells of this death.
+  if (const Member* member = directory.find_member(peer.node_id))
+    apply_change({directory.version() + 1, MembershipEvent::kDied, Member(*member), {}, error.message});
+  if (session != registry_session) return;
+  // Without the registry nobody learns of anybody any more: the cluster is over.
+  options.log.error("the first node is gone", error);
+  stop_driving(Error{Code::kUnavailable, "the first node of the cluster, at " + options.registry +
+                                             ", is gone: " + error.message});
+}
+
+// ---- Membership ---------------------------------------------------------------------------------
+
+void NodeImpl::on_change(const MembershipChange& change) {
+  if (closing) return;
+  if (!joined) return early_changes.push_back(change);
+  if (change.version <= directory.version()) return;
+  const bool gap = change.version > directory.version() + 1;
+  apply_change(change);
+  if (gap) relist();
+}
+
+void NodeImpl::log_change(const MembershipChange& change) const {
+  const Logger& log = options.log;
+  switch (change.event) {
+    case MembershipEvent::kJoined:
+      return log.info(
+          "a node joined",
+          {{"member", change.member.name}, {"role", change.member.role}, {"address", change.member.address}});
+    case MembershipEvent::kLeft:
+      return log.info("a node left", {{"member", change.member.name}});
+    case MembershipEvent::kDied:
+      return log.warn("a node died", {{"member", change.member.name}, {"reason", change.reason}});
+    case MembershipEvent::kPublished:
+      return log.debug("an actor can be called",
+                       {{"actor", change.actor.name}, {"member", change.member.name}});
+    case MembershipEvent::kUnpublished:
+      return log.debug("an actor ended", {{"actor", change.actor.name}});
+  }
+}
+
+void NodeImpl::apply_change(const MembershipChange& change) {
+  std::vector<std::string> ended;
+  const bool gone = change.event == MembershipEvent::kDied || change.event == MembershipEvent::kLeft;
+  if (change.event == MembershipEvent::kUnpublished) ended.push_back(change.actor.name);
+  if (gone)
+    for (const auto& [name, proxy] : proxies)
+      if (const auto actor = directory.find_actor(name); actor && actor->node_id == change.member.node_id)
+        ended.push_back(name);
+  directory.apply(change);
+  log_change(change);
+
+  if (gone) {
+    if (const auto session = sessions.find(change.member.node_id); session != sessions.end()) {
+      const rpc::SessionId to_it = session->second;
+      sessions.erase(session);
+      // Who leaves says goodbye itself, after the answers that are still under way to it.
+      if (change.event == MembershipEvent::kDied)
+        endpoint->close(to_it,
+                        {Code::kUnavailable, "node '" + change.member.name + "' is gone: " + change.reason});
+    }
+  }
+  for (const std::string& name : ended)
+    end_proxy(name,
+              {Code::kUnavailable, "the actor '" + name + "' is gone" + (gone ? ": " + change.reason : "")});
+  tell_watchers(change);
+}
+
+/// Not from here: a watcher may make calls and wait for them, also to the registry, in the middle of whose
+/// work this may be.
+void NodeImpl::tell_watchers(const MembershipChange& change) {
+  for (auto& [number, watcher] : watchers) watcher.untold.push_back(change);
+  if (watchers.empty() || std::exchange(watchers_scheduled, true)) return;
+  loop->defer([this] {
+    watchers_scheduled = false;
+    run_watchers();
+  });
+}
+
+/// A watcher may add watchers and remove any, itself too. While one waits for a call this may be entered
+/// again; each sees all changes in order.
+void NodeImpl::run_watchers() {
+  for (auto next = watchers.begin(); next != watchers.end();) {
+    const std::uint64_t number = next->first;
+    if (next->second.untold.empty()) {
+      ++next;
+      continue;
+    }
+    const MembershipChange change = std::move(next->second.untold.front());
+    next->second.untold.pop_front();
+    const auto function = next->second.function;  // it may be removed by itself
+    function(change);
+    next = watchers.lower_bound(number);
+  }
+}
+
+/// The last notice of several may be lost with none after it to show the gap: so nobody is out of date for
+/// longer than this takes.
+void NodeImpl::look_for_missed_notices() {
+  loop->schedule_after(refresh, options.silence_limit);
+  rpc::call_async<std::uint64_t>(*endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
+                                 {.timeout = kListTimeout})
+      .then([this](Result<std::uint64_t> version) {
+        if (joined && version && *version > directory.version()) relist();
+      });
+}
+
+/// A notice was overtaken or lost: ask for everything.
+void NodeImpl::relist() {
+  if (std::exchange(relisting, true)) return;
+  rpc::call_async<Membership>(*endpoint, {registry_session, kRegistryActor}, "list", "listing members",
+                              {.timeout = kListTimeout})
+      .then([this](Result<Membership> membership) {
+        relisting = false;
+        if (!joined) return;
+        if (membership && membership->version >= directory.version()) {
+          for (const MembershipChange& change : directory.difference(*membership)) apply_change(change);
+          directory.advance_to(membership->version);
+        } else if (membership || membership.error().code == Code::kDeadlineExceeded) {
+          relist();  // it was older than a notice that came meanwhile, or it was lost
+        }
+      });
+}
+
+Membership Node::membership() {
+  Loop::Turn turn(*impl_->loop);
+  return impl_->directory.list();
+}
+
+std::uint64_t Node::watch(std::function<void(const MembershipChange&)> watcher) {
+  Loop::Turn turn(*impl_->loop);
+  impl_->watchers.emplace(impl_->next_watcher, NodeImpl::Watcher{std::move(watcher), {}});
+  return impl_->next_watcher++;
+}
+
+void Node::unwatch(std::uint64_t watcher) {
+  Loop::Turn turn(*impl_->loop);
+  impl_->watchers.erase(watcher);
+}
+
+Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size_t count, Duration timeout) {
+  std::vector<Member> found;
+  std::uint64_t seen = UINT64_MAX;
+  const auto enough = [&] {
+    const std::uint64_t version = impl_->directory.version();
+    if (version != seen) {
+      seen = version;
+      found = impl_->directory.list().members;
+      std::erase_if(found, [&](const Member& member) { return member.role != role; });
+    }
+    return found.size() >= count || !impl_->running;
+  };
+  impl_->loop->wait_until(enough, impl_->clock->now() + timeout);
+  if (found.size() >= count) return found;
+  if (auto over = impl_->why_stopped())
+    return with_context(*over, "waiting for role '" + std::string(role) + "'");
+  std::string there;
+  for (const Member& member : found) (there += there.empty() ? "" : ", ") += member.name;
+  return Error{Code::kDeadlineExceeded, "waited for " + std::to_string(count) + " nodes of role '" +
+                                            std::string(role) + "', there are " +
+                                            std::to_string(found.size()) +
+                                            (there.empty() ? "" : " (" + there + ")")};
+}
+
+Result<void> Node::wait_for_actor(std::string_view name, Duration timeout) {
+  NodeImpl& node = *impl_;
+  const auto there = [&] {
+    return node.local_names.contains(name) || node.directory.find_actor(name).ok() || !node.running;
+  };
+  node.loop->wait_until(there, node.clock->now() + timeout);
+  Loop::Turn turn(*node.loop);
+  if (node.local_names.contains(name)) return {};
+  auto found = node.directory.find_actor(name);
+  if (found) return {};
+  if (auto over = node.why_stopped()) return with_context(*over, "waiting for '" + std::string(name) + "'");
+  return Error{Code::kDeadlineExceeded,
+               "waited for the actor '" + std::string(name) + "': " + found.error().message};
+}
+
+}  // namespace troupe

@@ -1,0 +1,66 @@
+#include <troupe/actors/node_config.hpp>
+
+namespace troupe {
+
+namespace {
+
+/// Whether somebody has set it, be it to the default's value.
+bool is_set(const Config& config, std::string_view name) {
+  return config.origin(name) != "default";
+}
+
+template <class T>
+void take(const Config& config, std::string_view name, T& option) {
+  if (is_set(config, name)) option = config.get<T>(name);
+}
+
+}  // namespace
+
+void add_node_settings(ConfigSchema& schema) {
+  const NodeOptions d;
+  constexpr double kHour = 3600;
+  schema.add("node.registry", d.registry, "address of the first node, which keeps the registry");
+  schema.add("node.listen", d.listen, "address on which this node listens");
+  schema.add("node.transport", d.transport.transports, "UCX transports: auto, shm, tcp, or UCX's own names");
+  schema.add("node.net_devices", d.transport.net_devices, "network devices, for instance lo or eth0");
+  schema.add("node.join_timeout", d.join_timeout, "how long to wait for the first node").between(0, kHour);
+  schema.add("node.default_timeout", d.default_timeout, "deadline of a call that names none")
+      .between(0.001, 24 * kHour);
+  schema.add("node.heartbeat_interval", d.heartbeat_interval, "between two signs of life")
+      .between(0.01, kHour);
+  schema.add("node.silence_limit", d.silence_limit, "a node silent for so long is taken for dead")
+      .between(0.05, kHour);
+  schema.add("loop.spin", d.loop.spin, "how long an idle loop polls before it sleeps").between(0, 1);
+  schema.add("loop.yield_after", d.loop.yield_after, "from when on it gives the core away between polls")
+      .between(0, 1);
+  schema.add("log.level", "info", "trace, debug, info, warn, error or off")
+      .one_of({"trace", "debug", "info", "warn", "error", "off"});
+  schema.add("log.format", "text", "text for people, json for programs").one_of({"text", "json"});
+  schema.add("log.file", "", "where to; empty: standard error");
+}
+
+NodeOptions node_options(const Config& config, NodeOptions options) {
+  take(config, "node.registry", options.registry);
+  take(config, "node.listen", options.listen);
+  take(config, "node.transport", options.transport.transports);
+  take(config, "node.net_devices", options.transport.net_devices);
+  take(config, "node.join_timeout", options.join_timeout);
+  take(config, "node.default_timeout", options.default_timeout);
+  take(config, "node.heartbeat_interval", options.heartbeat_interval);
+  take(config, "node.silence_limit", options.silence_limit);
+  take(config, "loop.spin", options.loop.spin);
+  take(config, "loop.yield_after", options.loop.yield_after);
+  return options;
+}
+
+Result<Logger> open_log(const Config& config) {
+  auto level = parse_log_level(config.get<std::string>("log.level"));
+  if (!level) return level.error();
+  LogOptions options;
+  options.level = *level;
+  options.format = config.get<std::string>("log.format") == "json" ? LogFormat::kJson : LogFormat::kText;
+  options.file = config.get<std::string>("log.file");
+  return Logger::open(std::move(options));
+}
+
+}  // namespace troupe

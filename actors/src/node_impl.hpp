@@ -1,0 +1,128 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include <caf/all.hpp>
+
+#include <troupe/actors/node.hpp>
+
+#include "directory.hpp"
+#include "loop_unit.hpp"
+#include "registry.hpp"
+#include "worker_actor.hpp"
+
+namespace troupe {
+
+/// Numbers that actors have on every node.
+inline constexpr std::uint64_t kRegistryActor = 1;  ///< on the first node only
+inline constexpr std::uint64_t kNodeActor = 2;      ///< takes the registry's notices
+/// The first of a node's own: no two lives of nodes give the same number, so that a call to a node that has
+/// died cannot reach another one that took its address.
+inline std::uint64_t first_actor(std::uint64_t node_id) {
+  return (node_id << 20) | (1U << 10);
+}
+
+/// What a node is made of. State of the loop, but for what says otherwise.
+struct NodeImpl final : rpc::EndpointEvents {
+  explicit NodeImpl(NodeOptions node_options);
+  ~NodeImpl() override;
+
+  // node.cpp: coming and going
+  Result<void> start();
+  Result<void> listen();
+  Result<void> join();
+  Result<rpc::SessionId> meet_registry(TimePoint deadline);
+  void leave();
+  void answer_everything();
+  Result<void> withdraw(const std::string& name);
+  void add_actor(std::string name, std::shared_ptr<void> state,
+                 std::shared_ptr<const rpc::MethodTable> methods, std::uint64_t number);
+  void end_actor(std::uint64_t number);
+  void stop_driving(Result<void> outcome);
+  std::optional<Error> why_stopped();
+
+  // node_calls.cpp: calls and membership
+  void on_call(rpc::InboundCallPtr call) override;
+  void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
+  void on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) override;
+  Result<rpc::CallTarget> resolve(std::string_view actor);
+  Result<rpc::SessionId> session_to(std::uint64_t node_id);
+  void on_change(const MembershipChange& change);
+  void apply_change(const MembershipChange& change);
+  void log_change(const MembershipChange& change) const;
+  void tell_watchers(const MembershipChange& change);
+  void run_watchers();
+  void relist();
+  void look_for_missed_notices();
+  Result<rpc::SessionId> meet(std::uint64_t node_id);
+
+  // actor_proxy.cpp: named actors as CAF actors
+  void call_dynamic(const std::string& actor, const std::string& method, const caf::message& message,
+                    const caf::strong_actor_ptr& sender, caf::message_id id);
+  void end_proxy(const std::string& actor, const Error& error);
+
+  struct Actor {
+    std::string name;
+    caf::actor handle;
+    WorkerActor* worker = nullptr;  // what `handle` holds
+  };
+  /// Fires now and then, to look for notices that were lost on the way.
+  struct Refresh final : TimerNode {
+    explicit Refresh(NodeImpl& owner) : node(owner) {}
+    NodeImpl& node;
+
+   private:
+    void on_timer() override { node.look_for_missed_notices(); }
+  };
+  struct Watcher {
+    std::function<void(const MembershipChange&)> function;
+    std::deque<MembershipChange> untold;
+  };
+
+  NodeOptions options;
+  std::unique_ptr<RealClock> own_clock;
+  Clock* clock = nullptr;
+  std::unique_ptr<caf::actor_system_config> own_config;
+  std::unique_ptr<caf::actor_system> own_system;
+  caf::actor_system* system = nullptr;
+  std::string address;
+  bool joined = false;
+  rpc::SessionId registry_session = rpc::kLocal;
+
+  std::unique_ptr<Loop> loop;
+  std::shared_ptr<LoopUnit> unit;
+  std::shared_ptr<Registry> registry;  // on the first node
+  Directory directory;
+  std::vector<MembershipChange> early_changes;  // notices that came before the answer to join
+  std::map<std::uint64_t, Watcher> watchers;
+  bool watchers_scheduled = false;
+  bool relisting = false;
+  Refresh refresh{*this};
+  std::uint64_t next_watcher = 1;
+  std::unordered_map<std::uint64_t, Actor> actors;
+  std::map<std::string, std::uint64_t, std::less<>> local_names;  // of those that the registry knows
+  std::set<std::string, std::less<>> names_in_making;             // it is being asked for these
+  std::unordered_map<std::uint64_t, rpc::SessionId> sessions;     // by node id: the one that our calls take
+  /// The CAF handle for a named actor, made once; ended with the actor.
+  std::map<std::string, caf::actor, std::less<>> proxies;
+  std::uint64_t next_actor = 0;
+  std::unique_ptr<rpc::Endpoint> endpoint;
+
+  std::thread thread;
+  bool alone = false;                  // the first node has gone: deaths are seen by sessions only
+  bool closing = false;                // from shutdown() on
+  bool running = true;                 // until stop() or the cluster's end
+  Result<void> outcome;                // of run()
+  std::optional<Error> meeting_error;  // why the session to the registry ended, before it was joined
+};
+
+}  // namespace troupe

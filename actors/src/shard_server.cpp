@@ -1,0 +1,288 @@
+#include <troupe/actors/shard_server.hpp>
+
+#include <filesystem>
+#include <utility>
+
+#include <troupe/actors/node.hpp>
+#include <troupe/shards/snapshot.hpp>
+
+namespace troupe {
+
+namespace {
+
+Result<std::span<const std::uint64_t>> keys_of(const Tensor& keys) {
+  if (keys.dtype() != DType::kUInt64 || keys.rank() != 1)
+    return Error{Code::kInvalidArgument,
+                 "keys are to be a uint64 tensor of one dimension, not " + keys.to_string()};
+  return std::span<const std::uint64_t>(keys.as<std::uint64_t>());
+}
+
+Result<std::span<const float>> gradients_of(const Tensor& gradients) {
+  if (gradients.dtype() != DType::kFloat32)
+    return Error{Code::kInvalidArgument,
+                 "gradients are to be a float32 tensor, not " + gradients.to_string()};
+  return std::span<const float>(gradients.as<float>());
+}
+
+PushReply to_reply(const shards::PushReceipt& receipt) {
+  return {receipt.version, receipt.staleness, receipt.applied};
+}
+
+}  // namespace
+
+ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node)
+    : index_(index), count_(count), node_(node) {
+  watch_ = node_.watch([this](const MembershipChange& change) {
+    if (change.event == MembershipEvent::kDied || change.event == MembershipEvent::kLeft)
+      node_gone(change.member.node_id);
+  });
+}
+
+ShardServer::~ShardServer() {
+  node_.unwatch(watch_);
+}
+
+void ShardServer::methods(rpc::Methods<ShardServer>& methods) {
+  methods.add("create_table", &ShardServer::create_table)
+      .add("join_worker", &ShardServer::join_worker)
+      .add("leave_worker", &ShardServer::leave_worker)
+      .add("advance", &ShardServer::advance)
+      .add("pull", &ShardServer::pull)
+      .add("peek", &ShardServer::peek)
+      .add("push", &ShardServer::push)
+      .add("push_pull", &ShardServer::push_pull)
+      .add("save", &ShardServer::save)
+      .add("restore", &ShardServer::restore)
+      .add("stats", &ShardServer::stats)
+      .add("table_specs", &ShardServer::table_specs);
+}
+
+// ---- Tables -------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards::TableSpec& spec) const {
+  auto shard =
+      shards::TableShard::create(spec, shards::SlotMap::balanced(spec.slots, count_).slots_of(index_));
+  if (!shard) return shard.error();
+  auto table = std::make_unique<Table>(std::move(*shard));
+  if (const auto* bounded = std::get_if<shards::BoundedStaleness>(&spec.consistency))
+    table->gate = std::make_unique<shards::StalenessGate>(bounded->bound);
+  return table;
+}
+
+Result<void> ShardServer::create_table(const std::string& spec_text) {
+  auto spec = shards::TableSpec::from_json(spec_text);
+  if (!spec) return spec.error();
+  if (const auto known = tables_.find(spec->name); known != tables_.end()) {
+    if (known->second->shard.spec() == *spec) return {};
+    return Error{Code::kFailedPrecondition, "table '" + spec->name + "' exists with another specification: " +
+                                                known->second->shard.spec().to_json()};
+  }
+  auto table = make_table(*spec);
+  if (!table) return table.error();
+  tables_.emplace(spec->name, std::move(*table));
+  return {};
+}
+
+Result<ShardServer::Table*> ShardServer::find(const std::string& table) {
+  const auto found = tables_.find(table);
+  if (found != tables_.end()) return found->second.get();
+  std::string there;
+  for (const auto& [name, unused] : tables_) (there += there.empty() ? "" : ", ") += name;
+  return Error{Code::kNotFound,
+               "no table is named '" + table + "'" + (there.empty() ? "" : "; there are: " + there)};
+}
+
+// ---- Workers ------------------------------------------------------------------------------------
+
+Result<std::uint64_t> ShardServer::join_worker(const std::string& table_name, std::uint64_t worker,
+                                               std::uint64_t node_id) {
+  auto table = find(table_name);
+  if (!table) return table.error();
+  shards::StalenessGate* gate = (*table)->gate.get();
+  if (!gate) return std::uint64_t{0};
+  const std::uint64_t clock = gate->join_clock();
+  (*table)->worker_nodes[worker] = node_id;
+  if (auto joined = gate->join(worker, clock); !joined && joined.error().code != Code::kAlreadyExists)
+    return joined.error();
+  return clock;
+}
+
+Result<void> ShardServer::leave_worker(const std::string& table_name, std::uint64_t worker) {
+  auto table = find(table_name);
+  if (!table) return table.error();
+  (*table)->worker_nodes.erase(worker);
+  if ((*table)->gate) (*table)->gate->leave(worker);
+  return {};
+}
+
+void ShardServer::node_gone(std::uint64_t node_id) {
+  for (auto& [name, table] : tables_) {
+    std::vector<std::uint64_t> gone;
+    for (const auto& [worker, node] : table->worker_nodes)
+      if (node == node_id) gone.push_back(worker);
+    for (const std::uint64_t worker : gone) (void)leave_worker(name, worker);
+  }
+}
+
+Result<void> ShardServer::advance(const std::string& table_name, const WorkerClock& clock) {
+  auto table = find(table_name);
+  if (!table) return table.error();
+  return (*table)->gate ? (*table)->gate->advance(clock.worker, clock.clock) : Result<void>();
+}
+
+// ---- Rows ---------------------------------------------------------------------------------------
+
+Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys) {
+  auto wanted = keys_of(keys);
+  if (!wanted) return wanted.error();
+  const auto dim = static_cast<std::int64_t>(table.shard.spec().dim);
+  PullReply reply{Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(wanted->size()), dim}, &pool_),
+                  0};
+  auto receipt = table.shard.pull(*wanted, reply.rows.as<float>().data());
+  if (!receipt) return receipt.error();
+  reply.version = receipt->version;
+  return reply;
+}
+
+rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& table_name,
+                                         const Tensor& keys, const WorkerClock& clock) {
+  rpc::Promise<PullReply> promise(node_.loop(), context.deadline);
+  auto future = promise.future();
+  auto table = find(table_name);
+  if (!table) {
+    promise.set(table.error());
+  } else if (shards::StalenessGate* gate = (*table)->gate.get(); gate && clock.worker != 0) {
+    // The gate drops this if the worker leaves or dies; the promise then says kCancelled.
+    auto waiting = gate->wait(clock.worker, clock.clock,
+                              [this, at = *table, keys, since = node_.loop().clock().now(),
+                               promise = std::move(promise)]() mutable {
+                                at->deferred_ns +=
+                                    static_cast<std::uint64_t>((node_.loop().clock().now() - since).count());
+                                promise.set(read_rows(*at, keys));
+                              });
+    if (!waiting) {
+      rpc::Promise<PullReply> refused(node_.loop(), context.deadline);
+      future = refused.future();
+      refused.set(waiting.error());
+    }
+  } else {
+    promise.set(read_rows(**table, keys));
+  }
+  return future;
+}
+
+Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor& keys) {
+  auto table = find(table_name);
+  if (!table) return table.error();
+  auto wanted = keys_of(keys);
+  if (!wanted) return wanted.error();
+  const auto& shard = (*table)->shard;
+  const auto dim = static_cast<std::int64_t>(shard.spec().dim);
+  PullReply reply{Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(wanted->size()), dim}, &pool_),
+                  0};
+  auto receipt = shard.peek(*wanted, reply.rows.as<float>().data());
+  if (!receipt) return receipt.error();
+  reply.version = receipt->version;
+  return reply;
+}
+
+Result<PushReply> ShardServer::push(const std::string& table_name, const Tensor& keys,
+                                    const Tensor& gradients, std::uint64_t worker, std::uint64_t clock,
+                                    std::uint64_t sequence, std::uint64_t pulled_version) {
+  auto table = find(table_name);
+  if (!table) return table.error();
+  auto pushed = keys_of(keys);
+  if (!pushed) return pushed.error();
+  auto values = gradients_of(gradients);
+  if (!values) return values.error();
+  auto receipt = (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, *values);
+  if (!receipt) return receipt.error();
+  return to_reply(*receipt);
+}
+
+Result<PushPullReply> ShardServer::push_pull(const std::string& table_name, const Tensor& keys,
+                                             const Tensor& gradients, std::uint64_t worker,
+                                             std::uint64_t clock, std::uint64_t sequence,
+                                             std::uint64_t pulled_version, const Tensor& pull_keys) {
+  auto table = find(table_name);
+  if (!table) return table.error();
+  auto pushed = keys_of(keys);
+  if (!pushed) return pushed.error();
+  auto pulled = keys_of(pull_keys);
+  if (!pulled) return pulled.error();
+  auto values = gradients_of(gradients);
+  if (!values) return values.error();
+  const auto dim = static_cast<std::int64_t>((*table)->shard.spec().dim);
+  PushPullReply reply;
+  reply.pull.rows = Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(pulled->size()), dim}, &pool_);
+  auto receipt = (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed, *values,
+                                           *pulled, reply.pull.rows.as<float>().data());
+  if (!receipt) return receipt.error();
+  reply.push = to_reply(receipt->push);
+  reply.pull.version = receipt->pull.version;
+  return reply;
+}
+
+// ---- Checkpoints --------------------------------------------------------------------------------
+
+Result<std::vector<std::string>> ShardServer::save(const std::string& folder,
+                                                   const std::vector<std::string>& tables) {
+  std::vector<std::string> entries;
+  for (const std::string& name : tables) {
+    auto table = find(name);
+    if (!table) return table.error();
+    auto entry = shards::write_table_shard(folder, index_, (*table)->shard);
+    if (!entry) return with_context(entry.error(), "saving table '" + name + "'");
+    entries.push_back(shards::to_json(*entry));
+  }
+  return entries;
+}
+
+Result<std::uint64_t> ShardServer::restore(const std::string& folder) {
+  auto manifest = shards::read_manifest(folder);
+  if (!manifest) return manifest.error();
+  std::map<std::string, std::unique_ptr<Table>> tables;
+  std::uint64_t rows = 0;
+  for (const shards::TableSpec& spec : manifest->tables) {
+    auto table = make_table(spec);
+    if (!table) return table.error();
+    auto loaded = shards::load_rows(folder, *manifest, spec.name, (*table)->shard);
+    if (!loaded) return loaded.error();
+    rows += *loaded;
+    tables.emplace(spec.name, std::move(*table));
+  }
+  // Only now, so that a damaged checkpoint leaves what was there.
+  tables_ = std::move(tables);
+  return rows;
+}
+
+// ---- What is there ------------------------------------------------------------------------------
+
+std::vector<TableStats> ShardServer::stats() const {
+  std::vector<TableStats> all;
+  for (const auto& [name, table] : tables_) {
+    const shards::ShardStats stats = table->shard.stats();
+    TableStats out;
+    out.table = name;
+    out.rows = stats.rows, out.bytes = stats.bytes, out.version = stats.version;
+    out.pulls = stats.pulls, out.pushes = stats.pushes;
+    out.pulled_keys = stats.pulled_keys, out.pushed_keys = stats.pushed_keys;
+    out.repeated_pushes = stats.repeated_pushes, out.rejected_pushes = stats.rejected_pushes;
+    out.deferred_pulls = table->gate ? table->gate->deferred() : 0;
+    out.deferred_ns = table->deferred_ns;
+    const auto counts = stats.staleness.counts();
+    out.staleness_counts.assign(counts.begin(), counts.end());
+    while (!out.staleness_counts.empty() && out.staleness_counts.back() == 0) out.staleness_counts.pop_back();
+    out.staleness_sum = stats.staleness.sum(), out.staleness_maximum = stats.staleness.maximum();
+    all.push_back(std::move(out));
+  }
+  return all;
+}
+
+std::vector<std::string> ShardServer::table_specs() const {
+  std::vector<std::string> specs;
+  for (const auto& [name, table] : tables_) specs.push_back(table->shard.spec().to_json());
+  return specs;
+}
+
+}  // namespace troupe

@@ -1,0 +1,25 @@
+# Every library that Troupe uses comes from Debian 12's packages; ./dev installs what is missing.
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CapnProto REQUIRED)
+find_package(doctest REQUIRED)
+include(doctest)
+pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)
+pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+find_library(OPENBLAS_LIBRARY openblas REQUIRED)
+find_path(OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas x86_64-linux-gnu openblas-pthread REQUIRED)
+find_library(CAF_CORE_LIBRARY caf_core REQUIRED)
+find_library(CAF_IO_LIBRARY caf_io REQUIRED)
+find_path(CAF_INCLUDE caf/all.hpp REQUIRED)
+
+add_library(troupe_caf INTERFACE)
+target_include_directories(troupe_caf SYSTEM INTERFACE ${CAF_INCLUDE})
+target_link_libraries(troupe_caf INTERFACE ${CAF_CORE_LIBRARY} Threads::Threads)
+
+add_library(troupe_blas INTERFACE)
+target_include_directories(troupe_blas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
+target_link_libraries(troupe_blas INTERFACE ${OPENBLAS_LIBRARY})

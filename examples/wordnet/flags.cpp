@@ -1,0 +1,57 @@
+#include "wordnet/flags.hpp"
+
+#include <map>
+#include <string>
+
+namespace troupe::wordnet {
+
+void add_dataset_flags(CLI::App& app, DatasetOptions& options) {
+  app.add_option("--data", options.folder,
+                 "Folder with WordNet's data.* files, or with train.txt, valid.txt and test.txt")
+      ->capture_default_str();
+  app.add_option("--valid-count", options.valid_count, "WordNet triples held out for validation")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--test-count", options.test_count, "WordNet triples held out for the test")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--split-seed", options.split_seed, "Seed of the choice of held-out triples")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--symmetric", options.symmetric,
+                 "Symmetric kinds of relations: 'both' keeps both directions, 'one' keeps one of them")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, SymmetricKinds>{
+          {"both", SymmetricKinds::kBothWays}, {"one", SymmetricKinds::kOneWay}}))
+      ->default_str("both");
+}
+
+void add_hyper_parameter_flags(CLI::App& app, HyperParameters& parameters) {
+  const CLI::Range positive(std::size_t{1}, std::size_t{1} << 30);
+  app.add_option("--dimension", parameters.dimension, "Complex numbers per row")
+      ->capture_default_str()
+      ->check(positive);
+  app.add_option("--batch", parameters.batch_size, "Examples a step")->capture_default_str()->check(positive);
+  app.add_option("--negatives", parameters.negatives, "Uniform negatives shared by a batch")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--epochs", parameters.epochs, "Passes over the training triples")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--rate", parameters.learning_rate, "Adagrad's learning rate")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--epsilon", parameters.epsilon, "Adagrad's epsilon, beside the root")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--initial-scale", parameters.initial_scale, "Standard deviation of a row's first values")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--n3", parameters.n3, "Weight of the N3 regulariser; 0 is none")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--seed", parameters.seed, "Seed of batches, negatives and first values")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+}
+
+}  // namespace troupe::wordnet

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "wordnet/dataset.hpp"
+#include "wordnet/hyper_parameters.hpp"
+
+namespace troupe::wordnet {
+
+/// Adds --data, --valid-count, --test-count, --split-seed, --symmetric to `app`; they write to `options`,
+/// which must live until the flags are parsed.
+void add_dataset_flags(CLI::App& app, DatasetOptions& options);
+
+/// Adds --dimension, --batch, --negatives, --epochs, --rate, --epsilon, --initial-scale, --n3
+/// and --seed; they write to `parameters`, which must live until the flags are parsed.
+void add_hyper_parameter_flags(CLI::App& app, HyperParameters& parameters);
+
+}  // namespace troupe::wordnet

@@ -1,0 +1,131 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <troupe/runtime/result.hpp>
+
+#include "wordnet/evaluation.hpp"
+
+namespace troupe::wordnet {
+
+/// A point in a run: seconds since training began, and a value.
+struct TimedValue {
+  double seconds = 0;
+  double value = 0;
+};
+
+struct EpochReport {
+  std::uint64_t epoch = 0;  ///< counted from 1
+  double end_seconds = 0;   ///< since training began
+  double loss = 0;          ///< mean cross-entropy of an example
+  std::optional<double> valid_mrr;
+};
+
+struct WorkerReport {
+  std::string name;
+  double speed = 1;  ///< 1 is unthrottled, 0.4 a worker held at 40 % of its speed
+  std::uint64_t batches = 0;
+  std::uint64_t examples = 0;
+  bool alive = true;                   ///< at the end of the run
+  std::vector<TimedValue> throughput;  ///< examples per second, over time
+};
+
+/// What one mode of consistency showed. A run has one; with a second, the page sets them side by side.
+struct ConsistencyReport {
+  std::string mode;  ///< "asynchronous", "bounded, 4"
+  /// counts[s]: pushes whose shard had applied s updates of others since the worker's pull.
+  std::vector<std::uint64_t> staleness_counts;
+  double triples_per_second = 0;
+  double waiting_seconds = 0;  ///< of all workers together, for slower ones
+  double working_seconds = 0;  ///< of all workers together, waiting included
+  std::optional<double> test_mrr;
+};
+
+/// Latency of one remote method as its callers saw it, in microseconds.
+struct MethodLatency {
+  std::string method;
+  std::uint64_t calls = 0;
+  double p50_us = 0;
+  double p90_us = 0;
+  double p99_us = 0;
+  double p999_us = 0;
+  double max_us = 0;
+};
+
+struct FailureReport {
+  double seconds = 0;  ///< since training began
+  std::string who;     ///< the process's name
+  std::string what;    ///< one line
+};
+
+struct NeighbourReport {
+  std::string word;
+  std::vector<std::pair<std::string, double>> neighbours;  ///< name and cosine, best first
+};
+
+/// The single-process run that this one is held against.
+struct ReferenceReport {
+  double test_mrr = 0;
+  double triples_per_second = 0;  ///< 0: not known
+  std::string description;        ///< "one process, two threads, 20 epochs"
+};
+
+/// All that result.json and report.html tell of a run.
+struct RunReport {
+  std::string title = "WordNet embeddings";
+  std::string started_at;  ///< for people: "2026-01-31 12:00 UTC"
+  std::string data;        ///< "WordNet: 116,650 entities, 18 relations, 229,402 training triples"
+  std::vector<std::pair<std::string, std::string>> settings;  ///< flag and value
+  std::size_t servers = 0;
+
+  RankingMetrics test;
+  std::size_t test_triples = 0;
+  double train_seconds = 0;
+  double evaluation_seconds = 0;
+  std::uint64_t examples = 0;  ///< trained on in all, each triple in both directions
+  std::optional<ReferenceReport> reference;
+  std::string checkpoint;  ///< path, empty if none was written
+
+  std::vector<TimedValue> loss;  ///< finer than epochs; may be empty
+  std::vector<EpochReport> epochs;
+  std::vector<WorkerReport> workers;
+  std::vector<ConsistencyReport> consistency;  ///< this run's first
+  std::vector<MethodLatency> latencies;
+  std::vector<FailureReport> failures;
+  std::vector<NeighbourReport> neighbours;
+
+  double triples_per_second() const {
+    return train_seconds > 0 ? static_cast<double>(examples) / train_seconds : 0;
+  }
+};
+
+struct StalenessSummary {
+  std::uint64_t pushes = 0;
+  double mean = 0;
+  std::uint64_t p50 = 0;
+  std::uint64_t p90 = 0;
+  std::uint64_t p99 = 0;
+  std::uint64_t max = 0;
+};
+
+/// Percentiles (the least value that at least so many hundredths do not exceed) of a histogram by value.
+StalenessSummary summarize(const std::vector<std::uint64_t>& counts);
+
+/// result.json's text: test_mrr, hits_at_1, hits_at_3, hits_at_10, reference_mrr (if known), train_seconds,
+/// triples_per_second, workers, staleness, failures, epochs, rpc_latency_us and more.
+std::string result_json(const RunReport& report);
+
+/// report.html's text: one page that needs nothing else, with charts in SVG, for light and dark screens.
+std::string report_page(const RunReport& report);
+
+/// Writes both into `folder`, made if missing, each by rename so that no reader sees a half.
+/// Error: kPermissionDenied and such, naming the file.
+Result<void> write_report(const RunReport& report, const std::filesystem::path& folder);
+
+}  // namespace troupe::wordnet

@@ -1,0 +1,55 @@
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include <troupe/actors/node.hpp>
+#include <troupe/actors/shard_server.hpp>
+
+#include "wordnet/roles.hpp"
+#include "wordnet/stop_signals.hpp"
+
+namespace troupe::wordnet {
+
+namespace {
+
+int serve(Node& node, const std::string& name, std::uint32_t index, std::uint32_t count) {
+  auto spawned = node.spawn<ShardServer>(name, index, count, node);
+  if (!spawned) {
+    std::fprintf(stderr, "wordnet: %s\n", spawned.error().message.c_str());
+    return 2;
+  }
+  // The end of the chief is the end of the job, in whatever way it came; the chief and the launcher tell how.
+  (void)node.run();
+  return 0;
+}
+
+}  // namespace
+
+int run_server(const Place& place, std::uint32_t index, std::uint32_t count) {
+  StopSignals signals;
+  std::atomic<Node*> joined{nullptr};
+  // Ctrl-C goes to all processes of the job: the chief ends it, and with the chief this one ends.
+  signals.start([&](int signal) {
+    if (signals.ends_within(joined ? kChiefEndsFirst : kStartsUp)) return;
+    if (!joined) std::_Exit(128 + signal);
+    joined.load()->stop();
+  });
+  NodeOptions options;
+  options.name = place.name;
+  options.role = "server";
+  options.registry = place.registry;
+  options.transport.transports = place.transport;
+  options.silence_limit = kJobSilenceLimit;
+  options.own_thread = false;
+  auto node = Node::start(options);
+  if (!node) {
+    std::fprintf(stderr, "wordnet: %s\n", node.error().message.c_str());
+    return node.error().code == Code::kUnavailable ? 1 : 2;
+  }
+  joined = node->get();
+  const int code = serve(**node, place.name, index, count);
+  signals.stop();
+  return code;
+}
+
+}  // namespace troupe::wordnet

@@ -1,0 +1,190 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include <troupe/rpc/endpoint.hpp>
+#include <troupe/rpc/future.hpp>
+
+namespace troupe::rpc {
+
+namespace detail {
+
+/// The typed value of an answer.
+template <class R>
+Result<R> decode_reply(Result<std::unique_ptr<InMessage>> reply, const auto& what) {
+  if (!reply) return with_context(std::move(reply).error(), std::string(what));
+  const InMessage& message = **reply;
+  if (message.is_error()) return with_context(message.error(), std::string(what));
+  if constexpr (std::is_void_v<R>) {
+    return {};
+  } else {
+    R value{};
+    if (message.value_count() != 1 || !Codec<R>::decode(message.value(0), value))
+      return Error{Code::kInvalidArgument,
+                   std::string(what) + ": its answer is not of type " + Codec<R>::name()};
+    return value;
+  }
+}
+
+template <class... Args>
+auto arguments_writer(const Args&... args) {
+  return [&](OutMessage& out) {
+    out.values(sizeof...(Args));
+    [[maybe_unused]] std::uint32_t i = 0;
+    (Codec<WireType<Args>>::encode(out.value(i++), args), ...);
+  };
+}
+
+/// As what an argument is kept until it can be encoded: views own what they saw.
+template <class T>
+using StoredType =
+    std::conditional_t<std::is_convertible_v<std::decay_t<T>, std::string_view>, std::string,
+                       std::conditional_t<std::is_same_v<std::decay_t<T>, std::span<const std::byte>>,
+                                          std::vector<std::byte>, std::decay_t<T>>>;
+
+template <class T>
+StoredType<T> stored(const T& value) {
+  if constexpr (std::is_same_v<T, std::span<const std::byte>>)
+    return {value.begin(), value.end()};
+  else
+    return StoredType<T>(value);
+}
+
+template <class R, class What>
+class SyncCall final : public ReplySink {
+ public:
+  explicit SyncCall(What what) : what_(what) {}
+  void on_reply(Result<std::unique_ptr<InMessage>> reply) override {
+    result.emplace(decode_reply<R>(std::move(reply), what_));
+  }
+  std::optional<Result<R>> result;
+
+ private:
+  What what_;
+};
+
+/// The future of a call: once begun, keeps itself alive until the answer has come.
+template <class R>
+class AsyncCall final : public FutureState<R>, public ReplySink {
+ public:
+  AsyncCall(Loop& loop, TimePoint deadline, std::string what)
+      : FutureState<R>(loop, deadline), what_(std::move(what)) {}
+  void on_reply(Result<std::unique_ptr<InMessage>> reply) override {
+    auto self = std::move(self_);
+    this->complete(decode_reply<R>(std::move(reply), what_));
+  }
+  /// Begins the call: `start(sink)`. With the turn.
+  template <class F>
+  static void begin(const std::shared_ptr<AsyncCall>& call, F&& start) {
+    call->self_ = call;
+    start(*call);
+  }
+
+ private:
+  std::shared_ptr<AsyncCall> self_;
+  std::string what_;
+};
+
+/// A call that another thread is to begin. If nobody does because the loop ends first, its future ends too.
+template <class R>
+class PendingCall {
+ public:
+  explicit PendingCall(std::shared_ptr<AsyncCall<R>> call) : call_(std::move(call)) {}
+  PendingCall(PendingCall&&) noexcept = default;
+  PendingCall& operator=(PendingCall&&) = delete;
+  ~PendingCall() {
+    if (call_) call_->complete(Error{Code::kCancelled, "the node has shut down"});
+  }
+  std::shared_ptr<AsyncCall<R>> take() { return std::move(call_); }
+
+ private:
+  std::shared_ptr<AsyncCall<R>> call_;
+};
+
+}  // namespace detail
+
+/// Calls `method` and waits for its answer, doing the loop's work meanwhile. Any thread.
+///
+/// `start(MethodId, BodyWriter, ReplySink&) -> call id` is run once, with the turn: it finds the callee
+/// and makes the call, or gives the sink an error. `what` names the call in errors
+/// ("ps0.add"): anything of which a std::string can be made.
+template <class R, class What, class Start, class... Args>
+Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
+                         Start start, const Args&... args) {
+  const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
+  detail::SyncCall<R, What> call(what);
+  std::uint64_t call_id = 0;
+  bool started = false;
+  Loop& loop = endpoint.loop();
+  const auto begin = [&] {
+    started = true;
+    call_id = start(id, detail::arguments_writer(args...), call);
+  };
+  const auto done = [&] { return call.result.has_value(); };
+  // The endpoint ends the call at its deadline; the second is for a turn that was hard to get.
+  const Duration patience = timeout > Duration::max() / 2 ? timeout : timeout + std::chrono::seconds(1);
+  if (loop.begin_and_wait(std::ref(begin), std::ref(done), patience)) return std::move(*call.result);
+  Loop::Turn turn(loop);
+  if (started) endpoint.cancel(call_id);
+  if (call.result && call.result->ok()) return std::move(*call.result);  // it came just now
+  return Error{Code::kDeadlineExceeded, std::string(what) + ": the loop was busy until the deadline"};
+}
+
+/// Begins a call; its future has the answer. Any thread; the arguments are encoded at once if this is
+/// the loop, else copied (tensors share their bytes). `start` and `what`: see call_sync_with.
+template <class R, class Start, class... Args>
+Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view method, std::string what,
+                          Start start, const Args&... args) {
+  const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
+  Loop& loop = endpoint.loop();
+  auto state = std::make_shared<detail::AsyncCall<R>>(loop, loop.clock().now() + timeout, std::move(what));
+  if (loop.in_turn()) {
+    detail::AsyncCall<R>::begin(state,
+                                [&](ReplySink& sink) { start(id, detail::arguments_writer(args...), sink); });
+  } else {
+    loop.run_or_post([id, pending = detail::PendingCall<R>(state), start = std::move(start),
+                      values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
+      detail::AsyncCall<R>::begin(pending.take(), [&](ReplySink& sink) {
+        std::apply([&](const auto&... value) { start(id, detail::arguments_writer(value...), sink); },
+                   values);
+      });
+    });
+  }
+  return Future<R>(std::move(state));
+}
+
+/// How long a call with these options may take.
+inline Duration timeout_of(const Endpoint& endpoint, const CallOptions& options) {
+  return options.timeout.count() ? options.timeout : endpoint.options().default_timeout;
+}
+
+/// call_sync_with for a callee that is known already.
+template <class R, class... Args>
+Result<R> call_sync(Endpoint& endpoint, CallTarget target, std::string_view method, std::string_view what,
+                    const CallOptions& options, const Args&... args) {
+  return call_sync_with<R>(
+      endpoint, timeout_of(endpoint, options), method, what,
+      [&](MethodId id, BodyWriter body, ReplySink& sink) {
+        return endpoint.call(target, id, options, body, sink);
+      },
+      args...);
+}
+
+/// call_async_with for a callee that is known already. The endpoint must outlive the call's beginning.
+template <class R, class... Args>
+Future<R> call_async(Endpoint& endpoint, CallTarget target, std::string_view method, std::string what,
+                     const CallOptions& options, const Args&... args) {
+  return call_async_with<R>(
+      endpoint, timeout_of(endpoint, options), method, std::move(what),
+      [&endpoint, target, options](MethodId id, BodyWriter body, ReplySink& sink) {
+        return endpoint.call(target, id, options, body, sink);
+      },
+      args...);
+}
+
+}  // namespace troupe::rpc

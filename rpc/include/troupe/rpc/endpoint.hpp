@@ -1,0 +1,161 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include <troupe/rpc/call.hpp>
+#include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/memory_pool.hpp>
+
+namespace troupe::rpc {
+
+struct EndpointOptions {
+  std::uint64_t node_id = 0;           ///< random, never 0, chosen anew at each start
+  std::string node_name;               ///< for messages and logs
+  std::uint32_t protocol_version = 1;  ///< other than 1 only in tests
+  Duration default_timeout{std::chrono::seconds(60)};
+  Duration handshake_timeout{std::chrono::seconds(5)};
+  Duration heartbeat_interval{std::chrono::seconds(1)};
+  Duration silence_limit{std::chrono::seconds(5)};         ///< a peer unheard of for so long is given up
+  std::uint32_t max_open_calls = 1 << 16;                  ///< of this endpoint; past it calls are refused
+  std::uint32_t max_inbound_calls = 1 << 18;               ///< unanswered calls of others, likewise
+  std::size_t max_bytes_in_flight = std::size_t{1} << 30;  ///< to one peer; past it calls are refused
+  std::size_t max_message_bytes = std::size_t{16}
+                                  << 30;  ///< none longer is sent; one that comes closes its link
+};
+
+/// Who is at the other end of a session.
+struct Peer {
+  std::uint64_t node_id = 0;
+  std::string node_name;
+  std::string address;  ///< as dialled, or as seen when it dialled
+  bool incoming = false;
+};
+
+/// What an endpoint tells the layer above, on the loop. These functions may make calls and end sessions,
+/// but not destroy the endpoint.
+class EndpointEvents {
+ public:
+  virtual ~EndpointEvents() = default;
+  virtual void on_call(InboundCallPtr call) = 0;
+  /// Calls can go both ways.
+  virtual void on_session(SessionId session, const Peer& peer) = 0;
+  /// Once for every session that did not end by close(), also for one that was never ready. All its
+  /// open calls have been answered already.
+  virtual void on_session_closed(SessionId session, const Peer& peer, const Error& error) = 0;
+};
+
+/// Calls to and from peers, over one transport, on one loop: meets peers (version check), knows when
+/// they die, and gives every call exactly one answer, in time. All functions: with the loop's turn.
+class Endpoint final : private TransportEvents {
+ public:
+  struct Stats {
+    std::uint64_t calls_sent = 0, calls_received = 0, replies_late = 0, deadlines_exceeded = 0;
+    std::uint64_t bytes_sent = 0, bytes_received = 0;  ///< envelopes and attachments
+  };
+
+  /// `loop` and `events` must outlive it.
+  Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOptions options, EndpointEvents& events);
+  ~Endpoint() override;  ///< after shut_down()
+  /// Says goodbye on every session, answers what is open with kCancelled, as any call made from then on, and
+  /// takes no more sessions. Idempotent.
+  void shut_down();
+  Endpoint(const Endpoint&) = delete;
+  Endpoint& operator=(const Endpoint&) = delete;
+
+  /// See Transport::listen.
+  Result<std::string> listen(std::string_view address) { return transport_->listen(address); }
+  /// A session to whoever listens at `address`. Calls may be made at once; they wait for the meeting.
+  Result<SessionId> connect(std::string_view address);
+  /// Ends a session, telling the peer `why`; its open calls are answered with that error.
+  void close(SessionId session, const Error& why);
+  const Peer* peer(SessionId session) const;
+  bool ready(SessionId session) const;
+
+  /// Makes a call. `body` is run before call() returns, or not at all. Returns its id, for cancel().
+  /// Every outcome comes through `sink`: the reply, or kUnavailable (no such session, or it ended),
+  /// kDeadlineExceeded, kResourceExhausted (too much is open or in flight: slow down), kCancelled,
+  /// kInvalidArgument (the arguments do not fit in a message).
+  std::uint64_t call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
+                     ReplySink& sink);
+  /// Like call(), without an answer. The error says only that it could not be sent.
+  Result<void> send(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body);
+  /// Answers an open call with kCancelled and tells the callee that nobody waits for it.
+  void cancel(std::uint64_t call_id);
+
+  Loop& loop() { return loop_; }
+  MemoryPool& pool() { return pool_; }
+  const EndpointOptions& options() const { return options_; }
+  const Stats& stats() const { return stats_; }
+  std::size_t open_calls() const { return open_calls_; }
+
+ private:
+  friend class InboundCall;
+  struct Session;
+  struct OpenCall;
+  struct Heartbeat;
+  struct LocalDelivery;
+
+  void on_link(LinkId link, std::string_view peer_address, bool incoming) override;
+  void on_control(LinkId link, std::span<const std::byte> message) override;
+  Result<void> on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
+                        std::vector<Buffer>& parts) override;
+  void on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) override;
+  void on_closed(LinkId link, Error error) override;
+
+  Session* find(SessionId session);
+  void send_hello(Session& session);
+  void on_hello(Session& session, const Peer& peer, std::span<const std::byte> data_address,
+                std::uint32_t version);
+  void on_ready(Session& session);
+  void on_heartbeat();
+  Duration heartbeat_tick() const;
+  /// Ends a session: answers its calls, tells the layer above.
+  void end_session(SessionId session, Error error, bool tell);
+  void fail_calls(SessionId session, const Error& error);
+
+  Result<void> send_frame(SessionId session, OutFrame frame, std::uint64_t call_id);
+  Result<void> send_local(OutFrame frame);
+  void deliver_waiting_local();
+  void deliver(SessionId session, std::unique_ptr<InMessage> message);
+  void on_request(SessionId session, std::unique_ptr<InMessage> message);
+  void on_reply(SessionId session, std::unique_ptr<InMessage> message);
+  void send_cancel(CallTarget target, std::uint64_t call_id);
+  void on_cancel(SessionId session, std::uint64_t call_id);
+  void answer(const InboundCall& call, BodyWriter body);
+  void answer_error(const InboundCall& call, const Error& error);
+  Result<OutFrame> encode(const MessageHeader& header, BodyWriter body);
+  void forget(InboundCall& call);
+
+  OpenCall& open_call();
+  OpenCall* find_call(std::uint64_t call_id);
+  void complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply);
+
+  Loop& loop_;
+  EndpointOptions options_;
+  EndpointEvents& events_;
+  MemoryPool pool_;
+  std::unique_ptr<HeadPool> heads_;  // for short messages of ours
+  std::deque<OpenCall> calls_;       // slots; a call's id is its slot and the slot's generation
+  std::vector<std::uint32_t> free_calls_;
+  std::size_t open_calls_ = 0;
+  InboundCall* inbound_ = nullptr;  // open calls of others
+  std::size_t inbound_calls_ = 0;
+  int local_depth_ = 0;                                   // of deliveries to ourselves in one another
+  std::deque<std::unique_ptr<InMessage>> local_waiting_;  // deliveries that were too deep
+  std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  Stats stats_;
+  bool closing_ = false;      // the endpoint is being destroyed
+  bool was_held_up_ = false;  // the loop, at the last heartbeat
+  std::unique_ptr<Heartbeat> heartbeat_;
+  std::unique_ptr<LocalDelivery> local_delivery_;
+  std::unique_ptr<Transport> transport_;
+};
+
+}  // namespace troupe::rpc

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <troupe/rpc/transport.hpp>
+#include <troupe/rpc/value.hpp>
+#include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/memory_pool.hpp>
+#include <troupe/runtime/result.hpp>
+
+namespace troupe::rpc {
+
+class HeadPool;
+
+/// W3C trace context of a call; all zero if it is not traced.
+struct TraceContext {
+  std::uint64_t trace_high = 0, trace_low = 0, span_id = 0;
+  std::uint8_t flags = 0;
+  explicit operator bool() const { return (trace_high | trace_low) != 0; }
+};
+
+enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel };
+
+/// The part of an envelope that is not the body.
+struct MessageHeader {
+  MessageKind kind = MessageKind::kRequest;
+  std::uint64_t call_id = 0;
+  std::uint64_t target = 0;
+  std::uint64_t method = 0;
+  std::uint64_t signature = 0;
+  Duration remaining{0};
+  TraceContext trace;
+};
+
+/// A message being written: the header, then either values or an error, then finish(). One use, one
+/// thread. Made on the stack; its bytes lie in a pooled buffer.
+class OutMessage {
+ public:
+  /// Memory comes from `heads` for short messages, if given, else from `pool`.
+  OutMessage(MemoryPool& pool, const MessageHeader& header, HeadPool* heads = nullptr);
+  ~OutMessage();
+  OutMessage(const OutMessage&) = delete;
+  OutMessage& operator=(const OutMessage&) = delete;
+
+  /// Room for `count` values in the body. Called once, or error() instead.
+  void values(std::uint32_t count);
+  ValueWriter value(std::uint32_t index);
+  void error(const Error& error);
+  void set_call_id(std::uint64_t call_id);
+
+  /// The frame to send: the envelope, and the attachments' bytes. An envelope longer than
+  /// `max_head_bytes` has its body moved beside it. kInvalidArgument: a value was too long.
+  Result<OutFrame> finish(std::size_t max_head_bytes);
+
+ private:
+  friend class ValueWriter;
+  struct Impl;
+  static constexpr std::size_t kImplBytes = 768;
+  Impl& impl();
+  OutFrame finish_with_body_apart(std::size_t max_head_bytes);
+  alignas(16) std::byte storage_[kImplBytes];
+};
+
+/// A received message: owns its bytes, checked as far as its header goes. Values are checked as they
+/// are read. Heap object, passed on by unique_ptr.
+class InMessage {
+ public:
+  ~InMessage();
+  InMessage(const InMessage&) = delete;
+  InMessage& operator=(const InMessage&) = delete;
+
+  /// kDataLoss: not an envelope of this protocol. `head` is 8-byte aligned.
+  static Result<std::unique_ptr<InMessage>> parse(Buffer head, std::vector<Buffer> parts);
+  /// For a frame whose parts are still to come: makes a buffer for each of its attachments (from
+  /// `pool`), whose sizes must add up to `total_bytes`. kDataLoss: they do not.
+  static Result<void> allocate_parts(std::span<const std::byte> head, std::size_t total_bytes,
+                                     MemoryPool& pool, std::vector<Buffer>& parts);
+
+  const MessageHeader& header() const { return header_; }
+  /// The number of values in the body; 0 if it is an error.
+  std::uint32_t value_count() const { return value_count_; }
+  /// Precondition: index < value_count().
+  ValueReader value(std::uint32_t index) const;
+  bool is_error() const { return is_error_; }
+  /// Precondition: is_error().
+  Error error() const;
+
+ private:
+  friend class ValueReader;
+  struct Impl;
+  static constexpr std::size_t kImplBytes = 640;
+  InMessage(Buffer head, std::vector<Buffer> parts);
+  Result<void> open();
+  Result<void> check_attachments();
+  Result<void> find_tensors(std::size_t count);
+  Impl& impl();
+  const Impl& impl() const;
+
+  Buffer head_;
+  std::vector<Buffer> parts_;
+  MessageHeader header_;
+  std::uint32_t value_count_ = 0;
+  bool is_error_ = false;
+  alignas(16) std::byte storage_[kImplBytes];
+};
+
+}  // namespace troupe::rpc

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/tensor.hpp>
+
+namespace troupe::rpc {
+
+class OutMessage;
+class InMessage;
+
+/// What a value on the wire is. Numbers carry their C++ type as a DType beside it.
+enum class ValueKind : std::uint8_t {
+  kNone,
+  kBool,
+  kInt,
+  kUInt,
+  kReal,
+  kText,
+  kData,
+  kTensor,
+  kNumbers,
+  kList
+};
+
+std::string_view to_string(ValueKind kind);
+
+/// A place in an outgoing message for one value; exactly one of its functions is called, once. Valid
+/// while the message is being written. The vendor's type stays inside. What does not fit (a string, or
+/// a vector, of 512 MiB) makes the whole message fail: see OutMessage::finish().
+class ValueWriter {
+ public:
+  void none();
+  void boolean(bool value);
+  void integer(std::int64_t value, DType width);
+  void unsigned_integer(std::uint64_t value, DType width);
+  void real(double value, DType width);
+  void text(std::string_view value);
+  void data(std::span<const std::byte> value);
+  /// The tensor's bytes are not copied: they travel beside the message (packed first if strided).
+  void tensor(const Tensor& value);
+  /// `bytes` are packed numbers of type `width`.
+  void numbers(DType width, std::span<const std::byte> bytes);
+  /// A list of `count` places; item(i) gives each. Only after list().
+  void list(std::size_t count);
+  ValueWriter item(std::uint32_t index) const;
+
+ private:
+  friend class OutMessage;
+  static constexpr std::size_t kBytes = 48;
+  explicit ValueWriter(OutMessage& message) : message_(&message) {}
+  /// Runs `write(builder)` unless the message has failed already; notes if it fails now.
+  template <class F>
+  void attempt(F&& write);
+  OutMessage* message_;
+  alignas(8) std::byte builder_[kBytes];
+};
+
+class ValueReader;
+
+/// The values of a list in an incoming message, which must outlive it.
+class ValueList {
+ public:
+  ValueList() = default;
+  std::uint32_t size() const { return size_; }
+  /// Precondition: index < size(). Of kind kNone if the message is malformed there.
+  ValueReader operator[](std::uint32_t index) const;
+
+ private:
+  friend class ValueReader;
+  friend class InMessage;
+  static constexpr std::size_t kBytes = 56;
+  const InMessage* message_ = nullptr;
+  std::uint32_t size_ = 0;
+  alignas(8) std::byte reader_[kBytes];
+};
+
+/// One value of an incoming message, which must outlive it. Each read function says whether the value
+/// is of its kind and fits; nothing is thrown and nothing is trusted.
+class ValueReader {
+ public:
+  ValueKind kind() const;
+  DType width() const;
+  bool read(bool& value) const;
+  /// Integers of either sign and any width are read if the value fits.
+  bool read_integer(std::int64_t& value) const;
+  bool read_unsigned(std::uint64_t& value) const;
+  bool read_real(double& value) const;  ///< also accepts integers
+  bool read(std::string_view& text) const;
+  bool read(std::span<const std::byte>& data) const;
+  /// Shares the received bytes.
+  bool read(Tensor& tensor) const;
+  bool read_numbers(DType width, std::span<const std::byte>& bytes) const;
+  bool read(ValueList& list) const;
+
+ private:
+  friend class InMessage;
+  friend class ValueList;
+  static constexpr std::size_t kBytes = 56;
+  explicit ValueReader(const InMessage& message) : message_(&message) {}
+  const InMessage* message_;
+  alignas(8) std::byte reader_[kBytes];
+};
+
+}  // namespace troupe::rpc

@@ -1,0 +1,335 @@
+// Calls: making them, answering them, and ending each of them once. What concerns the links between
+// endpoints (meeting, heartbeats, death) is in session.cpp.
+#include <troupe/rpc/endpoint.hpp>
+
+#include <cassert>
+
+#include "capnp_support.hpp"
+#include "endpoint_parts.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+/// Deliveries of an endpoint to itself that may lie in one another on the stack.
+constexpr int kMaxLocalDepth = 8;
+
+std::size_t bytes_of(const OutFrame& frame) {
+  std::size_t bytes = frame.head.size();
+  for (const Buffer& part : frame.parts) bytes += part.size();
+  return bytes;
+}
+
+Error shutting_down() {
+  return {Code::kCancelled, "the node shuts down"};
+}
+}  // namespace
+
+Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOptions options,
+                   EndpointEvents& events)
+    : loop_(loop),
+      options_(std::move(options)),
+      events_(events),
+      heads_(std::make_unique<HeadPool>(PooledBuilder::kFirstBytes)),
+      heartbeat_(std::make_unique<Heartbeat>(*this)),
+      local_delivery_(std::make_unique<LocalDelivery>(*this)),
+      transport_(std::move(transport)) {
+  assert(options_.node_id != 0);
+  transport_->set_events(*this);
+  loop_.schedule_after(*heartbeat_, heartbeat_tick());
+}
+
+void Endpoint::shut_down() {
+  closing_ = true;
+  while (!sessions_.empty()) close(sessions_.begin()->first, shutting_down());
+  fail_calls(kLocal, shutting_down());
+}
+
+Endpoint::~Endpoint() {
+  shut_down();
+  for (InboundCall* call = inbound_; call; call = call->next_) call->endpoint_ = nullptr;
+}
+
+// ---- Making calls -------------------------------------------------------------------------------
+
+Endpoint::OpenCall& Endpoint::open_call() {
+  if (free_calls_.empty()) {
+    free_calls_.push_back(static_cast<std::uint32_t>(calls_.size()));
+    calls_.emplace_back(*this, free_calls_.back());
+  }
+  OpenCall& call = calls_[free_calls_.back()];
+  free_calls_.pop_back();
+  ++open_calls_;
+  return call;
+}
+
+Endpoint::OpenCall* Endpoint::find_call(std::uint64_t call_id) {
+  const auto slot = static_cast<std::uint32_t>(call_id);
+  if (slot >= calls_.size()) return nullptr;
+  OpenCall& call = calls_[slot];
+  return call.sink && call.id() == call_id ? &call : nullptr;
+}
+
+void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
+  ReplySink* sink = std::exchange(call.sink, nullptr);
+  loop_.cancel(call);
+  if (++call.generation == 0) call.generation = 1;
+  free_calls_.push_back(call.slot);
+  --open_calls_;
+  sink->on_reply(std::move(reply));  // last: it may do anything
+}
+
+void Endpoint::OpenCall::on_timer() {
+  ++endpoint.stats_.deadlines_exceeded;
+  const std::uint64_t call_id = id();
+  endpoint.send_cancel(target, call_id);
+  if (endpoint.find_call(call_id) == this)
+    endpoint.complete(*this, Error{Code::kDeadlineExceeded, "no answer in time"});
+}
+
+std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
+                             ReplySink& sink) {
+  const auto refuse = [&](Error error) {
+    sink.on_reply(std::move(error));
+    return std::uint64_t{0};
+  };
+  const Duration timeout = options.timeout.count() ? options.timeout : options_.default_timeout;
+  if (closing_) return refuse(shutting_down());
+  if (timeout <= Duration::zero())
+    return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
+  if (open_calls_ >= options_.max_open_calls)
+    return refuse(
+        {Code::kResourceExhausted, std::to_string(open_calls_) + " calls are open already; wait for some"});
+
+  OutMessage message(
+      pool_, {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, options.trace},
+      heads_.get());
+  try {
+    body(message);
+  } catch (...) {
+    return refuse(detail::current_exception_error("encoding the arguments"));
+  }
+  OpenCall& open = open_call();
+  open.sink = &sink;
+  open.target = target;
+  const std::uint64_t call_id = open.id();
+  // now() may lie far back if a handler that took long makes the call.
+  loop_.schedule(open, loop_.fresh_now() + timeout);
+  ++stats_.calls_sent;
+
+  message.set_call_id(call_id);
+  auto frame = message.finish(transport_->limits().max_head_bytes);
+  const Result<void> sent =
+      frame ? send_frame(target.session, std::move(*frame), call_id) : std::move(frame).error();
+  if (!sent)
+    if (OpenCall* failed = find_call(call_id)) complete(*failed, sent.error());
+  return call_id;
+}
+
+Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body) {
+  OutMessage message(pool_, header, heads_.get());
+  try {
+    body(message);
+  } catch (...) {
+    return detail::current_exception_error("encoding a message");
+  }
+  return message.finish(transport_->limits().max_head_bytes);
+}
+
+Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body) {
+  if (closing_) return shutting_down();
+  const Duration timeout = options.timeout.count() ? options.timeout : options_.default_timeout;
+  ++stats_.calls_sent;
+  auto frame = encode(
+      {MessageKind::kOneWay, 0, target.actor, method.name, method.signature, timeout, options.trace}, body);
+  if (!frame) return frame.error();
+  return send_frame(target.session, std::move(*frame), 0);
+}
+
+void Endpoint::cancel(std::uint64_t call_id) {
+  OpenCall* call = find_call(call_id);
+  if (!call) return;
+  send_cancel(call->target, call_id);
+  if (find_call(call_id) == call) complete(*call, Error{Code::kCancelled, "cancelled by the caller"});
+}
+
+void Endpoint::send_cancel(CallTarget target, std::uint64_t call_id) {
+  if (target.session == kLocal) return on_cancel(kLocal, call_id);
+  if (!ready(target.session)) return;  // it waits still, and will not be sent: see on_ready()
+  auto frame = encode({MessageKind::kCancel, call_id, target.actor, 0, 0, Duration{0}, {}},
+                      [](OutMessage& out) { out.values(0); });
+  // A lost cancel only means that the callee works in vain.
+  if (frame) (void)send_frame(target.session, std::move(*frame), 0);
+}
+
+void Endpoint::fail_calls(SessionId session, const Error& error) {
+  // A sink may make new calls, so that slots are added while this runs; those are not of the session.
+  for (std::size_t slot = 0; slot < calls_.size(); ++slot)
+    if (calls_[slot].sink && calls_[slot].target.session == session) complete(calls_[slot], error);
+}
+
+Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, std::uint64_t call_id) {
+  const std::size_t bytes = bytes_of(frame);
+  if (bytes > options_.max_message_bytes)
+    return Error{Code::kResourceExhausted,
+                 "a message of " + std::to_string(bytes) + " bytes is longer than the " +
+                     std::to_string(options_.max_message_bytes) + " allowed; send it in pieces"};
+  if (session == kLocal) return send_local(std::move(frame));
+  Session* to = find(session);
+  if (!to) return Error{Code::kUnavailable, "the peer is gone"};
+  if (transport_->bytes_in_flight(session) + to->waiting_bytes > options_.max_bytes_in_flight)
+    return Error{Code::kResourceExhausted,
+                 "too many bytes are on their way to " + to->name() + "; wait for answers"};
+  stats_.bytes_sent += bytes;
+  if (to->state != Session::State::kReady) {
+    to->waiting.push_back({std::move(frame), call_id});
+    to->waiting_bytes += bytes;
+    return {};
+  }
+  return transport_->send(session, std::move(frame));
+}
+
+/// At once, unless the stack is deep already: a chain of calls, each made by the answer to the one before,
+/// may have any length.
+Result<void> Endpoint::send_local(OutFrame frame) {
+  auto message = InMessage::parse(std::move(frame.head), std::move(frame.parts));
+  if (!message) return message.error();
+  if (local_depth_ >= kMaxLocalDepth || !local_waiting_.empty()) {
+    local_waiting_.push_back(std::move(*message));
+    if (!local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
+    return {};
+  }
+  struct Depth {
+    explicit Depth(int& counter) : depth(counter) { ++depth; }
+    ~Depth() { --depth; }
+    int& depth;
+  } const deeper(local_depth_);
+  deliver(kLocal, std::move(*message));
+  return {};
+}
+
+void Endpoint::deliver_waiting_local() {
+  // Those that come meanwhile wait for the loop's next round.
+  for (std::size_t left = local_waiting_.size(); left > 0 && !local_waiting_.empty(); --left) {
+    auto message = std::move(local_waiting_.front());
+    local_waiting_.pop_front();
+    deliver(kLocal, std::move(message));
+  }
+  if (!local_waiting_.empty() && !local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
+}
+
+// ---- What comes in ------------------------------------------------------------------------------
+
+Result<void> Endpoint::on_parts(LinkId, std::span<const std::byte> head, std::size_t total_bytes,
+                                std::vector<Buffer>& parts) {
+  if (total_bytes > options_.max_message_bytes)
+    return Error{Code::kResourceExhausted, "a message of " + std::to_string(total_bytes) +
+                                               " bytes is longer than the " +
+                                               std::to_string(options_.max_message_bytes) + " allowed"};
+  return InMessage::allocate_parts(head, total_bytes, pool_, parts);
+}
+
+void Endpoint::on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) {
+  Session* session = find(link);
+  if (!session) return;
+  session->last_heard = loop_.now();
+  stats_.bytes_received += head.size();
+  for (const Buffer& part : parts) stats_.bytes_received += part.size();
+  auto message = InMessage::parse(std::move(head), std::move(parts));
+  if (!message) return end_session(link, message.error(), true);
+  deliver(link, std::move(*message));
+}
+
+void Endpoint::deliver(SessionId session, std::unique_ptr<InMessage> message) {
+  switch (message->header().kind) {
+    case MessageKind::kRequest:
+    case MessageKind::kOneWay:
+      return on_request(session, std::move(message));
+    case MessageKind::kReply:
+      return on_reply(session, std::move(message));
+    case MessageKind::kCancel:
+      return on_cancel(session, message->header().call_id);
+  }
+}
+
+void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message) {
+  ++stats_.calls_received;
+  const Duration remaining = message->header().remaining;
+  if (remaining <= Duration::zero()) return;  // the caller has ended it already
+  const TimePoint deadline = loop_.now() + remaining;
+  auto call = std::make_unique<InboundCall>(*this, session, std::move(message), deadline);
+  if (inbound_calls_ > options_.max_inbound_calls)
+    return call->reply_error({Code::kResourceExhausted, std::to_string(options_.max_inbound_calls) +
+                                                            " calls wait for their answers here already"});
+  events_.on_call(std::move(call));
+}
+
+void Endpoint::on_reply(SessionId session, std::unique_ptr<InMessage> message) {
+  OpenCall* call = find_call(message->header().call_id);
+  if (!call || call->target.session != session) {
+    ++stats_.replies_late;
+    return;
+  }
+  complete(*call, std::move(message));
+}
+
+void Endpoint::on_cancel(SessionId session, std::uint64_t call_id) {
+  for (InboundCall* call = inbound_; call; call = call->next_)
+    if (call->session_ == session && call->header().call_id == call_id) call->cancelled_ = true;
+}
+
+// ---- Answering ----------------------------------------------------------------------------------
+
+InboundCall::InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message,
+                         TimePoint deadline)
+    : endpoint_(&endpoint), session_(session), message_(std::move(message)), deadline_(deadline) {
+  next_ = endpoint.inbound_;
+  if (next_) next_->previous_ = this;
+  endpoint.inbound_ = this;
+  ++endpoint.inbound_calls_;
+}
+
+InboundCall::~InboundCall() {
+  if (endpoint_) reply_error({Code::kInternal, "the handler dropped the call without an answer"});
+}
+
+void InboundCall::reply_error(Error error) {
+  if (!endpoint_) return;
+  if (error.node.empty()) error.node = endpoint_->options().node_name;
+  reply_with([&](OutMessage& out) { out.error(error); });
+}
+
+void InboundCall::reply_with(BodyWriter body) {
+  if (!endpoint_) return;
+  Endpoint& endpoint = *endpoint_;
+  endpoint.forget(*this);
+  if (header().kind == MessageKind::kRequest && !cancelled_) endpoint.answer(*this, body);
+}
+
+void Endpoint::forget(InboundCall& call) {
+  (call.previous_ ? call.previous_->next_ : inbound_) = call.next_;
+  if (call.next_) call.next_->previous_ = call.previous_;
+  call.endpoint_ = nullptr;
+  --inbound_calls_;
+}
+
+void Endpoint::answer(const InboundCall& call, BodyWriter body) {
+  auto frame = encode({MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}}, body);
+  const Result<void> sent =
+      frame ? send_frame(call.session_, std::move(*frame), 0) : std::move(frame).error();
+  // The caller must hear of it all the same; if it is gone this does nothing.
+  if (!sent) answer_error(call, with_context(sent.error(), "the answer could not be sent"));
+}
+
+/// Past the bound on bytes in flight: an error is short.
+void Endpoint::answer_error(const InboundCall& call, const Error& error) {
+  auto frame = encode({MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}},
+                      [&](OutMessage& out) { out.error(error); });
+  if (!frame) return;
+  if (call.session_ == kLocal) {
+    (void)send_local(std::move(*frame));
+  } else if (ready(call.session_)) {
+    (void)transport_->send(call.session_, std::move(*frame));
+  }
+}
+
+}  // namespace troupe::rpc

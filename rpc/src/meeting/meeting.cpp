@@ -1,0 +1,367 @@
+#include "meeting/meeting.hpp"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+
+#include "meeting/socket.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+
+constexpr Duration kConnectTimeout = std::chrono::seconds(5);
+/// How long a closed socket waits for the peer's end: see Meeting::close().
+constexpr Duration kLinger = std::chrono::seconds(1);
+constexpr std::size_t kMaxLingering = 1024;
+/// How long a listener rests when the process has no descriptors left.
+constexpr Duration kAcceptRest = std::chrono::milliseconds(100);
+constexpr int kAcceptBatch = 64;
+constexpr int kReadBatch = 8;
+constexpr std::size_t kScratchBytes = 65536;
+/// Messages that the kernel does not take are queued up to this; a peer that reads nothing while more
+/// than that is sent to it is as good as dead.
+constexpr std::size_t kMaxQueuedBytes = std::size_t{4} << 20;
+constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
+
+/// Sends what the kernel takes at once; returns how much, or -1 when the stream is broken.
+ssize_t send_some(int fd, std::span<const std::byte> bytes) {
+  std::size_t sent = 0;
+  while (sent < bytes.size()) {
+    const ssize_t n = ::send(fd, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return -1;
+    if (n < 0) break;
+    sent += static_cast<std::size_t>(n);
+  }
+  return static_cast<ssize_t>(sent);
+}
+
+}  // namespace
+
+/// One link's end of the stream.
+class Meeting::Socket final : public FdHandler, public TimerNode {
+ public:
+  enum class State {
+    kConnecting,  // dialled, no answer yet; the timer runs
+    kNew,         // accepted, not yet announced
+    kOpen,
+  };
+
+  Socket(LinkId link, Meeting& owner, UniqueFd descriptor, bool is_incoming, std::string peer_address)
+      : id(link),
+        meeting(owner),
+        fd(std::move(descriptor)),
+        peer(std::move(peer_address)),
+        incoming(is_incoming),
+        state(is_incoming ? State::kNew : State::kConnecting) {}
+  ~Socket() override {
+    if (fd) meeting.loop_.unwatch(fd.get());
+  }
+
+  void on_ready(std::uint32_t events) override { meeting.socket_ready(id, events); }
+
+  const LinkId id;
+  Meeting& meeting;
+  UniqueFd fd;
+  std::string peer;
+  bool incoming;
+  State state;
+  bool broken = false;        // writing failed; what can be read is still read
+  std::vector<std::byte> in;  // received, from in_begin on not yet delivered
+  std::size_t in_begin = 0;
+  std::vector<std::byte> out;  // queued, from out_sent on
+  std::size_t out_sent = 0;
+  std::uint32_t watched = 0;  // events asked of the loop
+
+ private:
+  void on_timer() override {
+    meeting.end(id, {Code::kUnavailable, "cannot reach " + peer + ": no answer within 5 s"});
+  }
+};
+
+class Meeting::Listener final : public FdHandler, public TimerNode {
+ public:
+  Listener(Meeting& owner, UniqueFd descriptor, const SocketAddress& at)
+      : meeting_(owner), fd_(std::move(descriptor)), address_(at.to_string()), path_(at.path()) {}
+  ~Listener() override {
+    meeting_.loop_.unwatch(fd_.get());
+    if (!path_.empty()) ::unlink(path_.c_str());
+  }
+
+  Result<void> start() { return meeting_.loop_.watch(fd_.get(), EPOLLIN, *this); }
+  const std::string& address() const { return address_; }
+
+  void on_ready(std::uint32_t) override {
+    for (int i = 0; i < kAcceptBatch; ++i) {
+      const int fd = ::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      if (fd >= 0) {
+        meeting_.on_accepted(fd, address_);
+        continue;
+      }
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        meeting_.loop_.unwatch(fd_.get());  // else the loop would spin on it
+        meeting_.loop_.schedule_after(*this, kAcceptRest);
+      }
+      if (errno != EINTR && errno != ECONNABORTED) return;
+    }
+  }
+
+ private:
+  void on_timer() override {
+    if (!start()) meeting_.loop_.schedule_after(*this, kAcceptRest);
+  }
+
+  Meeting& meeting_;
+  UniqueFd fd_;
+  std::string address_;
+  std::string path_;
+};
+
+/// A socket that close() was called for, until the peer closes too: closing it with unread bytes in its
+/// buffer would make TCP send a reset, which takes back what the peer has not read yet, for instance
+/// the reason of a refusal.
+class Meeting::Lingering final : public FdHandler, public TimerNode {
+ public:
+  Lingering(Meeting& meeting, UniqueFd fd) : meeting_(meeting), fd_(std::move(fd)) {}
+  ~Lingering() override {
+    drain();
+    meeting_.loop_.unwatch(fd_.get());
+  }
+
+  bool start() {
+    meeting_.loop_.schedule_after(*this, kLinger);
+    return meeting_.loop_.watch(fd_.get(), EPOLLIN, *this).ok();
+  }
+  void on_ready(std::uint32_t) override {
+    if (!drain()) finish();
+  }
+
+ private:
+  void on_timer() override { finish(); }
+  /// Reads and forgets; false at the end of the stream.
+  bool drain() {
+    std::array<std::byte, 4096> ignored;
+    for (int i = 0; i < kReadBatch; ++i) {
+      const ssize_t n = ::recv(fd_.get(), ignored.data(), ignored.size(), MSG_DONTWAIT);
+      if (n > 0 || (n < 0 && errno == EINTR)) continue;
+      return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+    }
+    return true;
+  }
+  void finish() {
+    meeting_.lingering_.remove_if([this](const Lingering& other) { return &other == this; });
+  }
+
+  Meeting& meeting_;
+  UniqueFd fd_;
+};
+
+Meeting::Meeting(Loop& loop, std::size_t max_message_bytes, MeetingEvents& events)
+    : loop_(loop),
+      max_message_bytes_(max_message_bytes),
+      events_(events),
+      doom_timer_([this] { fail_doomed(); }),
+      scratch_(kScratchBytes) {}
+
+Meeting::~Meeting() {
+  for (const LinkId link : sockets_.ids()) close(link);
+}
+
+Result<std::string> Meeting::listen(const SocketAddress& address) {
+  auto fd = listen_socket(address);
+  if (!fd) return fd.error();
+  const SocketAddress bound = SocketAddress::local_of(fd->get());
+  auto listener = std::make_unique<Listener>(*this, std::move(*fd), bound);
+  auto started = listener->start();
+  if (!started) return started.error();
+  listeners_.push_back(std::move(listener));
+  return listeners_.back()->address();
+}
+
+Result<LinkId> Meeting::dial(const SocketAddress& address) {
+  auto fd = connecting_socket(address);
+  Error failure;
+  if (!fd) failure = fd.error();
+  auto socket = add_socket(fd ? fd->release() : -1, false, address.to_string());
+  if (!socket) return socket.error();
+  if (!(*socket)->fd) {
+    fail_soon((*socket)->id, failure);
+  } else {
+    loop_.schedule_after(**socket, kConnectTimeout);
+  }
+  return (*socket)->id;
+}
+
+void Meeting::on_accepted(int fd, const std::string& listening_at) {
+  const SocketAddress peer = SocketAddress::peer_of(fd);
+  // The dialling end of a unix socket has no name of its own.
+  auto socket = add_socket(fd, true, peer.is_unix() ? listening_at : peer.to_string());
+  if (!socket) return;
+  const LinkId link = (*socket)->id;
+  tune_stream(fd);
+  (*socket)->state = Socket::State::kOpen;
+  const std::string text = (*socket)->peer;
+  events_.on_met(link, text, true);
+}
+
+Result<Meeting::Socket*> Meeting::add_socket(int fd, bool incoming, std::string peer) {
+  Socket* socket = sockets_.emplace(*this, UniqueFd(fd), incoming, std::move(peer));
+  if (!socket) return Error{Code::kResourceExhausted, "a transport can have at most 1,048,576 links"};
+  if (fd < 0) return socket;
+  const std::uint32_t events = incoming ? EPOLLIN : EPOLLOUT;
+  if (auto watched = loop_.watch(fd, events, *socket); !watched) {
+    sockets_.remove(socket->id);
+    return watched.error();
+  }
+  socket->watched = events;
+  return socket;
+}
+
+void Meeting::socket_ready(LinkId link, std::uint32_t events) {
+  Socket* socket = sockets_.find(link);
+  if (!socket) return;
+  if (socket->state == Socket::State::kConnecting) return finish_connecting(*socket);
+  if (events & EPOLLOUT) flush(*socket);
+  if (events & ~static_cast<std::uint32_t>(EPOLLOUT)) read(link);
+}
+
+void Meeting::finish_connecting(Socket& socket) {
+  const LinkId link = socket.id;
+  if (auto connected = connect_result(socket.fd.get(), socket.peer); !connected) {
+    return end(link, connected.error());
+  }
+  loop_.cancel(socket);
+  tune_stream(socket.fd.get());
+  socket.state = Socket::State::kOpen;
+  watch(socket);
+  const std::string peer = socket.peer;
+  events_.on_met(link, peer, false);
+}
+
+void Meeting::send(LinkId link, std::span<const std::byte> message) {
+  assert(message.size() <= max_message_bytes_);
+  Socket* socket = sockets_.find(link);
+  if (!socket || socket->broken || !socket->fd) return;
+  if (socket->out.size() - socket->out_sent + message.size() > kMaxQueuedBytes) {
+    socket->broken = true;
+    return fail_soon(link, {Code::kResourceExhausted,
+                            "peer " + socket->peer + " does not read its control messages (4 MiB wait)"});
+  }
+  const auto length = static_cast<std::uint32_t>(message.size());
+  const auto* prefix = reinterpret_cast<const std::byte*>(&length);
+  socket->out.insert(socket->out.end(), prefix, prefix + kLengthBytes);
+  socket->out.insert(socket->out.end(), message.begin(), message.end());
+  if (socket->state != Socket::State::kConnecting) flush(*socket);
+}
+
+void Meeting::flush(Socket& socket) {
+  const std::span<const std::byte> rest(socket.out.data() + socket.out_sent,
+                                        socket.out.size() - socket.out_sent);
+  if (socket.broken || rest.empty()) return;
+  const ssize_t sent = send_some(socket.fd.get(), rest);
+  // A broken stream ends the link when reading comes to its end, not here: the peer's last message may
+  // be waiting.
+  if (sent < 0) socket.broken = true;
+  socket.out_sent += sent < 0 ? rest.size() : static_cast<std::size_t>(sent);
+  if (socket.out_sent == socket.out.size()) {
+    socket.out.clear();
+    socket.out_sent = 0;
+  }
+  watch(socket);
+}
+
+void Meeting::watch(Socket& socket) {
+  const std::uint32_t events = socket.out.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT;
+  if (std::exchange(socket.watched, events) == events) return;
+  if (auto watched = loop_.watch(socket.fd.get(), events, socket); !watched)
+    fail_soon(socket.id, watched.error());
+}
+
+void Meeting::read(LinkId link) {
+  for (int i = 0; i < kReadBatch; ++i) {
+    Socket* socket = sockets_.find(link);
+    if (!socket || !socket->fd) return;
+    const ssize_t n = ::recv(socket->fd.get(), scratch_.data(), scratch_.size(), MSG_DONTWAIT);
+    if (n > 0) {
+      socket->in.erase(socket->in.begin(),
+                       socket->in.begin() + static_cast<std::ptrdiff_t>(socket->in_begin));
+      socket->in_begin = 0;
+      socket->in.insert(socket->in.end(), scratch_.begin(), scratch_.begin() + n);
+      deliver(link);
+      if (static_cast<std::size_t>(n) < scratch_.size())
+        i = std::max(i, kReadBatch - 2);  // once more for EOF
+      continue;
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    std::string why = n == 0 ? "it closed the connection" : std::strerror(errno);
+    return end(link, {Code::kUnavailable, "lost peer " + socket->peer + ": " + why});
+  }
+}
+
+void Meeting::deliver(LinkId link) {
+  for (;;) {
+    // Looked up again each time: a handler may close the link, or wait and so deliver what follows.
+    Socket* socket = sockets_.find(link);
+    if (!socket) return;
+    const auto unread = std::span(socket->in).subspan(socket->in_begin);
+    if (unread.size() < kLengthBytes) return;
+    std::uint32_t length = 0;
+    std::memcpy(&length, unread.data(), kLengthBytes);
+    if (length > max_message_bytes_) {
+      return end(link, {Code::kDataLoss, "peer " + socket->peer + " sent a control message of " +
+                                             std::to_string(length) + " bytes, more than the " +
+                                             std::to_string(max_message_bytes_) +
+                                             " allowed: it is probably no Troupe node"});
+    }
+    if (unread.size() < kLengthBytes + length) return;
+    const auto content = unread.subspan(kLengthBytes, length);
+    const std::vector<std::byte> message(content.begin(), content.end());
+    socket->in_begin += kLengthBytes + length;
+    events_.on_message(link, message);
+  }
+}
+
+void Meeting::close(LinkId link) {
+  std::unique_ptr<Socket> socket = sockets_.remove(link);
+  if (!socket || !socket->fd) return;
+  if (socket->state != Socket::State::kOpen || socket->broken) return;
+  send_some(socket->fd.get(), {socket->out.data() + socket->out_sent, socket->out.size() - socket->out_sent});
+  ::shutdown(socket->fd.get(), SHUT_WR);
+  if (lingering_.size() >= kMaxLingering) lingering_.pop_front();
+  loop_.unwatch(socket->fd.get());
+  lingering_.emplace_back(*this, UniqueFd(socket->fd.release()));
+  if (!lingering_.back().start()) lingering_.pop_back();
+}
+
+void Meeting::end(LinkId link, Error error) {
+  if (!sockets_.remove(link)) return;
+  events_.on_parted(link, std::move(error));
+}
+
+void Meeting::fail_soon(LinkId link, Error error) {
+  doomed_.emplace_back(link, std::move(error));
+  loop_.schedule(doom_timer_, loop_.clock().now());
+}
+
+void Meeting::fail_doomed() {
+  auto doomed = std::exchange(doomed_, {});
+  for (auto& [link, error] : doomed) end(link, std::move(error));
+}
+
+bool Meeting::peer_has_left(LinkId link) const {
+  const Socket* socket = sockets_.find(link);
+  if (!socket || !socket->fd) return true;
+  pollfd entry{socket->fd.get(), POLLRDHUP, 0};
+  return ::poll(&entry, 1, 0) == 1;
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/result.hpp>
+#include <troupe/runtime/timer.hpp>
+
+#include "meeting/address.hpp"
+#include "meeting/link_table.hpp"
+
+namespace troupe::rpc {
+
+/// What a Meeting tells its transport. On the loop, never from inside one of the meeting's functions.
+class MeetingEvents {
+ public:
+  virtual ~MeetingEvents() = default;
+  virtual void on_met(LinkId link, std::string_view peer_address, bool incoming) = 0;
+  virtual void on_message(LinkId link, std::span<const std::byte> message) = 0;
+  /// The socket is closed and the link forgotten.
+  virtual void on_parted(LinkId link, Error error) = 0;
+};
+
+/// The sockets at which processes meet: one TCP or unix stream to each peer. It carries control
+/// messages, and its end is how the death of the peer's process is found out: the kernel closes it
+/// whatever killed the process.
+///
+/// On the stream each message is a u32 length (little endian) and that many bytes. A length above
+/// `max_message_bytes` ends the link, so whatever else connects to the port harms nobody.
+///
+/// Loop only. Watches its descriptors through the loop.
+class Meeting {
+ public:
+  /// `max_message_bytes` also bounds what is kept of a half-received message.
+  Meeting(Loop& loop, std::size_t max_message_bytes, MeetingEvents& events);
+  ~Meeting();
+  Meeting(const Meeting&) = delete;
+  Meeting& operator=(const Meeting&) = delete;
+
+  Result<std::string> listen(const SocketAddress& address);
+  Result<LinkId> dial(const SocketAddress& address);
+  /// Precondition: message.size() <= max_message_bytes. Ignored for links that are gone.
+  void send(LinkId link, std::span<const std::byte> message);
+  /// Ends a link without on_parted(). What was queued is still given to the kernel if that takes it.
+  void close(LinkId link);
+  /// Ends a link from the next round on, with on_parted().
+  void fail_soon(LinkId link, Error error);
+  /// Whether a link exists; it may still be connecting.
+  bool has(LinkId link) const { return sockets_.find(link) != nullptr; }
+  /// Whether the peer has closed its side already, as the kernel sees it now (one system call).
+  bool peer_has_left(LinkId link) const;
+  std::vector<LinkId> links() const { return sockets_.ids(); }
+
+ private:
+  class Socket;
+  class Listener;
+  class Lingering;
+
+  void on_accepted(int fd, const std::string& listening_at);
+  Result<Socket*> add_socket(int fd, bool incoming, std::string peer);
+  void socket_ready(LinkId link, std::uint32_t events);
+  void finish_connecting(Socket& socket);
+  void read(LinkId link);
+  void deliver(LinkId link);
+  void flush(Socket& socket);
+  void watch(Socket& socket);
+  void end(LinkId link, Error error);
+  void fail_doomed();
+
+  Loop& loop_;
+  std::size_t max_message_bytes_;
+  MeetingEvents& events_;
+  LinkTable<Socket> sockets_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  std::list<Lingering> lingering_;
+  std::vector<std::pair<LinkId, Error>> doomed_;
+  Timer doom_timer_;
+  std::vector<std::byte> scratch_;  // what recv() fills, before it is known whose message it is
+};
+
+}  // namespace troupe::rpc

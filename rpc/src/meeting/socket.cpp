@@ -1,0 +1,107 @@
+#include "meeting/socket.hpp"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace troupe::rpc {
+
+namespace {
+
+void set_option(int fd, int level, int name, int value) {
+  setsockopt(fd, level, name, &value, sizeof value);
+}
+
+Result<UniqueFd> stream_socket(int family) {
+  UniqueFd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd) return errno_error(errno, "making a socket");
+  return fd;
+}
+
+Error listen_error(int error, const SocketAddress& address) {
+  const std::string at = address.to_string();
+  switch (error) {
+    case EADDRINUSE:
+      return {Code::kAlreadyExists,
+              "cannot listen at " + at +
+                  ": another process listens there; stop it or choose another port (port 0 "
+                  "takes a free one)"};
+    case EACCES:
+    case EPERM:
+      return {Code::kPermissionDenied, "cannot listen at " + at + ": " + std::strerror(error)};
+    case EADDRNOTAVAIL:
+    case ENOENT:
+    case ENOTDIR:
+    case EINVAL:
+    case EAFNOSUPPORT:
+      return {Code::kInvalidArgument,
+              "cannot listen at " + at + ": " + std::strerror(error) + " (not an address of this machine)"};
+    default:
+      return errno_error(error, "listening at " + at);
+  }
+}
+
+/// Whether `address` is a unix socket that nobody listens at any more: its process died and left the
+/// file. Someone else's file that is no socket is never touched.
+bool is_stale(const SocketAddress& address) {
+  struct stat status {};
+  if (::lstat(address.path().c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return false;
+  auto probe = stream_socket(AF_UNIX);
+  return probe && ::connect(probe->get(), address.get(), address.size()) != 0 && errno == ECONNREFUSED;
+}
+
+}  // namespace
+
+UniqueFd::~UniqueFd() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+Result<UniqueFd> listen_socket(const SocketAddress& address) {
+  auto fd = stream_socket(address.family());
+  if (!fd) return fd.error();
+  if (!address.is_unix()) set_option(fd->get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  int failure = ::bind(fd->get(), address.get(), address.size()) == 0 ? 0 : errno;
+  if (failure == EADDRINUSE && address.is_unix() && is_stale(address)) {
+    ::unlink(address.path().c_str());
+    failure = ::bind(fd->get(), address.get(), address.size()) == 0 ? 0 : errno;
+  }
+  if (failure == 0 && ::listen(fd->get(), SOMAXCONN) != 0) failure = errno;
+  if (failure != 0) return listen_error(failure, address);
+  return fd;
+}
+
+Result<UniqueFd> connecting_socket(const SocketAddress& address) {
+  auto fd = stream_socket(address.family());
+  if (!fd) return fd.error();
+  if (::connect(fd->get(), address.get(), address.size()) != 0 && errno != EINPROGRESS) {
+    return Error{Code::kUnavailable, "cannot reach " + address.to_string() + ": " + std::strerror(errno)};
+  }
+  return fd;
+}
+
+Result<void> connect_result(int fd, const std::string& address) {
+  int failure = 0;
+  socklen_t size = sizeof failure;
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &failure, &size) != 0) failure = errno;
+  const SocketAddress local = SocketAddress::local_of(fd);
+  // TCP connects a socket to itself if the port it was given as its own is the one it dials.
+  if (failure == 0 && !local.is_unix() && local.to_string() == SocketAddress::peer_of(fd).to_string()) {
+    failure = ECONNREFUSED;
+  }
+  if (failure == 0) return {};
+  return Error{Code::kUnavailable, "cannot reach " + address + ": " + std::strerror(failure)};
+}
+
+void tune_stream(int fd) {
+  set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 10);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,58 @@
+#include <troupe/rpc/methods.hpp>
+
+#include <algorithm>
+#include <cassert>
+#include <vector>
+
+namespace troupe::rpc {
+
+void MethodTable::add(Entry entry) {
+  const std::uint64_t hash = fnv1a(entry.name);
+  [[maybe_unused]] const bool fresh = entries_.emplace(hash, std::move(entry)).second;
+  assert(fresh && "two methods of one name");
+}
+
+const MethodTable::Entry* MethodTable::find(std::uint64_t name_hash) const {
+  const auto found = entries_.find(name_hash);
+  return found == entries_.end() ? nullptr : &found->second;
+}
+
+std::string MethodTable::names() const {
+  std::vector<std::string_view> sorted;
+  for (const auto& [hash, entry] : entries_) sorted.push_back(entry.name);
+  std::sort(sorted.begin(), sorted.end());
+  std::string text;
+  for (std::string_view name : sorted) (text += text.empty() ? "" : ", ") += name;
+  return text;
+}
+
+void MethodTable::invoke(void* state, InboundCallPtr call) const {
+  if (call->cancelled()) return;  // nobody waits: it shall not begin
+  const MessageHeader& header = call->header();
+  const Entry* entry = find(header.method);
+  if (!entry)
+    return call->reply_error({Code::kUnimplemented, "there is no such method; there are: " + names()});
+  if (header.signature != 0 && header.signature != entry->signature)
+    return call->reply_error(
+        {Code::kInvalidArgument, "called with other types than " + entry->name + entry->signature_text});
+  entry->invoke(state, std::move(call));
+}
+
+namespace detail {
+
+Error current_exception_error(std::string_view who) {
+  try {
+    throw;
+  } catch (const BadResult& bad) {
+    return bad.error();
+  } catch (const std::bad_alloc&) {
+    return Error{Code::kResourceExhausted, std::string(who) + " ran out of memory"};
+  } catch (const std::exception& exception) {
+    return Error{Code::kInternal, std::string(who) + " threw: " + exception.what()};
+  } catch (...) {
+    return Error{Code::kInternal, std::string(who) + " threw something that is no std::exception"};
+  }
+}
+
+}  // namespace detail
+}  // namespace troupe::rpc

@@ -1,0 +1,113 @@
+@0xc3a1f0d2b7e84a91;
+# Troupe's wire protocol, version 1. This file is its specification; docs/wire-protocol.md tells the
+# story around it.
+#
+# Two processes that talk have one *link*. It has two ways:
+#   control  a TCP or unix socket; frames of [u32 little-endian length][one Control message].
+#   data     UCX active messages; each is one Envelope, with the bytes of its attachments beside it.
+#
+# Life of a link. The dialling side sends `hello` at once. The accepting side checks it and answers
+# with its own `hello`, or with `refusal` and closes. Once a side has the other's hello it opens its
+# data way, and sends `ready`. A side sends Envelopes only after it has received `ready`. While
+# the link lives each side sends `heartbeat` whenever it has sent no control message for the heartbeat
+# interval; a side that has heard nothing for the silence limit gives the peer up for dead. `goodbye`
+# announces an orderly end. The end of the socket ends the link, whatever was said before; every call
+# that is still open on it is then answered UNAVAILABLE by the side that waits for it.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("troupe::rpc::wire");
+
+const protocolVersion :UInt32 = 1;
+
+struct Control {
+  union {
+    hello     @0 :Hello;
+    refusal   @1 :ErrorInfo;   # Accepting side, in place of hello: why. FAILED_PRECONDITION: versions
+                               # differ; INVALID_ARGUMENT: malformed hello.
+    ready     @2 :Void;        # Both sides, once: "my data way is open, send".
+    heartbeat @3 :UInt64;      # Both sides: the sender's count of heartbeats. Never answered.
+    goodbye   @4 :Text;        # Both sides, at most once, last: the sender leaves; why.
+  }
+}
+
+struct Hello {
+  protocolVersion @0 :UInt32;  # Both must be equal; there is no negotiation yet.
+  nodeId          @1 :UInt64;  # Random, chosen at the node's start: a restarted node is another one.
+  nodeName        @2 :Text;    # For people: messages and logs.
+  dataAddress     @3 :Data;    # Opaque to all but the transport (UCX worker address and link tag).
+}
+
+# One message of the data way.
+struct Envelope {
+  kind       @0 :Kind;
+  bodyApart  @1 :Bool;         # The Body is not in `body` but is the first attachment's bytes, a message of
+                               # its own: it was too long for an active message's header.
+  callId     @2 :UInt64;       # Chosen by the caller, unique among its open calls on this link; the
+                               # reply carries it. Late replies to an ended call are dropped.
+  target     @3 :UInt64;       # request: the actor, as the callee numbers them.
+  method     @4 :UInt64;       # request: FNV-1a hash of the method's name.
+  signature  @5 :UInt64;       # request: fingerprint of the parameter and result types that the caller
+                               # believes in; 0 if it has none (dynamically typed callers).
+  remainingNs @6 :Int64;       # request: time left until the caller's deadline when it sent.
+  trace      @7 :Trace;        # request: null if the call is not traced.
+  attachments @8 :List(Attachment);
+  body       @9 :Body;
+
+  enum Kind {
+    request @0;   # Answered by one reply, within the deadline or not at all.
+    oneWay  @1;   # Like request, and never answered, whatever happens.
+    reply   @2;   # The value, or the error, of the call `callId`.
+    cancel  @3;   # From the caller: nobody waits for `callId` any more. Never answered.
+  }
+}
+
+struct Trace {        # W3C trace context.
+  traceHigh @0 :UInt64;
+  traceLow  @1 :UInt64;
+  spanId    @2 :UInt64;
+  flags     @3 :UInt8;
+}
+
+struct Body {
+  union {
+    values @0 :List(Value);   # request: the arguments. reply: nothing for void, else the one result.
+    error  @1 :ErrorInfo;     # reply: what went wrong.
+  }
+  attachments @2 :List(Attachment);  # Null but for a body apart whose message has so many tensors that
+                              # the list of them does not fit in a header either. It is here then, and
+                              # the envelope lists the body and one attachment with all tensors' bytes.
+}
+
+struct ErrorInfo {
+  code    @0 :UInt16;         # gRPC's canonical codes.
+  message @1 :Text;
+  node    @2 :Text;           # Where it happened.
+  cause   @3 :Text;
+  traceId @4 :UInt64;
+}
+
+# An argument or a result. `width` keeps the C++ type of a number, as a DType of Attachment, so that
+# dynamically typed receivers get back what was sent.
+struct Value {
+  width @0 :UInt8;
+  union {
+    none    @1 :Void;
+    bool    @2 :Bool;
+    int     @3 :Int64;
+    uint    @4 :UInt64;
+    real    @5 :Float64;
+    text    @6 :Text;
+    data    @7 :Data;
+    tensor  @8 :UInt32;       # Index among the attachments that are tensors: a body apart does not count.
+    numbers @9 :Data;         # A vector of numbers of type `width`, little-endian, packed.
+    list    @10 :List(Value); # Vectors of other things, pairs, structs (field by field), maps (pairs).
+  }
+}
+
+# Bytes beside the envelope: they follow it in this order, without padding.
+struct Attachment {
+  dtype      @0 :UInt8;
+  memoryKind @1 :UInt8;       # Where the sender held it: 0 host, 1 pinned host, 2 device.
+  shape      @2 :List(Int64);
+  bytes      @3 :UInt64;      # Product of the shape and the element's size.
+}

@@ -1,0 +1,229 @@
+// The links between endpoints: meeting, heartbeats, death.
+#include <algorithm>
+#include <cassert>
+
+#include <troupe/rpc/endpoint.hpp>
+
+#include "capnp_support.hpp"
+#include "endpoint_parts.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+
+/// Builds a Control message with `write(control)` and sends it.
+template <class F>
+void send_control(Transport& transport, LinkId link, F&& write) {
+  capnp::MallocMessageBuilder builder;
+  write(builder.initRoot<wire::Control>());
+  auto words = capnp::messageToFlatArray(builder);
+  auto bytes = words.asBytes();
+  transport.send_control(link, {reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()});
+}
+
+}  // namespace
+
+Endpoint::Session* Endpoint::find(SessionId session) {
+  const auto found = sessions_.find(session);
+  return found == sessions_.end() ? nullptr : found->second.get();
+}
+
+const Peer* Endpoint::peer(SessionId session) const {
+  const auto found = sessions_.find(session);
+  return found == sessions_.end() ? nullptr : &found->second->peer;
+}
+
+bool Endpoint::ready(SessionId session) const {
+  const auto found = sessions_.find(session);
+  return session == kLocal || (found != sessions_.end() && found->second->state == Session::State::kReady);
+}
+
+Result<SessionId> Endpoint::connect(std::string_view address) {
+  if (closing_) return Error{Code::kCancelled, "the node shuts down"};
+  auto link = transport_->dial(address);
+  if (!link) return link.error();
+  auto session = std::make_unique<Session>(*link);
+  session->peer.address = std::string(address);
+  session->begun = session->last_heard = session->last_said = loop_.refresh_now();
+  sessions_.emplace(*link, std::move(session));
+  return *link;
+}
+
+void Endpoint::close(SessionId session, const Error& why) {
+  if (Session* closing = find(session); closing && closing->state != Session::State::kDialling)
+    send_control(*transport_, session, [&](wire::Control::Builder control) {
+      copy_text(control.initGoodbye(static_cast<unsigned>(why.message.size())), why.message);
+    });
+  end_session(session, why, false);
+}
+
+void Endpoint::end_session(SessionId session, Error error, bool tell) {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return;
+  const std::unique_ptr<Session> ended = std::move(found->second);
+  sessions_.erase(found);
+  transport_->close(session);
+  if (!ended->peer.node_name.empty()) error.message = ended->peer.node_name + ": " + error.message;
+  for (InboundCall* call = inbound_; call; call = call->next_)
+    if (call->session_ == session) call->cancelled_ = true;
+  fail_calls(session, error);
+  if (tell) events_.on_session_closed(session, ended->peer, error);
+}
+
+// ---- Meeting ------------------------------------------------------------------------------------
+
+void Endpoint::on_link(LinkId link, std::string_view peer_address, bool incoming) {
+  if (closing_) return transport_->close(link);
+  if (incoming) {
+    auto session = std::make_unique<Session>(link);
+    session->peer.address = std::string(peer_address);
+    session->peer.incoming = true;
+    session->begun = session->last_heard = session->last_said = loop_.now();
+    session->state = Session::State::kMeeting;
+    sessions_.emplace(link, std::move(session));
+    return;
+  }
+  Session* session = find(link);
+  if (!session) return;
+  session->state = Session::State::kMeeting;
+  session->last_heard = loop_.now();
+  send_hello(*session);
+}
+
+void Endpoint::send_hello(Session& session) {
+  session.last_said = loop_.now();
+  const auto address = transport_->data_address(session.link);
+  send_control(*transport_, session.link, [&](wire::Control::Builder control) {
+    auto hello = control.initHello();
+    hello.setProtocolVersion(options_.protocol_version);
+    hello.setNodeId(options_.node_id);
+    copy_text(hello.initNodeName(static_cast<unsigned>(options_.node_name.size())), options_.node_name);
+    auto data = hello.initDataAddress(static_cast<unsigned>(address.size()));
+    if (!address.empty()) std::memcpy(data.begin(), address.data(), address.size());
+  });
+}
+
+void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
+  Session* session = find(link);
+  if (!session) return;
+  session->last_heard = loop_.now();
+  try {
+    // Control messages come out of a byte stream, so they lie anywhere; Cap'n Proto wants 8-byte alignment.
+    auto words = kj::heapArray<capnp::word>(message.size() / sizeof(capnp::word));
+    if (!message.empty()) std::memcpy(words.begin(), message.data(), words.asBytes().size());
+    capnp::FlatArrayMessageReader reader(words, reader_options(message.size()));
+    auto control = reader.getRoot<wire::Control>();
+    switch (control.which()) {
+      case wire::Control::HELLO: {
+        auto hello = control.getHello();
+        auto data = hello.getDataAddress();
+        return on_hello(*session,
+                        {hello.getNodeId(), std::string(to_view(hello.getNodeName())), session->peer.address,
+                         session->peer.incoming},
+                        {reinterpret_cast<const std::byte*>(data.begin()), data.size()},
+                        hello.getProtocolVersion());
+      }
+      case wire::Control::REFUSAL:
+        return end_session(
+            link,
+            with_context(read_error(control.getRefusal()), "refused by the peer at " + session->peer.address),
+            true);
+      case wire::Control::READY:
+        return on_ready(*session);
+      case wire::Control::HEARTBEAT:
+        return;
+      case wire::Control::GOODBYE:
+        return end_session(
+            link, {Code::kUnavailable, "the node has left: " + std::string(to_view(control.getGoodbye()))},
+            true);
+    }
+    end_session(link, {Code::kDataLoss, "an unknown control message came"}, true);
+  } catch (const kj::Exception& exception) {
+    end_session(link, {Code::kDataLoss, "a malformed control message came: " + describe(exception)}, true);
+  }
+}
+
+void Endpoint::on_hello(Session& session, const Peer& peer, std::span<const std::byte> data_address,
+                        std::uint32_t version) {
+  const auto refuse = [&](Code code, std::string why) {
+    const Error error{code, std::move(why), options_.node_name};
+    send_control(*transport_, session.link,
+                 [&](wire::Control::Builder control) { write_error(control.initRefusal(), error); });
+    end_session(session.link, error, true);
+  };
+  if (session.state != Session::State::kMeeting)
+    return refuse(Code::kFailedPrecondition, "a second hello on one link");
+  if (version != options_.protocol_version)
+    return refuse(Code::kFailedPrecondition,
+                  "protocol version " + std::to_string(version) + " of node '" + peer.node_name +
+                      "' is not version " + std::to_string(options_.protocol_version) + " of node '" +
+                      options_.node_name + "'; run the same release of Troupe on both");
+  if (peer.node_id == 0) return refuse(Code::kInvalidArgument, "a hello without a node id");
+  if (auto opened = transport_->open_data(session.link, data_address); !opened)
+    return refuse(opened.error().code, "no way for data: " + opened.error().message);
+  session.peer = peer;
+  if (peer.incoming) send_hello(session);
+  session.state = Session::State::kOpening;
+  send_control(*transport_, session.link, [](wire::Control::Builder control) { control.setReady(); });
+}
+
+void Endpoint::on_ready(Session& session) {
+  if (session.state != Session::State::kOpening)
+    return end_session(session.link, {Code::kDataLoss, "'ready' came before hello, or twice"}, true);
+  session.state = Session::State::kReady;
+  const SessionId id = session.link;
+  const Peer peer = session.peer;
+  session.waiting_bytes = 0;
+  for (auto& [frame, call_id] : std::exchange(session.waiting, {})) {
+    if (call_id != 0 && !find_call(call_id)) continue;  // it was given up meanwhile
+    if (auto sent = transport_->send(id, std::move(frame)); !sent) return end_session(id, sent.error(), true);
+  }
+  events_.on_session(id, peer);
+}
+
+// ---- Life and death -----------------------------------------------------------------------------
+
+void Endpoint::on_closed(LinkId link, Error error) {
+  end_session(link, std::move(error), true);
+}
+
+/// Often enough to keep the limits, whatever the interval is.
+Duration Endpoint::heartbeat_tick() const {
+  const Duration longest =
+      std::min({options_.heartbeat_interval, options_.silence_limit / 2, options_.handshake_timeout / 2});
+  return std::max<Duration>(longest, std::chrono::milliseconds(1));
+}
+
+void Endpoint::on_heartbeat() {
+  const TimePoint now = loop_.refresh_now();
+  // A loop that was itself held up heard nothing because it did not listen; then what lies in the
+  // sockets is read first, and silence judged at the next heartbeat.
+  const bool held_up = now - heartbeat_->due() > heartbeat_tick();
+  const bool judge = !held_up && !was_held_up_;
+  was_held_up_ = held_up;
+  std::vector<std::pair<SessionId, Error>> dead;
+  for (auto& [id, session] : sessions_) {
+    if (session->state < Session::State::kReady) {
+      if (now - session->begun > options_.handshake_timeout)
+        dead.emplace_back(
+            id, Error{Code::kUnavailable, "no meeting with " + session->peer.address + " within " +
+                                              std::to_string(options_.handshake_timeout.count() / 1'000'000) +
+                                              " ms"});
+      continue;
+    }
+    if (judge && now - session->last_heard > options_.silence_limit) {
+      dead.emplace_back(
+          id, Error{Code::kUnavailable, "nothing was heard of the node for " +
+                                            std::to_string((now - session->last_heard).count() / 1'000'000) +
+                                            " ms"});
+      continue;
+    }
+    session->last_said = now;
+    const std::uint64_t count = ++session->heartbeats;
+    send_control(*transport_, id, [&](wire::Control::Builder control) { control.setHeartbeat(count); });
+  }
+  for (auto& [id, error] : dead) end_session(id, std::move(error), true);
+  loop_.schedule(*heartbeat_, now + heartbeat_tick());
+}
+
+}  // namespace troupe::rpc

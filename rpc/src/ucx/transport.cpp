@@ -1,0 +1,299 @@
+#include "ucx/transport.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace troupe::rpc {
+
+namespace {
+
+/// Messages that one poll() delivers at most before it returns to the loop.
+constexpr int kDeliverBatch = 256;
+/// A round of UCX that did so much is followed by another one in the same poll().
+constexpr int kBusyRound = 8;
+constexpr int kMaxRounds = 4;
+/// Rounds of UCX when a peer has left: what it sent before leaving still arrives.
+constexpr int kLastRounds = 16;
+/// A worker with so many endpoints that cannot be closed takes no more links.
+constexpr std::size_t kMaxUnfinished = 64;
+
+/// A link's data address: this, then the worker's address.
+struct DataAddressHeader {
+  std::uint32_t magic = 0;
+  std::uint32_t address_bytes = 0;
+  std::uint64_t tag = 0;       // the link's name at its owner
+  std::uint64_t checksum = 0;  // of the worker's address, because UCX trusts what it unpacks
+};
+// Stands for the layout above and for the settings on which both sides must agree (context.cpp).
+constexpr std::uint32_t kDataAddressMagic = 0x31785554;  // "TUx1"
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo).
+std::uint64_t checksum_of(std::span<const std::byte> bytes) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const std::byte byte : bytes) hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3;
+  return hash;
+}
+
+class DepthGuard {
+ public:
+  explicit DepthGuard(int& depth) : depth_(depth) { ++depth_; }
+  ~DepthGuard() { --depth_; }
+  DepthGuard(const DepthGuard&) = delete;
+  DepthGuard& operator=(const DepthGuard&) = delete;
+
+ private:
+  int& depth_;
+};
+
+Error no_such_link() {
+  return {Code::kUnavailable, "the link to the peer is closed"};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<UcxTransport>> UcxTransport::create(Loop& loop, const UcxOptions& options) {
+  const Loop::Turn turn(loop);
+  std::unique_ptr<UcxTransport> transport(new UcxTransport(loop, options));
+  if (!transport->event_fd_) return errno_error(errno, "making an epoll descriptor");
+  auto added = transport->add_worker();
+  if (!added) return added.error();
+  auto& limits = transport->limits_;
+  const std::size_t longest = transport->workers_.back()->max_am_header() - sizeof(std::uint64_t);
+  if (longest < limits.max_head_bytes) {
+    return Error{Code::kUnavailable, "UCX takes headers of " + std::to_string(longest) +
+                                         " bytes only with '" + options.transports + "'"};
+  }
+  loop.add_source(*transport);
+  return transport;
+}
+
+UcxTransport::UcxTransport(Loop& loop, const UcxOptions& options)
+    : loop_(loop),
+      options_(options),
+      event_fd_(::epoll_create1(EPOLL_CLOEXEC)),
+      plane_(limits_.max_head_bytes),
+      meeting_(loop, limits_.max_control_bytes, *this),
+      loopback_only_(options.net_devices.empty()) {
+  limits_.eager_bytes = std::size_t{48} << 10;
+  plane_.meeting = &meeting_;
+}
+
+UcxTransport::~UcxTransport() {
+  const Loop::Turn turn(loop_);
+  loop_.remove_source(*this);
+  // Sockets first: a peer that is reading our memory just now sees that it can no longer trust it.
+  for (const LinkId link : meeting_.links()) meeting_.close(link);
+  for (const LinkId link : plane_.channels.ids()) detach(link);
+  workers_.clear();
+}
+
+Result<void> UcxTransport::add_worker() {
+  UcxOptions options = options_;
+  if (loopback_only_) options.net_devices = "lo";
+  auto worker = UcxWorker::create(options, plane_);
+  if (!worker) return worker.error();
+  watch_workers(false);
+  workers_.push_back(std::move(*worker));
+  return {};
+}
+
+Result<void> UcxTransport::reach_beyond(const SocketAddress& address) {
+  if (!loopback_only_ || address.is_local()) return {};
+  loopback_only_ = false;
+  return add_worker();
+}
+
+// ---- The loop's side ------------------------------------------------------------------------------
+
+int UcxTransport::poll() {
+  const DepthGuard depth(depth_);
+  const HeadPool::Scope heads(plane_.heads);
+  if (watching_) watch_workers(false);
+  int events = 0;
+  for (int round = 0; round < kMaxRounds; ++round) {
+    int progressed = 0;
+    // By index: dropping a sent buffer may run code that adds a worker.
+    for (std::size_t i = 0; i < workers_.size(); ++i) progressed += workers_[i]->progress();
+    if (!plane_.arrivals.empty()) progressed += deliver();
+    events += progressed;
+    if (progressed < kBusyRound) break;
+  }
+  if (!plane_.broken.empty()) fail_broken();
+  if (workers_.size() > 1 && depth_ == 1) retire_workers();
+  return events;
+}
+
+bool UcxTransport::arm() {
+  if (!plane_.arrivals.empty() || !plane_.broken.empty()) return false;
+  watch_workers(true);
+  return std::all_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->arm(); });
+}
+
+/// The workers' descriptors are in our epoll set only while the loop may sleep: else each packet over TCP
+/// would be announced through one epoll set more, which costs a busy loop about half a microsecond.
+void UcxTransport::watch_workers(bool on) {
+  if (on == watching_) return;
+  watching_ = on;
+  for (const auto& worker : workers_) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    ::epoll_ctl(event_fd_.get(), on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, worker->event_fd(), &event);
+  }
+}
+
+int UcxTransport::deliver() {
+  int delivered = 0;
+  for (; delivered < kDeliverBatch && !plane_.arrivals.empty(); ++delivered) {
+    Arrival arrival = plane_.arrivals.pop();
+    if (!plane_.channels.find(arrival.link)) continue;  // closed since
+    plane_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
+  }
+  return delivered;
+}
+
+void UcxTransport::fail_broken() {
+  auto broken = std::exchange(plane_.broken, {});
+  for (auto& [link, error] : broken) {
+    if (!plane_.channels.find(link)) continue;
+    meeting_.close(link);
+    detach(link);
+    plane_.events->on_closed(link, std::move(error));
+  }
+}
+
+void UcxTransport::retire_workers() {
+  for (std::size_t i = 0; i + 1 < workers_.size(); ++i) {
+    if (workers_[i]->attached() > 0) continue;
+    workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(i));
+    return;
+  }
+}
+
+// ---- Links ----------------------------------------------------------------------------------------
+
+Result<std::string> UcxTransport::listen(std::string_view address) {
+  auto parsed = SocketAddress::parse(address);
+  if (!parsed) return parsed.error();
+  auto reached = reach_beyond(*parsed);
+  if (!reached) return reached.error();
+  return meeting_.listen(*parsed);
+}
+
+Result<LinkId> UcxTransport::dial(std::string_view address) {
+  auto parsed = SocketAddress::parse(address);
+  if (!parsed) return parsed.error();
+  auto reached = reach_beyond(*parsed);
+  if (!reached) return reached.error();
+  return meeting_.dial(*parsed);
+}
+
+void UcxTransport::on_met(LinkId link, std::string_view peer_address, bool incoming) {
+  if (workers_.back()->unfinished() > kMaxUnfinished) {
+    if (auto added = add_worker(); !added) return meeting_.fail_soon(link, added.error());
+  }
+  Channel* channel = plane_.channels.emplace_at(link, *workers_.back());
+  const auto address = SocketAddress::parse(peer_address);
+  channel->eager_pieces = options_.transports == "tcp" || (address && !address->is_local());
+  workers_.back()->attach();
+  plane_.events->on_link(link, peer_address, incoming);
+}
+
+void UcxTransport::on_message(LinkId link, std::span<const std::byte> message) {
+  plane_.events->on_control(link, message);
+}
+
+void UcxTransport::on_parted(LinkId link, Error error) {
+  if (const Channel* channel = plane_.channels.find(link)) {
+    const DepthGuard depth(depth_);
+    const HeadPool::Scope heads(plane_.heads);
+    for (int round = 0; round < kLastRounds && channel->worker.progress() > 0; ++round) continue;
+    while (deliver() > 0) continue;
+    if (!plane_.channels.find(link)) return;  // a handler closed it
+    detach(link);
+  }
+  plane_.events->on_closed(link, std::move(error));
+}
+
+void UcxTransport::detach(LinkId link) {
+  auto channel = plane_.channels.remove(link);
+  if (!channel) return;
+  UcxWorker& worker = channel->worker;
+  worker.detach(std::move(channel));
+}
+
+void UcxTransport::close(LinkId link) {
+  meeting_.close(link);
+  detach(link);
+}
+
+// ---- Data -----------------------------------------------------------------------------------------
+
+std::vector<std::byte> UcxTransport::data_address(LinkId link) {
+  const Channel* channel = plane_.channels.find(link);
+  if (!channel) return {};
+  const std::vector<std::byte>& address = channel->worker.address();
+  const DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()), link,
+                                 checksum_of(address)};
+  std::vector<std::byte> result(sizeof header + address.size());
+  std::memcpy(result.data(), &header, sizeof header);
+  std::memcpy(result.data() + sizeof header, address.data(), address.size());
+  return result;
+}
+
+Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> peer_data_address) {
+  Channel* channel = plane_.channels.find(link);
+  if (!channel) return no_such_link();
+  if (channel->endpoint) return Error{Code::kFailedPrecondition, "the link's data way is open already"};
+  DataAddressHeader header;
+  if (peer_data_address.size() > sizeof header) {
+    std::memcpy(&header, peer_data_address.data(), sizeof header);
+  }
+  const auto address = peer_data_address.subspan(std::min(peer_data_address.size(), sizeof header));
+  if (header.magic != kDataAddressMagic || header.address_bytes != address.size() ||
+      header.checksum != checksum_of(address)) {
+    return Error{Code::kInvalidArgument, "the peer's data address is malformed"};
+  }
+  channel->peer_tag = header.tag;
+  return channel->worker.open(*channel, address);
+}
+
+Result<void> UcxTransport::send(LinkId link, OutFrame frame) {
+  Channel* channel = plane_.channels.find(link);
+  if (!channel) return no_such_link();
+  if (!channel->endpoint) return Error{Code::kUnavailable, "the link's data way is not open yet"};
+  if (frame.head.empty() || frame.head.size() > limits_.max_head_bytes) {
+    return Error{Code::kInvalidArgument, "a message's head must have 1 to " +
+                                             std::to_string(limits_.max_head_bytes) + " bytes, not " +
+                                             std::to_string(frame.head.size())};
+  }
+  for (const Buffer& part : frame.parts) {
+    if (part.device().kind == MemoryKind::kDevice) {
+      return Error{Code::kUnimplemented, "this UCX has no CUDA support: bring the tensor to host memory"};
+    }
+  }
+  return channel->worker.send(*channel, std::move(frame));
+}
+
+std::size_t UcxTransport::bytes_in_flight(LinkId link) const {
+  const Channel* channel = plane_.channels.find(link);
+  return channel ? channel->bytes_in_flight : 0;
+}
+
+std::size_t UcxTransport::unfinished() const {
+  std::size_t count = 0;
+  for (const auto& worker : workers_) count += worker->unfinished();
+  return count;
+}
+
+Result<std::unique_ptr<Transport>> make_ucx_transport(Loop& loop, const UcxOptions& options) {
+  auto transport = UcxTransport::create(loop, options);
+  if (!transport) return transport.error();
+  return std::unique_ptr<Transport>(std::move(*transport));
+}
+
+}  // namespace troupe::rpc

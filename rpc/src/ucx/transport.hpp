@@ -1,0 +1,76 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/loop.hpp>
+
+#include "meeting/meeting.hpp"
+#include "meeting/socket.hpp"
+#include "ucx/worker.hpp"
+
+namespace troupe::rpc {
+
+/// Transport over UCX: control goes through a Meeting's sockets, data through a UcxWorker.
+///
+/// There is usually one worker. A second takes over for new links when the first allows the loopback
+/// device only and another host is named, or when it has collected too many endpoints of dead peers;
+/// the old one goes with its last link.
+class UcxTransport final : public Transport, private MeetingEvents {
+ public:
+  static Result<std::unique_ptr<UcxTransport>> create(Loop& loop, const UcxOptions& options);
+  ~UcxTransport() override;
+
+  int poll() override;
+  int event_fd() const override { return event_fd_.get(); }
+  bool arm() override;
+
+  void set_events(TransportEvents& events) override { plane_.events = &events; }
+  Limits limits() const override { return limits_; }
+  Result<std::string> listen(std::string_view address) override;
+  Result<LinkId> dial(std::string_view address) override;
+  void send_control(LinkId link, std::span<const std::byte> message) override {
+    meeting_.send(link, message);
+  }
+  std::vector<std::byte> data_address(LinkId link) override;
+  Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
+  Result<void> send(LinkId link, OutFrame frame) override;
+  std::size_t bytes_in_flight(LinkId link) const override;
+  void close(LinkId link) override;
+
+  /// For tests.
+  const DataPlane::Stats& stats() const { return plane_.stats; }
+  std::size_t workers() const { return workers_.size(); }
+  std::size_t unfinished() const;
+
+ private:
+  UcxTransport(Loop& loop, const UcxOptions& options);
+
+  void on_met(LinkId link, std::string_view peer_address, bool incoming) override;
+  void on_message(LinkId link, std::span<const std::byte> message) override;
+  void on_parted(LinkId link, Error error) override;
+
+  Result<void> add_worker();
+  Result<void> reach_beyond(const SocketAddress& address);
+  int deliver();
+  void fail_broken();
+  void retire_workers();
+  void detach(LinkId link);
+  void watch_workers(bool on);
+
+  Loop& loop_;
+  UcxOptions options_;
+  Limits limits_;
+  UniqueFd event_fd_;      // an epoll descriptor over the workers' own, while armed
+  bool watching_ = false;  // whether it has them
+  DataPlane plane_;
+  std::vector<std::unique_ptr<UcxWorker>> workers_;  // the last takes new links
+  Meeting meeting_;
+  bool loopback_only_ = false;
+  int depth_ = 0;  // of poll() and deliver() in one another
+};
+
+}  // namespace troupe::rpc

@@ -1,0 +1,186 @@
+#pragma once
+
+#include <ucp/api/ucp.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/result.hpp>
+
+#include "head_pool.hpp"
+#include "meeting/link_table.hpp"
+#include "meeting/meeting.hpp"
+#include "ucx/context.hpp"
+#include "ucx/ring.hpp"
+
+namespace troupe::rpc {
+
+class UcxWorker;
+
+/// One link's way for data.
+///
+/// UCX wants an endpoint to live as long as any operation on it, so a channel whose link is closed
+/// lives on, detached, until its last operation has ended; with a peer that died over shared memory
+/// that is when the worker goes.
+struct Channel {
+  Channel(LinkId link_id, UcxWorker& on) : link(link_id), worker(on) {}
+
+  const LinkId link;
+  UcxWorker& worker;
+  ucp_ep_h endpoint = nullptr;      // null until open_data()
+  std::uint64_t peer_tag = 0;       // what the peer calls this link
+  std::size_t bytes_in_flight = 0;  // in unfinished sends
+  std::size_t operations = 0;       // unfinished sends and receives
+  bool detached = false;            // the link is closed
+  bool eager_pieces = false;        // several parts never go by rendezvous: see UcxWorker::send()
+};
+
+/// A received message, ready for TransportEvents::on_frame().
+struct Arrival {
+  LinkId link = 0;
+  Buffer head;
+  std::vector<Buffer> parts;
+};
+
+/// What the workers of one transport share.
+struct DataPlane {
+  struct Stats {
+    std::uint64_t stray = 0;      // messages for links that are closed or never were
+    std::uint64_t malformed = 0;  // messages too short or too long to be ours
+    std::uint64_t lost = 0;       // messages of which the parts could not be received
+  };
+
+  explicit DataPlane(std::size_t max_head)
+      : max_head_bytes(max_head), heads(max_head + sizeof(std::uint64_t)) {}
+
+  const std::size_t max_head_bytes;
+  HeadPool heads;
+  LinkTable<Channel> channels;
+  Ring<Arrival> arrivals{1024};
+  std::vector<std::pair<LinkId, Error>> broken;  // links to be closed, with why
+  TransportEvents* events = nullptr;
+  const Meeting* meeting = nullptr;
+  Stats stats;
+};
+
+/// A ucp worker: the place where UCX's connections meet and are polled.
+///
+/// UCX calls back from inside ucp_worker_progress(), where nothing that could call UCX again, or take
+/// long, may run. Therefore callbacks only note what happened (in DataPlane and in the lists here); the
+/// transport acts on it after progress() has returned.
+class UcxWorker {
+ public:
+  static Result<std::unique_ptr<UcxWorker>> create(const UcxOptions& options, DataPlane& plane);
+  /// Gives unfinished operations a little time, then ends them. Precondition: every channel on this
+  /// worker is detached.
+  ~UcxWorker();
+  UcxWorker(const UcxWorker&) = delete;
+  UcxWorker& operator=(const UcxWorker&) = delete;
+
+  /// One round of UCX; returns how much it did.
+  int progress();
+  int event_fd() const { return event_fd_; }
+  bool arm() { return ucp_worker_arm(worker_) == UCS_OK; }
+
+  /// What a peer needs for sending to this worker.
+  const std::vector<std::byte>& address() const { return address_; }
+  std::size_t max_am_header() const { return max_am_header_; }
+
+  void attach() { ++attached_; }
+  Result<void> open(Channel& channel, std::span<const std::byte> peer_worker_address);
+  /// Precondition: the channel is open.
+  Result<void> send(Channel& channel, OutFrame frame);
+  /// Ends a channel whose link is closed.
+  void detach(std::unique_ptr<Channel> channel);
+
+  /// Channels of links that live.
+  std::size_t attached() const { return attached_; }
+  /// Detached channels whose operations, or whose closing, have not ended.
+  std::size_t unfinished() const { return draining_.size() + closing_.size(); }
+
+ private:
+  static constexpr std::size_t kTagBytes = sizeof(std::uint64_t);
+
+  /// A message being sent. Everything that UCX reads until the send has ended lives here: header and
+  /// parts (and UCX keeps a pointer to the header, too).
+  struct SendOperation {
+    UcxWorker* worker = nullptr;
+    Channel* channel = nullptr;
+    std::size_t bytes = 0;
+    std::vector<Buffer> parts;
+    std::vector<ucp_dt_iov_t> pieces;
+    Buffer long_header;
+    alignas(8) std::array<std::byte, kTagBytes + HeadPool::kSmallBytes> short_header;
+  };
+  /// A message whose parts are being received.
+  struct ReceiveOperation {
+    UcxWorker* worker = nullptr;
+    Channel* channel = nullptr;
+    Arrival arrival;
+    std::vector<ucp_dt_iov_t> pieces;
+  };
+  /// What UCX is told about the bytes of several buffers.
+  struct Payload {
+    void* data = nullptr;
+    std::size_t count = 0;
+    ucp_datatype_t type = ucp_dt_make_contig(1);
+    std::size_t bytes = 0;
+  };
+
+  explicit UcxWorker(DataPlane& plane) : plane_(plane) {}
+  Result<void> start(const UcxOptions& options);
+
+  static ucs_status_t on_message(void* self, const void* header, std::size_t header_size, void* data,
+                                 std::size_t size, const ucp_am_recv_param_t* param);
+  static void on_sent(void* request, ucs_status_t status, void* operation);
+  static void on_received(void* request, ucs_status_t status, std::size_t size, void* operation);
+
+  void receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
+  bool ask_for_parts(Arrival& arrival, std::size_t size);
+  void start_rendezvous(Channel& channel, Arrival arrival, void* descriptor);
+  void end_receive(ReceiveOperation& operation, ucs_status_t status);
+  void end_operation(Channel& channel);
+  void lose(LinkId link, Error error);
+  void recycle_sent();
+  void close_drained();
+  void close_endpoint(const Channel& channel);
+  void check_closing();
+  void finish();
+  void abandon();
+  static Payload describe(const std::vector<Buffer>& parts, std::vector<ucp_dt_iov_t>& pieces);
+  std::span<const std::byte> write_header(SendOperation& operation, std::uint64_t tag,
+                                          std::span<const std::byte> head);
+  SendOperation& take_send_operation();
+
+  DataPlane& plane_;
+  std::unique_ptr<UcxContext> context_;
+  ucp_worker_h worker_ = nullptr;
+  int event_fd_ = -1;
+  std::size_t max_am_header_ = 0;
+  std::vector<std::byte> address_;
+  bool in_progress_ = false;  // UCX is on the stack
+
+  std::size_t attached_ = 0;
+  std::vector<void*> closing_;  // requests for the closing of endpoints that UCX is flushing
+  unsigned rounds_ = 0;
+  std::vector<std::unique_ptr<Channel>> draining_;
+  bool drained_some_ = false;
+
+  // Operations are made once and reused; those in flight are in neither list.
+  std::deque<SendOperation> sends_;
+  std::vector<SendOperation*> free_sends_;
+  std::vector<SendOperation*> ended_sends_;  // their buffers wait for being dropped outside of UCX
+  std::deque<ReceiveOperation> receives_;
+  std::size_t receiving_ = 0;
+  bool tcp_only_ = false;
+  std::vector<ReceiveOperation*> free_receives_;
+};
+
+}  // namespace troupe::rpc

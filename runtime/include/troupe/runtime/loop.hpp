@@ -1,0 +1,220 @@
+#pragma once
+
+#include <atomic>
+#include <cassert>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/result.hpp>
+#include <troupe/runtime/task.hpp>
+#include <troupe/runtime/timer.hpp>
+
+namespace troupe {
+
+/// Something a Loop polls for work: a UCX worker, a simulated network. All methods: loop only.
+class Source {
+ public:
+  virtual ~Source() = default;
+  /// Does what there is to do without waiting; returns how many events it handled. May be entered
+  /// again from inside a handler that waits for a call.
+  virtual int poll() = 0;
+  /// A descriptor that becomes readable when there may be work after arm(); -1 if there is none, then
+  /// a loop with this source never sleeps longer than 1 ms.
+  virtual int event_fd() const { return -1; }
+  /// Asks for event_fd() to become readable at the next event. False if there are events already: poll
+  /// again instead of sleeping.
+  virtual bool arm() { return true; }
+};
+
+/// Told when a watched descriptor is ready.
+class FdHandler {
+ public:
+  virtual ~FdHandler() = default;
+  /// `events` as of epoll (EPOLLIN ...). Loop only; may unwatch and destroy itself.
+  virtual void on_ready(std::uint32_t events) = 0;
+};
+
+struct LoopOptions {
+  /// How long an idle loop polls before it sleeps in epoll; from `yield_after` on it gives the core
+  /// away between two polls, so that more busy processes than cores do not stop each other.
+  Duration spin{std::chrono::microseconds(50)};
+  Duration yield_after{std::chrono::microseconds(10)};
+  /// Simulation: called instead of sleeping. It makes the world go on until something happens or
+  /// `until` has come.
+  std::function<void(TimePoint until)> idle = {};
+};
+
+/// One thread's worth of work: polls sources, watches descriptors, runs timers and tasks.
+///
+/// At any moment at most one thread drives a loop (it "has the turn"); everything that belongs to the
+/// loop needs no lock. The turn moves: usually the thread in run() has it, and a thread that waits for
+/// something (wait_until) takes it over and does the work itself, so that no thread switch lies between
+/// it and its answer. See docs/thread-model.md.
+class Loop {
+ public:
+  struct Stats {
+    std::uint64_t rounds = 0;  ///< polls of all sources
+    std::uint64_t events = 0;  ///< events, timers and tasks handled
+    std::uint64_t sleeps = 0;  ///< times it slept in epoll
+  };
+
+  explicit Loop(Clock& clock, LoopOptions options = {});
+  ~Loop();
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  // ---- Any thread -------------------------------------------------------------------------------
+  Clock& clock() const { return clock_; }
+  /// Runs `task` on the loop soon. Tasks of one thread run in order. Tasks posted after the loop's
+  /// last round are destroyed unrun with the loop.
+  void post(Task task);
+  /// Runs `task` at once if this thread has the turn or can have it without waiting, else posts it.
+  void run_or_post(Task task);
+  /// Makes run() return soon, after one last round; if no run() is on, the next one returns so.
+  void stop();
+  /// Whether the calling thread has the turn.
+  bool in_turn() const { return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
+
+  /// Drives the loop until `done()` is true or `deadline` has passed; returns done(). `done` is called
+  /// with the turn held only, by whichever thread has it; it must be cheap and must not call the loop.
+  /// From inside the loop it nests.
+  bool wait_until(const std::function<bool()>& done, TimePoint deadline);
+  /// Runs `begin` with the turn, then waits as wait_until() does, no longer than `timeout` in all: for
+  /// work whose end is waited for. If the turn is not to be had in time, `begin` is not run and the answer
+  /// is false.
+  bool begin_and_wait(const std::function<void()>& begin, const std::function<bool()>& done,
+                      Duration timeout);
+  /// Drives the loop on this thread until stop(), lending the turn to threads in wait_until().
+  void run();
+
+  /// Holds the turn while it lives, waiting for it if another thread drives just now: for calling
+  /// loop-only functions from any thread. Nests.
+  class Turn {
+   public:
+    explicit Turn(Loop& loop);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Loop& loop_;
+    bool nested_;
+  };
+
+  // ---- With the turn only -----------------------------------------------------------------------
+  /// One round without waiting: sources, due timers, ready tasks. Returns how much was done.
+  int poll();
+  /// The time at which the present round began (at most a few microseconds old while nothing
+  /// happens; as old as the running handler otherwise).
+  TimePoint now() const { return now_; }
+  /// Reads the clock and makes that now().
+  TimePoint refresh_now() {
+    refresh_due_ = false;
+    now_is_fresh_ = true;
+    return now_ = clock_.now();
+  }
+  /// The time, as refresh_now(), but without reading the clock if that was done just now.
+  TimePoint fresh_now() { return std::exchange(now_is_fresh_, false) ? now_ : refresh_now(); }
+  /// Runs `task` in this round or the next, after what is ready already.
+  void defer(Task task);
+  void schedule(TimerNode& node, TimePoint due) {
+    assert_turn();
+    timers_.schedule(node, due);
+  }
+  void schedule_after(TimerNode& node, Duration delay) { schedule(node, clock_.now() + delay); }
+  void cancel(TimerNode& node) {
+    assert_turn();
+    timers_.cancel(node);
+  }
+  TimePoint next_timer() const { return timers_.next_due(); }
+  /// Whether there is a ready or posted task.
+  bool has_tasks() const;
+  void add_source(Source& source);
+  void remove_source(Source& source);
+  /// Calls `handler` when `fd` has one of `events` (level-triggered). One handler a descriptor;
+  /// watching again changes the events. The loop does not own either.
+  Result<void> watch(int fd, std::uint32_t events, FdHandler& handler);
+  void unwatch(int fd);
+  const Stats& stats() const { return stats_; }
+
+ private:
+  struct Inbox;
+  struct Poller;
+  struct Waiter;
+  enum class Wait : std::uint8_t { kWaiting, kGranted, kDone, kTimedOut };
+  /// What the thread in run() does. "Parked" and "waiting" it stands aside for helpers; see park().
+  enum class Home : std::uint8_t { kAbsent, kAwake, kAsleep, kParked, kWaiting };
+
+  // The turn (loop_turn.cpp).
+  bool try_take_turn();
+  void take_turn();
+  void give_turn();
+  /// Gives the turn up after other than driving: run()'s thread should go on at once.
+  void give_turn_back();
+  bool hand_over(bool to_exclusive);
+  bool ask_waiters();
+  Wait wait_for_turn(Waiter& self, TimePoint deadline);
+  Wait block(Waiter& self, TimePoint deadline);
+  void remove(Waiter& waiter);
+  void wake_driver();
+  void wake_home();
+  void park(std::uint64_t& helped_seen);
+
+  // Driving (loop.cpp).
+  bool help(const std::function<void()>* begin, const std::function<bool()>& done, TimePoint deadline);
+  bool drive(const std::function<bool()>& done, TimePoint deadline, bool nested);
+  Wait lend_turn(const std::function<bool()>& done, TimePoint deadline, bool nested);
+  void idle_with_turn(Duration idle_for, TimePoint until);
+  void drive_home(std::uint64_t helped_seen);
+  int poll_sources();
+  int run_tasks();
+  int poll_descriptors(Duration timeout);
+  bool arm_sources();
+  /// How long to sleep in epoll: until the next timer or `until`.
+  Duration sleep_bound(TimePoint until);
+  bool sleep_without_turn();
+  void sleep_with_turn(TimePoint until);
+  void assert_turn() const { assert(in_turn() && "this function of a Loop needs the turn"); }
+
+  Clock& clock_;
+  const LoopOptions options_;
+
+  // With the turn only.
+  TimePoint now_;
+  bool now_is_fresh_ = false;  // nothing has run since the clock was read
+  bool refresh_due_ = false;   // the next round begins by reading the clock
+  TimePoint descriptors_polled_at_;
+  TimerWheel timers_;
+  std::vector<Source*> sources_;  // null: removed while poll() is on its way through
+  bool sources_removed_ = false;
+  int poll_depth_ = 0;
+  int idle_rounds_ = 0;
+  bool slept_ = false;  // whether a helper slept since it took the turn
+  std::deque<Task> ready_;
+  Stats stats_;
+  std::unique_ptr<Poller> poller_;
+
+  std::unique_ptr<Inbox> inbox_;
+  // The turn: the id of the thread that has it. Taken by compare-exchange while nobody else wants it;
+  // else it is handed to the first in `waiters_`, which `turn_` guards.
+  std::atomic<std::thread::id> owner_{};
+  std::atomic<bool> owner_asleep_{false};  // the owner sleeps in epoll, or is about to
+  std::atomic<int> wanting_turn_{0};       // threads in `waiters_`
+  std::atomic<bool> arrived_{false};       // a waiter came since serve_waiters()
+  std::atomic<std::uint64_t> helped_{0};   // turns taken by wait_until()
+  std::atomic<Home> home_{Home::kAbsent};
+  std::atomic<bool> stopping_{false};
+  std::mutex turn_;
+  std::vector<Waiter*> waiters_;
+  std::condition_variable home_wake_;
+};
+
+}  // namespace troupe

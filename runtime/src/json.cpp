@@ -1,0 +1,51 @@
+#include <troupe/runtime/json.hpp>
+
+#include <algorithm>
+#include <string>
+
+#include <troupe/runtime/files.hpp>
+
+namespace troupe {
+namespace {
+
+// The library's messages begin with "[json.exception.parse_error.101] parse error at line 1, column 2: ";
+// the place is told by us, in the form that editors understand.
+std::string reason_of(const nlohmann::detail::exception& exception) {
+  std::string text = exception.what();
+  const auto place = text.find("column ");
+  const auto end = place == std::string::npos ? text.find("] ") : text.find(": ", place);
+  return end == std::string::npos ? text : text.substr(end + 2);
+}
+
+std::string place_of(std::string_view text, std::size_t byte) {
+  const std::string_view before = text.substr(0, std::min(byte == 0 ? 0 : byte - 1, text.size()));
+  const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+  const auto line_start = before.rfind('\n');
+  const auto column = before.size() - (line_start == std::string_view::npos ? 0 : line_start + 1) + 1;
+  return std::to_string(line) + ":" + std::to_string(column);
+}
+
+}  // namespace
+
+Result<Json> parse_json(std::string_view text, std::string_view what, JsonComments comments) {
+  try {
+    return Json::parse(text.begin(), text.end(), nullptr, true, comments == JsonComments::kAllowed);
+  } catch (const Json::parse_error& exception) {
+    return Error{Code::kInvalidArgument,
+                 std::string(what) + ":" + place_of(text, exception.byte) + ": " + reason_of(exception)};
+  } catch (const Json::exception& exception) {  // a number too large for a double
+    return Error{Code::kInvalidArgument, std::string(what) + ": " + reason_of(exception)};
+  }
+}
+
+Result<Json> read_json_file(const std::string& path, JsonComments comments) {
+  const Result<std::string> text = read_file(path);
+  if (!text) return text.error();
+  return parse_json(*text, path, comments);
+}
+
+std::string to_line(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace troupe

@@ -1,0 +1,396 @@
+#include <troupe/runtime/loop.hpp>
+
+#include <immintrin.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <string>
+
+#include "loop_parts.hpp"
+
+namespace troupe {
+namespace {
+
+constexpr Duration kDescriptorsEvery = std::chrono::microseconds(200);
+constexpr Duration kSleepWithoutEventFd = std::chrono::milliseconds(1);
+constexpr Duration kForever{-1};
+constexpr TimePoint kLongAgo{-1'000'000'000'000};
+constexpr int kIdleRoundsPerClockRead = 8;
+
+}  // namespace
+
+Loop::Loop(Clock& clock, LoopOptions options)
+    : clock_(clock),
+      options_(std::move(options)),
+      now_(clock.now()),
+      descriptors_polled_at_(now_),
+      timers_(now_),
+      poller_(std::make_unique<Poller>()),
+      inbox_(std::make_unique<Inbox>()) {}
+
+Loop::~Loop() {
+  assert(owner_.load() == std::thread::id{} && home_.load() == Home::kAbsent && waiters_.empty());
+  // What tasks own may call the loop while it is destroyed, even post again.
+  owner_.store(std::this_thread::get_id());
+  while (has_tasks()) {
+    inbox_->take_all(ready_);
+    while (!ready_.empty()) {
+      const Task task = std::move(ready_.front());
+      ready_.pop_front();
+    }
+  }
+}
+
+// The poster pushes, then reads owner_ (and owner_asleep_ or home_). A driver that stops looking at the
+// inbox first says so in owner_, owner_asleep_ or home_, then reads the inbox. All of it is sequentially
+// consistent: either the driver sees the task, or the poster sees that somebody has to be woken.
+void Loop::post(Task task) {
+  inbox_->push(std::move(task));
+  wake_driver();
+}
+
+void Loop::run_or_post(Task task) {
+  if (in_turn()) {
+    task();
+    return;
+  }
+  if (!try_take_turn()) {
+    post(std::move(task));
+    return;
+  }
+  refresh_now();
+  if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
+  {
+    Task first = std::move(task);
+    first();
+  }
+  poll();
+  give_turn_back();
+}
+
+void Loop::stop() {
+  stopping_.store(true);
+  wake_home();
+}
+
+bool Loop::wait_until(const std::function<bool()>& done, TimePoint deadline) {
+  if (in_turn()) return drive(done, deadline, true);
+  if (!try_take_turn()) {
+    Waiter self{.done = &done};
+    const Wait outcome = wait_for_turn(self, deadline);
+    if (outcome != Wait::kGranted) return outcome == Wait::kDone;
+  }
+  refresh_now();
+  return help(nullptr, done, deadline);
+}
+
+bool Loop::begin_and_wait(const std::function<void()>& begin, const std::function<bool()>& done,
+                          Duration timeout) {
+  if (in_turn()) {
+    const TimePoint deadline = refresh_now() + timeout;
+    begin();
+    return drive(done, deadline, true);
+  }
+  if (try_take_turn()) {
+    const TimePoint deadline = refresh_now() + timeout;
+    return help(&begin, done, deadline);
+  }
+  const TimePoint deadline = clock_.now() + timeout;
+  Waiter self;
+  if (wait_for_turn(self, deadline) != Wait::kGranted) return false;
+  refresh_now();
+  return help(&begin, done, deadline);
+}
+
+// Drives for a thread other than run()'s, which has just got the turn.
+bool Loop::help(const std::function<void()>* begin, const std::function<bool()>& done, TimePoint deadline) {
+  helped_.store(helped_.load(std::memory_order_relaxed) + 1);
+  if (home_.load() == Home::kAsleep) poller_->kick();  // it parks now, instead of waking for our answer
+  slept_ = false;
+  const std::uint64_t rounds = stats_.rounds;
+  if (begin) (*begin)();
+  const bool finished = drive(done, deadline, false);
+  if (!in_turn()) return finished;
+  // Call after call that is answered at once keeps run()'s thread away, so the rest is looked after here.
+  if (stats_.rounds == rounds) poll();
+  if (!ready_.empty()) run_tasks();
+  const bool tell_home = slept_ || !ready_.empty();
+  give_turn();
+  // Asleep still: one of our own looks at the descriptors has taken the kick that was meant for it, and our
+  // polls have disarmed the sources it sleeps on.
+  if (tell_home || home_.load() == Home::kAsleep) wake_home();
+  return finished;
+}
+
+void Loop::run() {
+  assert(home_.load() == Home::kAbsent && "a loop runs on one thread at a time");
+  home_.store(Home::kAwake);
+  std::uint64_t helped_seen = helped_.load();
+  while (!stopping_.load()) {
+    bool taken = false;
+    for (int attempt = 0; attempt < 64 && helped_.load() == helped_seen && !taken; ++attempt) {
+      taken = try_take_turn();
+      if (!taken) _mm_pause();  // perhaps it is only borrowed
+    }
+    if (taken) {
+      drive_home(helped_seen);
+    } else {
+      park(helped_seen);
+    }
+  }
+  if (try_take_turn()) {
+    refresh_now();
+    poll();  // what was posted before stop() has run
+    give_turn();
+  }
+  home_.store(Home::kAbsent);
+  stopping_.store(false);
+}
+
+// Rounds of the thread in run(), until there is a reason to let go of the turn: somebody wants it, the
+// core or the thread is given away, or stop(). Called with the turn, returns without.
+void Loop::drive_home(std::uint64_t helped_seen) {
+  TimePoint idle_since = refresh_now();
+  bool was_busy = false;
+  while (!stopping_.load(std::memory_order_relaxed) && wanting_turn_.load(std::memory_order_relaxed) == 0) {
+    if (poll() > 0) {
+      was_busy = true;
+      continue;
+    }
+    if (std::exchange(was_busy, false)) idle_since = now_;
+    if (options_.idle) {
+      options_.idle(timers_.next_due());
+      refresh_now();
+      continue;
+    }
+    const Duration idle_for = now_ - idle_since;
+    if (idle_for < options_.yield_after && idle_for < options_.spin) {
+      if (sources_.empty()) _mm_pause();
+      continue;
+    }
+    // Who gets the core meanwhile may want the turn too.
+    if (idle_for < options_.spin) {
+      give_turn();
+      sched_yield();
+    } else if (!sleep_without_turn()) {
+      continue;
+    }
+    if (helped_.load() != helped_seen || !try_take_turn()) return;
+    refresh_now();
+    if (idle_for >= options_.spin) {
+      descriptors_polled_at_ = kLongAgo;
+      idle_since = now_;
+    }
+  }
+  give_turn();
+}
+
+// Rounds until `done` or `deadline`, beginning with the turn. Returns with the turn if nested, else
+// perhaps without it: when it was lent to another thread and that one, or the next, found it done.
+bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nested) {
+  TimePoint idle_since = now_;
+  bool was_busy = false;
+  while (!done()) {
+    const int did = poll();
+    if (done()) return true;
+    if (now_ >= deadline) return false;
+    if (wanting_turn_.load(std::memory_order_relaxed) > 0 && ask_waiters()) {
+      const Wait outcome = lend_turn(done, deadline, nested);
+      if (outcome != Wait::kGranted) return outcome == Wait::kDone;
+    }
+    if (did > 0) {
+      was_busy = true;
+      continue;
+    }
+    if (std::exchange(was_busy, false)) idle_since = now_;
+    if (options_.idle) {
+      options_.idle(std::min(deadline, timers_.next_due()));
+      refresh_now();
+    } else {
+      idle_with_turn(now_ - idle_since, deadline);
+    }
+  }
+  return true;
+}
+
+// To the first that needs the turn itself; waits until it is ours again, or nobody needs us any more.
+Loop::Wait Loop::lend_turn(const std::function<bool()>& done, TimePoint deadline, bool nested) {
+  if (!hand_over(true)) return Wait::kGranted;
+  Waiter self{.done = &done, .nested = nested};
+  const Wait outcome = wait_for_turn(self, deadline);
+  if (outcome == Wait::kGranted) refresh_now();
+  return outcome;
+}
+
+void Loop::idle_with_turn(Duration idle_for, TimePoint until) {
+  if (idle_for >= options_.spin) {
+    sleep_with_turn(until);
+  } else if (idle_for >= options_.yield_after) {
+    sched_yield();
+  } else if (sources_.empty()) {
+    _mm_pause();
+  }
+}
+
+int Loop::poll() {
+  assert_turn();
+  ++stats_.rounds;
+  if (refresh_due_) refresh_now();
+  now_is_fresh_ = false;
+  int did = poll_sources();
+  did += timers_.advance(now_);
+  did += run_tasks();
+  if (!poller_->watched.empty() && now_ - descriptors_polled_at_ >= kDescriptorsEvery) {
+    did += poll_descriptors(Duration::zero());
+  }
+  if (did > 0 || ++idle_rounds_ >= kIdleRoundsPerClockRead) {
+    // Not now: who waits for what was just done shall go on with it first.
+    idle_rounds_ = 0;
+    refresh_due_ = true;
+  }
+  stats_.events += static_cast<std::uint64_t>(did);
+  return did;
+}
+
+int Loop::poll_sources() {
+  int did = 0;
+  ++poll_depth_;
+  for (std::size_t i = 0; i < sources_.size(); ++i) {  // handlers may add and remove
+    if (sources_[i]) did += sources_[i]->poll();
+  }
+  if (--poll_depth_ == 0 && sources_removed_) {
+    std::erase(sources_, nullptr);
+    sources_removed_ = false;
+  }
+  return did;
+}
+
+int Loop::run_tasks() {
+  inbox_->take_all(ready_);
+  int did = 0;
+  // Only those that are ready now: a task that defers another one must not starve the rest. A task
+  // that waits runs the following ones from inside.
+  for (std::size_t left = ready_.size(); left > 0 && !ready_.empty(); --left) {
+    Task task = std::move(ready_.front());
+    ready_.pop_front();
+    task();
+    ++did;
+  }
+  return did;
+}
+
+int Loop::poll_descriptors(Duration timeout) {
+  std::array<epoll_event, 64> events{};
+  const int count = poller_->wait(events, timeout);
+  descriptors_polled_at_ = now_;
+  return poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)));
+}
+
+bool Loop::arm_sources() {
+  return std::all_of(sources_.begin(), sources_.end(),
+                     [](Source* source) { return !source || source->arm(); });
+}
+
+Duration Loop::sleep_bound(TimePoint until) {
+  const TimePoint end = std::min(until, timers_.next_due());
+  Duration bound = end == TimePoint::never() ? kForever : std::max(end - refresh_now(), Duration::zero());
+  const bool deaf = std::any_of(sources_.begin(), sources_.end(),
+                                [](Source* source) { return source && source->event_fd() < 0; });
+  if (deaf) bound = bound < Duration::zero() ? kSleepWithoutEventFd : std::min(bound, kSleepWithoutEventFd);
+  return bound;
+}
+
+// Sleeps with the turn given up, so that others can take it at once. False, with the turn kept, if a
+// source has something already.
+bool Loop::sleep_without_turn() {
+  if (!arm_sources() || !ready_.empty()) return false;
+  const Duration bound = sleep_bound(TimePoint::never());
+  ++stats_.sleeps;
+  home_.store(Home::kAsleep);
+  give_turn();
+  if (inbox_->empty() && !stopping_.load()) {
+    std::array<epoll_event, 64> events{};
+    poller_->wait(events, bound);  // the descriptors are asked again once we have the turn
+  }
+  home_.store(Home::kAwake);
+  return true;
+}
+
+// Sleeps with the turn kept: who wants it kicks us. Two threads never sleep in the epoll set, because
+// one would take the kick that was meant for the other.
+void Loop::sleep_with_turn(TimePoint until) {
+  if (home_.load() == Home::kAsleep) {
+    poller_->kick();
+    sched_yield();
+    return;
+  }
+  if (!arm_sources() || !ready_.empty()) return;
+  const Duration bound = sleep_bound(until);
+  std::array<epoll_event, 64> events{};
+  int count = 0;
+  slept_ = true;
+  owner_asleep_.store(true);
+  if (inbox_->empty() && !arrived_.load()) {
+    ++stats_.sleeps;
+    count = poller_->wait(events, bound);
+  }
+  owner_asleep_.store(false);
+  refresh_now();
+  const int did = poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)));
+  stats_.events += static_cast<std::uint64_t>(did);
+}
+
+void Loop::defer(Task task) {
+  assert_turn();
+  ready_.push_back(std::move(task));
+}
+
+bool Loop::has_tasks() const {
+  return !ready_.empty() || !inbox_->empty();
+}
+
+void Loop::add_source(Source& source) {
+  assert_turn();
+  sources_.push_back(&source);
+  if (source.event_fd() < 0) return;
+  epoll_event event{.events = EPOLLIN, .data = {.u64 = Poller::kSource}};
+  epoll_ctl(poller_->epoll_fd, EPOLL_CTL_ADD, source.event_fd(), &event);
+}
+
+void Loop::remove_source(Source& source) {
+  assert_turn();
+  const auto found = std::find(sources_.begin(), sources_.end(), &source);
+  if (found == sources_.end()) return;
+  if (source.event_fd() >= 0) epoll_ctl(poller_->epoll_fd, EPOLL_CTL_DEL, source.event_fd(), nullptr);
+  if (poll_depth_ > 0) {
+    *found = nullptr;
+    sources_removed_ = true;
+  } else {
+    sources_.erase(found);
+  }
+}
+
+Result<void> Loop::watch(int fd, std::uint32_t events, FdHandler& handler) {
+  assert_turn();
+  const auto found = poller_->watched.find(fd);
+  const bool is_new = found == poller_->watched.end();
+  const std::uint32_t generation = is_new ? poller_->next_generation++ : found->second.generation;
+  epoll_event event{.events = events,
+                    .data = {.u64 = std::uint64_t{generation} << 32 | static_cast<std::uint32_t>(fd)}};
+  if (epoll_ctl(poller_->epoll_fd, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) != 0) {
+    return errno_error(errno, "cannot watch descriptor " + std::to_string(fd));
+  }
+  poller_->watched[fd] = {&handler, events, generation};
+  descriptors_polled_at_ = kLongAgo;  // it may be ready already
+  return {};
+}
+
+void Loop::unwatch(int fd) {
+  assert_turn();
+  if (poller_->watched.erase(fd) > 0) epoll_ctl(poller_->epoll_fd, EPOLL_CTL_DEL, fd, nullptr);
+}
+
+}  // namespace troupe

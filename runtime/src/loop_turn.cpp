@@ -1,0 +1,191 @@
+// Who drives: how the turn is taken, waited for, lent and given back.
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <algorithm>
+
+#include "loop_parts.hpp"
+
+namespace troupe {
+namespace {
+
+constexpr Duration kParkStep = std::chrono::milliseconds(1);
+constexpr Duration kLongStep = std::chrono::milliseconds(500);
+
+}  // namespace
+
+bool Loop::try_take_turn() {
+  std::thread::id nobody;
+  return owner_.load(std::memory_order_relaxed) == nobody &&
+         owner_.compare_exchange_strong(nobody, std::this_thread::get_id());
+}
+
+void Loop::take_turn() {
+  if (try_take_turn()) return;
+  Waiter self;
+  wait_for_turn(self, TimePoint::never());
+}
+
+// A waiter raises wanting_turn_ and then tries to take the turn; here the turn is set free and then
+// wanting_turn_ is read. All four are sequentially consistent, so one of the two sees the other.
+void Loop::give_turn() {
+  for (;;) {
+    if (wanting_turn_.load() > 0 && hand_over(false)) return;
+    owner_.store(std::thread::id{});
+    if (wanting_turn_.load() == 0) break;
+    if (!try_take_turn()) return;  // whoever has it now will hand it over
+  }
+  if (!inbox_->empty()) wake_home();
+}
+
+void Loop::give_turn_back() {
+  give_turn();
+  const Home home = home_.load();
+  if (home == Home::kAsleep || home == Home::kWaiting) wake_home();
+}
+
+// Hands the turn, which this thread has, to the first waiter; or to the first that needs it itself.
+bool Loop::hand_over(bool to_exclusive) {
+  const std::lock_guard lock(turn_);
+  const auto next = std::find_if(waiters_.begin(), waiters_.end(),
+                                 [&](const Waiter* waiter) { return !to_exclusive || !waiter->done; });
+  if (next == waiters_.end()) return false;
+  Waiter& waiter = **next;
+  remove(waiter);
+  owner_.store(waiter.thread);
+  waiter.finish(Wait::kGranted);
+  return true;
+}
+
+// Asks for all others that wait, so that one driving thread serves every one of them and the turn need
+// not go round. Returns whether somebody needs the turn itself.
+bool Loop::ask_waiters() {
+  arrived_.store(false);
+  bool lend = false;
+  const std::lock_guard lock(turn_);
+  for (std::size_t i = 0; i < waiters_.size();) {
+    Waiter& waiter = *waiters_[i];
+    const bool done = waiter.done && (*waiter.done)();
+    if (done && !waiter.nested) {
+      remove(waiter);
+      waiter.finish(Wait::kDone);
+      continue;
+    }
+    if (done) waiter.done = nullptr;
+    lend = lend || !waiter.done;
+    ++i;
+  }
+  return lend;
+}
+
+void Loop::remove(Waiter& waiter) {
+  const auto found = std::find(waiters_.begin(), waiters_.end(), &waiter);
+  if (found == waiters_.end()) return;
+  waiters_.erase(found);
+  wanting_turn_.fetch_sub(1);
+}
+
+Loop::Wait Loop::wait_for_turn(Waiter& self, TimePoint deadline) {
+  {
+    const std::lock_guard lock(turn_);
+    waiters_.push_back(&self);
+    wanting_turn_.fetch_add(1);
+    arrived_.store(true);
+    if (try_take_turn()) {
+      remove(self);
+      return Wait::kGranted;
+    }
+  }
+  if (owner_asleep_.load()) poller_->kick();
+  const TimePoint start = clock_.now();
+  for (int spins = 1;; ++spins) {
+    const Wait state = self.state.load(std::memory_order_acquire);
+    if (state != Wait::kWaiting) return state;
+    if (spins % 16 != 0) {
+      _mm_pause();
+      continue;
+    }
+    const TimePoint now = clock_.now();
+    if (now >= deadline || now - start >= options_.spin) return block(self, deadline);
+    if (now - start >= options_.yield_after) sched_yield();
+  }
+}
+
+Loop::Wait Loop::block(Waiter& self, TimePoint deadline) {
+  std::unique_lock lock(turn_);
+  self.blocked = true;
+  for (;;) {
+    const Wait state = self.state.load(std::memory_order_acquire);
+    if (state != Wait::kWaiting) return state;
+    const Duration left = deadline == TimePoint::never() ? kLongStep : deadline - clock_.now();
+    if (left > Duration::zero()) {
+      self.wake.wait_for(lock, std::min(left, kLongStep));
+    } else if (self.nested) {
+      self.done = nullptr;  // from now on it waits for the turn only
+      deadline = TimePoint::never();
+      arrived_.store(true);
+      if (owner_asleep_.load()) poller_->kick();
+    } else {
+      remove(self);
+      return Wait::kTimedOut;
+    }
+  }
+}
+
+void Loop::wake_driver() {
+  if (owner_.load() == std::thread::id{}) {
+    wake_home();
+  } else if (owner_asleep_.load()) {
+    poller_->kick();
+  }
+}
+
+void Loop::wake_home() {
+  switch (home_.load()) {
+    case Home::kAsleep:
+      poller_->kick();
+      break;
+    case Home::kParked:
+    case Home::kWaiting: {
+      const std::lock_guard lock(turn_);
+      home_wake_.notify_one();
+      break;
+    }
+    case Home::kAbsent:
+    case Home::kAwake:
+      break;
+  }
+}
+
+// run()'s thread stands aside while other threads drive: a program that makes call after call shall
+// neither wake it nor share a core with it. It comes back when no wait_until() began for a whole step,
+// and at once when there are tasks but nobody to run them, or when the turn was only borrowed.
+void Loop::park(std::uint64_t& helped_seen) {
+  std::unique_lock lock(turn_);
+  std::uint64_t helped = helped_.load();
+  bool borrowed = helped == helped_seen;
+  while (!stopping_.load()) {
+    home_.store(borrowed ? Home::kWaiting : Home::kParked);
+    const bool is_free = owner_.load() == std::thread::id{};
+    if (is_free && (borrowed || !inbox_->empty())) break;
+    // A helper that sleeps wakes us when it leaves.
+    home_wake_.wait_for(lock, owner_asleep_.load() ? kLongStep : kParkStep);
+    borrowed = helped_.load() == helped;
+    helped = helped_.load();
+  }
+  helped_seen = helped;
+  home_.store(Home::kAwake);
+}
+
+Loop::Turn::Turn(Loop& loop) : loop_(loop), nested_(loop.in_turn()) {
+  if (nested_) return;
+  loop_.take_turn();
+  loop_.refresh_now();
+}
+
+Loop::Turn::~Turn() {
+  if (!nested_) loop_.give_turn_back();
+}
+
+}  // namespace troupe

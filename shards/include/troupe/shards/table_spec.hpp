@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include <troupe/runtime/result.hpp>
+
+namespace troupe::shards {
+
+/// What the keys of a table are.
+enum class TableKind : std::uint8_t {
+  kDense,      ///< a tensor [rows, dim]: keys are the row numbers 0 .. rows-1, and every row exists
+  kEmbedding,  ///< any 64-bit key; a row is made when its key is first pulled or pushed
+};
+
+/// w -= learning_rate * (g + weight_decay * w)
+struct Sgd {
+  float learning_rate = 0.01F;
+  float weight_decay = 0;
+  friend bool operator==(const Sgd&, const Sgd&) = default;
+};
+
+/// a += g^2; w -= learning_rate * g / (sqrt(a) + epsilon)   (Duchi, Hazan, Singer 2011)
+struct Adagrad {
+  float learning_rate = 0.1F;
+  float epsilon = 1e-10F;
+  float initial_accumulator = 0;
+  friend bool operator==(const Adagrad&, const Adagrad&) = default;
+};
+
+/// Kingma and Ba 2015, algorithm 1. Steps are counted per row, so the correction of a row's bias depends
+/// on how often that row was pushed, not on how long training has run.
+struct Adam {
+  float learning_rate = 0.001F;
+  float beta1 = 0.9F;
+  float beta2 = 0.999F;
+  float epsilon = 1e-8F;
+  friend bool operator==(const Adam&, const Adam&) = default;
+};
+
+using Optimizer = std::variant<Sgd, Adagrad, Adam>;
+
+struct Zeros {
+  friend bool operator==(const Zeros&, const Zeros&) = default;
+};
+/// Evenly over [low, high).
+struct Uniform {
+  float low = -0.05F;
+  float high = 0.05F;
+  friend bool operator==(const Uniform&, const Uniform&) = default;
+};
+struct Normal {
+  float mean = 0;
+  float stddev = 0.01F;
+  friend bool operator==(const Normal&, const Normal&) = default;
+};
+
+using Initializer = std::variant<Zeros, Uniform, Normal>;
+
+/// Workers run on without waiting for each other.
+struct Asynchronous {
+  friend bool operator==(const Asynchronous&, const Asynchronous&) = default;
+};
+/// No worker's clock runs more than `bound` ahead of the slowest live one (StalenessGate).
+struct BoundedStaleness {
+  std::uint64_t bound = 0;
+  friend bool operator==(const BoundedStaleness&, const BoundedStaleness&) = default;
+};
+
+using Consistency = std::variant<Asynchronous, BoundedStaleness>;
+
+/// How the learning rate of one push depends on its staleness s.
+enum class StepScaling : std::uint8_t {
+  kNone,              ///< not at all
+  kInverseStaleness,  ///< times 1 / (1 + s)
+};
+
+/// All that defines a table, the same on every shard, client and checkpoint. A plain value.
+struct TableSpec {
+  static constexpr std::uint64_t kMaxDim = 1U << 20;
+  static constexpr std::uint64_t kMaxRows = std::uint64_t{1} << 40;
+  static constexpr std::uint32_t kMaxSlots = 1U << 20;
+
+  std::string name;  ///< [A-Za-z0-9_-][A-Za-z0-9_.-]*, at most 128 characters: it names files too
+  TableKind kind = TableKind::kEmbedding;
+  std::uint64_t dim = 0;       ///< columns, 1 .. kMaxDim
+  std::uint64_t rows = 0;      ///< dense: 1 .. kMaxRows; embedding: 0
+  std::uint32_t slots = 1024;  ///< a power of two up to kMaxSlots; never changes in a table's life
+  Optimizer optimizer = Sgd{};
+  Initializer initializer = Zeros{};
+  std::uint64_t seed = 0;
+  Consistency consistency = Asynchronous{};
+  StepScaling step_scaling = StepScaling::kNone;
+
+  /// kInvalidArgument naming the table, the field, its value and what would do.
+  Result<void> validate() const;
+  /// The spec as one line of JSON; from_json() of it gives an equal spec.
+  std::string to_json() const;
+  /// A valid spec. kInvalidArgument for malformed text, a missing, unknown or ill-typed key, or what
+  /// validate() refuses.
+  static Result<TableSpec> from_json(std::string_view text);
+
+  friend bool operator==(const TableSpec&, const TableSpec&) = default;
+};
+
+/// "sgd", "adagrad", "adam".
+std::string_view name_of(const Optimizer& optimizer);
+
+/// How many floats of state [dim] each the optimizer keeps beside a row's weights: SGD 0, Adagrad 1,
+/// Adam 2 (first moment, second moment).
+std::uint32_t state_tensors(const Optimizer& optimizer);
+
+/// The names of those state tensors, as checkpoints call them; null past the last.
+const char* state_tensor_name(const Optimizer& optimizer, std::uint32_t index);
+
+/// Writes the first weights of row `key`, out[dim]. They depend on the initializer, the seed, the key and
+/// the column only: whoever makes the row, on whatever shard and in whatever order, makes the same one.
+void initialize_row(const TableSpec& spec, std::uint64_t key, float* out);
+
+}  // namespace troupe::shards

@@ -1,0 +1,248 @@
+#include <fcntl.h>
+#include <stdio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+
+#include <troupe/runtime/files.hpp>
+#include <troupe/runtime/json.hpp>
+#include <troupe/shards/snapshot.hpp>
+
+#include "json_object.hpp"
+#include "spec_json.hpp"
+
+namespace troupe::shards {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kManifestName = "manifest.json";
+
+Json entry_to_json(const FileEntry& entry) {
+  return {{"file", entry.file}, {"table", entry.table}, {"shard", entry.shard},
+          {"rows", entry.rows}, {"bytes", entry.bytes}, {"crc32c", entry.crc32c}};
+}
+
+Result<FileEntry> entry_from_json(const Json& json) {
+  JsonObject object(json, "checkpoint file");
+  FileEntry entry;
+  entry.file = object.text("file");
+  entry.table = object.text("table");
+  entry.shard = static_cast<std::uint32_t>(object.integer("shard", UINT32_MAX));
+  entry.rows = object.integer("rows");
+  entry.bytes = object.integer("bytes");
+  entry.crc32c = static_cast<std::uint32_t>(object.integer("crc32c", UINT32_MAX));
+  if (Result<void> done = object.finish(); !done) return done.error();
+  return entry;
+}
+
+/// Names from a manifest must not lead out of its folder.
+bool is_plain_file_name(const std::string& name) {
+  return !name.empty() && name.size() < 256 && name.front() != '.' &&
+         name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
+}
+
+/// Empty if the manifest makes sense, else what is wrong with it.
+std::string find_fault(const Manifest& manifest) {
+  std::map<std::string, std::set<std::uint32_t>> shards;
+  for (const TableSpec& table : manifest.tables) {
+    if (Result<void> valid = table.validate(); !valid) return valid.error().message;
+    if (!shards.try_emplace(table.name).second) return "table '" + table.name + "' comes twice";
+  }
+  std::set<std::string> names;
+  for (const FileEntry& entry : manifest.files) {
+    if (!is_plain_file_name(entry.file))
+      return "'" + entry.file + "' is not the name of a file in the folder";
+    if (!names.insert(entry.file).second) return "file " + entry.file + " comes twice";
+    const auto table = shards.find(entry.table);
+    if (table == shards.end()) return "file " + entry.file + " is of an unknown table '" + entry.table + "'";
+    if (!table->second.insert(entry.shard).second) {
+      return "shard " + std::to_string(entry.shard) + " of table '" + entry.table + "' comes twice";
+    }
+  }
+  for (const auto& [table, numbers] : shards) {
+    if (numbers.empty()) return "table '" + table + "' has no file";
+    if (*numbers.rbegin() != numbers.size() - 1) {
+      return "table '" + table + "' has " + std::to_string(numbers.size()) + " files, but one of shard " +
+             std::to_string(*numbers.rbegin());
+    }
+  }
+  return {};
+}
+
+Result<Manifest> manifest_from_json(const Json& json) {
+  JsonObject object(json, "manifest");
+  const std::uint64_t version = object.integer("format_version");
+  if (version != Manifest::kFormatVersion) {
+    object.fault("format_version is " + std::to_string(version) + ", this program reads " +
+                 std::to_string(Manifest::kFormatVersion));
+  }
+  const Json& tables = object.member("tables");
+  const Json& files = object.member("files");
+  const Json& metadata = object.member("metadata");
+  if (!tables.is_array()) object.fault("'tables' is not a list");
+  if (!files.is_array()) object.fault("'files' is not a list");
+  if (!metadata.is_object()) object.fault("'metadata' is not an object");
+  if (Result<void> done = object.finish(); !done) return done.error();
+
+  Manifest manifest;
+  for (const Json& table : tables) {
+    Result<TableSpec> spec = spec_from_json(table, "table spec");
+    if (!spec) return spec.error();
+    manifest.tables.push_back(std::move(*spec));
+  }
+  for (const Json& file : files) {
+    Result<FileEntry> entry = entry_from_json(file);
+    if (!entry) return entry.error();
+    manifest.files.push_back(std::move(*entry));
+  }
+  manifest.metadata = to_line(metadata);
+  const std::string fault = find_fault(manifest);
+  if (!fault.empty()) return Error{Code::kInvalidArgument, fault};
+  return manifest;
+}
+
+Result<std::string> manifest_to_text(const Manifest& manifest) {
+  const std::string fault = find_fault(manifest);
+  if (!fault.empty()) return Error{Code::kInvalidArgument, "checkpoint: " + fault};
+  const Result<Json> metadata = parse_json(manifest.metadata, "checkpoint metadata");
+  if (!metadata) return metadata.error();
+  if (!metadata->is_object()) {
+    return Error{Code::kInvalidArgument, "checkpoint metadata: expected a JSON object"};
+  }
+  Json json = {{"format_version", Manifest::kFormatVersion},
+               {"tables", Json::array()},
+               {"files", Json::array()},
+               {"metadata", *metadata}};
+  for (const TableSpec& table : manifest.tables) json["tables"].push_back(spec_to_json(table));
+  for (const FileEntry& entry : manifest.files) json["files"].push_back(entry_to_json(entry));
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Result<void> check_sizes(const fs::path& folder, const Manifest& manifest) {
+  for (const FileEntry& entry : manifest.files) {
+    const fs::path path = folder / entry.file;
+    std::error_code code;
+    const std::uintmax_t bytes = fs::file_size(path, code);
+    if (code) return Error{Code::kNotFound, path.string() + " is missing or not a file: " + code.message()};
+    if (bytes != entry.bytes) {
+      return Error{Code::kDataLoss, path.string() + " has " + std::to_string(bytes) + " bytes, expected " +
+                                        std::to_string(entry.bytes)};
+    }
+  }
+  return {};
+}
+
+/// Only an older checkpoint, or an empty folder, may be replaced.
+Result<void> check_replaceable(const fs::path& final) {
+  std::error_code code;
+  if (!fs::exists(fs::symlink_status(final, code))) return {};
+  const bool checkpoint = fs::is_regular_file(final / kManifestName, code);
+  if (checkpoint || (fs::is_directory(final, code) && fs::is_empty(final, code))) return {};
+  return Error{Code::kFailedPrecondition,
+               final.string() + " exists and is not a checkpoint: it will not be replaced"};
+}
+
+/// Puts `temporary` in the place of `final`, which exists; the older one then has the name `temporary`.
+/// File systems that cannot exchange two folders keep the older one beside as <final>.previous meanwhile.
+Result<void> exchange(const fs::path& temporary, const fs::path& final) {
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, final.c_str(), RENAME_EXCHANGE) == 0) return {};
+  if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP) {
+    return errno_error(errno, "replacing " + final.string());
+  }
+  const fs::path previous = final.string() + ".previous";
+  std::error_code ignored;
+  fs::remove_all(previous, ignored);
+  if (::rename(final.c_str(), previous.c_str()) != 0) {
+    return errno_error(errno, "moving " + final.string() + " aside");
+  }
+  if (::rename(temporary.c_str(), final.c_str()) != 0) {
+    const Error error = errno_error(errno, "renaming " + temporary.string() + " to " + final.string());
+    ::rename(previous.c_str(), final.c_str());
+    return error;
+  }
+  fs::remove_all(previous, ignored);
+  return {};
+}
+
+Result<void> put_in_place(const fs::path& temporary, const fs::path& final) {
+  std::error_code code;
+  if (fs::exists(final, code)) {
+    if (Result<void> done = exchange(temporary, final); !done) return done;
+    fs::remove_all(temporary, code);  // the older checkpoint; the new one stands whatever comes of it
+  } else if (::rename(temporary.c_str(), final.c_str()) != 0) {
+    return errno_error(errno, "renaming " + temporary.string() + " to " + final.string());
+  }
+  const fs::path parent = fs::absolute(final, code).parent_path();
+  return sync_directory(parent.string());
+}
+
+}  // namespace
+
+const TableSpec* Manifest::find_table(std::string_view name) const {
+  const auto found =
+      std::find_if(tables.begin(), tables.end(), [&](const auto& t) { return t.name == name; });
+  return found == tables.end() ? nullptr : &*found;
+}
+
+std::uint32_t Manifest::shard_count(std::string_view table) const {
+  return static_cast<std::uint32_t>(
+      std::count_if(files.begin(), files.end(), [&](const auto& f) { return f.table == table; }));
+}
+
+std::uint64_t Manifest::row_count(std::string_view table) const {
+  std::uint64_t total = 0;
+  for (const FileEntry& entry : files) total += entry.table == table ? entry.rows : 0;
+  return total;
+}
+
+std::string to_json(const FileEntry& entry) {
+  return to_line(entry_to_json(entry));
+}
+
+Result<FileEntry> file_entry_from_json(std::string_view text) {
+  const Result<Json> json = parse_json(text, "checkpoint file");
+  if (!json) return json.error();
+  return entry_from_json(*json);
+}
+
+Result<void> commit(const fs::path& temporary, const fs::path& final_folder, const Manifest& manifest) {
+  const fs::path final = final_folder.has_filename() ? final_folder : final_folder.parent_path();
+  std::error_code code;
+  if (fs::equivalent(temporary, final, code)) {
+    return Error{Code::kInvalidArgument,
+                 "a checkpoint cannot be committed onto its own temporary folder " + temporary.string()};
+  }
+  const Result<std::string> text = manifest_to_text(manifest);
+  if (!text) return text.error();
+  if (Result<void> sizes = check_sizes(temporary, manifest); !sizes) return sizes;
+  if (Result<void> free = check_replaceable(final); !free) return free;
+  const std::string path = (temporary / kManifestName).string();
+  if (Result<void> written = write_file_atomically(path, std::string_view(*text)); !written) return written;
+  if (Result<void> synced = sync_directory(temporary.string()); !synced) return synced;
+  return put_in_place(temporary, final);
+}
+
+Result<Manifest> read_manifest(const fs::path& folder) {
+  const std::string path = (folder / kManifestName).string();
+  std::error_code code;
+  if (!fs::is_regular_file(path, code)) {
+    const std::string previous = folder.string() + ".previous";  // left by an interrupted exchange()
+    const bool kept = fs::is_regular_file(fs::path(previous) / kManifestName, code);
+    return Error{Code::kNotFound, folder.string() + " holds no checkpoint: there is no " + path +
+                                      (kept ? "; an older one stands in " + previous : "")};
+  }
+  const Result<std::string> text = read_file(path);
+  if (!text) return text.error();
+  const Result<Json> json = parse_json(*text, path);
+  if (!json) return Error{Code::kDataLoss, json.error().message};
+  Result<Manifest> manifest = manifest_from_json(*json);
+  if (!manifest) return Error{Code::kDataLoss, path + ": " + manifest.error().message};
+  return manifest;
+}
+
+}  // namespace troupe::shards

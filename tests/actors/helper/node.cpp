@@ -1,0 +1,66 @@
+// A node as a process of its own, for tests that kill it or cut it off: joins, has one Calculator named
+// after itself, says "ready <address>" on the standard output, then obeys lines of the standard input:
+//   call <actor> <timeout in ms>   calls its method count; answers "value <n>" or "error <code> <ms> <text>"
+// and ends with the input.
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <sstream>
+#include <string>
+
+#include <troupe/actors/node.hpp>
+
+#include "../states.hpp"
+
+using namespace troupe;
+
+namespace {
+
+void call(Node& node, std::istringstream& words) {
+  std::string actor;
+  std::int64_t timeout_ms = 0;
+  words >> actor >> timeout_ms;
+  const auto start = std::chrono::steady_clock::now();
+  const auto answer =
+      node.rpc_sync_with<std::int64_t>({.timeout = std::chrono::milliseconds(timeout_ms)}, actor, "count");
+  const auto took =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+  if (answer)
+    std::cout << "value " << *answer << std::endl;
+  else
+    std::cout << "error " << to_string(answer.error().code) << " " << took.count() << " "
+              << answer.error().message << std::endl;
+}
+
+}  // namespace
+
+// Arguments: name, listening address, the registry ("" for the first node), UCX transports, UCX devices,
+// silence limit in ms.
+int main(int count, char** arguments) {
+  if (count != 7) return 2;
+  NodeOptions options;
+  options.name = arguments[1];
+  options.listen = arguments[2];
+  options.registry = arguments[3];
+  options.transport.transports = arguments[4];
+  options.transport.net_devices = arguments[5];
+  options.silence_limit = std::chrono::milliseconds(std::stol(arguments[6]));
+  options.heartbeat_interval = options.silence_limit / 5;
+  auto node = Node::start(options);
+  if (!node) {
+    std::cout << "failed " << node.error().to_string() << std::endl;
+    return 1;
+  }
+  if (auto spawned = (*node)->spawn<test::Calculator>(options.name); !spawned) {
+    std::cout << "failed " << spawned.error().to_string() << std::endl;
+    return 1;
+  }
+  std::cout << "ready " << (*node)->address() << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    std::string verb;
+    words >> verb;
+    if (verb == "call") call(**node, words);
+  }
+  return 0;
+}

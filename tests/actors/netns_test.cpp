@@ -1,0 +1,135 @@
+// Three hosts on one machine: network namespaces on a bridge, a node in each, calls over TCP, a cut link.
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cluster.hpp"
+#include "process.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+
+namespace {
+
+bool run(const std::string& command) {
+  return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
+}
+
+/// Three namespaces, each with one end of a cable ("eth0", 10.231.7.1 to .3) to a bridge in a fourth. Gone at
+/// the end, with everything in them.
+class Lan {
+ public:
+  /// Whether it could be made; why not, if not.
+  std::string make() {
+    if (geteuid() != 0) return "needs root";
+    if (!run("ip -V")) return "there is no ip command (package iproute2)";
+    if (!run("ip netns add " + hub())) return "network namespaces cannot be made here";
+    if (!run("ip -n " + hub() + " link add bridge0 type bridge") ||
+        !run("ip -n " + hub() + " link set bridge0 up"))
+      return "no bridge can be made here";
+    for (int i = 1; i <= 3; ++i) {
+      const std::string port = "port" + std::to_string(i);
+      const bool made =
+          run("ip netns add " + host(i)) &&
+          run("ip -n " + hub() + " link add " + port + " type veth peer name eth0 netns " + host(i)) &&
+          run("ip -n " + hub() + " link set " + port + " master bridge0 up") &&
+          run("ip -n " + host(i) + " addr add " + address(i) + "/24 dev eth0") &&
+          run("ip -n " + host(i) + " link set eth0 up") && run("ip -n " + host(i) + " link set lo up");
+      if (!made) return "no veth pairs can be made here";
+    }
+    if (!run("ip netns exec " + host(1) + " true")) return "no program can be run in a namespace here";
+    return "";
+  }
+  Lan() = default;
+  ~Lan() {
+    for (int i = 1; i <= 3; ++i) run("ip netns del " + host(i));
+    run("ip netns del " + hub());
+  }
+  Lan(const Lan&) = delete;
+  Lan& operator=(const Lan&) = delete;
+
+  std::string host(int i) const { return "troupe-" + std::to_string(getpid()) + "-" + std::to_string(i); }
+  static std::string address(int i) { return "10.231.7." + std::to_string(i); }
+  bool cut(int i) const { return run("ip -n " + host(i) + " link set eth0 down"); }
+
+ private:
+  std::string hub() const { return "troupe-" + std::to_string(getpid()) + "-hub"; }
+};
+
+/// "error CODE ms text" of a helper, taken apart.
+struct Outcome {
+  explicit Outcome(const std::string& line) : text(line) {
+    std::istringstream words(line);
+    std::string word;
+    words >> word;
+    ok = word == "value";
+    if (!ok) words >> code >> milliseconds;
+  }
+  std::string text;
+  bool ok = false;
+  std::string code;
+  long milliseconds = 0;
+};
+
+}  // namespace
+
+TEST_CASE("nodes on three hosts over TCP: calls go across, and a cut link ends its own calls only") {
+  Lan lan;
+  if (const std::string why = lan.make(); !why.empty()) {
+    MESSAGE("skipped: " << why);
+    return;
+  }
+  constexpr int kSilenceMs = 1000;
+  std::vector<std::unique_ptr<Process>> nodes;
+  std::string registry;
+  for (int i = 1; i <= 3; ++i) {
+    std::vector<std::string> command{"ip", "netns", "exec", lan.host(i)};
+    const auto node = NodeProcess{.name = "node-" + std::to_string(i),
+                                  .listen = Lan::address(i) + ":0",
+                                  .registry = registry,
+                                  .transports = "tcp",
+                                  .net_devices = "eth0",
+                                  .silence_ms = kSilenceMs}
+                          .command();
+    command.insert(command.end(), node.begin(), node.end());
+    nodes.push_back(std::make_unique<Process>(command));
+    const std::string ready = nodes.back()->line();
+    REQUIRE_MESSAGE(ready.starts_with("ready " + Lan::address(i)), ready);
+    if (registry.empty()) registry = ready.substr(6);
+  }
+  const auto call = [&](int from, int to) {
+    nodes[static_cast<std::size_t>(from) - 1]->tell("call node-" + std::to_string(to) + " 20000");
+  };
+  const auto outcome = [&](int from) { return Outcome(nodes[static_cast<std::size_t>(from) - 1]->line()); };
+
+  for (int from = 1; from <= 3; ++from)
+    for (int to = 1; to <= 3; ++to) {
+      call(from, to);
+      const Outcome first = outcome(from);
+      CHECK_MESSAGE(first.ok, first.text);
+    }
+
+  REQUIRE(lan.cut(3));
+  call(1, 3);
+  call(2, 3);
+  for (int from : {1, 2}) {
+    const Outcome cut_off = outcome(from);
+    CHECK_FALSE(cut_off.ok);
+    CHECK_MESSAGE(cut_off.code == "UNAVAILABLE", cut_off.text);
+    CHECK_MESSAGE(cut_off.milliseconds <= kSilenceMs + 1000, cut_off.text);
+  }
+  // The others go on, and know.
+  for (int from : {1, 2}) {
+    call(from, 3 - from);
+    const Outcome others = outcome(from);
+    CHECK_MESSAGE(others.ok, others.text);
+    call(from, 3);
+    const Outcome late = outcome(from);
+    CHECK_MESSAGE(late.code == "UNAVAILABLE", late.text);
+  }
+  for (auto& node : nodes) CHECK(node->end() == 0);
+}

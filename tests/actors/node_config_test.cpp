@@ -1,0 +1,50 @@
+#include <troupe/actors/node_config.hpp>
+
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+using namespace troupe;
+using namespace std::chrono_literals;
+
+namespace {
+Config configured(const char* const* environment, const std::vector<std::string>& flags) {
+  ConfigSchema schema;
+  add_node_settings(schema);
+  return Config::load(schema, "", environment, flags).value();
+}
+}  // namespace
+
+TEST_CASE("node configuration: what nobody has set leaves the program's options") {
+  const char* const none[] = {nullptr};
+  const NodeOptions options =
+      node_options(configured(none, {}), {.name = "a", .role = "server", .silence_limit = 30s});
+  CHECK(options.name == "a");
+  CHECK(options.role == "server");
+  CHECK(options.silence_limit == 30s);
+  CHECK(options.listen == NodeOptions().listen);
+}
+
+TEST_CASE("node configuration: the environment overrides the program, flags override both") {
+  const char* const environment[] = {"TROUPE_NODE_SILENCE_LIMIT=7s", "TROUPE_NODE_TRANSPORT=tcp", nullptr};
+  const NodeOptions options =
+      node_options(configured(environment, {"node.transport=shm"}), {.name = "a", .silence_limit = 30s});
+  CHECK(options.silence_limit == 7s);
+  CHECK(options.transport.transports == "shm");
+}
+
+TEST_CASE("node configuration: a bad value names its place") {
+  const char* const environment[] = {"TROUPE_LOG_LEVEL=loud", nullptr};
+  ConfigSchema schema;
+  add_node_settings(schema);
+  auto config = Config::load(schema, "", environment, {});
+  REQUIRE_FALSE(config);
+  CHECK(config.error().code == Code::kInvalidArgument);
+  CHECK(config.error().message.find("TROUPE_LOG_LEVEL") != std::string::npos);
+}
+
+TEST_CASE("node configuration: the log that was asked for") {
+  const char* const none[] = {nullptr};
+  CHECK(open_log(configured(none, {"log.level=off"})));
+}

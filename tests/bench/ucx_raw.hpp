@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+/// Raw UCX active messages between two processes, without a line of Troupe on their path: what the
+/// benchmarks of Troupe divide by. Each function forks a child, pins the two processes to two different
+/// cores, measures, and ends the child. UCX does not survive a fork: call them before this process uses
+/// it, or from a process that never does.
+namespace troupe::bench {
+
+struct RawResult {
+  bool ok = false;
+  double value = 0;   ///< in the function's unit; a median over repetitions
+  std::string error;  ///< if not ok
+};
+
+/// Round trip of an active message that is only a header of `bytes`, in microseconds. `tls` as UCX_TLS,
+/// or "shm", "tcp", "auto" with the meaning of troupe::rpc::UcxOptions.
+RawResult raw_am_rtt(std::size_t bytes, const std::string& tls, std::size_t iterations);
+/// Messages of `bytes` a second, one way, `window` of them under way at most.
+RawResult raw_am_rate(std::size_t bytes, std::size_t window, const std::string& tls, std::size_t iterations);
+/// Payload in GB/s, one way: messages of `bytes`, `window` of them under way at most, received into
+/// memory that the receiver uses again for each (rendezvous), or copied there (eager).
+RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::string& tls);
+
+/// Pins the calling thread to the `index`-th core that it may run on.
+void pin_to_core(int index);
+/// UCX_TLS for "shm", "tcp" and "auto".
+std::string raw_tls(const std::string& transports);
+/// One line of the benchmarks' JSON on the standard output; without a reference, `reference` is empty.
+void print_json(const std::string& name, double value, const std::string& unit,
+                const std::string& reference = {}, double reference_value = 0);
+
+}  // namespace troupe::bench

@@ -1,0 +1,268 @@
+// What only the UCX transport does: real processes that die, sockets that anybody can reach, and living
+// in a process that is not its own.
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+
+#include "meeting/address.hpp"
+#include "transport_contract.hpp"
+#include "ucx/transport.hpp"
+
+namespace troupe::rpc::contract {
+
+namespace {
+
+constexpr const char* kTransportsVariable = "TROUPE_TEST_TRANSPORTS";
+constexpr const char* kReportVariable = "TROUPE_TEST_REPORT_FD";
+
+/// A process of its own that runs the test case "ucx: a process for others to talk to" of this program:
+/// started anew, because UCX does not survive a fork.
+class Child {
+ public:
+  explicit Child(const char* transports) {
+    std::array<int, 2> ends{};
+    REQUIRE(::pipe(ends.data()) == 0);
+    pid_ = ::fork();
+    REQUIRE(pid_ >= 0);
+    if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // it must not outlive a test that is ended
+      ::setenv(kTransportsVariable, transports, 1);
+      ::setenv(kReportVariable, std::to_string(ends[1]).c_str(), 1);
+      ::execl("/proc/self/exe", "test", "--no-skip", "--test-case=ucx: a process for others to talk to",
+              nullptr);
+      ::_exit(1);
+    }
+    ::close(ends[1]);
+    report_ = ends[0];
+  }
+  ~Child() {
+    kill();
+    ::close(report_);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  /// What the child has written next, at least something unless it has ended.
+  std::string read() {
+    std::array<char, 256> text{};
+    const ssize_t size = ::read(report_, text.data(), text.size());
+    return {text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0))};
+  }
+  void signal(int number) const { ::kill(pid_, number); }
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  int report_ = -1;
+};
+
+std::size_t segments_in_shm() {
+  std::size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+    if (entry.path().filename().string().starts_with("ucx")) ++count;
+  }
+  return count;
+}
+
+/// Kills the peer with large and small messages in flight both ways; everything must end soon.
+void kill_in_flight(const char* transports) {
+  CAPTURE(std::string(transports));
+  const UcxOptions options{transports, ""};
+  const std::size_t segments_before = segments_in_shm();
+  Child victim(transports);
+  Child survivor(transports);
+  const std::string victim_address = victim.read();
+  const std::string survivor_address = survivor.read();
+
+  RealWorld world;
+  auto transport = make_ucx_transport(world.a, options).value();
+  Peer peer;
+  peer.transport = transport.get();
+  transport->set_events(peer);
+  const LinkId doomed = transport->dial(victim_address).value();
+  const LinkId lasting = transport->dial(survivor_address).value();
+  const Duration timeout = std::chrono::seconds(20);
+  REQUIRE(world.run_until([&] { return peer.links[doomed].open && peer.links[lasting].open; }, timeout));
+
+  // Both answer, then the victim gets more than it can have received when it dies.
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    REQUIRE(transport->send(doomed, make_frame(i, {i % 2 << 20})).ok());
+    REQUIRE(transport->send(lasting, make_frame(i, {i % 2 << 20})).ok());
+  }
+  REQUIRE(world.run_until([&] { return peer.frames.size() == 8; }, timeout));
+  for (std::uint64_t i = 0; i < 200; ++i) {
+    REQUIRE(transport->send(doomed, make_frame(i, {i % 2 << 20})).ok());
+    if (i % 10 == 0) world.a.poll();
+  }
+  victim.signal(SIGKILL);
+  for (std::uint64_t i = 0; i < 200; ++i)
+    static_cast<void>(transport->send(doomed, make_frame(i, {i % 2 << 20})));
+  const auto noticing = std::chrono::steady_clock::now();
+  REQUIRE(world.run_until([&] { return !peer.links[doomed].closed.empty(); }, timeout));
+  CHECK(std::chrono::steady_clock::now() - noticing < std::chrono::seconds(2));
+  CHECK(peer.links[doomed].closed[0].code == Code::kUnavailable);
+  CHECK_FALSE(transport->send(doomed, make_frame(0)).ok());
+
+  // The other link does not notice.
+  const std::size_t before = peer.frames.size();
+  for (std::uint64_t i = 0; i < 20; ++i) REQUIRE(transport->send(lasting, make_frame(i, {i % 2 << 20})).ok());
+  REQUIRE(world.run_until(
+      [&] {
+        return static_cast<std::size_t>(
+                   std::count_if(peer.frames.begin() + static_cast<std::ptrdiff_t>(before), peer.frames.end(),
+                                 [&](const auto& frame) { return frame.link == lasting; })) == 20;
+      },
+      timeout));
+  CHECK(peer.links[lasting].closed.empty());
+  CHECK(peer.damaged() == 0);
+
+  const auto begin = std::chrono::steady_clock::now();
+  transport.reset();
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
+  victim.kill();
+  survivor.kill();
+  CHECK(segments_in_shm() == segments_before);
+}
+
+}  // namespace
+
+/// Listens, reports its address, and answers every message with one of its own, until it is killed.
+TEST_CASE("ucx: a process for others to talk to" * doctest::skip()) {
+  const char* transports = std::getenv(kTransportsVariable);
+  const char* report = std::getenv(kReportVariable);
+  if (!transports || !report) return;  // somebody runs all tests that are usually skipped
+  RealClock clock;
+  Loop loop(clock);
+  const Loop::Turn turn(loop);
+  auto transport = make_ucx_transport(loop, {transports, ""}).value();
+  Peer peer;
+  peer.transport = transport.get();
+  transport->set_events(peer);
+  peer.frame_hook = [&](LinkId link) {
+    const std::size_t size = peer.frames.back().sequence % 2 == 0 ? 0 : std::size_t{1} << 20;
+    static_cast<void>(transport->send(link, make_frame(peer.frames.size(), {size})));
+    peer.frames.clear();
+  };
+  const std::string address = transport->listen("127.0.0.1:0").value();
+  REQUIRE(::write(std::atoi(report), address.data(), address.size()) > 0);
+  static_cast<void>(loop.wait_until([] { return false; }, TimePoint::never()));
+}
+
+TEST_CASE("ucx: killing a peer with messages in flight, shared memory") {
+  kill_in_flight("shm");
+}
+TEST_CASE("ucx: killing a peer with messages in flight, TCP") {
+  kill_in_flight("tcp");
+}
+TEST_CASE("ucx: killing a peer with messages in flight, any transport") {
+  kill_in_flight("auto");
+}
+
+TEST_CASE("ucx: garbage on the listening port closes only its own link") {
+  Pair<UcxAuto> pair;
+  const auto address = SocketAddress::parse(pair.address).value();
+  for (const std::string_view garbage : {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\xff\xff\xff\xff", "\x00"}) {
+    const std::size_t links = pair.b.links.size();
+    const std::size_t closed = pair.b.closed();
+    const int fd = ::socket(address.family(), SOCK_STREAM, 0);
+    REQUIRE(::connect(fd, address.get(), address.size()) == 0);
+    REQUIRE(::send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(garbage.size()));
+    REQUIRE(pair.until([&] { return pair.b.links.size() == links + 1; }));
+    if (garbage.size() < 4) ::close(fd);
+    REQUIRE(pair.until([&] { return pair.b.closed() == closed + 1; }));
+    const Error& error = pair.b.links.rbegin()->second.closed[0];
+    CHECK(error.code == (garbage.size() < 4 ? Code::kUnavailable : Code::kDataLoss));
+    if (garbage.size() >= 4) ::close(fd);
+  }
+  REQUIRE(pair.ta->send(pair.a.link(), make_frame(1, {100000})).ok());
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == 1; }));
+}
+
+TEST_CASE("ucx: unix sockets, and the file of a dead owner is replaced") {
+  const auto path = std::filesystem::temp_directory_path() / ("troupe-test-" + std::to_string(::getpid()));
+  const std::string address = "unix:" + path.string();
+  {
+    Pair<UcxShm> pair(false);
+    CHECK(pair.tb->listen(address).value() == address);
+    REQUIRE(pair.ta->dial(address).ok());
+    REQUIRE(pair.until([&] { return pair.a.open() && pair.b.open(); }));
+    REQUIRE(pair.ta->send(pair.a.link(), make_frame(0)).ok());
+    REQUIRE(pair.until([&] { return pair.b.frames.size() == 1; }));
+    const auto taken = pair.ta->listen(address);
+    REQUIRE_FALSE(taken.ok());
+    CHECK(taken.error().code == Code::kAlreadyExists);
+  }
+  CHECK_FALSE(std::filesystem::exists(path));
+  const int dead = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  const auto parsed = SocketAddress::parse(address).value();
+  REQUIRE(::bind(dead, parsed.get(), parsed.size()) == 0);
+  ::close(dead);
+  Pair<UcxShm> pair(false);
+  CHECK(pair.tb->listen(address).ok());
+}
+
+TEST_CASE("ucx: transports that UCX does not have are an error that lists what it has") {
+  RealClock clock;
+  Loop loop(clock);
+  const auto made = make_ucx_transport(loop, {"warp_drive", ""});
+  REQUIRE_FALSE(made.ok());
+  CHECK(made.error().code == Code::kUnavailable);
+  CHECK(made.error().message.find("warp_drive") != std::string::npos);
+  CHECK(made.error().message.find("tcp/lo") != std::string::npos);
+}
+
+TEST_CASE("ucx: signal handlers of the process stay its own") {
+  RealClock clock;
+  Loop loop(clock);
+  const auto transport = make_ucx_transport(loop, {"shm", ""});
+  struct sigaction action {};
+  REQUIRE(::sigaction(SIGHUP, nullptr, &action) == 0);
+  const bool is_default = action.sa_handler == SIG_DFL;
+  CHECK(is_default);
+}
+
+TEST_CASE("ucx: a second worker takes over when another host is named, and the first goes") {
+  RealWorld world;
+  auto transport = UcxTransport::create(world.a, {"tcp", ""}).value();
+  CHECK(transport->workers() == 1);
+  REQUIRE(transport->listen("0.0.0.0:0").ok());
+  CHECK(transport->workers() == 2);
+  REQUIRE(world.run_until([&] { return transport->workers() == 1; }, std::chrono::seconds(5)));
+}
+
+TEST_CASE("ucx: messages for links that never were are dropped and counted") {
+  RealWorld world;
+  auto ta = UcxTransport::create(world.a, {"shm", ""}).value();
+  auto tb = UcxTransport::create(world.b, {"shm", ""}).value();
+  Peer a;
+  Peer b;
+  a.transport = ta.get();
+  b.transport = tb.get();
+  ta->set_events(a);
+  tb->set_events(b);
+  REQUIRE(ta->dial(tb->listen("127.0.0.1:0").value()).ok());
+  REQUIRE(world.run_until([&] { return a.open() && b.open(); }, std::chrono::seconds(5)));
+  tb->close(b.link());
+  REQUIRE(ta->send(a.link(), make_frame(0)).ok());
+  REQUIRE(ta->send(a.link(), make_frame(1, {100})).ok());
+  REQUIRE(ta->send(a.link(), make_frame(2, {1 << 20})).ok());
+  REQUIRE(world.run_until([&] { return a.closed() == 1; }, std::chrono::seconds(5)));
+  REQUIRE(world.run_until([&] { return tb->stats().stray == 3 && ta->unfinished() == 0; },
+                          std::chrono::seconds(5)));
+  CHECK(b.frames.empty());
+}
+
+}  // namespace troupe::rpc::contract

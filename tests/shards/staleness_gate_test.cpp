@@ -1,0 +1,197 @@
+#include <troupe/shards/staleness_gate.hpp>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <optional>
+
+#include "support.hpp"
+
+namespace troupe::shards {
+namespace {
+
+TEST_CASE("a worker runs ahead by the bound and no further") {
+  StalenessGate gate(2);
+  REQUIRE(gate.join(1, 0).ok());
+  REQUIRE(gate.join(2, 0).ok());
+  int resumed = 0;
+  for (std::uint64_t clock = 0; clock <= 2; ++clock) {
+    REQUIRE(gate.wait(1, clock, [&] { ++resumed; }).ok());
+  }
+  CHECK(resumed == 3);
+  REQUIRE(gate.wait(1, 3, [&] { ++resumed; }).ok());
+  CHECK(resumed == 3);
+  CHECK(gate.waiting() == 1);
+  CHECK(gate.deferred() == 1);
+  CHECK_FALSE(gate.may_proceed(3));
+  REQUIRE(gate.advance(2, 1).ok());
+  CHECK(resumed == 4);
+  CHECK(gate.waiting() == 0);
+}
+
+TEST_CASE("waiters run by clock, then by arrival") {
+  StalenessGate gate(0);
+  std::vector<int> order;
+  for (std::uint64_t worker = 1; worker <= 4; ++worker) REQUIRE(gate.join(worker, 0).ok());
+  REQUIRE(gate.wait(3, 2, [&] { order.push_back(3); }).ok());
+  REQUIRE(gate.wait(2, 1, [&] { order.push_back(2); }).ok());
+  REQUIRE(gate.wait(1, 1, [&] { order.push_back(1); }).ok());
+  REQUIRE(gate.advance(4, 1).ok());
+  CHECK(order == std::vector<int>{2, 1});
+  REQUIRE(gate.advance(1, 9).ok());
+  REQUIRE(gate.advance(2, 9).ok());
+  REQUIRE(gate.advance(4, 9).ok());
+  CHECK(order == std::vector<int>{2, 1, 3});
+}
+
+TEST_CASE("a worker that leaves holds nobody back and its own waiters are dropped") {
+  StalenessGate gate(0);
+  REQUIRE(gate.join(1, 0).ok());
+  REQUIRE(gate.join(2, 0).ok());
+  bool first = false;
+  auto owned = std::make_shared<int>(0);
+  REQUIRE(gate.wait(1, 1, [&] { first = true; }).ok());
+  REQUIRE(gate.wait(1, 2, [&, owned] { *owned = 1; }).ok());
+  CHECK_FALSE(first);
+  CHECK(gate.leave(2));
+  CHECK(first);
+  CHECK(*owned == 1);
+  CHECK_FALSE(gate.leave(2));
+  REQUIRE(gate.join(3, 0).ok());
+  REQUIRE(gate.wait(1, 5, [&, owned] { *owned = 2; }).ok());
+  CHECK(gate.leave(1));
+  CHECK(*owned == 1);
+  CHECK(owned.use_count() == 1);
+  CHECK(gate.waiting() == 0);
+}
+
+TEST_CASE("who takes no part is told so, and with nobody everyone may go on") {
+  StalenessGate gate(1);
+  CHECK(gate.may_proceed(100));
+  CHECK(gate.advance(1, 1).error().code == Code::kNotFound);
+  CHECK(gate.wait(1, 1, [] {}).error().code == Code::kNotFound);
+  REQUIRE(gate.join(1, 4).ok());
+  CHECK(gate.join(1, 4).error().code == Code::kAlreadyExists);
+  CHECK(gate.join_clock() == 4);
+}
+
+TEST_CASE("a clock never goes back") {
+  StalenessGate gate(0);
+  REQUIRE(gate.join(1, 5).ok());
+  REQUIRE(gate.advance(1, 3).ok());
+  CHECK(gate.minimum_clock() == 5);
+}
+
+TEST_CASE("the largest clocks and bounds do not overflow") {
+  StalenessGate gate(UINT64_MAX);
+  REQUIRE(gate.join(1, 1).ok());
+  CHECK(gate.may_proceed(UINT64_MAX));
+}
+
+TEST_CASE("a resumed function may use the gate") {
+  StalenessGate gate(0);
+  REQUIRE(gate.join(1, 0).ok());
+  REQUIRE(gate.join(2, 0).ok());
+  int rounds = 0;
+  std::function<void(std::uint64_t, std::uint64_t)> step = [&](std::uint64_t worker, std::uint64_t clock) {
+    ++rounds;
+    if (clock == 1000) {
+      CHECK(gate.leave(worker));
+      return;
+    }
+    CHECK(gate.wait(worker, clock + 1, [&, worker, clock] { step(worker, clock + 1); }).ok());
+  };
+  REQUIRE(gate.wait(1, 0, [&] { step(1, 0); }).ok());
+  REQUIRE(gate.wait(2, 0, [&] { step(2, 0); }).ok());
+  CHECK(rounds == 2002);
+  CHECK(gate.workers() == 0);
+  CHECK(gate.waiting() == 0);
+}
+
+/// Workers at random speeds that die, finish and join, checked against the rule itself.
+class Schedule {
+ public:
+  Schedule(std::uint64_t seed, std::uint64_t bound) : random_(seed), bound_(bound), gate_(bound) {}
+
+  void run(int steps) {
+    for (int i = 0; i < steps; ++i) {
+      step();
+      check_rule();
+    }
+    // Whoever is left runs until it has finished: nobody may hang.
+    int patience = 100000;
+    while (!workers_.empty() && --patience > 0) {
+      const std::uint64_t id = pick();
+      if (workers_.at(id).blocked) continue;
+      if (workers_.at(id).clock > 60) {
+        remove(id);
+      } else {
+        go(id);
+      }
+      check_rule();
+    }
+    CHECK(workers_.empty());
+    CHECK(gate_.waiting() == 0);
+  }
+
+ private:
+  struct Worker {
+    std::uint64_t clock = 0;
+    bool blocked = false;
+  };
+
+  std::uint64_t pick() { return std::next(workers_.begin(), random_() % workers_.size())->first; }
+  std::uint64_t minimum() const {
+    std::uint64_t least = UINT64_MAX;
+    for (const auto& [id, worker] : workers_) least = std::min(least, worker.clock);
+    return least;
+  }
+  void remove(std::uint64_t id) {
+    workers_.erase(id);
+    CHECK(gate_.leave(id));
+  }
+  void go(std::uint64_t id) {
+    Worker& worker = workers_.at(id);
+    ++worker.clock;
+    worker.blocked = true;
+    REQUIRE(gate_.wait(id, worker.clock, [this, id] { workers_.at(id).blocked = false; }).ok());
+  }
+  void step() {
+    const auto dice = random_() % 20;
+    if (workers_.empty() || (dice == 0 && workers_.size() < 8)) {
+      const std::uint64_t clock = gate_.join_clock();
+      workers_[next_] = {clock, false};
+      REQUIRE(gate_.join(next_++, clock).ok());
+    } else if (dice == 1) {
+      remove(pick());  // dies, blocked or not
+    } else if (const std::uint64_t id = pick(); !workers_.at(id).blocked) {
+      go(id);
+    }
+  }
+  void check_rule() {
+    for (const auto& [id, worker] : workers_) {
+      const bool may = worker.clock <= minimum() + bound_;
+      REQUIRE(worker.blocked == !may);
+      REQUIRE(gate_.may_proceed(worker.clock) == may);
+    }
+  }
+
+  std::mt19937_64 random_;
+  std::uint64_t bound_;
+  StalenessGate gate_;
+  std::map<std::uint64_t, Worker> workers_;
+  std::uint64_t next_ = 1;
+};
+
+TEST_CASE("under random schedules a worker waits exactly when the rule says so") {
+  for (const std::uint64_t bound : {0U, 1U, 3U, 10U}) {
+    for (int i = 0; i < 20; ++i) {
+      const std::uint64_t seed = test::fresh_seed();
+      SHOW_SEED(seed);
+      Schedule(seed, bound).run(500);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace troupe::shards

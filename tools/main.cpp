@@ -1,0 +1,67 @@
+// The troupe command.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <exception>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "launch_command.hpp"
+#include "troupe/tools/nearest.hpp"
+
+namespace {
+
+// CLI11 names the stranger; a person also wants to know what was meant.
+std::string explain(const CLI::App& app, const CLI::ParseError& error,
+                    const std::vector<std::string>& strangers) {
+  if (strangers.empty()) return error.what();
+  std::vector<std::string> known;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    known.push_back(command->get_name());
+  }
+  std::string stranger = strangers.front().substr(0, strangers.front().find('='));
+  return (stranger.starts_with('-') ? "unknown flag " : "unexpected argument ") + stranger +
+         troupe::tools::suggestion(stranger, known);
+}
+
+int run(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  auto dashes = std::find(words.begin(), words.end(), "--");
+  std::vector<std::string> command;
+  if (dashes != words.end()) command.assign(dashes + 1, words.end());
+  words.erase(dashes, words.end());
+
+  CLI::App app("Troupe: named actors that own parameter shards. This command runs its jobs.", "troupe");
+  app.set_version_flag("--version", "troupe " TROUPE_VERSION);
+  app.require_subcommand(1);
+  LaunchCommand launch(command);
+  CLI::App* launch_app = app.add_subcommand("launch", "Start the processes of a job on this machine");
+  launch.declare(*launch_app);
+  if (words.empty()) words.emplace_back("--help");
+  try {
+    std::reverse(words.begin(), words.end());  // as CLI11 takes them
+    app.parse(words);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    const CLI::App& place = launch_app->parsed() ? *launch_app : app;
+    std::string name = launch_app->parsed() ? "troupe launch: " : "troupe: ";
+    std::cerr << name << explain(place, error, app.remaining(true)) << "\n";
+    return 2;
+  }
+  return launch.run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "troupe: " << error.what() << "\n";
+    return 1;
+  }
+}
