@@ -75,6 +75,13 @@ class Process {
     }
   }
   void signal(int number) const { ::kill(pid_, number); }
+  /// Stops it, and waits until it stands still: the signal alone leaves its threads running for a while.
+  void stop() const {
+    signal(SIGSTOP);
+    int status = 0;
+    REQUIRE(waitpid(pid_, &status, WUNTRACED) == pid_);
+    REQUIRE(WIFSTOPPED(status));
+  }
   void kill() {
     if (pid_ == 0) return;
     signal(SIGKILL);

@@ -22,7 +22,7 @@ TEST_CASE("kill -9 of a process: its calls end, everybody hears of it, its names
     REQUIRE(bob.wait_for_actor("victim", kPatience).ok());
     REQUIRE(alice.wait_for_actor("victim", kPatience).ok());
     CHECK(bob.rpc_sync<std::int64_t>("victim", "count").value() == 1);
-    victim.signal(SIGSTOP);  // so that calls are under way for sure
+    victim.stop();  // so that calls are under way for sure
     std::vector<rpc::Future<std::int64_t>> open;
     for (int i = 0; i < 50; ++i) {
       open.push_back(alice.rpc_async<std::int64_t>("victim", "count"));

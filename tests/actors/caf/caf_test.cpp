@@ -181,6 +181,7 @@ TEST_CASE_FIXTURE(Caf, "errors come as caf::error of category troupe, with code 
 TEST_CASE_FIXTURE(Caf, "an event-based actor on CAF's scheduler requests, chains and gets errors") {
   const caf::actor calculator = alice.actor("calculator").value();
   struct Seen {
+    explicit Seen(Loop& of) : loop(of) {}
     Loop& loop;
     Signal done;
     std::int64_t last = 0;
@@ -189,7 +190,7 @@ TEST_CASE_FIXTURE(Caf, "an event-based actor on CAF's scheduler requests, chains
     void look() {
       if (loop.in_turn()) on_our_loop = true;
     }
-  } all{alice.loop()};
+  } all(alice.loop());
   Seen* const seen = &all;  // it outlives the actor's lambdas, which are gone once they have run
   const auto refuse = [seen, calculator](caf::event_based_actor* self) {
     self->request(calculator, 20s, caf::atom("refuse"), std::string("no"))
