@@ -1,15 +1,11 @@
-// Calls and tensors between two processes on one machine, beside raw UCX measured in the same run:
-//   rpc_bench [part of a figure's name ...]
+// Calls and tensors between two processes on one machine, beside raw UCX and, if the programs of
+// tests/bench/peers are there, beside peers, all measured in turns in the same run:
+//   rpc_bench [--peers FOLDER] [part of a figure's name ...]
 // The parent never uses UCX; every figure is taken in processes of its own, each pinned to one core.
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <fstream>
@@ -22,72 +18,15 @@
 
 #include <troupe/actors/node.hpp>
 
+#include "harness.hpp"
+#include "peer_programs.hpp"
 #include "ucx_raw.hpp"
 
 namespace {
 
 using namespace troupe;
 using namespace std::chrono_literals;
-using SteadyClock = std::chrono::steady_clock;
-
-constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr int kRepetitions = 5;
-
-double seconds_since(SteadyClock::time_point begin) {
-  return std::chrono::duration<double>(SteadyClock::now() - begin).count();
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
-}
-
-// ---- Processes ----------------------------------------------------------------------------------
-
-/// A child that runs `body(fd)`, fd being a pipe to us. It ends with us, or when this object goes.
-class Child {
- public:
-  explicit Child(const std::function<void(int fd)>& body) {
-    std::array<int, 2> ends{};
-    if (pipe(ends.data()) != 0) std::abort();
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      close(ends[0]);
-      body(ends[1]);
-      std::_Exit(0);
-    }
-    close(ends[1]);
-    from_ = ends[0];
-  }
-  ~Child() {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    close(from_);
-  }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-
-  /// What it writes, up to a newline or its end.
-  std::string line() const {
-    std::string text;
-    char c = 0;
-    while (read(from_, &c, 1) == 1 && c != '\n') text += c;
-    return text;
-  }
-  pid_t pid() const { return pid_; }
-
- private:
-  pid_t pid_ = 0;
-  int from_ = -1;
-};
-
-void say(int fd, const std::string& text) {
-  const std::string whole = text + "\n";
-  if (write(fd, whole.data(), whole.size()) != static_cast<ssize_t>(whole.size())) std::abort();
-}
+using namespace troupe::bench;
 
 // ---- What is called -----------------------------------------------------------------------------
 
@@ -106,30 +45,25 @@ NodeOptions options_for(const std::string& name, const std::string& tls, const s
   return options;
 }
 
-void serve(const std::string& tls, int core, int fd) {
-  bench::pin_to_core(core);
+void serve(const std::string& tls, const Ready& ready) {
   NodeOptions options = options_for("server", tls, "");
   options.own_thread = false;
   auto node = Node::start(std::move(options)).value();
   node->spawn<Echo>("echo").value();
-  say(fd, node->address());
+  ready(node->address());
   (void)node->run();
 }
 
 using Measurement = std::function<double(Node&)>;
 
-/// The figure that `measure` takes in a client beside a server; 0 if that fails.
-double between_processes(const std::string& tls, const Measurement& measure) {
-  const Child server([&](int fd) { serve(tls, 0, fd); });
-  const std::string address = server.line();
-  const Child client([&](int fd) {
-    bench::pin_to_core(1);
-    auto node = Node::start(options_for("client", tls, address)).value();
-    node->wait_for_actor("echo", 10s).value();
-    say(fd, std::to_string(measure(*node)));
-    node.reset();
-  });
-  return std::strtod(client.line().c_str(), nullptr);
+/// The figure that `measure` takes in a client beside a server.
+std::optional<double> beside_server(const std::string& tls, const Measurement& measure) {
+  return between_processes([&](const Ready& ready) { serve(tls, ready); },
+                           [&](const std::string& address) {
+                             auto node = Node::start(options_for("client", tls, address)).value();
+                             node->wait_for_actor("echo", 10s).value();
+                             return measure(*node);
+                           });
 }
 
 // ---- Figures ------------------------------------------------------------------------------------
@@ -153,7 +87,7 @@ Measurement round_trip_us(std::size_t bytes, std::size_t count) {
   };
 }
 
-Measurement percentile_us(std::size_t bytes, std::size_t count, double percentile) {
+Measurement percentile_us(std::size_t bytes, std::size_t count, double fraction) {
   return [=](Node& node) {
     const std::string text(bytes, 'x');
     for (std::size_t i = 0; i < count / 10; ++i) call_echo(node, text);
@@ -163,9 +97,7 @@ Measurement percentile_us(std::size_t bytes, std::size_t count, double percentil
       call_echo(node, text);
       time = seconds_since(begin) * 1e6;
     }
-    const auto rank = times.begin() + static_cast<std::ptrdiff_t>(percentile * static_cast<double>(count));
-    std::nth_element(times.begin(), rank, times.end());
-    return *rank;
+    return percentile(times, fraction);
   };
 }
 
@@ -194,7 +126,7 @@ Measurement pipelined_calls(std::size_t bytes, std::size_t window, std::size_t c
 /// GB/s of tensors of `bytes`, `window` of them under way.
 Measurement tensor_gb_per_s(std::size_t bytes, std::size_t window) {
   return [=](Node& node) {
-    const std::size_t count = std::max<std::size_t>(512 * kMiB / bytes, 16);
+    const std::size_t count = bandwidth_count(bytes);
     std::vector<Tensor> tensors;
     for (std::size_t i = 0; i < window; ++i)
       tensors.push_back(Tensor::zeros(DType::kFloat32, Shape({static_cast<std::int64_t>(bytes / 4)})));
@@ -217,20 +149,71 @@ Measurement tensor_gb_per_s(std::size_t bytes, std::size_t window) {
   };
 }
 
-/// Takes ours and the reference in turns and prints the medians.
-void compare(const std::string& name, const std::string& unit, const std::function<double()>& ours,
-             const std::string& reference, const std::function<bench::RawResult()>& raw) {
-  std::vector<double> values, references;
-  for (int i = 0; i < 3; ++i) {
-    const bench::RawResult figure = raw();
-    if (!figure.ok) {
-      std::cerr << reference << ": " << figure.error << "\n";
+/// One figure of ours and what stands beside it.
+struct Comparison {
+  std::string what, tls, unit;
+  Measurement ours;
+  std::string raw_name;
+  std::function<RawResult()> raw;
+  bool against_peers = false;
+
+  std::string name() const { return what + "_" + tls; }
+};
+
+/// How far ahead of a peer we are to be.
+struct Lead {
+  std::string name;  ///< of our figure
+  double target;
+};
+const std::vector<Lead> kSpeedupOverGrpc{{"rpc_sync_64B_shm", 40}, {"rpc_sync_64B_tcp", 5}};
+const std::vector<Lead> kOverBestPeer{
+    {"tensor_1MB_shm", 1.5}, {"tensor_1MB_tcp", 1.5}, {"tensor_16MB_shm", 1}, {"tensor_16MB_tcp", 1}};
+
+/// `figures` hold every peer's name and figure.
+void print_leads(const std::string& name, double ours,
+                 const std::vector<std::pair<std::string, double>>& figures) {
+  double best = 0;
+  double grpc = 0;
+  for (const auto& [peer, value] : figures) {
+    best = std::max(best, value);
+    if (peer.find("peer_grpc") == 0) grpc = value;
+  }
+  for (const Lead& lead : kSpeedupOverGrpc)
+    if (lead.name == name && grpc > 0)
+      print_json(name + "_speedup_over_grpc", grpc / ours, "x", "target", lead.target);
+  for (const Lead& lead : kOverBestPeer)
+    if (lead.name == name && best > 0)
+      print_json(name + "_over_best_peer", ours / best, "x", "target", lead.target);
+}
+
+/// Takes raw UCX, ours and the peers' in turns, so that what else the machine does meets all of them, and
+/// prints the medians.
+void compare(const Comparison& comparison, const PeerPrograms& programs) {
+  constexpr int kTurns = 3;
+  const std::vector<std::string> peers =
+      comparison.against_peers ? programs.names(comparison.what, comparison.tls) : std::vector<std::string>{};
+  std::vector<double> raw, ours;
+  std::vector<std::vector<double>> theirs(peers.size());
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const RawResult result = comparison.raw();
+    const auto value = beside_server(comparison.tls, comparison.ours);
+    if (!result.ok || !value) {
+      std::cerr << comparison.name() << ": no figure " << result.error << "\n";
       return;
     }
-    references.push_back(figure.value);
-    values.push_back(ours());
+    raw.push_back(result.value);
+    ours.push_back(*value);
+    for (std::size_t i = 0; i < peers.size(); ++i)
+      if (const auto figure = programs.take(peers[i])) theirs[i].push_back(*figure);
   }
-  bench::print_json(name, median(values), unit, reference, median(references));
+  print_json(comparison.name(), median(ours), comparison.unit, comparison.raw_name, median(raw));
+  std::vector<std::pair<std::string, double>> figures;
+  for (std::size_t i = 0; i < peers.size(); ++i) {
+    if (theirs[i].empty()) continue;
+    figures.emplace_back(peers[i], median(theirs[i]));
+    print_json(peers[i], median(theirs[i]), comparison.unit, comparison.name(), median(ours));
+  }
+  print_leads(comparison.name(), median(ours), figures);
 }
 
 /// CPU time that a process has used so far.
@@ -274,53 +257,41 @@ void idle_cluster() {
   const double before = used();
   const auto begin = SteadyClock::now();
   std::this_thread::sleep_for(5s);
-  bench::print_json("idle_cluster_cpu_percent", 100 * (used() - before) / seconds_since(begin), "%", "bound",
-                    5);
+  print_json("idle_cluster_cpu_percent", 100 * (used() - before) / seconds_since(begin), "%", "bound", 5);
 }
 
-struct Figure {
-  std::string name;
-  std::function<void()> take;
-};
-
-std::vector<Figure> figures() {
-  std::vector<Figure> all;
-  const auto add = [&](const std::string& name, const std::string& unit, const std::string& tls,
-                       const Measurement& ours, const std::string& reference,
-                       const std::function<bench::RawResult()>& raw) {
-    all.push_back({name, [=] {
-                     compare(
-                         name, unit, [&] { return between_processes(tls, ours); }, reference, raw);
-                   }});
-  };
+std::vector<Comparison> comparisons() {
+  std::vector<Comparison> all;
   for (const std::string tls : {"shm", "tcp"}) {
     const std::size_t turns = tls == "tcp" ? 5000 : 50000;
-    const auto raw_rtt = [=] { return bench::raw_am_rtt(64, tls, turns); };
     const std::string rtt = "raw_ucx_rtt_64B_" + tls;
-    add("rpc_sync_64B_" + tls, "us", tls, round_trip_us(64, turns), rtt, raw_rtt);
-    add("rpc_p99_64B_" + tls, "us", tls, percentile_us(64, turns, 0.99), rtt, raw_rtt);
-    add("rpc_async_64B_" + tls, "calls/s", tls, pipelined_calls(64, 256, turns * 4),
-        "raw_ucx_rate_64B_" + tls, [=] { return bench::raw_am_rate(64, 256, tls, turns * 8); });
+    const auto raw_rtt = [=] { return raw_am_rtt(64, tls, turns); };
+    all.push_back({"rpc_sync_64B", tls, "us", round_trip_us(64, turns), rtt, raw_rtt, true});
+    all.push_back({"rpc_p99_64B", tls, "us", percentile_us(64, turns, 0.99), rtt, raw_rtt, false});
+    all.push_back({"rpc_async_64B", tls, "calls/s", pipelined_calls(64, 256, turns * 4),
+                   "raw_ucx_rate_64B_" + tls, [=] { return raw_am_rate(64, 256, tls, turns * 8); }, true});
     for (const std::size_t mib : {1, 16}) {
-      const std::string size = std::to_string(mib) + "MB_" + tls;
-      add("tensor_" + size, "GB/s", tls, tensor_gb_per_s(mib * kMiB, 8), "raw_ucx_bandwidth_" + size,
-          [=] { return bench::raw_am_bandwidth(mib * kMiB, 8, tls); });
+      const std::string size = std::to_string(mib) + "MB";
+      all.push_back({"tensor_" + size, tls, "GB/s", tensor_gb_per_s(mib * kMiB, 8),
+                     "raw_ucx_bandwidth_" + size + "_" + tls,
+                     [=] { return raw_am_bandwidth(mib * kMiB, 8, tls); }, true});
     }
   }
-  all.push_back({"idle_cluster_cpu_percent", idle_cluster});
   return all;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::vector<std::string> wanted(argv + 1, argv + argc);
-  for (const Figure& figure : figures()) {
-    const bool take =
-        wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](const std::string& part) {
-          return figure.name.find(part) != std::string::npos;
-        });
-    if (take) figure.take();
+  std::vector<std::string> parts(argv + 1, argv + argc);
+  std::string peers;
+  if (parts.size() >= 2 && parts[0] == "--peers") {
+    peers = parts[1];
+    parts.erase(parts.begin(), parts.begin() + 2);
   }
+  const PeerPrograms programs(peers);
+  for (const Comparison& comparison : comparisons())
+    if (wanted(comparison.name(), parts)) compare(comparison, programs);
+  if (wanted("idle_cluster_cpu_percent", parts)) idle_cluster();
   return 0;
 }

@@ -10,28 +10,20 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <vector>
+
+#include "harness.hpp"
 
 namespace troupe::bench {
 
 namespace {
 
 constexpr unsigned kMessage = 1;
-constexpr int kRepetitions = 5;
 constexpr std::size_t kBandwidthBytes = std::size_t{1} << 30;  // payload of one repetition, at most
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 void check(ucs_status_t status, const char* what) {
   if (status != UCS_OK) throw std::runtime_error(std::string(what) + ": " + ucs_status_string(status));
@@ -189,11 +181,6 @@ RawResult run_pair(const std::string& transports, std::size_t receive_bytes, con
   return result;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 /// Sends `count` messages, then waits for the receiver's word that it has them all.
 void stream(Side& side, std::size_t count, std::size_t window, const std::vector<char>& header,
             const std::vector<char>& data) {
@@ -222,7 +209,7 @@ RawResult raw_am_rtt(std::size_t bytes, const std::string& tls, std::size_t iter
     };
     turns(100);
     for (int i = 0; i < kRepetitions; ++i) {
-      const auto begin = Clock::now();
+      const auto begin = SteadyClock::now();
       turns(iterations);
       microseconds.push_back(seconds_since(begin) * 1e6 / static_cast<double>(iterations));
     }
@@ -251,7 +238,7 @@ RawResult one_way(std::size_t header_bytes, std::size_t data_bytes, std::size_t 
     std::vector<double> seconds;
     stream(side, std::min<std::size_t>(count, 1000), window, header, data);
     for (int i = 0; i < kRepetitions; ++i) {
-      const auto begin = Clock::now();
+      const auto begin = SteadyClock::now();
       stream(side, count, window, header, data);
       seconds.push_back(seconds_since(begin));
     }
@@ -285,40 +272,11 @@ RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::str
   return result;
 }
 
-void pin_to_core(int index) {
-  cpu_set_t allowed;
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (!CPU_ISSET(core, &allowed) || index-- > 0) continue;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(core, &one);
-    ::sched_setaffinity(0, sizeof one, &one);
-    return;
-  }
-}
-
 std::string raw_tls(const std::string& transports) {
   if (transports == "auto") return "all";
   if (transports == "shm") return "posix,sysv,cma,self";
   if (transports == "tcp") return "tcp,self";
   return transports;
-}
-
-void print_json(const std::string& name, double value, const std::string& unit, const std::string& reference,
-                double reference_value) {
-  if (reference.empty()) {
-    std::printf(
-        R"({"name": "%s", "value": %.6g, "unit": "%s", "reference": null, "reference_value": null, "ratio": 1})"
-        "\n",
-        name.c_str(), value, unit.c_str());
-  } else {
-    std::printf(
-        R"({"name": "%s", "value": %.6g, "unit": "%s", "reference": "%s", "reference_value": %.6g, "ratio": %.4g})"
-        "\n",
-        name.c_str(), value, unit.c_str(), reference.c_str(), reference_value, value / reference_value);
-  }
-  std::fflush(stdout);
 }
 
 }  // namespace troupe::bench

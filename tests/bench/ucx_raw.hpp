@@ -24,12 +24,7 @@ RawResult raw_am_rate(std::size_t bytes, std::size_t window, const std::string& 
 /// memory that the receiver uses again for each (rendezvous), or copied there (eager).
 RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::string& tls);
 
-/// Pins the calling thread to the `index`-th core that it may run on.
-void pin_to_core(int index);
 /// UCX_TLS for "shm", "tcp" and "auto".
 std::string raw_tls(const std::string& transports);
-/// One line of the benchmarks' JSON on the standard output; without a reference, `reference` is empty.
-void print_json(const std::string& name, double value, const std::string& unit,
-                const std::string& reference = {}, double reference_value = 0);
 
 }  // namespace troupe::bench

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "harness.hpp"
 #include "ucx_raw.hpp"
 #include "ucx_raw_transport.hpp"
 

@@ -16,6 +16,8 @@
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/loop.hpp>
 
+#include "harness.hpp"
+
 namespace troupe::bench {
 
 namespace {
@@ -23,7 +25,6 @@ namespace {
 using rpc::LinkId;
 using rpc::OutFrame;
 
-constexpr int kRepetitions = 5;
 constexpr std::size_t kBandwidthBytes = std::size_t{1} << 29;
 
 /// One end: counts what comes, receives parts into the same memory again and again.
@@ -115,11 +116,6 @@ RawResult with_server(const std::string& transports, const std::function<void(En
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   return result;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 double seconds(const std::function<void()>& work) {
