@@ -1,8 +1,13 @@
 // How a node comes and goes, and what it keeps: see node_calls.cpp for what it does meanwhile.
 #include <troupe/actors/node.hpp>
 
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <cassert>
 #include <random>
+
+#include <troupe/runtime/files.hpp>
 
 #include "actor_proxy.hpp"
 #include "node_impl.hpp"
@@ -28,6 +33,23 @@ std::unique_ptr<caf::actor_system_config> small_system_config() {
   config->set("scheduler.policy", caf::atom("sharing"));
   config->set("scheduler.max-threads", std::size_t{1});
   return config;
+}
+
+/// The shared secret, from where the options say. Spaces and line ends around what a file holds do not
+/// belong to it.
+Result<std::string> secret_of(const NodeOptions& options) {
+  if (!options.secret.empty() || options.secret_file.empty()) return options.secret;
+  struct stat status {};
+  if (::stat(options.secret_file.c_str(), &status) == 0 && (status.st_mode & S_IRWXO) != 0)
+    return Error{Code::kPermissionDenied, "everybody on this machine can read the secret in " +
+                                              options.secret_file + ": chmod 600 " + options.secret_file};
+  auto text = read_file(options.secret_file);
+  if (!text) return with_context(text.error(), "the shared secret");
+  constexpr std::string_view kSpace = " \t\r\n";
+  const auto begin = std::min(text->find_first_not_of(kSpace), text->size());
+  const auto end = text->find_last_not_of(kSpace) + 1;
+  if (begin >= end) return Error{Code::kInvalidArgument, "there is no secret in " + options.secret_file};
+  return text->substr(begin, end - begin);
 }
 
 /// The state of the actor number kNodeActor: where the registry's notices arrive.
@@ -89,6 +111,9 @@ Result<void> NodeImpl::listen() {
   rpc::EndpointOptions endpoint_options;
   endpoint_options.node_id = options.node_id;
   endpoint_options.node_name = options.name;
+  auto secret = secret_of(options);
+  if (!secret) return with_context(secret.error(), "node '" + options.name + "' cannot start");
+  endpoint_options.secret = *secret;
   endpoint_options.default_timeout = options.default_timeout;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;

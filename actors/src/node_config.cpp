@@ -21,6 +21,8 @@ void add_node_settings(ConfigSchema& schema) {
   constexpr double kHour = 3600;
   schema.add("node.registry", d.registry, "address of the first node, which keeps the registry");
   schema.add("node.listen", d.listen, "address on which this node listens");
+  schema.add("node.secret", d.secret, "what all nodes of the cluster must know").confidential();
+  schema.add("node.secret_file", d.secret_file, "file that holds the secret");
   schema.add("node.transport", d.transport.transports, "UCX transports: auto, shm, tcp, or UCX's own names");
   schema.add("node.net_devices", d.transport.net_devices, "network devices, for instance lo or eth0");
   schema.add("node.join_timeout", d.join_timeout, "how long to wait for the first node").between(0, kHour);
@@ -42,6 +44,8 @@ void add_node_settings(ConfigSchema& schema) {
 NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.registry", options.registry);
   take(config, "node.listen", options.listen);
+  take(config, "node.secret", options.secret);
+  take(config, "node.secret_file", options.secret_file);
   take(config, "node.transport", options.transport.transports);
   take(config, "node.net_devices", options.transport.net_devices);
   take(config, "node.join_timeout", options.join_timeout);

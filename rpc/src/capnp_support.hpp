@@ -14,6 +14,7 @@
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 
+#include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/memory_pool.hpp>
 #include <troupe/runtime/result.hpp>
@@ -120,6 +121,9 @@ inline void copy_text(capnp::Text::Builder out, std::string_view text) {
 inline void copy_data(capnp::Data::Builder out, std::span<const std::byte> data) {
   if (!data.empty()) std::memcpy(out.begin(), data.data(), data.size());
 }
+inline std::span<const std::byte> bytes_of(capnp::Data::Reader data) {
+  return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
+}
 inline std::string_view to_view(capnp::Text::Reader text) {
   return {text.begin(), text.size()};
 }
@@ -146,6 +150,16 @@ auto read_item(const List& list, std::uint32_t index) -> decltype(list[index]) {
 /// What an exception of Cap'n Proto's says, in one line.
 inline std::string describe(const kj::Exception& exception) {
   return std::string(exception.getDescription().cStr());
+}
+
+/// Builds a Control message with `write(control)` and sends it.
+template <class F>
+void send_control(Transport& transport, LinkId link, F&& write) {
+  capnp::MallocMessageBuilder builder;
+  write(builder.initRoot<wire::Control>());
+  auto words = capnp::messageToFlatArray(builder);
+  auto bytes = words.asBytes();
+  transport.send_control(link, {reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()});
 }
 
 void write_error(wire::ErrorInfo::Builder out, const Error& error);

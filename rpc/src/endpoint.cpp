@@ -35,6 +35,7 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
       transport_(std::move(transport)) {
   assert(options_.node_id != 0);
   transport_->set_events(*this);
+  expect_strangers();
   loop_.schedule_after(*heartbeat_, heartbeat_tick());
 }
 
@@ -219,8 +220,11 @@ void Endpoint::deliver_waiting_local() {
 
 // ---- What comes in ------------------------------------------------------------------------------
 
-Result<void> Endpoint::on_parts(LinkId, std::span<const std::byte> head, std::size_t total_bytes,
+Result<void> Endpoint::on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
                                 std::vector<Buffer>& parts) {
+  // Nobody is told where to send to before the meeting: what comes earlier is a stranger's.
+  if (Session* session = find(link); !session || session->state < Session::State::kOpening)
+    return Error{Code::kUnauthenticated, "a message came before the meeting"};
   if (total_bytes > options_.max_message_bytes)
     return Error{Code::kResourceExhausted, "a message of " + std::to_string(total_bytes) +
                                                " bytes is longer than the " +
@@ -231,6 +235,8 @@ Result<void> Endpoint::on_parts(LinkId, std::span<const std::byte> head, std::si
 void Endpoint::on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) {
   Session* session = find(link);
   if (!session) return;
+  if (session->state < Session::State::kOpening)
+    return end_session(link, {Code::kUnauthenticated, "a message came before the meeting"}, true);
   session->last_heard = loop_.now();
   stats_.bytes_received += head.size();
   for (const Buffer& part : parts) stats_.bytes_received += part.size();

@@ -8,12 +8,16 @@
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/timer.hpp>
 
+#include "meeting/proof.hpp"
+
 namespace troupe::rpc {
 
 /// One link and what both sides have said on it so far.
 struct Endpoint::Session {
   enum class State {
     kDialling,  // on_link has not come yet
+    kGreeting,  // there is a secret: waiting for the other's greeting or challenge
+    kProving,   // waiting for the other's proof
     kMeeting,   // waiting for the other's hello
     kOpening,   // hello came, our data way is open; waiting for the other's `ready`
     kReady,     // calls flow
@@ -28,6 +32,7 @@ struct Endpoint::Session {
   TimePoint last_heard{};
   TimePoint last_said{};
   std::uint64_t heartbeats = 0;
+  MeetingTerms terms;  // what has been said before the hello
 
   /// What was sent before kReady.
   struct Waiting {
@@ -38,6 +43,13 @@ struct Endpoint::Session {
   std::size_t waiting_bytes = 0;
 
   const std::string& name() const { return peer.node_name.empty() ? peer.address : peer.node_name; }
+};
+
+/// A greeting or a challenge, as it came.
+struct Endpoint::Greeting {
+  std::uint16_t scheme = 0;
+  std::uint64_t node_id = 0;
+  std::span<const std::byte> nonce;
 };
 
 /// A call of ours that has no answer yet; its timer is its deadline.

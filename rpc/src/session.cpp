@@ -9,20 +9,6 @@
 
 namespace troupe::rpc {
 
-namespace {
-
-/// Builds a Control message with `write(control)` and sends it.
-template <class F>
-void send_control(Transport& transport, LinkId link, F&& write) {
-  capnp::MallocMessageBuilder builder;
-  write(builder.initRoot<wire::Control>());
-  auto words = capnp::messageToFlatArray(builder);
-  auto bytes = words.asBytes();
-  transport.send_control(link, {reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()});
-}
-
-}  // namespace
-
 Endpoint::Session* Endpoint::find(SessionId session) {
   const auto found = sessions_.find(session);
   return found == sessions_.end() ? nullptr : found->second.get();
@@ -38,8 +24,14 @@ bool Endpoint::ready(SessionId session) const {
   return session == kLocal || (found != sessions_.end() && found->second->state == Session::State::kReady);
 }
 
+Result<std::string> Endpoint::listen(std::string_view address) {
+  if (auto may = may_meet_at(address); !may) return may.error();
+  return transport_->listen(address);
+}
+
 Result<SessionId> Endpoint::connect(std::string_view address) {
   if (closing_) return Error{Code::kCancelled, "the node shuts down"};
+  if (auto may = may_meet_at(address); !may) return may.error();
   auto link = transport_->dial(address);
   if (!link) return link.error();
   auto session = std::make_unique<Session>(*link);
@@ -50,7 +42,7 @@ Result<SessionId> Endpoint::connect(std::string_view address) {
 }
 
 void Endpoint::close(SessionId session, const Error& why) {
-  if (Session* closing = find(session); closing && closing->state != Session::State::kDialling)
+  if (Session* closing = find(session); closing && closing->state >= Session::State::kMeeting)
     send_control(*transport_, session, [&](wire::Control::Builder control) {
       copy_text(control.initGoodbye(static_cast<unsigned>(why.message.size())), why.message);
     });
@@ -78,16 +70,10 @@ void Endpoint::on_link(LinkId link, std::string_view peer_address, bool incoming
     auto session = std::make_unique<Session>(link);
     session->peer.address = std::string(peer_address);
     session->peer.incoming = true;
-    session->begun = session->last_heard = session->last_said = loop_.now();
-    session->state = Session::State::kMeeting;
-    sessions_.emplace(link, std::move(session));
-    return;
+    session->begun = session->last_said = loop_.now();
+    return begin_meeting(*sessions_.emplace(link, std::move(session)).first->second);
   }
-  Session* session = find(link);
-  if (!session) return;
-  session->state = Session::State::kMeeting;
-  session->last_heard = loop_.now();
-  send_hello(*session);
+  if (Session* session = find(link)) begin_meeting(*session);
 }
 
 void Endpoint::send_hello(Session& session) {
@@ -107,21 +93,28 @@ void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
   Session* session = find(link);
   if (!session) return;
   session->last_heard = loop_.now();
+  const auto greeting_of = [](wire::Greeting::Reader greeting) {
+    return Greeting{greeting.getScheme(), greeting.getNodeId(), bytes_of(greeting.getNonce())};
+  };
   try {
     // Control messages come out of a byte stream, so they lie anywhere; Cap'n Proto wants 8-byte alignment.
     auto words = kj::heapArray<capnp::word>(message.size() / sizeof(capnp::word));
     if (!message.empty()) std::memcpy(words.begin(), message.data(), words.asBytes().size());
     capnp::FlatArrayMessageReader reader(words, reader_options(message.size()));
     auto control = reader.getRoot<wire::Control>();
+    if (session->state < Session::State::kMeeting && control.which() < wire::Control::GREETING &&
+        control.which() != wire::Control::REFUSAL)
+      return refuse(*session,
+                    {Code::kUnauthenticated,
+                     "this node demands proof of a shared secret before anything else: give all nodes "
+                     "the same (node.secret, node.secret_file)"});
     switch (control.which()) {
       case wire::Control::HELLO: {
         auto hello = control.getHello();
-        auto data = hello.getDataAddress();
         return on_hello(*session,
                         {hello.getNodeId(), std::string(to_view(hello.getNodeName())), session->peer.address,
                          session->peer.incoming},
-                        {reinterpret_cast<const std::byte*>(data.begin()), data.size()},
-                        hello.getProtocolVersion());
+                        bytes_of(hello.getDataAddress()), hello.getProtocolVersion());
       }
       case wire::Control::REFUSAL:
         return end_session(
@@ -136,6 +129,12 @@ void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
         return end_session(
             link, {Code::kUnavailable, "the node has left: " + std::string(to_view(control.getGoodbye()))},
             true);
+      case wire::Control::GREETING:
+        return on_greeting(*session, greeting_of(control.getGreeting()), false);
+      case wire::Control::CHALLENGE:
+        return on_greeting(*session, greeting_of(control.getChallenge()), true);
+      case wire::Control::PROOF:
+        return on_proof(*session, bytes_of(control.getProof()));
     }
     end_session(link, {Code::kDataLoss, "an unknown control message came"}, true);
   } catch (const kj::Exception& exception) {
@@ -145,22 +144,24 @@ void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
 
 void Endpoint::on_hello(Session& session, const Peer& peer, std::span<const std::byte> data_address,
                         std::uint32_t version) {
-  const auto refuse = [&](Code code, std::string why) {
-    const Error error{code, std::move(why), options_.node_name};
-    send_control(*transport_, session.link,
-                 [&](wire::Control::Builder control) { write_error(control.initRefusal(), error); });
-    end_session(session.link, error, true);
+  const auto no = [&](Code code, std::string why) {
+    refuse(session, {code, std::move(why), options_.node_name});
   };
   if (session.state != Session::State::kMeeting)
-    return refuse(Code::kFailedPrecondition, "a second hello on one link");
+    return no(Code::kFailedPrecondition, "a second hello on one link");
   if (version != options_.protocol_version)
-    return refuse(Code::kFailedPrecondition,
-                  "protocol version " + std::to_string(version) + " of node '" + peer.node_name +
-                      "' is not version " + std::to_string(options_.protocol_version) + " of node '" +
-                      options_.node_name + "'; run the same release of Troupe on both");
-  if (peer.node_id == 0) return refuse(Code::kInvalidArgument, "a hello without a node id");
+    return no(Code::kFailedPrecondition,
+              "protocol version " + std::to_string(version) + " of node '" + peer.node_name +
+                  "' is not version " + std::to_string(options_.protocol_version) + " of node '" +
+                  options_.node_name + "'; run the same release of Troupe on both");
+  if (peer.node_id == 0) return no(Code::kInvalidArgument, "a hello without a node id");
+  const auto& terms = session.terms;
+  if (!options_.secret.empty() &&
+      peer.node_id != (peer.incoming ? terms.dialling_node : terms.listening_node))
+    return no(Code::kUnauthenticated, "the hello is of another node than the proof");
   if (auto opened = transport_->open_data(session.link, data_address); !opened)
-    return refuse(opened.error().code, "no way for data: " + opened.error().message);
+    return no(opened.error().code, "no way for data: " + opened.error().message);
+  transport_->admit(session.link);
   session.peer = peer;
   if (peer.incoming) send_hello(session);
   session.state = Session::State::kOpening;

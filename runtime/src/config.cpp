@@ -247,8 +247,13 @@ Result<void> Config::load_flags(std::span<const std::string> flags) {
     if (equals == std::string::npos) {
       return Error{Code::kInvalidArgument, "flag '" + flag + "': give it as section.key=value"};
     }
-    Result<void> stored =
-        set(std::string_view(flag).substr(0, equals), std::string_view(flag).substr(equals + 1), "flag");
+    const std::string_view name = std::string_view(flag).substr(0, equals);
+    if (const ConfigKey* key = schema_.find(name); key && key->is_confidential())
+      return Error{Code::kInvalidArgument, "flag: " + std::string(name) + " (" + key->help() +
+                                               ") must not stand on a command line, which others can read: "
+                                               "give it in the configuration file or as " +
+                                               environment_name(name)};
+    Result<void> stored = set(name, std::string_view(flag).substr(equals + 1), "flag");
     if (!stored) return stored;
   }
   return {};
@@ -266,7 +271,7 @@ Result<void> Config::store(std::string_view name, Result<ConfigValue> value, std
   if (!value) {
     fault = value.error().message;
   } else if ((fault = key.fault_of(*value))) {
-    *fault = std::visit(ValueText{}, *value) + ": it " + *fault;
+    *fault = (key.is_confidential() ? "(hidden)" : std::visit(ValueText{}, *value)) + ": it " + *fault;
   }
   if (fault) {
     return Error{Code::kInvalidArgument,
@@ -305,7 +310,8 @@ std::string Config::origin(std::string_view name) const {
 std::string Config::to_string() const {
   std::string text;
   for (const auto& [name, key] : schema_.keys()) {
-    std::string line = name + " = " + std::visit(ValueText{}, find(name));
+    const bool hidden = key.is_confidential() && settings_.contains(name);
+    std::string line = name + " = " + (hidden ? "(hidden)" : std::visit(ValueText{}, find(name)));
     line.resize(std::max<std::size_t>(line.size() + 2, 40), ' ');
     text += line + "# " + key.help() + " (" + origin(name) + ")\n";
   }

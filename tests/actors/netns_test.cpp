@@ -60,6 +60,14 @@ class Lan {
   std::string hub() const { return "troupe-" + std::to_string(getpid()) + "-hub"; }
 };
 
+/// The cluster's secret, in the environment of the processes that are started meanwhile.
+struct Secret {
+  Secret() { setenv("TROUPE_NODE_SECRET", "known to three hosts only", 1); }
+  ~Secret() { unsetenv("TROUPE_NODE_SECRET"); }
+  Secret(const Secret&) = delete;
+  Secret& operator=(const Secret&) = delete;
+};
+
 /// "error CODE ms text" of a helper, taken apart.
 struct Outcome {
   explicit Outcome(const std::string& line) : text(line) {
@@ -83,6 +91,13 @@ TEST_CASE("nodes on three hosts over TCP: calls go across, and a cut link ends i
     MESSAGE("skipped: " << why);
     return;
   }
+  {
+    Process keyless({"ip", "netns", "exec", lan.host(1), TROUPE_TEST_NODE, "keyless", Lan::address(1) + ":0",
+                     "", "tcp", "eth0", "1000"});
+    const std::string refusal = keyless.line();
+    CHECK_MESSAGE(contains(refusal, "failed FAILED_PRECONDITION"), refusal);
+  }
+  const Secret secret;
   constexpr int kSilenceMs = 1000;
   std::vector<std::unique_ptr<Process>> nodes;
   std::string registry;

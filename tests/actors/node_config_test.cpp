@@ -34,6 +34,23 @@ TEST_CASE("node configuration: the environment overrides the program, flags over
   CHECK(options.transport.transports == "shm");
 }
 
+TEST_CASE("node configuration: a secret comes from the environment, never from a flag, and is not shown") {
+  const char* const environment[] = {"TROUPE_NODE_SECRET=0123456789abcdef", nullptr};
+  const Config config = configured(environment, {});
+  CHECK(node_options(config, {.name = "a"}).secret == "0123456789abcdef");
+  CHECK(config.to_string().find("0123456789abcdef") == std::string::npos);
+  CHECK(config.to_string().find("(hidden)") != std::string::npos);
+  ConfigSchema schema;
+  add_node_settings(schema);
+  const std::vector<std::string> flags{"node.secret=0123456789abcdef"};
+  const char* const none[] = {nullptr};
+  const auto shown = Config::load(schema, "", none, flags);
+  REQUIRE_FALSE(shown);
+  CHECK(shown.error().code == Code::kInvalidArgument);
+  CHECK(shown.error().message.find("TROUPE_NODE_SECRET") != std::string::npos);
+  CHECK(shown.error().message.find("0123456789abcdef") == std::string::npos);
+}
+
 TEST_CASE("node configuration: a bad value names its place") {
   const char* const environment[] = {"TROUPE_LOG_LEVEL=loud", nullptr};
   ConfigSchema schema;

@@ -54,6 +54,12 @@ class LinkTable {
     return slot < slots_.size() && slots_[slot].id == id ? slots_[slot].value.get() : nullptr;
   }
 
+  /// What is in the slot that `id` names, whatever its serial number.
+  T* in_slot(LinkId id) const {
+    const std::size_t slot = id & (kMaxLinks - 1);
+    return slot < slots_.size() ? slots_[slot].value.get() : nullptr;
+  }
+
   /// Takes the link out; null if there is none.
   std::unique_ptr<T> remove(LinkId id) {
     if (!find(id)) return nullptr;

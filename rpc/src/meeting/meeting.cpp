@@ -10,6 +10,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "meeting/socket.hpp"
 
@@ -23,6 +24,9 @@ constexpr Duration kLinger = std::chrono::seconds(1);
 constexpr std::size_t kMaxLingering = 1024;
 /// How long a listener rests when the process has no descriptors left.
 constexpr Duration kAcceptRest = std::chrono::milliseconds(100);
+/// How long one more stranger than may be is kept waiting, and how old one may be that makes room for it.
+constexpr Duration kStrangerRest = std::chrono::milliseconds(5);
+constexpr Duration kStrangerAge = std::chrono::milliseconds(250);
 constexpr int kAcceptBatch = 64;
 constexpr int kReadBatch = 8;
 constexpr std::size_t kScratchBytes = 65536;
@@ -64,6 +68,11 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
         state(is_incoming ? State::kNew : State::kConnecting) {}
   ~Socket() override {
     if (fd) meeting.loop_.unwatch(fd.get());
+    know();
+  }
+  /// No stranger any more.
+  void know() {
+    if (stranger) meeting.strangers_.erase(*std::exchange(stranger, std::nullopt));
   }
 
   void on_ready(std::uint32_t events) override { meeting.socket_ready(id, events); }
@@ -74,8 +83,10 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
   std::string peer;
   bool incoming;
   State state;
-  bool broken = false;        // writing failed; what can be read is still read
-  std::vector<std::byte> in;  // received, from in_begin on not yet delivered
+  bool admitted = false;
+  std::optional<std::list<Stranger>::iterator> stranger;  // its place among those, if it is one
+  bool broken = false;                                    // writing failed; what can be read is still read
+  std::vector<std::byte> in;                              // received, from in_begin on not yet delivered
   std::size_t in_begin = 0;
   std::vector<std::byte> out;  // queued, from out_sent on
   std::size_t out_sent = 0;
@@ -101,20 +112,22 @@ class Meeting::Listener final : public FdHandler, public TimerNode {
 
   void on_ready(std::uint32_t) override {
     for (int i = 0; i < kAcceptBatch; ++i) {
+      if (!meeting_.has_room()) return rest(kStrangerRest);
       const int fd = ::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd >= 0) {
         meeting_.on_accepted(fd, address_);
         continue;
       }
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-        meeting_.loop_.unwatch(fd_.get());  // else the loop would spin on it
-        meeting_.loop_.schedule_after(*this, kAcceptRest);
-      }
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) return rest(kAcceptRest);
       if (errno != EINTR && errno != ECONNABORTED) return;
     }
   }
 
  private:
+  void rest(Duration time) {
+    meeting_.loop_.unwatch(fd_.get());  // else the loop would spin on it
+    meeting_.loop_.schedule_after(*this, time);
+  }
   void on_timer() override {
     if (!start()) meeting_.loop_.schedule_after(*this, kAcceptRest);
   }
@@ -208,8 +221,28 @@ void Meeting::on_accepted(int fd, const std::string& listening_at) {
   const LinkId link = (*socket)->id;
   tune_stream(fd);
   (*socket)->state = Socket::State::kOpen;
+  (*socket)->stranger = strangers_.insert(strangers_.end(), {link, loop_.now()});
   const std::string text = (*socket)->peer;
   events_.on_met(link, text, true);
+}
+
+bool Meeting::has_room() {
+  if (strangers_.size() < bounds_.max_links) return true;
+  if (strangers_.empty() || loop_.now() - strangers_.front().since < kStrangerAge) return false;
+  end(strangers_.front().link,
+      {Code::kUnauthenticated, "the link was needed for others before the peer had said who it is"});
+  return true;
+}
+
+void Meeting::admit(LinkId link) {
+  Socket* socket = sockets_.find(link);
+  if (!socket) return;
+  socket->admitted = true;
+  socket->know();
+}
+
+std::size_t Meeting::most_bytes(const Socket& socket) const {
+  return socket.admitted ? max_message_bytes_ : std::min(max_message_bytes_, bounds_.max_control_bytes);
 }
 
 Result<Meeting::Socket*> Meeting::add_socket(int fd, bool incoming, std::string peer) {
@@ -289,15 +322,16 @@ void Meeting::read(LinkId link) {
   for (int i = 0; i < kReadBatch; ++i) {
     Socket* socket = sockets_.find(link);
     if (!socket || !socket->fd) return;
-    const ssize_t n = ::recv(socket->fd.get(), scratch_.data(), scratch_.size(), MSG_DONTWAIT);
+    // Of a stranger no more is read than could be kept.
+    const std::size_t room = std::min(scratch_.size(), kLengthBytes + most_bytes(*socket));
+    const ssize_t n = ::recv(socket->fd.get(), scratch_.data(), room, MSG_DONTWAIT);
     if (n > 0) {
       socket->in.erase(socket->in.begin(),
                        socket->in.begin() + static_cast<std::ptrdiff_t>(socket->in_begin));
       socket->in_begin = 0;
       socket->in.insert(socket->in.end(), scratch_.begin(), scratch_.begin() + n);
       deliver(link);
-      if (static_cast<std::size_t>(n) < scratch_.size())
-        i = std::max(i, kReadBatch - 2);  // once more for EOF
+      if (static_cast<std::size_t>(n) < room) i = std::max(i, kReadBatch - 2);  // once more for EOF
       continue;
     }
     if (n < 0 && errno == EINTR) continue;
@@ -316,11 +350,11 @@ void Meeting::deliver(LinkId link) {
     if (unread.size() < kLengthBytes) return;
     std::uint32_t length = 0;
     std::memcpy(&length, unread.data(), kLengthBytes);
-    if (length > max_message_bytes_) {
-      return end(link, {Code::kDataLoss, "peer " + socket->peer + " sent a control message of " +
-                                             std::to_string(length) + " bytes, more than the " +
-                                             std::to_string(max_message_bytes_) +
-                                             " allowed: it is probably no Troupe node"});
+    if (const std::size_t most = most_bytes(*socket); length > most) {
+      return end(link, {Code::kDataLoss,
+                        "peer " + socket->peer + " sent a control message of " + std::to_string(length) +
+                            " bytes, more than the " + std::to_string(most) +
+                            " allowed: it is probably no Troupe node, or has not the shared secret"});
     }
     if (unread.size() < kLengthBytes + length) return;
     const auto content = unread.subspan(kLengthBytes, length);

@@ -48,6 +48,11 @@ class Meeting {
 
   Result<std::string> listen(const SocketAddress& address);
   Result<LinkId> dial(const SocketAddress& address);
+  /// Until admit() a link's messages have their own bound. Incoming ones that are not admitted count as
+  /// strangers: past their number the kernel keeps who comes next waiting, and the oldest, once they have had
+  /// their time to say something, are given up.
+  void bound_strangers(const Transport::StrangerBounds& bounds) { bounds_ = bounds; }
+  void admit(LinkId link);
   /// Precondition: message.size() <= max_message_bytes. Ignored for links that are gone.
   void send(LinkId link, std::span<const std::byte> message);
   /// Ends a link without on_parted(). What was queued is still given to the kernel if that takes it.
@@ -65,7 +70,14 @@ class Meeting {
   class Listener;
   class Lingering;
 
+  struct Stranger {
+    LinkId link = 0;
+    TimePoint since;
+  };
+
   void on_accepted(int fd, const std::string& listening_at);
+  bool has_room();
+  std::size_t most_bytes(const Socket& socket) const;
   Result<Socket*> add_socket(int fd, bool incoming, std::string peer);
   void socket_ready(LinkId link, std::uint32_t events);
   void finish_connecting(Socket& socket);
@@ -79,6 +91,8 @@ class Meeting {
   Loop& loop_;
   std::size_t max_message_bytes_;
   MeetingEvents& events_;
+  Transport::StrangerBounds bounds_;
+  std::list<Stranger> strangers_;  // oldest first; each is in sockets_, which therefore goes first
   LinkTable<Socket> sockets_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::list<Lingering> lingering_;

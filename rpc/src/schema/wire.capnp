@@ -6,7 +6,22 @@
 #   control  a TCP or unix socket; frames of [u32 little-endian length][one Control message].
 #   data     UCX active messages; each is one Envelope, with the bytes of its attachments beside it.
 #
-# Life of a link. The dialling side sends `hello` at once. The accepting side checks it and answers
+# A link between nodes that have a shared secret begins with a proof of it, on the control way, before
+# anything else is said or read. The dialling side sends `greeting`, the accepting side `challenge`; each
+# holds the sender's node id and a fresh random number. Then the dialling side sends its `proof`, and the
+# accepting side, if that is right, its own. A proof is the HMAC-SHA-256 under the secret of: the text
+# "troupe meeting 1"; one byte, 1 in the dialling side's proof and 2 in the accepting side's; the dialling
+# and the accepting node's ids, 8 bytes each, little-endian; the dialling and the accepting side's random
+# numbers, 32 bytes each. Until a side has seen the other's proof, it takes control messages of at most
+# 1,024 bytes, and answers anything that is out of order, and a wrong proof, with `refusal` and the end;
+# it sends neither names nor addresses. A `hello` that comes without a proof where one is due, or a
+# `greeting` where there is no secret, is refused with UNAUTHENTICATED. A node without a secret listens and
+# dials on its own machine only.
+#
+# TLS has its place below all this: the first bytes of a TLS record (22, 3, 1) read as a message's length
+# are more than any message may have, so one port can tell both apart.
+#
+# Life of a link. The dialling side sends `hello` at once, or after the accepting side's proof. The accepting side checks it and answers
 # with its own `hello`, or with `refusal` and closes. Once a side has the other's hello it opens its
 # data way, and sends `ready`. A side sends Envelopes only after it has received `ready`. While
 # the link lives each side sends `heartbeat` whenever it has sent no control message for the heartbeat
@@ -23,11 +38,21 @@ struct Control {
   union {
     hello     @0 :Hello;
     refusal   @1 :ErrorInfo;   # Accepting side, in place of hello: why. FAILED_PRECONDITION: versions
-                               # differ; INVALID_ARGUMENT: malformed hello.
+                               # differ; INVALID_ARGUMENT: malformed hello. Both sides, in place of their
+                               # next message before the hello, UNAUTHENTICATED: no proof, or a wrong one.
     ready     @2 :Void;        # Both sides, once: "my data way is open, send".
     heartbeat @3 :UInt64;      # Both sides: the sender's count of heartbeats. Never answered.
     goodbye   @4 :Text;        # Both sides, at most once, last: the sender leaves; why.
+    greeting  @5 :Greeting;    # Dialling side, first, if it has a secret.
+    challenge @6 :Greeting;    # Accepting side: its answer.
+    proof     @7 :Data;        # Both sides, once, the dialling one first: 32 bytes.
   }
+}
+
+struct Greeting {
+  scheme @0 :UInt16;           # How the secret is proved: 1, the way described above. 0 will never be one.
+  nodeId @1 :UInt64;           # The sender's; the same comes in its hello.
+  nonce  @2 :Data;             # 32 random bytes, fresh for each link.
 }
 
 struct Hello {

@@ -110,14 +110,23 @@ Result<LinkId> SimTransport::dial(std::string_view address) {
   return link->id;
 }
 
-void SimTransport::accept(const std::shared_ptr<SimConnection>& connection, std::string peer_address) {
+bool SimTransport::accept(const std::shared_ptr<SimConnection>& connection, std::string peer_address) {
+  if (waiting_strangers_ >= strangers_.max_links) return false;
   Link* link = links_.emplace(connection, 1);
-  if (!link) return;
+  if (!link) return false;
+  ++waiting_strangers_;
   connection->ends[1] = {id_, link->id, false};
   link->met = true;
   inbox_.emplace_back([this, id = link->id, peer = std::move(peer_address)] {
     if (links_.find(id)) events_->on_link(id, peer, true);
   });
+  return true;
+}
+
+void SimTransport::admit(LinkId id) {
+  Link* link = links_.find(id);
+  if (!link || std::exchange(link->admitted, true)) return;
+  if (link->side == 1) --waiting_strangers_;
 }
 
 void SimTransport::connected(LinkId id) {
@@ -133,6 +142,7 @@ void SimTransport::connected(LinkId id) {
 void SimTransport::close(LinkId id) {
   const auto link = links_.remove(id);
   if (!link) return;
+  if (link->side == 1 && !link->admitted) --waiting_strangers_;
   link->connection->ends[link->side].left = true;
   const Error error{Code::kUnavailable, "lost peer " + host_ + ": it closed the connection"};
   world_.send_control(link->connection, link->side, {{}, error});
@@ -153,8 +163,14 @@ void SimTransport::send_control(LinkId id, std::span<const std::byte> message) {
 
 void SimTransport::receive_control(LinkId id, SimConnection::Control control) {
   inbox_.emplace_back([this, id, received = std::move(control)]() mutable {
-    if (!links_.find(id)) return;
+    const Link* link = links_.find(id);
+    if (!link) return;
     if (received.end) return fail(id, std::move(*received.end));
+    const std::size_t most = link->admitted ? limits_.max_control_bytes : strangers_.max_control_bytes;
+    if (received.bytes.size() > most)
+      return fail(id, {Code::kDataLoss, "the peer sent a control message of " +
+                                            std::to_string(received.bytes.size()) + " bytes, more than the " +
+                                            std::to_string(most) + " allowed"});
     events_->on_control(id, received.bytes);
   });
 }

@@ -27,6 +27,9 @@ class SimTransport final : public Transport {
   int poll() override;
   void set_events(TransportEvents& events) override { events_ = &events; }
   Limits limits() const override { return limits_; }
+  void bound_strangers(const StrangerBounds& bounds) override { strangers_ = bounds; }
+  void admit(LinkId link) override;
+  bool is_local(std::string_view) const override { return true; }  // no other machine takes part
   Result<std::string> listen(std::string_view address) override;
   Result<LinkId> dial(std::string_view address) override;
   void send_control(LinkId link, std::span<const std::byte> message) override;
@@ -44,8 +47,10 @@ class SimTransport final : public Transport {
   /// Whether its loop may run.
   bool running() const { return alive_ && !world_.is_stopped(host_); }
   void die();
+  bool has_mail() const { return !inbox_.empty(); }
   /// The kernel's part of a meeting: the link exists from now on, the process hears of it in poll().
-  void accept(const std::shared_ptr<SimConnection>& connection, std::string peer_address);
+  /// False: as many strangers wait as may.
+  bool accept(const std::shared_ptr<SimConnection>& connection, std::string peer_address);
   void connected(LinkId link);
   void receive_control(LinkId link, SimConnection::Control control);
   void receive_data(LinkId link, SimMessage message);
@@ -60,6 +65,7 @@ class SimTransport final : public Transport {
     int side;  // our place in connection->ends
     bool met = false;
     bool open = false;
+    bool admitted = false;
     std::size_t bytes_in_flight = 0;
   };
 
@@ -74,6 +80,8 @@ class SimTransport final : public Transport {
   TransportEvents* events_ = nullptr;
   LinkTable<Link> links_;
   std::deque<Task> inbox_;
+  StrangerBounds strangers_;
+  std::size_t waiting_strangers_ = 0;  // incoming links that are not admitted
   bool alive_ = true;
 };
 

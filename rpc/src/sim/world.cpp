@@ -33,16 +33,20 @@ bool SimNetwork::round() {
     what();
     happened = true;
   }
-  std::vector<SimNodeId> ids;  // a handler may make or end transports
-  for (const auto& [id, transport] : nodes) ids.push_back(id);
-  std::set<const Loop*> driven;
-  for (const SimNodeId id : ids) {
-    SimTransport* transport = node(id);
-    if (!transport || !transport->running() || !driven.insert(&transport->loop()).second) continue;
+  // By id, because a handler may make or end transports. Only loops that have something to do are driven: of
+  // many nodes few have at any one time.
+  for (auto next = nodes.begin(); next != nodes.end();) {
+    SimTransport* transport = next->second;
     Loop& loop = transport->loop();
+    if (!transport->running() || (!transport->has_mail() && loop.next_timer() > now() && !loop.has_tasks())) {
+      ++next;
+      continue;
+    }
+    const SimNodeId id = next->first;
     const Loop::Turn turn(loop);
     loop.refresh_now();
     happened |= loop.poll() > 0;
+    next = nodes.upper_bound(id);
   }
   return happened;
 }
@@ -132,7 +136,8 @@ void SimNetwork::knock(const std::shared_ptr<SimConnection>& connection, const s
   if (is_cut(dialler->id(), target->id())) {
     return refuse(connection, "cannot reach " + address + ": no answer within 5 s", kConnectTimeout);
   }
-  target->accept(connection, dialler->host());
+  if (!target->accept(connection, dialler->host()))
+    return refuse(connection, "cannot reach " + address + ": too many others wait there", travel_time());
   TimePoint& answer = connection->lanes[1].control_arrival;  // no control message overtakes it
   answer = now() + travel_time();
   at(answer, [this, connection] {

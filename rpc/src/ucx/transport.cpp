@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "meeting/proof.hpp"
+
 namespace troupe::rpc {
 
 namespace {
@@ -26,7 +28,7 @@ constexpr std::size_t kMaxUnfinished = 64;
 struct DataAddressHeader {
   std::uint32_t magic = 0;
   std::uint32_t address_bytes = 0;
-  std::uint64_t tag = 0;       // the link's name at its owner
+  std::uint64_t tag = 0;       // with which the link's owner wants its messages
   std::uint64_t checksum = 0;  // of the worker's address, because UCX trusts what it unpacks
 };
 // Stands for the layout above and for the settings on which both sides must agree (context.cpp).
@@ -49,6 +51,17 @@ class DepthGuard {
  private:
   int& depth_;
 };
+
+/// A tag for messages on this link: where to find it, and bits that nobody can guess, because whoever finds
+/// UCX's own port can send it messages. Only a peer that has met us properly is told.
+Result<std::uint64_t> secret_tag(LinkId link) {
+  const auto random = make_nonce();
+  if (!random) return random.error();
+  constexpr std::uint64_t kSlot = LinkTable<Channel>::kMaxLinks - 1;
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, random->data(), sizeof bits);
+  return (bits & ~kSlot) | (link & kSlot);
+}
 
 Error no_such_link() {
   return {Code::kUnavailable, "the link to the peer is closed"};
@@ -196,7 +209,10 @@ void UcxTransport::on_met(LinkId link, std::string_view peer_address, bool incom
   if (workers_.back()->unfinished() > kMaxUnfinished) {
     if (auto added = add_worker(); !added) return meeting_.fail_soon(link, added.error());
   }
+  auto tag = secret_tag(link);
+  if (!tag) return meeting_.fail_soon(link, tag.error());
   Channel* channel = plane_.channels.emplace_at(link, *workers_.back());
+  channel->own_tag = *tag;
   const auto address = SocketAddress::parse(peer_address);
   channel->eager_pieces = options_.transports == "tcp" || (address && !address->is_local());
   workers_.back()->attach();
@@ -237,8 +253,8 @@ std::vector<std::byte> UcxTransport::data_address(LinkId link) {
   const Channel* channel = plane_.channels.find(link);
   if (!channel) return {};
   const std::vector<std::byte>& address = channel->worker.address();
-  const DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()), link,
-                                 checksum_of(address)};
+  const DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()),
+                                 channel->own_tag, checksum_of(address)};
   std::vector<std::byte> result(sizeof header + address.size());
   std::memcpy(result.data(), &header, sizeof header);
   std::memcpy(result.data() + sizeof header, address.data(), address.size());

@@ -30,6 +30,12 @@ class UcxTransport final : public Transport, private MeetingEvents {
 
   void set_events(TransportEvents& events) override { plane_.events = &events; }
   Limits limits() const override { return limits_; }
+  void bound_strangers(const StrangerBounds& bounds) override { meeting_.bound_strangers(bounds); }
+  void admit(LinkId link) override { meeting_.admit(link); }
+  bool is_local(std::string_view address) const override {
+    const auto parsed = SocketAddress::parse(address);
+    return !parsed || parsed->is_local();
+  }
   Result<std::string> listen(std::string_view address) override;
   Result<LinkId> dial(std::string_view address) override;
   void send_control(LinkId link, std::span<const std::byte> message) override {

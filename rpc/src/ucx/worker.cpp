@@ -259,13 +259,15 @@ void UcxWorker::receive(std::span<const std::byte> header, void* data, std::size
     ++plane_.stats.malformed;
     return;
   }
-  Arrival arrival;
-  std::memcpy(&arrival.link, header.data(), kTagBytes);
-  Channel* channel = plane_.channels.find(arrival.link);
-  if (!channel || &channel->worker != this) {
+  std::uint64_t tag = 0;
+  std::memcpy(&tag, header.data(), kTagBytes);
+  Channel* channel = plane_.channels.in_slot(tag);
+  if (!channel || channel->own_tag != tag || &channel->worker != this) {
     ++plane_.stats.stray;
     return;
   }
+  Arrival arrival;
+  arrival.link = channel->link;
   // Where UCX put the header is neither aligned nor ours to keep.
   arrival.head = plane_.heads.acquire(header.size() - kTagBytes);
   std::memcpy(arrival.head.data(), header.data() + kTagBytes, arrival.head.size());

@@ -35,7 +35,8 @@ struct Channel {
   const LinkId link;
   UcxWorker& worker;
   ucp_ep_h endpoint = nullptr;      // null until open_data()
-  std::uint64_t peer_tag = 0;       // what the peer calls this link
+  std::uint64_t peer_tag = 0;       // under which the peer wants what is sent on this link
+  std::uint64_t own_tag = 0;        // ours: the slot of `link`, and bits that only the peer is told
   std::size_t bytes_in_flight = 0;  // in unfinished sends
   std::size_t operations = 0;       // unfinished sends and receives
   bool detached = false;            // the link is closed

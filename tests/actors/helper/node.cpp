@@ -4,6 +4,7 @@
 // and ends with the input.
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -35,7 +36,7 @@ void call(Node& node, std::istringstream& words) {
 }  // namespace
 
 // Arguments: name, listening address, the registry ("" for the first node), UCX transports, UCX devices,
-// silence limit in ms.
+// silence limit in ms. Environment: TROUPE_NODE_SECRET.
 int main(int count, char** arguments) {
   if (count != 7) return 2;
   NodeOptions options;
@@ -45,6 +46,7 @@ int main(int count, char** arguments) {
   options.transport.transports = arguments[4];
   options.transport.net_devices = arguments[5];
   options.silence_limit = std::chrono::milliseconds(std::stol(arguments[6]));
+  if (const char* secret = std::getenv("TROUPE_NODE_SECRET")) options.secret = secret;
   options.heartbeat_interval = options.silence_limit / 5;
   auto node = Node::start(options);
   if (!node) {

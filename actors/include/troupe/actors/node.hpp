@@ -35,6 +35,10 @@ struct NodeOptions {
   /// The address of the first node, which keeps the registry. Empty: this is the first node.
   std::string registry = {};
   std::string listen = "127.0.0.1:0";
+  /// What all nodes of the cluster know, at least 16 bytes: without it nobody gets in. Needed for listening
+  /// or joining off this machine. Empty: the contents of secret_file; if that is empty too, there is none.
+  std::string secret = {};
+  std::string secret_file = {};  ///< only its owner, and group, may be able to read it
   rpc::UcxOptions transport = {};
   Duration join_timeout{std::chrono::seconds(10)};  ///< the first node may start later than this one
   Duration default_timeout{std::chrono::seconds(60)};
@@ -65,7 +69,8 @@ class Node {
  public:
   /// Joins the cluster. kAlreadyExists: a living node has that name, or the listening address is in use.
   /// kUnavailable: no first node at `registry` within the join timeout. kFailedPrecondition: it speaks
-  /// another version of the protocol.
+  /// another version of the protocol, or another machine is to be reached without a secret. kUnauthenticated:
+  /// the first node has another secret, or only one of both has one.
   static Result<std::unique_ptr<Node>> start(NodeOptions options);
   /// shutdown(), then goes. No other thread may be in a function of the node or wait for a future of it: if
   /// some may, shutdown() first, which ends their waits, and join them. Not from the node's own actors.

@@ -19,6 +19,10 @@ struct EndpointOptions {
   std::uint64_t node_id = 0;           ///< random, never 0, chosen anew at each start
   std::string node_name;               ///< for messages and logs
   std::uint32_t protocol_version = 1;  ///< other than 1 only in tests
+  /// Known to all nodes, at least 16 bytes; both sides of each meeting must prove that they know it. Empty:
+  /// nothing is proved, and only this machine can be reached.
+  std::string secret = {};
+  std::uint32_t max_strangers = 256;  ///< links of others on which nothing has been proved yet
   Duration default_timeout{std::chrono::seconds(60)};
   Duration handshake_timeout{std::chrono::seconds(5)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
@@ -69,9 +73,11 @@ class Endpoint final : private TransportEvents {
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
 
-  /// See Transport::listen.
-  Result<std::string> listen(std::string_view address) { return transport_->listen(address); }
+  /// See Transport::listen. kFailedPrecondition: other machines can reach `address`, and there is no secret.
+  /// kInvalidArgument: the secret is too short.
+  Result<std::string> listen(std::string_view address);
   /// A session to whoever listens at `address`. Calls may be made at once; they wait for the meeting.
+  /// Errors as for listen().
   Result<SessionId> connect(std::string_view address);
   /// Ends a session, telling the peer `why`; its open calls are answered with that error.
   void close(SessionId session, const Error& why);
@@ -101,6 +107,7 @@ class Endpoint final : private TransportEvents {
   struct OpenCall;
   struct Heartbeat;
   struct LocalDelivery;
+  struct Greeting;
 
   void on_link(LinkId link, std::string_view peer_address, bool incoming) override;
   void on_control(LinkId link, std::span<const std::byte> message) override;
@@ -110,6 +117,13 @@ class Endpoint final : private TransportEvents {
   void on_closed(LinkId link, Error error) override;
 
   Session* find(SessionId session);
+  Result<void> may_meet_at(std::string_view address) const;
+  void expect_strangers();
+  void begin_meeting(Session& session);
+  void on_greeting(Session& session, const Greeting& greeting, bool challenge);
+  void send_proof(Session& session);
+  void on_proof(Session& session, std::span<const std::byte> claimed);
+  void refuse(Session& session, Error why);
   void send_hello(Session& session);
   void on_hello(Session& session, const Peer& peer, std::span<const std::byte> data_address,
                 std::uint32_t version);

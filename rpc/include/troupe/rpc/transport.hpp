@@ -59,10 +59,21 @@ class Transport : public Source {
     std::size_t max_control_bytes = 65536;  ///< longest control message
     std::size_t eager_bytes = 8192;         ///< about where sending changes to rendezvous; for tuning
   };
+  /// What peers may take before they are known: until admit() of their link.
+  struct StrangerBounds {
+    std::size_t max_control_bytes = 65536;  ///< a longer message ends the link
+    std::size_t max_links = SIZE_MAX;  ///< incoming; more wait with the kernel, and the oldest are given up
+  };
 
   /// Whoever makes a transport sets the events' receiver before the first dial() or listen().
   virtual void set_events(TransportEvents& events) = 0;
   virtual Limits limits() const = 0;
+  virtual void bound_strangers(const StrangerBounds& bounds) = 0;
+  /// The layer above knows who is at the other end of the link.
+  virtual void admit(LinkId link) = 0;
+  /// Whether nothing off this machine is meant, or let in, by dialling or listening at `address`. What is
+  /// no address is local.
+  virtual bool is_local(std::string_view address) const = 0;
   /// Starts to accept links at `address` ("127.0.0.1:0", "[::1]:4000", "unix:/run/x.sock"; simulated:
   /// any name). Returns the address that others can dial, with the port that was chosen.
   /// kAlreadyExists: in use. kInvalidArgument: not an address. kPermissionDenied.

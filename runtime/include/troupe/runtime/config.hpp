@@ -29,7 +29,12 @@ class ConfigKey {
   /// Texts other than these are errors.
   ConfigKey& one_of(std::vector<std::string> choices) { return choices_ = std::move(choices), *this; }
 
+  /// A value that others must not see: flags cannot set it, because everybody on the machine can read a
+  /// command line, and neither to_string() nor errors show it.
+  ConfigKey& confidential() { return confidential_ = true, *this; }
+
   const ConfigValue& default_value() const { return default_value_; }
+  bool is_confidential() const { return confidential_; }
   const std::string& help() const { return help_; }
   /// What is wrong with a value of the right type, if anything.
   std::optional<std::string> fault_of(const ConfigValue& value) const;
@@ -43,6 +48,7 @@ class ConfigKey {
   std::string help_;
   std::optional<Bounds> bounds_;
   std::vector<std::string> choices_;
+  bool confidential_ = false;
 };
 
 /// The settings that a program knows, with types, defaults and help; made by main.
