@@ -18,7 +18,7 @@ OWNERS = [
     ("UCX", r"uc[pst]/", ["rpc/src/", "tests/rpc/", "tests/bench/"]),
     ("Cap'n Proto", r"(capnp|kj)/|[\w/]*\.capnp\.h", ["rpc/src/", "tests/rpc/", "tests/bench/"]),
     ("OpenSSL", r"openssl/", ["rpc/src/"]),
-    ("CAF", r"caf/", ["actors/", "examples/caf_embed", "tests/actors/", "tests/bench/", "tests/examples/"]),
+    ("CAF", r"caf/", ["actors/", "examples/caf_embed", "tests/actors/", "tests/bench/", "tests/examples/", "tests/sim/"]),
     ("BLAS and SIMD", r"cblas\.h|hwy/", ["kernels/src/", "tests/kernels/"]),
     # Runtime uses two that are no arithmetic on vectors: the pause of a spinning thread, and CRC32C.
     ("intrinsics", r"\w*intrin\.h", ["kernels/src/", "runtime/src/loop", "runtime/src/checksum"]),

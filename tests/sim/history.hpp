@@ -1,0 +1,98 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/error.hpp>
+
+/// What happened in one schedule, and whether the outcome of each call is the truth about it.
+namespace troupe::sim {
+
+struct Interval {
+  TimePoint from, to;
+  bool meets(TimePoint begin, TimePoint end) const { return from <= end && begin <= to; }
+};
+
+/// The life of a node: from its start to its death or leaving.
+struct Life {
+  int index = 0;  ///< it is named after it, as all lives of the same node
+  TimePoint started;
+  TimePoint ended = TimePoint::never();
+  bool has_actor = false;
+  std::vector<Interval> troubles;
+  std::vector<Interval> stalls = {};  ///< when nothing of it ran
+};
+
+enum class CallKind { kAsync, kSync, kChain, kSyncChain, kOneWay };
+
+/// A call as its caller sees it, and as it was carried out.
+struct Call {
+  CallKind kind = CallKind::kAsync;
+  std::uint64_t caller = 0;  ///< the life
+  std::vector<int> path;     ///< indices of the nodes that it goes through, the last one carries it out
+  TimePoint begun;
+  int ended = 0;
+  TimePoint ended_at;
+  Code code = Code::kOk;
+  std::int64_t value = 0;
+  int executed = 0;
+  std::uint64_t executed_by = 0;  ///< the life
+};
+
+/// Lives, troubles and calls. Every fault of the network or a node is noted here by who makes it, with the
+/// time in which it can explain that a call fails.
+class History {
+ public:
+  explicit History(Duration call_timeout) : timeout_(call_timeout) {}
+
+  void begin_life(std::uint64_t life, int index, TimePoint now) {
+    lives_[life] = {index, now, {}, false, {}, {}};
+  }
+  void has_actor(std::uint64_t life) { lives_[life].has_actor = true; }
+  void end_life(std::uint64_t life, TimePoint now) { lives_[life].ended = now; }
+  void trouble(std::uint64_t life, Interval when) { lives_[life].troubles.push_back(when); }
+  void stall(std::uint64_t life, Interval when) { lives_[life].stalls.push_back(when); }
+  void trouble_between(std::uint64_t a, std::uint64_t b, Interval when) {
+    pairs_[std::minmax(a, b)].push_back(when);
+  }
+  /// Troubles between two without an end have one now.
+  void end_trouble_between(std::uint64_t a, std::uint64_t b, TimePoint end);
+  void trouble_everywhere(Interval when) { everywhere_.push_back(when); }
+  /// A handler waited so long for a call of its own: one thread carries all, so that waits below it on the
+  /// stack end later.
+  void nested_wait(Interval when) { nested_.push_back(when); }
+
+  std::uint64_t begin_call(Call call) {
+    calls_.push_back(std::move(call));
+    return calls_.size() - 1;
+  }
+  Call& call(std::uint64_t number) { return calls_[number]; }
+  const std::vector<Call>& calls() const { return calls_; }
+
+  /// What is wrong, one line each. `now`: all calls should have ended.
+  std::vector<std::string> faults(TimePoint now) const;
+
+ private:
+  std::string fault_of(const Call& call, TimePoint now) const;
+  bool explained(const Call& call) const;
+  TimePoint latest_end(const Call& call) const;
+  bool troubled(const std::vector<Interval>& troubles, const Call& call) const;
+  /// The life of node `index` that was there, and known to all, for the whole of the call; 0: none.
+  std::uint64_t steady_life(int index, const Call& call) const;
+  bool steady(std::uint64_t life, const Call& call) const;
+  bool all_steady(const Call& call) const;
+
+  Duration timeout_;
+  std::map<std::uint64_t, Life> lives_;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::vector<Interval>> pairs_;
+  std::vector<Interval> everywhere_, nested_;
+  std::vector<Call> calls_;
+};
+
+}  // namespace troupe::sim
