@@ -4,8 +4,12 @@
 
 #include <cassert>
 
+#include <troupe/rpc/stream_ends.hpp>
+
+#include "answers.hpp"
 #include "capnp_support.hpp"
 #include "endpoint_parts.hpp"
+#include "retrying_call.hpp"
 
 namespace troupe::rpc {
 
@@ -19,6 +23,14 @@ std::size_t bytes_of(const OutFrame& frame) {
   return bytes;
 }
 
+/// Whether nothing waits that must be sent before such a message. Asked for each call: counters only.
+bool nothing_is_before(const FlowQueue& queue, bool is_reply, bool is_long) {
+  using Lane = FlowQueue::Lane;
+  if (queue.empty()) return true;
+  if (is_reply) return !is_long || queue.empty(Lane::kReplies);
+  return queue.empty(is_long ? Lane::kLong : Lane::kShort);
+}
+
 Error shutting_down() {
   return {Code::kCancelled, "the node shuts down"};
 }
@@ -30,6 +42,10 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
       options_(std::move(options)),
       events_(events),
       heads_(std::make_unique<HeadPool>(PooledBuilder::kFirstBytes)),
+      pump_(std::make_unique<FlowPump>(*this)),
+      long_from_(transport->limits().eager_bytes),
+      answers_(std::make_unique<Answers>(options_.answers)),
+      random_(options_.seed != 0 ? options_.seed : options_.node_id),
       heartbeat_(std::make_unique<Heartbeat>(*this)),
       local_delivery_(std::make_unique<LocalDelivery>(*this)),
       transport_(std::move(transport)) {
@@ -42,7 +58,9 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
 void Endpoint::shut_down() {
   closing_ = true;
   while (!sessions_.empty()) close(sessions_.begin()->first, shutting_down());
+  end_streams(kLocal, shutting_down());
   fail_calls(kLocal, shutting_down());
+  while (!retrying_.empty()) retrying_.begin()->second->finish(shutting_down());
 }
 
 Endpoint::~Endpoint() {
@@ -73,6 +91,9 @@ Endpoint::OpenCall* Endpoint::find_call(std::uint64_t call_id) {
 void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
   ReplySink* sink = std::exchange(call.sink, nullptr);
   loop_.cancel(call);
+  if (call.session) end_of_flow(call);
+  call.parked.reset();
+  call.attempt = false;
   if (++call.generation == 0) call.generation = 1;
   free_calls_.push_back(call.slot);
   --open_calls_;
@@ -82,7 +103,7 @@ void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply
 void Endpoint::OpenCall::on_timer() {
   ++endpoint.stats_.deadlines_exceeded;
   const std::uint64_t call_id = id();
-  endpoint.send_cancel(target, call_id);
+  if (!waits && !attempt) endpoint.send_cancel(target, call_id);
   if (endpoint.find_call(call_id) == this)
     endpoint.complete(*this, Error{Code::kDeadlineExceeded, "no answer in time"});
 }
@@ -101,9 +122,10 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
     return refuse(
         {Code::kResourceExhausted, std::to_string(open_calls_) + " calls are open already; wait for some"});
 
-  OutMessage message(
-      pool_, {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, options.trace},
-      heads_.get());
+  OutMessage message(pool_,
+                     {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout,
+                      options.trace, options.token},
+                     heads_.get());
   try {
     body(message);
   } catch (...) {
@@ -120,7 +142,7 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
   message.set_call_id(call_id);
   auto frame = message.finish(transport_->limits().max_head_bytes);
   const Result<void> sent =
-      frame ? send_frame(target.session, std::move(*frame), call_id) : std::move(frame).error();
+      frame ? send_frame(target.session, std::move(*frame), Flow::kCall, &open) : std::move(frame).error();
   if (!sent)
     if (OpenCall* failed = find_call(call_id)) complete(*failed, sent.error());
   return call_id;
@@ -140,26 +162,29 @@ Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOption
   if (closing_) return shutting_down();
   const Duration timeout = options.timeout.count() ? options.timeout : options_.default_timeout;
   ++stats_.calls_sent;
-  auto frame = encode(
-      {MessageKind::kOneWay, 0, target.actor, method.name, method.signature, timeout, options.trace}, body);
+  auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, timeout,
+                       options.trace, options.token},
+                      body);
   if (!frame) return frame.error();
-  return send_frame(target.session, std::move(*frame), 0);
+  return send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + timeout);
 }
 
 void Endpoint::cancel(std::uint64_t call_id) {
+  if (const auto retrying = retrying_.find(call_id); retrying != retrying_.end())
+    return retrying->second->cancel();
   OpenCall* call = find_call(call_id);
   if (!call) return;
-  send_cancel(call->target, call_id);
+  if (!call->waits) send_cancel(call->target, call_id);
   if (find_call(call_id) == call) complete(*call, Error{Code::kCancelled, "cancelled by the caller"});
 }
 
 void Endpoint::send_cancel(CallTarget target, std::uint64_t call_id) {
   if (target.session == kLocal) return on_cancel(kLocal, call_id);
-  if (!ready(target.session)) return;  // it waits still, and will not be sent: see on_ready()
+  if (!ready(target.session)) return;
   auto frame = encode({MessageKind::kCancel, call_id, target.actor, 0, 0, Duration{0}, {}},
                       [](OutMessage& out) { out.values(0); });
   // A lost cancel only means that the callee works in vain.
-  if (frame) (void)send_frame(target.session, std::move(*frame), 0);
+  if (frame) (void)send_frame(target.session, std::move(*frame), Flow::kUrgent);
 }
 
 void Endpoint::fail_calls(SessionId session, const Error& error) {
@@ -168,7 +193,14 @@ void Endpoint::fail_calls(SessionId session, const Error& error) {
     if (calls_[slot].sink && calls_[slot].target.session == session) complete(calls_[slot], error);
 }
 
-Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, std::uint64_t call_id) {
+bool Endpoint::can_go(const Session& to, Flow flow, std::size_t bytes) const {
+  if (to.state != Session::State::kReady) return false;
+  return flow == Flow::kUrgent ||
+         (nothing_is_before(to.queue, flow == Flow::kReply, bytes > long_from_) && may_send(to, flow, bytes));
+}
+
+Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, Flow flow, OpenCall* call,
+                                  TimePoint deadline) {
   const std::size_t bytes = bytes_of(frame);
   if (bytes > options_.max_message_bytes)
     return Error{Code::kResourceExhausted,
@@ -177,15 +209,13 @@ Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, std::uint64
   if (session == kLocal) return send_local(std::move(frame));
   Session* to = find(session);
   if (!to) return Error{Code::kUnavailable, "the peer is gone"};
-  if (transport_->bytes_in_flight(session) + to->waiting_bytes > options_.max_bytes_in_flight)
-    return Error{Code::kResourceExhausted,
-                 "too many bytes are on their way to " + to->name() + "; wait for answers"};
-  stats_.bytes_sent += bytes;
-  if (to->state != Session::State::kReady) {
-    to->waiting.push_back({std::move(frame), call_id});
-    to->waiting_bytes += bytes;
-    return {};
+  if (!can_go(*to, flow, bytes)) [[unlikely]]
+    return wait_for_room(*to, std::move(frame), flow, bytes, call, deadline);
+  if (call) {
+    call->session = to;
+    ++to->calls_in_flight;
   }
+  stats_.bytes_sent += bytes;
   return transport_->send(session, std::move(frame));
 }
 
@@ -254,6 +284,10 @@ void Endpoint::deliver(SessionId session, std::unique_ptr<InMessage> message) {
       return on_reply(session, std::move(message));
     case MessageKind::kCancel:
       return on_cancel(session, message->header().call_id);
+    case MessageKind::kItem:
+      return on_item(session, std::move(message));
+    case MessageKind::kCredit:
+      return on_credit(session, message->header());
   }
 }
 
@@ -266,6 +300,7 @@ void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message)
   if (inbound_calls_ > options_.max_inbound_calls)
     return call->reply_error({Code::kResourceExhausted, std::to_string(options_.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
+  if (call->header().token != 0 && take_repeat(call)) return;
   events_.on_call(std::move(call));
 }
 
@@ -275,12 +310,21 @@ void Endpoint::on_reply(SessionId session, std::unique_ptr<InMessage> message) {
     ++stats_.replies_late;
     return;
   }
+  if (message->header().target != 0 && !call->sink->has_items(message->header().target)) {
+    call->parked = std::move(message);  // it has overtaken an item: see on_item()
+    return;
+  }
   complete(*call, std::move(message));
 }
 
 void Endpoint::on_cancel(SessionId session, std::uint64_t call_id) {
   for (InboundCall* call = inbound_; call; call = call->next_)
-    if (call->session_ == session && call->header().call_id == call_id) call->cancelled_ = true;
+    if (call->session_ == session && call->header().call_id == call_id) {
+      call->cancelled_ = true;
+      if (call->header().token != 0) cancel_first(*call);
+    }
+  if (const auto stream = streams_.find({session, call_id}); stream != streams_.end())
+    std::shared_ptr(stream->second)->end_by_reader({Code::kCancelled, "the reader has cancelled the stream"});
 }
 
 // ---- Answering ----------------------------------------------------------------------------------
@@ -304,10 +348,20 @@ void InboundCall::reply_error(Error error) {
   reply_with([&](OutMessage& out) { out.error(error); });
 }
 
+void InboundCall::refuse(Error error) {
+  if (!endpoint_ || token_owner_ == 0) return reply_error(std::move(error));
+  if (error.node.empty()) error.node = endpoint_->options().node_name;
+  Endpoint& endpoint = *endpoint_;
+  endpoint.forget(*this);
+  endpoint.answer_token(
+      *this, [&](OutMessage& out) { out.error(error); }, false);
+}
+
 void InboundCall::reply_with(BodyWriter body) {
   if (!endpoint_) return;
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
+  if (token_owner_ != 0) return endpoint.answer_token(*this, body, true);
   if (header().kind == MessageKind::kRequest && !cancelled_) endpoint.answer(*this, body);
 }
 
@@ -319,16 +373,16 @@ void Endpoint::forget(InboundCall& call) {
 }
 
 void Endpoint::answer(const InboundCall& call, BodyWriter body) {
-  auto frame = encode({MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}}, body);
+  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body);
   const Result<void> sent =
-      frame ? send_frame(call.session_, std::move(*frame), 0) : std::move(frame).error();
+      frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
   // The caller must hear of it all the same; if it is gone this does nothing.
   if (!sent) answer_error(call, with_context(sent.error(), "the answer could not be sent"));
 }
 
-/// Past the bound on bytes in flight: an error is short.
+/// Whatever is in flight: an error is short.
 void Endpoint::answer_error(const InboundCall& call, const Error& error) {
-  auto frame = encode({MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}},
+  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}},
                       [&](OutMessage& out) { out.error(error); });
   if (!frame) return;
   if (call.session_ == kLocal) {

@@ -8,9 +8,18 @@
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/timer.hpp>
 
+#include "flow_queue.hpp"
 #include "meeting/proof.hpp"
 
 namespace troupe::rpc {
+
+/// What a message is to the bounds on what is on its way to a peer.
+enum class Endpoint::Flow : std::uint8_t {
+  kCall,    // takes one of the peer's places until it is answered
+  kOneWay,  // waits behind the calls made before it
+  kReply,   // answers and items of streams: never refused, and never behind a call that waits for an answer
+  kUrgent,  // short, and makes room: never waits
+};
 
 /// One link and what both sides have said on it so far.
 struct Endpoint::Session {
@@ -34,13 +43,9 @@ struct Endpoint::Session {
   std::uint64_t heartbeats = 0;
   MeetingTerms terms;  // what has been said before the hello
 
-  /// What was sent before kReady.
-  struct Waiting {
-    OutFrame frame;
-    std::uint64_t call_id = 0;  // of the open call that it makes; 0: it makes none
-  };
-  std::vector<Waiting> waiting;
-  std::size_t waiting_bytes = 0;
+  std::uint32_t calls_in_flight = 0;  // sent and not answered
+  FlowQueue queue;                    // what waits for room, or for kReady
+  bool pumped = false;                // the pump looks after the queue
 
   const std::string& name() const { return peer.node_name.empty() ? peer.address : peer.node_name; }
 };
@@ -62,6 +67,11 @@ struct Endpoint::OpenCall final : TimerNode {
   std::uint32_t generation = 1;
   ReplySink* sink = nullptr;  // null: the slot is free
   CallTarget target;
+  Session* session = nullptr;  // while it takes a place there, sent or waiting
+  FlowQueue::Place place;      // while it waits
+  bool waits = false;
+  bool attempt = false;  // of a call that may be tried again: its end is not the caller's last word
+  std::unique_ptr<InMessage> parked;  // a stream's reply that came before the last item
 
  private:
   void on_timer() override;
@@ -73,6 +83,19 @@ struct Endpoint::Heartbeat final : TimerNode {
 
  private:
   void on_timer() override { endpoint.on_heartbeat(); }
+};
+
+/// Sends what waits as room comes free: asked in every round of the loop while anything waits.
+class Endpoint::FlowPump final : public Source {
+ public:
+  explicit FlowPump(Endpoint& owner) : endpoint_(owner) {}
+  ~FlowPump() override;
+  void add(Session& session);
+  int poll() override;
+
+ private:
+  Endpoint& endpoint_;
+  std::vector<SessionId> sessions_;  // ready ones in whose queues something waits
 };
 
 /// Fires when messages of an endpoint to itself wait.

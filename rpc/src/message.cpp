@@ -41,12 +41,13 @@ OutMessage::OutMessage(MemoryPool& pool, const MessageHeader& header, HeadPool* 
   envelope.setMethod(header.method);
   envelope.setSignature(header.signature);
   envelope.setRemainingNs(header.remaining.count());
-  if (header.trace) {
-    auto trace = envelope.initTrace();
-    trace.setTraceHigh(header.trace.trace_high);
-    trace.setTraceLow(header.trace.trace_low);
-    trace.setSpanId(header.trace.span_id);
-    trace.setFlags(header.trace.flags);
+  if (header.trace || header.token != 0) {
+    auto extras = envelope.initExtras();
+    extras.setTraceHigh(header.trace.trace_high);
+    extras.setTraceLow(header.trace.trace_low);
+    extras.setSpanId(header.trace.span_id);
+    extras.setFlags(header.trace.flags);
+    extras.setToken(header.token);
   }
 }
 
@@ -112,7 +113,7 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
   envelope.setMethod(old.getMethod());
   envelope.setSignature(old.getSignature());
   envelope.setRemainingNs(old.getRemainingNs());
-  if (old.hasTrace()) envelope.setTrace(old.getTrace());
+  if (old.hasExtras()) envelope.setExtras(old.getExtras());
   envelope.setBodyApart(true);
   if (table_in_body) {
     auto list = envelope.initAttachments(2);
@@ -162,7 +163,7 @@ Result<std::unique_ptr<InMessage>> InMessage::parse(Buffer head, std::vector<Buf
 Result<void> InMessage::open() {
   Impl& message = impl();
   auto envelope = message.open_head(head_.bytes());
-  if (static_cast<std::uint16_t>(envelope.getKind()) > static_cast<std::uint16_t>(MessageKind::kCancel))
+  if (static_cast<std::uint16_t>(envelope.getKind()) > static_cast<std::uint16_t>(MessageKind::kCredit))
     return corrupt("unknown kind");
   header_.kind = static_cast<MessageKind>(envelope.getKind());
   header_.call_id = envelope.getCallId();
@@ -170,9 +171,10 @@ Result<void> InMessage::open() {
   header_.method = envelope.getMethod();
   header_.signature = envelope.getSignature();
   header_.remaining = Duration(envelope.getRemainingNs());
-  if (envelope.hasTrace()) {
-    auto trace = envelope.getTrace();
-    header_.trace = {trace.getTraceHigh(), trace.getTraceLow(), trace.getSpanId(), trace.getFlags()};
+  if (envelope.hasExtras()) {
+    auto extras = envelope.getExtras();
+    header_.trace = {extras.getTraceHigh(), extras.getTraceLow(), extras.getSpanId(), extras.getFlags()};
+    header_.token = extras.getToken();
   }
   if (auto checked = check_attachments(); !checked) return checked;
   message.tensors = message.attachments;
@@ -257,6 +259,12 @@ Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::siz
     return Error{Code::kResourceExhausted,
                  "no memory for a message of " + std::to_string(total_bytes) + " bytes; send it in pieces"};
   }
+}
+
+std::size_t InMessage::bytes() const {
+  std::size_t sum = head_.size();
+  for (const Buffer& part : parts_) sum += part.size();
+  return sum;
 }
 
 ValueReader InMessage::value(std::uint32_t index) const {

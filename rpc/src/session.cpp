@@ -4,6 +4,7 @@
 
 #include <troupe/rpc/endpoint.hpp>
 
+#include "answers.hpp"
 #include "capnp_support.hpp"
 #include "endpoint_parts.hpp"
 
@@ -56,8 +57,10 @@ void Endpoint::end_session(SessionId session, Error error, bool tell) {
   sessions_.erase(found);
   transport_->close(session);
   if (!ended->peer.node_name.empty()) error.message = ended->peer.node_name + ": " + error.message;
+  // A caller that uses a token may come back for its answer, on another link.
   for (InboundCall* call = inbound_; call; call = call->next_)
-    if (call->session_ == session) call->cancelled_ = true;
+    if (call->session_ == session && call->token_owner_ == 0) call->cancelled_ = true;
+  end_streams(session, error);
   fail_calls(session, error);
   if (tell) events_.on_session_closed(session, ended->peer, error);
 }
@@ -174,12 +177,9 @@ void Endpoint::on_ready(Session& session) {
   session.state = Session::State::kReady;
   const SessionId id = session.link;
   const Peer peer = session.peer;
-  session.waiting_bytes = 0;
-  for (auto& [frame, call_id] : std::exchange(session.waiting, {})) {
-    if (call_id != 0 && !find_call(call_id)) continue;  // it was given up meanwhile
-    if (auto sent = transport_->send(id, std::move(frame)); !sent) return end_session(id, sent.error(), true);
-  }
-  events_.on_session(id, peer);
+  if (!session.queue.empty()) pump_->add(session);
+  send_waiting(id);
+  if (find(id)) events_.on_session(id, peer);
 }
 
 // ---- Life and death -----------------------------------------------------------------------------
@@ -224,6 +224,7 @@ void Endpoint::on_heartbeat() {
     send_control(*transport_, id, [&](wire::Control::Builder control) { control.setHeartbeat(count); });
   }
   for (auto& [id, error] : dead) end_session(id, std::move(error), true);
+  answers_->expire(now);
   loop_.schedule(*heartbeat_, now + heartbeat_tick());
 }
 

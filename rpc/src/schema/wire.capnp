@@ -69,12 +69,13 @@ struct Envelope {
                                # its own: it was too long for an active message's header.
   callId     @2 :UInt64;       # Chosen by the caller, unique among its open calls on this link; the
                                # reply carries it. Late replies to an ended call are dropped.
-  target     @3 :UInt64;       # request: the actor, as the callee numbers them.
-  method     @4 :UInt64;       # request: FNV-1a hash of the method's name.
+  target     @3 :UInt64;       # request: the actor, as the callee numbers them. item: its number, from 0.
+                               # reply: how many items went before it. credit: see there.
+  method     @4 :UInt64;       # request: FNV-1a hash of the method's name. credit: see there.
   signature  @5 :UInt64;       # request: fingerprint of the parameter and result types that the caller
                                # believes in; 0 if it has none (dynamically typed callers).
   remainingNs @6 :Int64;       # request: time left until the caller's deadline when it sent.
-  trace      @7 :Trace;        # request: null if the call is not traced.
+  extras     @7 :Extras;       # request, oneWay: null if the call is not traced and has no token.
   attachments @8 :List(Attachment);
   body       @9 :Body;
 
@@ -83,14 +84,34 @@ struct Envelope {
     oneWay  @1;   # Like request, and never answered, whatever happens.
     reply   @2;   # The value, or the error, of the call `callId`.
     cancel  @3;   # From the caller: nobody waits for `callId` any more. Never answered.
+    item    @4;   # From the callee of a stream: one of its items, number `target`; the body is one value.
+    credit  @5;   # From the caller of a stream: items up to number `target` (not included) may be sent, and
+                  # while fewer than `method` bytes of items (their envelopes and attachments) have been sent
+                  # the next one may be. Both only grow. Never answered.
   }
+  # A stream is a request whose first two arguments are the credit that it begins with, as in `credit`, and
+  # which the method's own follow; `signature` counts only these. The callee sends items within its
+  # credit, then the reply, whose `target` is the number of items sent: void, or the error that ended the
+  # stream. Large items may be overtaken by small ones and by the reply: the caller puts them in order by
+  # their numbers, and takes the reply for the end when it has all items. Items with a number that was sent
+  # already, or for a call that has ended, are dropped; an item beyond the credit ends the stream with
+  # DATA_LOSS. `cancel` ends a stream as it ends any call.
 }
 
-struct Trace {        # W3C trace context.
-  traceHigh @0 :UInt64;
+# What few calls carry.
+struct Extras {
+  traceHigh @0 :UInt64;        # W3C trace context; all 0: the call is not traced.
   traceLow  @1 :UInt64;
   spanId    @2 :UInt64;
   flags     @3 :UInt8;
+  token     @4 :UInt64;        # Idempotency token; 0: none. Chosen by the caller's node, one for each call that
+                               # may be repeated. The callee keeps the first answer of each token of each node
+                               # id for a while (a window bounded in number, bytes and time) and answers a
+                               # repeat with it, over whatever link the repeat came, without running the
+                               # method again; a repeat that comes while the first still runs is answered
+                               # together with it. An answer that says that the call was not begun (UNAVAILABLE,
+                               # RESOURCE_EXHAUSTED of the callee's own) is not kept. A token that comes again
+                               # with another method is INVALID_ARGUMENT.
 }
 
 struct Body {

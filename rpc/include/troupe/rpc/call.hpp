@@ -16,6 +16,7 @@ namespace troupe::rpc {
 class Endpoint;
 
 namespace detail {
+class StreamSource;
 /// Inside a catch: the error that stands for what was thrown by `who` ("the handler").
 Error current_exception_error(std::string_view who);
 }  // namespace detail
@@ -37,9 +38,23 @@ struct MethodId {
   std::uint64_t signature = 0;
 };
 
+/// How often a call is repeated that found no callee (kUnavailable) or had no answer in time. Between two
+/// attempts lies a pause, which doubles from attempt to attempt up to kLongestBackoff and of which a random
+/// part, up to half, is left out, so that callers do not come back all at once.
+struct RetryPolicy {
+  std::uint32_t max_attempts = 1;  ///< 1: the call is not repeated
+  Duration first_backoff{std::chrono::milliseconds(10)};
+  Duration attempt_timeout{0};  ///< how long one answer is waited for; 0: the timeout over max_attempts
+  static constexpr Duration kLongestBackoff{std::chrono::seconds(2)};
+};
+
 struct CallOptions {
-  Duration timeout{0};  ///< 0: the endpoint's default; negative: too late already
+  Duration timeout{0};  ///< 0: the endpoint's default; negative: too late already. All attempts together.
   TraceContext trace = {};
+  /// Names the call to its callee, which runs it once and answers repeats with the first answer, as long as
+  /// it remembers (AnswerLimits). Never used for two calls by one node id. 0: none.
+  std::uint64_t token = 0;
+  RetryPolicy retry = {};  ///< more than one attempt only with a token
 };
 
 /// Where a call's one answer goes. Called on the loop, exactly once, possibly before call() returns. It
@@ -47,8 +62,16 @@ struct CallOptions {
 class ReplySink {
  public:
   virtual void on_reply(Result<std::unique_ptr<InMessage>> reply) = 0;
+  /// An item of a stream, before its reply; like on_reply() in what it may do. Only readers of streams
+  /// expect any.
+  virtual void on_item(std::unique_ptr<InMessage> item);
+  /// Whether `count` items have come, so that the reply that followed them may be given.
+  virtual bool has_items(std::uint64_t count) const;
 
  protected:
+  ReplySink() = default;
+  ReplySink(const ReplySink&) = default;
+  ReplySink& operator=(const ReplySink&) = default;
   ~ReplySink() = default;
 };
 
@@ -86,6 +109,8 @@ class InboundCall {
   bool cancelled() const { return cancelled_; }
 
   void reply_error(Error error);
+  /// Answers a call that has not begun and never will: a repeat of it, with its token, may run.
+  void refuse(Error error);
   /// `body` may throw: that is then the answer.
   void reply_with(BodyWriter body);
   void reply_void() {
@@ -101,11 +126,14 @@ class InboundCall {
 
  private:
   friend class Endpoint;
+  friend class detail::StreamSource;
   Endpoint* endpoint_;  // null: gone, or answered
   SessionId session_;
   std::unique_ptr<InMessage> message_;
   TimePoint deadline_;
   bool cancelled_ = false;
+  std::uint64_t token_owner_ = 0;    // the caller's node id, if repeats may wait for the answer
+  std::uint64_t items_ = 0;          // sent before the answer
   InboundCall* previous_ = nullptr;  // the endpoint's list of open calls
   InboundCall* next_ = nullptr;
 };

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,8 +14,24 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/memory_pool.hpp>
+#include <troupe/runtime/random.hpp>
 
 namespace troupe::rpc {
+
+class Answers;
+namespace detail {
+class StreamSink;
+}
+
+/// What a callee remembers of calls with a token, for each caller's node: its latest answers, up to these
+/// bounds. A repeat that comes later runs again.
+struct AnswerLimits {
+  std::uint32_t answers = 1 << 16;
+  std::size_t bytes = std::size_t{64}
+                      << 20;               ///< an answer of more than half of it is not kept; repeats hear so
+  Duration time{std::chrono::minutes(3)};  ///< from the answer on
+  std::uint32_t callers = 1 << 12;         ///< nodes of which anything is remembered
+};
 
 struct EndpointOptions {
   std::uint64_t node_id = 0;           ///< random, never 0, chosen anew at each start
@@ -26,10 +44,16 @@ struct EndpointOptions {
   Duration default_timeout{std::chrono::seconds(60)};
   Duration handshake_timeout{std::chrono::seconds(5)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
-  Duration silence_limit{std::chrono::seconds(5)};         ///< a peer unheard of for so long is given up
-  std::uint32_t max_open_calls = 1 << 16;                  ///< of this endpoint; past it calls are refused
-  std::uint32_t max_inbound_calls = 1 << 18;               ///< unanswered calls of others, likewise
-  std::size_t max_bytes_in_flight = std::size_t{1} << 30;  ///< to one peer; past it calls are refused
+  Duration silence_limit{std::chrono::seconds(5)};  ///< a peer unheard of for so long is given up
+  std::uint32_t max_open_calls = 1 << 18;           ///< of this endpoint; past it calls are refused
+  std::uint32_t max_inbound_calls = 1 << 18;        ///< unanswered calls of others, likewise
+  // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
+  std::uint32_t max_calls_in_flight = 1 << 14;             ///< sent and not answered
+  std::size_t max_bytes_in_flight = std::size_t{1} << 30;  ///< of long messages; as much again of short ones
+  std::uint32_t max_calls_waiting = 1 << 14;
+  std::size_t max_bytes_waiting = std::size_t{1} << 30;
+  AnswerLimits answers;
+  std::uint64_t seed = 0;  ///< of the pauses between attempts; 0: the node id
   std::size_t max_message_bytes = std::size_t{16}
                                   << 30;  ///< none longer is sent; one that comes closes its link
 };
@@ -62,6 +86,10 @@ class Endpoint final : private TransportEvents {
   struct Stats {
     std::uint64_t calls_sent = 0, calls_received = 0, replies_late = 0, deadlines_exceeded = 0;
     std::uint64_t bytes_sent = 0, bytes_received = 0;  ///< envelopes and attachments
+    std::uint64_t messages_waited = 0;                 ///< that had to wait for room on the way to a peer
+    std::uint64_t calls_refused = 0;                   ///< of ours, because too many waited
+    std::uint64_t repeats_answered = 0;  ///< calls of others that had run already, or were running
+    std::uint64_t calls_retried = 0;     ///< attempts of ours beyond the first
   };
 
   /// `loop` and `events` must outlive it.
@@ -84,14 +112,20 @@ class Endpoint final : private TransportEvents {
   const Peer* peer(SessionId session) const;
   bool ready(SessionId session) const;
 
-  /// Makes a call. `body` is run before call() returns, or not at all. Returns its id, for cancel().
+  /// Makes a call. `body` is run before call() returns, or not at all. Returns its id, for cancel(). If too
+  /// much is on its way to the peer already the call waits in a queue, in order, within its deadline.
   /// Every outcome comes through `sink`: the reply, or kUnavailable (no such session, or it ended),
-  /// kDeadlineExceeded, kResourceExhausted (too much is open or in flight: slow down), kCancelled,
+  /// kDeadlineExceeded, kResourceExhausted (too much is open or waits: slow down), kCancelled,
   /// kInvalidArgument (the arguments do not fit in a message).
   std::uint64_t call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
                      ReplySink& sink);
   /// Like call(), without an answer. The error says only that it could not be sent.
   Result<void> send(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body);
+  /// Where the callee of a call is at the moment, asked before each attempt.
+  using FindTarget = std::function<Result<CallTarget>()>;
+  /// Makes a call that is repeated as options.retry says. kInvalidArgument: it has no token. Else as call().
+  std::uint64_t call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
+                                  BodyWriter body, ReplySink& sink);
   /// Answers an open call with kCancelled and tells the callee that nobody waits for it.
   void cancel(std::uint64_t call_id);
 
@@ -100,11 +134,21 @@ class Endpoint final : private TransportEvents {
   const EndpointOptions& options() const { return options_; }
   const Stats& stats() const { return stats_; }
   std::size_t open_calls() const { return open_calls_; }
+  /// Calls and one-way messages of ours that wait for room, and their bytes; of all peers together.
+  struct Waiting {
+    std::size_t calls = 0, bytes = 0;
+  };
+  Waiting waiting() const;
 
  private:
   friend class InboundCall;
+  friend class detail::StreamSource;
+  friend class detail::StreamSink;
   struct Session;
   struct OpenCall;
+  class RetryingCall;
+  class FlowPump;
+  enum class Flow : std::uint8_t;
   struct Heartbeat;
   struct LocalDelivery;
   struct Greeting;
@@ -134,8 +178,34 @@ class Endpoint final : private TransportEvents {
   void end_session(SessionId session, Error error, bool tell);
   void fail_calls(SessionId session, const Error& error);
 
-  Result<void> send_frame(SessionId session, OutFrame frame, std::uint64_t call_id);
+  Result<void> send_frame(SessionId session, OutFrame frame, Flow flow, OpenCall* call = nullptr,
+                          TimePoint deadline = TimePoint::never());
+  bool can_go(const Session& to, Flow flow, std::size_t bytes) const;
   Result<void> send_local(OutFrame frame);
+
+  // flow.cpp: what must wait
+  bool may_send(const Session& to, Flow flow, std::size_t bytes) const;
+  Result<void> wait_for_room(Session& to, OutFrame frame, Flow flow, std::size_t bytes, OpenCall* call,
+                             TimePoint deadline);
+  bool send_waiting(SessionId session);
+  using FlowLane = std::uint8_t;
+  void send_next(Session& session, FlowLane lane);
+  void end_of_flow(OpenCall& call);
+  // retrying_call.cpp
+  std::uint64_t call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
+                             ReplySink& sink);
+  // answers.cpp: calls with a token
+  bool take_repeat(InboundCallPtr& call);
+  void cancel_first(const InboundCall& repeat);
+  std::uint64_t caller_of(const InboundCall& call);
+  void answer_token(InboundCall& call, BodyWriter body, bool keep);
+  void send_kept(const InboundCall& call, const OutFrame& answer);
+  // streams.cpp
+  void on_item(SessionId session, std::unique_ptr<InMessage> message);
+  void on_credit(SessionId session, const MessageHeader& header);
+  void send_credit(std::uint64_t call_id, std::uint64_t items, std::uint64_t bytes);
+  void end_streams(SessionId session, const Error& error);
+
   void deliver_waiting_local();
   void deliver(SessionId session, std::unique_ptr<InMessage> message);
   void on_request(SessionId session, std::unique_ptr<InMessage> message);
@@ -164,6 +234,13 @@ class Endpoint final : private TransportEvents {
   int local_depth_ = 0;                                   // of deliveries to ourselves in one another
   std::deque<std::unique_ptr<InMessage>> local_waiting_;  // deliveries that were too deep
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  std::unique_ptr<FlowPump> pump_;
+  std::size_t long_from_;  // bytes from which a message counts as long: it goes by rendezvous
+  std::unique_ptr<Answers> answers_;
+  std::unordered_map<std::uint64_t, std::unique_ptr<RetryingCall>> retrying_;
+  std::uint64_t next_retrying_ = 0;
+  Random random_;  // for pauses between attempts
+  std::map<std::pair<SessionId, std::uint64_t>, std::shared_ptr<detail::StreamSource>> streams_;
   Stats stats_;
   bool closing_ = false;      // the endpoint is being destroyed
   bool was_held_up_ = false;  // the loop, at the last heartbeat

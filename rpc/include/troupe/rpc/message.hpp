@@ -25,7 +25,7 @@ struct TraceContext {
   explicit operator bool() const { return (trace_high | trace_low) != 0; }
 };
 
-enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel };
+enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel, kItem, kCredit };
 
 /// The part of an envelope that is not the body.
 struct MessageHeader {
@@ -35,7 +35,8 @@ struct MessageHeader {
   std::uint64_t method = 0;
   std::uint64_t signature = 0;
   Duration remaining{0};
-  TraceContext trace;
+  TraceContext trace = {};
+  std::uint64_t token = 0;  ///< of a call that may be repeated; 0: none
 };
 
 /// A message being written: the header, then either values or an error, then finish(). One use, one
@@ -83,6 +84,8 @@ class InMessage {
                                      MemoryPool& pool, std::vector<Buffer>& parts);
 
   const MessageHeader& header() const { return header_; }
+  /// Envelope and attachments, as they came.
+  std::size_t bytes() const;
   /// The number of values in the body; 0 if it is an error.
   std::uint32_t value_count() const { return value_count_; }
   /// Precondition: index < value_count().

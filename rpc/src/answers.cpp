@@ -1,0 +1,198 @@
+// Calls with a token run once: what is kept of them, and what the endpoint does with a repeat.
+#include "answers.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+#include "endpoint_parts.hpp"
+#include "envelope_patch.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+
+/// Repeats of one call that may wait for its answer; a caller has no use for more than its latest.
+constexpr std::size_t kMaxRepeats = 8;
+
+std::size_t bytes_of(const OutFrame& frame) {
+  std::size_t bytes = frame.head.size();
+  for (const Buffer& part : frame.parts) bytes += part.size();
+  return bytes;
+}
+
+OutFrame copy_of(const OutFrame& frame) {
+  OutFrame copy{Buffer::copy_of(frame.head.bytes()), {}};
+  copy.parts.reserve(frame.parts.size());
+  for (const Buffer& part : frame.parts) copy.parts.push_back(Buffer::copy_of(part.bytes()));
+  return copy;
+}
+
+}  // namespace
+
+// ---- What is kept -------------------------------------------------------------------------------
+
+Answers::Record* Answers::find(std::uint64_t caller, std::uint64_t token) {
+  const auto known = callers_.find(caller);
+  if (known == callers_.end()) return nullptr;
+  const auto record = known->second.records.find(token);
+  return record == known->second.records.end() ? nullptr : &record->second;
+}
+
+Answers::Record* Answers::begin(std::uint64_t caller, std::uint64_t token) {
+  if (!callers_.contains(caller) && callers_.size() >= limits_.callers && !make_room()) return nullptr;
+  return &callers_[caller].records[token];
+}
+
+/// Forgets the caller that has been silent for longest and of whom nothing runs.
+bool Answers::make_room() {
+  auto oldest = callers_.end();
+  for (auto caller = callers_.begin(); caller != callers_.end(); ++caller) {
+    const bool idle = caller->second.records.size() == caller->second.kept.size();
+    if (idle && (oldest == callers_.end() || caller->second.last < oldest->second.last)) oldest = caller;
+  }
+  if (oldest == callers_.end()) return false;
+  callers_.erase(oldest);
+  return true;
+}
+
+void Answers::keep(std::uint64_t caller, std::uint64_t token, OutFrame answer, TimePoint now) {
+  Record* record = find(caller, token);
+  if (!record) return;
+  Caller& owner = callers_.at(caller);
+  record->first = nullptr;
+  record->bytes = bytes_of(answer);
+  record->answer = std::move(answer);
+  owner.bytes += record->bytes;
+  owner.last = now;
+  owner.kept.push_back({token, now + limits_.time});
+  while (owner.kept.size() > 1 && (owner.kept.size() > limits_.answers || owner.bytes > limits_.bytes))
+    give_up_oldest(owner);
+}
+
+void Answers::give_up_oldest(Caller& caller) const {
+  const auto record = caller.records.find(caller.kept.front().token);
+  assert(record != caller.records.end() && record->second.answer);
+  caller.bytes -= record->second.bytes;
+  caller.records.erase(record);
+  caller.kept.pop_front();
+}
+
+void Answers::forget(std::uint64_t caller, std::uint64_t token) {
+  const auto known = callers_.find(caller);
+  if (known == callers_.end()) return;
+  known->second.records.erase(token);
+  if (known->second.records.empty()) callers_.erase(known);
+}
+
+void Answers::expire(TimePoint now) {
+  for (auto caller = callers_.begin(); caller != callers_.end();) {
+    Caller& owner = caller->second;
+    while (!owner.kept.empty() && owner.kept.front().until <= now) give_up_oldest(owner);
+    caller = owner.records.empty() ? callers_.erase(caller) : std::next(caller);
+  }
+}
+
+std::size_t Answers::kept_answers() const {
+  std::size_t sum = 0;
+  for (const auto& [id, caller] : callers_) sum += caller.kept.size();
+  return sum;
+}
+
+std::size_t Answers::kept_bytes() const {
+  std::size_t sum = 0;
+  for (const auto& [id, caller] : callers_) sum += caller.bytes;
+  return sum;
+}
+
+// ---- What the endpoint does ---------------------------------------------------------------------
+
+std::uint64_t Endpoint::caller_of(const InboundCall& call) {
+  const Session* session = call.session_ == kLocal ? nullptr : find(call.session_);
+  return session ? session->peer.node_id : options_.node_id;
+}
+
+/// The caller gives a call up by the id of its latest attempt.
+void Endpoint::cancel_first(const InboundCall& repeat) {
+  const Answers::Record* record = answers_->find(caller_of(repeat), repeat.header().token);
+  if (record && record->first) record->first->cancelled_ = true;
+}
+
+/// Takes a call that has run, or runs, already. False: it is the first with its token, and now known.
+bool Endpoint::take_repeat(InboundCallPtr& call) {
+  const std::uint64_t caller = caller_of(*call);
+  const std::uint64_t token = call->header().token;
+  Answers::Record* record = answers_->find(caller, token);
+  if (!record) {
+    record = answers_->begin(caller, token);
+    if (!record) {
+      call->reply_error({Code::kResourceExhausted, "too many nodes have calls with tokens running here"});
+      return true;
+    }
+    record->method = call->header().method;
+    record->first = call.get();
+    call->token_owner_ = caller;
+    return false;
+  }
+  if (record->method != call->header().method) {
+    call->reply_error({Code::kInvalidArgument, "this token was used for another method"});
+    return true;
+  }
+  ++stats_.repeats_answered;
+  if (record->answer) {
+    forget(*call);
+    send_kept(*call, *record->answer);
+  } else {
+    if (record->repeats.size() == kMaxRepeats) {
+      const InboundCallPtr oldest = std::move(record->repeats.front());
+      record->repeats.erase(record->repeats.begin());
+      forget(*oldest);  // its caller has sent eight more since
+    }
+    record->repeats.push_back(std::move(call));
+  }
+  return true;
+}
+
+/// Answers a first call and the repeats that wait with it. `call` is forgotten already.
+void Endpoint::answer_token(InboundCall& call, BodyWriter body, bool keep) {
+  const std::uint64_t caller = std::exchange(call.token_owner_, 0);
+  const std::uint64_t token = call.header().token;
+  const MessageHeader header{MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}};
+  auto frame = encode(header, body);
+  const auto replace = [&](const Error& error) {
+    frame = encode(header, [&](OutMessage& out) { out.error(error); });
+  };
+  if (!frame) replace(with_context(frame.error(), "the answer could not be sent"));
+  if (frame && bytes_of(*frame) > options_.max_message_bytes)
+    replace({Code::kResourceExhausted, "the answer is longer than the messages that are allowed",
+             options_.node_name});
+  Answers::Record* record = answers_->find(caller, token);
+  auto repeats = record ? std::exchange(record->repeats, {}) : std::vector<InboundCallPtr>();
+  if (!frame || !keep) {
+    answers_->forget(caller, token);
+  } else if (bytes_of(*frame) <= answers_->limits().bytes / 2) {
+    // What is sent may lie in memory that the actor goes on to change.
+    answers_->keep(caller, token, copy_of(*frame), loop_.now());
+  } else if (auto too_long = encode(header, [&](OutMessage& out) {
+               out.error({Code::kDataLoss,
+                          "this call has run, but its answer was too long to be kept for a repeat",
+                          options_.node_name});
+             })) {
+    answers_->keep(caller, token, copy_of(*too_long), loop_.now());
+  }
+  if (!frame) return;
+  for (const InboundCallPtr& repeat : repeats) {
+    forget(*repeat);
+    send_kept(*repeat, *frame);
+  }
+  send_kept(call, *frame);
+}
+
+void Endpoint::send_kept(const InboundCall& call, const OutFrame& answer) {
+  if (call.header().kind != MessageKind::kRequest || call.cancelled_) return;
+  OutFrame frame{Buffer::copy_of(answer.head.bytes()), answer.parts};
+  patch_call_id(frame.head, call.header().call_id);
+  // It was sent once, so it can be sent; if not, the caller's session is ending.
+  (void)send_frame(call.session_, std::move(frame), Flow::kReply);
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <troupe/rpc/call.hpp>
+#include <troupe/rpc/endpoint.hpp>
+#include <troupe/rpc/transport.hpp>
+
+namespace troupe::rpc {
+
+/// What is remembered of calls with a token: those that run, and the answers of those that have run, for
+/// each caller's node within AnswerLimits. Loop only.
+class Answers {
+ public:
+  struct Record {
+    std::uint64_t method = 0;
+    InboundCall* first = nullptr;         // while it runs
+    std::vector<InboundCallPtr> repeats;  // that wait for the first one's answer
+    std::optional<OutFrame> answer;       // once it has run
+    std::size_t bytes = 0;                // of the answer
+  };
+
+  explicit Answers(AnswerLimits limits) : limits_(limits) {}
+
+  /// What is known of a call; null if nothing.
+  Record* find(std::uint64_t caller, std::uint64_t token);
+  /// A call of which nothing is known begins. Null: too many callers have calls running here.
+  Record* begin(std::uint64_t caller, std::uint64_t token);
+  /// A call has ended with `answer`, which nobody else may write into. Gives up the oldest answers if these
+  /// are too many.
+  void keep(std::uint64_t caller, std::uint64_t token, OutFrame answer, TimePoint now);
+  /// A call ended without having begun.
+  void forget(std::uint64_t caller, std::uint64_t token);
+  /// Gives up what is older than the window.
+  void expire(TimePoint now);
+
+  const AnswerLimits& limits() const { return limits_; }
+  /// Of all callers.
+  std::size_t kept_answers() const;
+  std::size_t kept_bytes() const;
+
+ private:
+  struct Kept {
+    std::uint64_t token;
+    TimePoint until;
+  };
+  struct Caller {
+    std::unordered_map<std::uint64_t, Record> records;
+    std::deque<Kept> kept;  // the oldest first; each has a record with an answer
+    std::size_t bytes = 0;
+    TimePoint last{};  // when its latest answer was kept
+  };
+  void give_up_oldest(Caller& caller) const;
+  bool make_room();
+
+  AnswerLimits limits_;
+  std::unordered_map<std::uint64_t, Caller> callers_;
+};
+
+}  // namespace troupe::rpc

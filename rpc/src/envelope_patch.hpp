@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstdint>
+
+#include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/clock.hpp>
+
+namespace troupe::rpc {
+
+/// Change fields of an encoded envelope of ours that has been kept, to be sent later or again. The buffer
+/// must not be on its way already, and is written in place. `head`: OutFrame::head.
+void patch_call_id(const Buffer& head, std::uint64_t call_id);
+void patch_target(const Buffer& head, std::uint64_t target);
+void patch_remaining(const Buffer& head, Duration remaining);
+
+}  // namespace troupe::rpc

@@ -1,0 +1,152 @@
+#include "retrying_call.hpp"
+
+#include <algorithm>
+
+#include "endpoint_parts.hpp"
+#include "envelope_patch.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+
+/// Ids of calls that are repeated; a slot's number, in the low half of other ids, never has this bit.
+constexpr std::uint64_t kRetryingBit = std::uint64_t{1} << 31;
+
+Duration timeout_of(const EndpointOptions& options, const CallOptions& call) {
+  return call.timeout.count() ? call.timeout : options.default_timeout;
+}
+
+/// Whether the callee may not have seen the call, or its answer was lost.
+bool worth_another(const Result<std::unique_ptr<InMessage>>& reply) {
+  if (!reply)
+    return reply.error().code == Code::kUnavailable || reply.error().code == Code::kDeadlineExceeded;
+  return (*reply)->is_error() && (*reply)->error().code == Code::kUnavailable;
+}
+
+}  // namespace
+
+Endpoint::RetryingCall::RetryingCall(Endpoint& endpoint, std::uint64_t id, FindTarget find,
+                                     const CallOptions& options, OutFrame frame, ReplySink& sink)
+    : endpoint_(endpoint),
+      id_(id),
+      find_(std::move(find)),
+      policy_(options.retry),
+      frame_(std::move(frame)),
+      sink_(sink),
+      deadline_(endpoint.loop_.refresh_now() + timeout_of(endpoint.options_, options)),
+      attempt_timeout_(policy_.attempt_timeout > Duration::zero()
+                           ? policy_.attempt_timeout
+                           : timeout_of(endpoint.options_, options) / policy_.max_attempts) {}
+
+void Endpoint::RetryingCall::attempt() {
+  state_ = State::kTrying;
+  attempt_id_ = 0;
+  if (++attempts_ > 1) ++endpoint_.stats_.calls_retried;
+  const Duration left = deadline_ - endpoint_.loop_.refresh_now();
+  if (left <= Duration::zero()) return finish(Error{Code::kDeadlineExceeded, "no answer in time"});
+  auto target = find_();
+  if (!target) return on_reply(target.error());
+  target_ = *target;
+  OutFrame frame{Buffer::copy_of(frame_.head.bytes()), frame_.parts};
+  patch_target(frame.head, target_.actor);
+  // An answer may come inside of this, and end this object.
+  Endpoint& endpoint = endpoint_;
+  const std::uint64_t id = id_;
+  const std::uint64_t made =
+      endpoint.call_encoded(target_, std::move(frame), std::min(left, attempt_timeout_), left, *this);
+  const auto self = endpoint.retrying_.find(id);
+  if (self != endpoint.retrying_.end() && endpoint.find_call(made)) self->second->attempt_id_ = made;
+}
+
+void Endpoint::RetryingCall::on_reply(Result<std::unique_ptr<InMessage>> reply) {
+  if (!worth_another(reply)) return finish(std::move(reply));
+  const TimePoint now = endpoint_.loop_.refresh_now();
+  const Duration pause = next_pause();
+  if (attempts_ < policy_.max_attempts && now + pause < deadline_) {
+    state_ = State::kPausing;
+    endpoint_.loop_.schedule(*this, now + pause);
+    return;
+  }
+  if (!reply && reply.error().code == Code::kDeadlineExceeded && attempt_id_ != 0) give_up_attempt();
+  if (!reply && attempts_ > 1)
+    return finish(with_context(reply.error(), "after " + std::to_string(attempts_) + " attempts"));
+  finish(std::move(reply));
+}
+
+Duration Endpoint::RetryingCall::next_pause() {
+  Duration longest = policy_.first_backoff;
+  for (std::uint32_t i = 1; i < attempts_ && longest < RetryPolicy::kLongestBackoff; ++i) longest *= 2;
+  longest = std::clamp(longest, Duration(1), RetryPolicy::kLongestBackoff);
+  return longest - Duration(endpoint_.random_.between(0, longest.count() / 2));
+}
+
+/// Nobody waits for the last attempt, and there will be none after it.
+void Endpoint::RetryingCall::give_up_attempt() {
+  endpoint_.send_cancel(target_, attempt_id_);
+}
+
+void Endpoint::RetryingCall::cancel() {
+  const std::uint64_t open = attempt_id_;
+  if (state_ == State::kTrying && endpoint_.find_call(open)) {
+    endpoint_.cancel(open);  // its answer, kCancelled, ends this
+    return;
+  }
+  if (open != 0) give_up_attempt();
+  finish(Error{Code::kCancelled, "cancelled by the caller"});
+}
+
+void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
+  ReplySink& sink = sink_;
+  const auto found = endpoint_.retrying_.find(id_);
+  const std::unique_ptr<RetryingCall> self = std::move(found->second);
+  endpoint_.retrying_.erase(found);
+  sink.on_reply(std::move(reply));
+}
+
+std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
+                                          BodyWriter body, ReplySink& sink) {
+  const auto refuse = [&](Error error) {
+    sink.on_reply(std::move(error));
+    return std::uint64_t{0};
+  };
+  const Duration timeout = timeout_of(options_, options);
+  if (closing_) return refuse({Code::kCancelled, "the node shuts down"});
+  if (options.token == 0 || options.retry.max_attempts == 0)
+    return refuse({Code::kInvalidArgument, "only a call with a token can be repeated"});
+  if (timeout <= Duration::zero())
+    return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
+  auto frame = encode(
+      {MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, options.trace, options.token},
+      body);
+  if (!frame) return refuse(frame.error());
+  const std::uint64_t id = kRetryingBit | (++next_retrying_ << 32);
+  auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), options, std::move(*frame), sink);
+  RetryingCall& made = *call;
+  retrying_.emplace(id, std::move(call));
+  made.attempt();
+  return id;
+}
+
+std::uint64_t Endpoint::call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
+                                     ReplySink& sink) {
+  if (open_calls_ >= options_.max_open_calls) {
+    sink.on_reply(Error{Code::kResourceExhausted,
+                        std::to_string(open_calls_) + " calls are open already; wait for some"});
+    return 0;
+  }
+  OpenCall& open = open_call();
+  open.sink = &sink;
+  open.target = target;
+  open.attempt = true;
+  const std::uint64_t call_id = open.id();
+  loop_.schedule(open, loop_.now() + timeout);
+  ++stats_.calls_sent;
+  patch_call_id(frame.head, call_id);
+  patch_remaining(frame.head, remaining);
+  const Result<void> sent = send_frame(target.session, std::move(frame), Flow::kCall, &open);
+  if (!sent)
+    if (OpenCall* failed = find_call(call_id)) complete(*failed, sent.error());
+  return call_id;
+}
+
+}  // namespace troupe::rpc

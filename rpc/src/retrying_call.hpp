@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include <troupe/rpc/endpoint.hpp>
+#include <troupe/runtime/timer.hpp>
+
+namespace troupe::rpc {
+
+/// A call with a token that is made again when its callee is not there or does not answer in time. Its
+/// envelope is encoded once and kept. Ends by finish(), in one answer; the endpoint owns it until then.
+///
+///     kTrying --answer, last failure--> ended
+///     kTrying --failure--> kPausing --timer--> kTrying
+class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
+ public:
+  RetryingCall(Endpoint& endpoint, std::uint64_t id, FindTarget find, const CallOptions& options,
+               OutFrame frame, ReplySink& sink);
+
+  /// Makes an attempt. May end this object.
+  void attempt();
+  /// The caller waits no longer: tells the callee, too.
+  void cancel();
+  /// Ends this object.
+  void finish(Result<std::unique_ptr<InMessage>> reply);
+
+ private:
+  enum class State : std::uint8_t { kTrying, kPausing };
+  void on_reply(Result<std::unique_ptr<InMessage>> reply) override;
+  void on_timer() override { attempt(); }
+  Duration next_pause();
+  void give_up_attempt();
+
+  Endpoint& endpoint_;
+  const std::uint64_t id_;
+  const FindTarget find_;
+  const RetryPolicy policy_;
+  const OutFrame frame_;  // as it was encoded; each attempt sends a copy of its head
+  ReplySink& sink_;
+  const TimePoint deadline_;
+  const Duration attempt_timeout_;
+  State state_ = State::kTrying;
+  std::uint32_t attempts_ = 0;
+  CallTarget target_{};
+  std::uint64_t attempt_id_ = 0;  // of the call that is open while kTrying
+};
+
+}  // namespace troupe::rpc
