@@ -7,8 +7,9 @@
 #include <troupe/rpc/stream_ends.hpp>
 
 #include "answers.hpp"
-#include "capnp_support.hpp"
 #include "endpoint_parts.hpp"
+#include "flat.hpp"
+#include "recycled.hpp"
 #include "retrying_call.hpp"
 
 namespace troupe::rpc {
@@ -41,7 +42,7 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
     : loop_(loop),
       options_(std::move(options)),
       events_(events),
-      heads_(std::make_unique<HeadPool>(PooledBuilder::kFirstBytes)),
+      heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       pump_(std::make_unique<FlowPump>(*this)),
       long_from_(transport->limits().eager_bytes),
       answers_(std::make_unique<Answers>(options_.answers)),
@@ -328,6 +329,13 @@ void Endpoint::on_cancel(SessionId session, std::uint64_t call_id) {
 }
 
 // ---- Answering ----------------------------------------------------------------------------------
+
+void* InboundCall::operator new(std::size_t) {
+  return Recycled<InboundCall>::take();
+}
+void InboundCall::operator delete(void* memory, std::size_t) {
+  Recycled<InboundCall>::give(memory);
+}
 
 InboundCall::InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message,
                          TimePoint deadline)

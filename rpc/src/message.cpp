@@ -1,32 +1,82 @@
 #include <troupe/rpc/message.hpp>
 
 #include <cassert>
+#include <utility>
 
 #include "capnp_support.hpp"
 #include "message_impl.hpp"
+#include "recycled.hpp"
 
 namespace troupe::rpc {
 
-void write_error(wire::ErrorInfo::Builder out, const Error& error) {
-  out.setCode(static_cast<std::uint16_t>(error.code));
-  copy_text(out.initMessage(static_cast<unsigned>(error.message.size())), error.message);
-  copy_text(out.initNode(static_cast<unsigned>(error.node.size())), error.node);
-  copy_text(out.initCause(static_cast<unsigned>(error.cause.size())), error.cause);
-  out.setTraceId(error.trace_id);
-}
-
-Error read_error(wire::ErrorInfo::Reader in) {
-  const bool known = in.getCode() > 0 && in.getCode() <= static_cast<std::uint16_t>(Code::kUnauthenticated);
-  return Error{known ? static_cast<Code>(in.getCode()) : Code::kUnknown,
-               std::string(to_view(in.getMessage())), std::string(to_view(in.getNode())),
-               std::string(to_view(in.getCause())), in.getTraceId()};
-}
-
 namespace {
-/// A tensor's place in the attachment table: two words, a pointer, and the shape.
-constexpr std::size_t kMostBytesListed = (3 + Shape::kMaxRank) * sizeof(capnp::word);
+
 /// More than all of an envelope without body and attachments.
 constexpr std::size_t kShortHead = 512;
+
+constexpr std::uint32_t slot_of(std::uint32_t structure, flat::Layout layout, unsigned pointer) {
+  return structure + layout.data + pointer;
+}
+
+Error corrupt(std::string what) {
+  return Error{Code::kDataLoss, "a peer's message is not valid: " + std::move(what)};
+}
+Error malformed() {
+  return corrupt("a pointer in it leads nowhere");
+}
+
+/// The root and the envelope of a message that has nothing yet; returns the envelope's first word.
+std::uint32_t begin_envelope(flat::Writer& writer) {
+  const std::uint32_t root = writer.allocate(1);
+  return writer.add_struct(root, EnvelopeLayout::kLayout);
+}
+
+bool has_extras(const MessageHeader& header) {
+  return header.trace || header.token != 0;
+}
+
+void write_extras(flat::Writer& writer, std::uint32_t envelope, const TraceContext& trace,
+                  std::uint64_t token) {
+  const std::uint32_t at = writer.add_struct(
+      slot_of(envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kExtras), ExtrasLayout::kLayout);
+  writer.put(at, ExtrasLayout::kTraceHigh, trace.trace_high);
+  writer.put(at, ExtrasLayout::kTraceLow, trace.trace_low);
+  writer.put(at, ExtrasLayout::kSpan, trace.span_id);
+  writer.put(at, ExtrasLayout::kFlags, trace.flags);
+  writer.put(at, ExtrasLayout::kToken, token);
+}
+
+void write_attachment(flat::Writer& writer, std::uint32_t at, DType dtype, MemoryKind kind,
+                      std::span<const std::int64_t> shape, std::uint64_t bytes) {
+  writer.put(at, AttachmentLayout::kDtype, dtype);
+  writer.put(at, AttachmentLayout::kMemoryKind, kind);
+  writer.put(at, AttachmentLayout::kBytes, bytes);
+  const std::uint32_t first =
+      writer.add_numbers(slot_of(at, AttachmentLayout::kLayout, AttachmentLayout::kShape), shape.size());
+  for (std::uint32_t axis = 0; axis < shape.size(); ++axis) writer.put(first + axis, 0, shape[axis]);
+}
+
+/// The entry of bytes that are no tensor.
+void write_bytes_attachment(flat::Writer& writer, std::uint32_t at, std::size_t bytes) {
+  const auto length = static_cast<std::int64_t>(bytes);
+  write_attachment(writer, at, DType::kUInt8, MemoryKind::kHost, {&length, 1}, bytes);
+}
+
+/// Entries for `tensors`, the first of which has its place at `at`.
+void write_table(flat::Writer& writer, std::uint32_t at, const std::vector<Tensor>& tensors) {
+  for (const Tensor& tensor : tensors) {
+    std::int64_t shape[Shape::kMaxRank];
+    for (std::size_t axis = 0; axis < tensor.rank(); ++axis) shape[axis] = tensor.shape()[axis];
+    write_attachment(writer, at, tensor.dtype(), tensor.device().kind, {shape, tensor.rank()},
+                     tensor.bytes());
+    at += static_cast<std::uint32_t>(AttachmentLayout::kLayout.words());
+  }
+}
+
+std::uint32_t add_table(flat::Writer& writer, std::uint32_t slot, std::size_t count) {
+  return writer.add_structs(slot, count, AttachmentLayout::kLayout);
+}
+
 }  // namespace
 
 // ---- OutMessage ---------------------------------------------------------------------------------
@@ -34,21 +84,17 @@ constexpr std::size_t kShortHead = 512;
 OutMessage::OutMessage(MemoryPool& pool, const MessageHeader& header, HeadPool* heads) {
   static_assert(sizeof(Impl) <= kImplBytes);
   auto* impl = new (storage_) Impl(pool, heads);
-  auto envelope = impl->envelope;
-  envelope.setKind(static_cast<wire::Envelope::Kind>(header.kind));
-  envelope.setCallId(header.call_id);
-  envelope.setTarget(header.target);
-  envelope.setMethod(header.method);
-  envelope.setSignature(header.signature);
-  envelope.setRemainingNs(header.remaining.count());
-  if (header.trace || header.token != 0) {
-    auto extras = envelope.initExtras();
-    extras.setTraceHigh(header.trace.trace_high);
-    extras.setTraceLow(header.trace.trace_low);
-    extras.setSpanId(header.trace.span_id);
-    extras.setFlags(header.trace.flags);
-    extras.setToken(header.token);
-  }
+  flat::Writer& writer = impl->writer;
+  const std::uint32_t envelope = impl->envelope = begin_envelope(writer);
+  writer.put(envelope, EnvelopeLayout::kKind, static_cast<std::uint16_t>(header.kind));
+  writer.put(envelope, EnvelopeLayout::kCallId, header.call_id);
+  writer.put(envelope, EnvelopeLayout::kTarget, header.target);
+  writer.put(envelope, EnvelopeLayout::kMethod, header.method);
+  writer.put(envelope, EnvelopeLayout::kSignature, header.signature);
+  writer.put(envelope, EnvelopeLayout::kRemaining, std::int64_t{header.remaining.count()});
+  if (!has_extras(header)) return;
+  impl->extras = {header.trace, header.token};
+  write_extras(writer, envelope, header.trace, header.token);
 }
 
 OutMessage::~OutMessage() {
@@ -57,38 +103,58 @@ OutMessage::~OutMessage() {
 
 void OutMessage::values(std::uint32_t count) {
   Impl& message = impl();
-  message.failure =
-      attempt_to_write([&] { message.values = message.envelope.initBody().initValues(list_size(count)); });
+  message.attempt([&] {
+    flat::Writer& writer = message.writer;
+    message.body = writer.add_struct(
+        slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kBody), BodyLayout::kLayout);
+    message.values = writer.add_structs(slot_of(message.body, BodyLayout::kLayout, BodyLayout::kContent),
+                                        count, ValueLayout::kLayout);
+  });
 }
 
 ValueWriter OutMessage::value(std::uint32_t index) {
-  ValueWriter writer(*this);
-  if (!impl().failure) new (writer.builder_) wire::Value::Builder(impl().values[index]);
-  return writer;
+  return {*this, impl().values + index * static_cast<std::uint32_t>(ValueLayout::kLayout.words())};
 }
 
 void OutMessage::error(const Error& error) {
-  impl().failure = attempt_to_write([&] { write_error(impl().envelope.initBody().initError(), error); });
+  Impl& message = impl();
+  message.attempt([&] {
+    flat::Writer& writer = message.writer;
+    message.body = writer.add_struct(
+        slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kBody), BodyLayout::kLayout);
+    writer.put(message.body, BodyLayout::kWhich, BodyLayout::kError);
+    const std::uint32_t at = writer.add_struct(
+        slot_of(message.body, BodyLayout::kLayout, BodyLayout::kContent), ErrorLayout::kLayout);
+    writer.put(at, ErrorLayout::kCode, static_cast<std::uint16_t>(error.code));
+    writer.put(at, ErrorLayout::kTraceId, error.trace_id);
+    writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kMessage), error.message);
+    writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kNode), error.node);
+    writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kCause), error.cause);
+  });
 }
 
 void OutMessage::set_call_id(std::uint64_t call_id) {
-  impl().envelope.setCallId(call_id);
+  impl().writer.put(impl().envelope, EnvelopeLayout::kCallId, call_id);
 }
 
 Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
   Impl& message = impl();
   OutFrame frame;
-  if (!message.failure)
-    message.failure = attempt_to_write([&] {
-      if (!message.tensors.empty())
-        message.list_tensors(message.envelope.initAttachments(list_size(message.tensors.size())), 0);
-      if (message.builder.flat_bytes() <= max_head_bytes) {
-        frame.head = message.builder.flat();
-        message.add_parts(frame);
-      } else {
-        frame = finish_with_body_apart(max_head_bytes);
-      }
-    });
+  message.attempt([&] {
+    const std::size_t table_words = message.tensors.empty() ? 0 : message.table_words();
+    if (message.writer.flat_bytes() + table_words * flat::kWord > max_head_bytes) {
+      frame = finish_with_body_apart(max_head_bytes);
+      return;
+    }
+    if (table_words > 0) {
+      const std::uint32_t slot =
+          slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kAttachments);
+      const std::uint32_t first = add_table(message.writer, slot, message.tensors.size());
+      write_table(message.writer, first, message.tensors);
+    }
+    frame.head = message.writer.flat();
+    message.add_parts(frame);
+  });
   if (message.failure) return std::move(*message.failure);
   return frame;
 }
@@ -96,34 +162,31 @@ Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
 /// Too long for a header: the body becomes the first attachment, and a new short envelope the head.
 OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
   Impl& message = impl();
+  flat::Writer& old = message.writer;
   OutFrame frame;
-  const bool table_in_body = message.tensors.size() * kMostBytesListed + kShortHead > max_head_bytes;
-  // In one segment, which needs no further copy.
-  PooledBuilder body(message.pool, nullptr, message.builder.flat_bytes() / sizeof(capnp::word) + 1);
-  body.setRoot(message.envelope.getBody().asReader());
-  if (table_in_body)
-    message.list_tensors(body.getRoot<wire::Body>().initAttachments(list_size(message.tensors.size())), 0);
-  frame.parts.push_back(body.flat());
-  PooledBuilder head(message.pool);
-  auto envelope = head.initRoot<wire::Envelope>();
-  auto old = message.envelope.asReader();
-  envelope.setKind(old.getKind());
-  envelope.setCallId(old.getCallId());
-  envelope.setTarget(old.getTarget());
-  envelope.setMethod(old.getMethod());
-  envelope.setSignature(old.getSignature());
-  envelope.setRemainingNs(old.getRemainingNs());
-  if (old.hasExtras()) envelope.setExtras(old.getExtras());
-  envelope.setBodyApart(true);
+  flat::Writer head(message.pool);
+  const std::uint32_t envelope = begin_envelope(head);
+  // Before the old one's words are overwritten.
+  std::memcpy(head.at(envelope), old.at(message.envelope), EnvelopeLayout::kLayout.data * flat::kWord);
+  head.put(envelope, EnvelopeLayout::kFlags, EnvelopeLayout::kBodyApart);
+  if (message.extras) write_extras(head, envelope, message.extras->trace, message.extras->token);
+
+  const bool table_in_body = message.table_words() * flat::kWord + kShortHead > max_head_bytes;
   if (table_in_body) {
-    auto list = envelope.initAttachments(2);
-    write_bytes_attachment(list[0], frame.parts[0].size());
-    write_bytes_attachment(list[1], message.tensor_bytes());
-  } else {
-    auto list = envelope.initAttachments(list_size(message.tensors.size() + 1));
-    write_bytes_attachment(list[0], frame.parts[0].size());
-    message.list_tensors(list, 1);
+    const std::uint32_t slot = slot_of(message.body, BodyLayout::kLayout, BodyLayout::kAttachments);
+    const std::uint32_t first = add_table(old, slot, message.tensors.size());
+    write_table(old, first, message.tensors);
   }
+  frame.parts.push_back(old.flat_from(message.body, BodyLayout::kLayout));
+
+  const std::uint32_t slot = slot_of(envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kAttachments);
+  const std::uint32_t entry = add_table(head, slot, 1 + (table_in_body ? 1 : message.tensors.size()));
+  const auto next = entry + static_cast<std::uint32_t>(AttachmentLayout::kLayout.words());
+  write_bytes_attachment(head, entry, frame.parts[0].size());
+  if (table_in_body)
+    write_bytes_attachment(head, next, message.tensor_bytes());
+  else
+    write_table(head, next, message.tensors);
   frame.head = head.flat();
   message.add_parts(frame);
   return frame;
@@ -131,14 +194,12 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
 
 // ---- InMessage ----------------------------------------------------------------------------------
 
-namespace {
-kj::ArrayPtr<const capnp::word> words_of(std::span<const std::byte> bytes) {
-  return kj::arrayPtr(reinterpret_cast<const capnp::word*>(bytes.data()), bytes.size() / sizeof(capnp::word));
+void* InMessage::operator new(std::size_t) {
+  return Recycled<InMessage>::take();
 }
-Error corrupt(std::string what) {
-  return Error{Code::kDataLoss, "a peer's message is not valid: " + std::move(what)};
+void InMessage::operator delete(void* memory, std::size_t) {
+  Recycled<InMessage>::give(memory);
 }
-}  // namespace
 
 InMessage::InMessage(Buffer head, std::vector<Buffer> parts)
     : head_(std::move(head)), parts_(std::move(parts)) {
@@ -152,85 +213,93 @@ InMessage::~InMessage() {
 
 Result<std::unique_ptr<InMessage>> InMessage::parse(Buffer head, std::vector<Buffer> parts) {
   std::unique_ptr<InMessage> message(new InMessage(std::move(head), std::move(parts)));
-  try {
-    if (auto opened = message->open(); !opened) return opened.error();
-  } catch (const kj::Exception& exception) {
-    return corrupt(describe(exception));
-  }
+  if (auto opened = message->open(); !opened) return std::move(opened).error();
   return message;
 }
 
 Result<void> InMessage::open() {
   Impl& message = impl();
-  auto envelope = message.open_head(head_.bytes());
-  if (static_cast<std::uint16_t>(envelope.getKind()) > static_cast<std::uint16_t>(MessageKind::kCredit))
-    return corrupt("unknown kind");
-  header_.kind = static_cast<MessageKind>(envelope.getKind());
-  header_.call_id = envelope.getCallId();
-  header_.target = envelope.getTarget();
-  header_.method = envelope.getMethod();
-  header_.signature = envelope.getSignature();
-  header_.remaining = Duration(envelope.getRemainingNs());
-  if (envelope.hasExtras()) {
-    auto extras = envelope.getExtras();
-    header_.trace = {extras.getTraceHigh(), extras.getTraceLow(), extras.getSpanId(), extras.getFlags()};
-    header_.token = extras.getToken();
+  if (!message.head.open(head_.bytes())) return corrupt("not one segment");
+  flat::StructView& envelope = message.envelope;
+  if (!message.head.root(envelope)) return malformed();
+  const auto kind = envelope.get<std::uint16_t>(EnvelopeLayout::kKind);
+  if (kind > static_cast<std::uint16_t>(MessageKind::kCredit)) return corrupt("unknown kind");
+  header_.kind = static_cast<MessageKind>(kind);
+  header_.call_id = envelope.get<std::uint64_t>(EnvelopeLayout::kCallId);
+  header_.target = envelope.get<std::uint64_t>(EnvelopeLayout::kTarget);
+  header_.method = envelope.get<std::uint64_t>(EnvelopeLayout::kMethod);
+  header_.signature = envelope.get<std::uint64_t>(EnvelopeLayout::kSignature);
+  header_.remaining = Duration(envelope.get<std::int64_t>(EnvelopeLayout::kRemaining));
+  if (!flat::Reader::is_null(envelope, EnvelopeLayout::kExtras)) {
+    flat::StructView extras;
+    if (!message.head.read(envelope, EnvelopeLayout::kExtras, extras)) return malformed();
+    header_.trace = {extras.get<std::uint64_t>(ExtrasLayout::kTraceHigh),
+                     extras.get<std::uint64_t>(ExtrasLayout::kTraceLow),
+                     extras.get<std::uint64_t>(ExtrasLayout::kSpan),
+                     extras.get<std::uint8_t>(ExtrasLayout::kFlags)};
+    header_.token = extras.get<std::uint64_t>(ExtrasLayout::kToken);
   }
-  if (auto checked = check_attachments(); !checked) return checked;
-  message.tensors = message.attachments;
-  wire::Body::Reader body;
-  if (envelope.getBodyApart()) {
+  if (!flat::Reader::is_null(envelope, EnvelopeLayout::kAttachments) || !parts_.empty())
+    if (auto checked = check_attachments(); !checked) return checked;
+  return open_body();
+}
+
+Result<void> InMessage::open_body() {
+  Impl& message = impl();
+  flat::StructView& body = message.body;
+  if ((message.envelope.get<std::uint8_t>(EnvelopeLayout::kFlags) & EnvelopeLayout::kBodyApart) != 0) {
     if (message.places.empty() || message.places[0].part != 0) return corrupt("its body is missing");
+    message.body_apart = true;
     message.first_tensor = 1;
-    body = message.open_body(parts_[0].bytes());
-    if (body.hasAttachments())
-      if (auto found = find_tensors(body.getAttachments().size()); !found) return found;
-  } else {
-    body = envelope.getBody();
+    if (!message.apart.open(parts_[0].bytes())) return corrupt("its body is not one segment");
+    if (!message.apart.root(body)) return malformed();
+    if (!flat::Reader::is_null(body, BodyLayout::kAttachments))
+      if (auto found = find_tensors(); !found) return found;
+  } else if (!message.head.read(message.envelope, EnvelopeLayout::kBody, body)) {
+    return malformed();
   }
-  is_error_ = body.isError();
-  if (is_error_) {
-    message.error = body.getError();
-  } else if (body.isValues()) {
-    message.values = body.getValues();
-    value_count_ = message.values.size();
-  } else {
-    return corrupt("unknown body");
-  }
+  const auto which = body.get<std::uint16_t>(BodyLayout::kWhich);
+  is_error_ = which == BodyLayout::kError;
+  if (is_error_) return {};
+  if (which != BodyLayout::kValues) return corrupt("unknown body");
+  if (!message.body_reader().read(body, BodyLayout::kContent, message.values)) return malformed();
+  value_count_ = message.values.count;
   return {};
 }
 
 Result<void> InMessage::check_attachments() {
   Impl& message = impl();
-  if (!message.envelope.hasAttachments()) return {};
-  message.attachments = message.envelope.getAttachments();
-  message.places.reserve(message.attachments.size());
+  if (!message.head.read(message.envelope, EnvelopeLayout::kAttachments, message.attachments))
+    return malformed();
+  message.places.reserve(message.attachments.count);
   std::size_t next = 0;
-  for (auto attachment : message.attachments) {
-    if (attachment.getBytes() == 0) {
+  for (std::uint32_t i = 0; i < message.attachments.count; ++i) {
+    const auto bytes = message.attachments[i].get<std::uint64_t>(AttachmentLayout::kBytes);
+    if (bytes == 0) {
       message.places.push_back({});
       continue;
     }
-    if (next == parts_.size() || parts_[next].size() != attachment.getBytes())
+    if (next == parts_.size() || parts_[next].size() != bytes)
       return corrupt("its attachments are not those that it lists");
     message.places.push_back({next++, 0});
   }
   if (next != parts_.size()) return corrupt("it has more attachments than it lists");
+  message.tensors = message.attachments;
   return {};
 }
 
 /// The tensors that a body apart lists lie in the one part after it, without padding.
-Result<void> InMessage::find_tensors(std::size_t count) {
+Result<void> InMessage::find_tensors() {
   Impl& message = impl();
   if (message.places.size() != 2) return corrupt("two lists of its attachments");
-  message.tensors = message.body_root.getAttachments();
+  if (!message.apart.read(message.body, BodyLayout::kAttachments, message.tensors)) return malformed();
   message.first_tensor = 0;
   message.places.clear();
-  message.places.reserve(count);
+  message.places.reserve(message.tensors.count);
   const std::size_t total = parts_.size() > 1 ? parts_[1].size() : 0;
   std::size_t offset = 0;
-  for (auto tensor : message.tensors) {
-    const std::size_t bytes = tensor.getBytes();
+  for (std::uint32_t i = 0; i < message.tensors.count; ++i) {
+    const auto bytes = message.tensors[i].get<std::uint64_t>(AttachmentLayout::kBytes);
     if (bytes > total - offset) return corrupt("its tensors are longer than what came");
     message.places.push_back(bytes == 0 ? Impl::Place{} : Impl::Place{1, offset});
     offset += bytes;
@@ -241,11 +310,16 @@ Result<void> InMessage::find_tensors(std::size_t count) {
 
 Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::size_t total_bytes,
                                        MemoryPool& pool, std::vector<Buffer>& parts) {
+  flat::Reader reader;
+  flat::StructView envelope;
+  flat::StructsView attachments;
+  if (!reader.open(head)) return corrupt("not one segment");
+  if (!reader.root(envelope) || !reader.read(envelope, EnvelopeLayout::kAttachments, attachments))
+    return malformed();
   try {
-    capnp::FlatArrayMessageReader reader(words_of(head), reader_options(head.size()));
     std::size_t left = total_bytes;
-    for (auto attachment : reader.getRoot<wire::Envelope>().getAttachments()) {
-      const std::size_t bytes = attachment.getBytes();
+    for (std::uint32_t i = 0; i < attachments.count; ++i) {
+      const auto bytes = attachments[i].get<std::uint64_t>(AttachmentLayout::kBytes);
       if (bytes > left) return corrupt("its attachments are longer than what came");
       if (bytes == 0) continue;
       parts.push_back(pool.allocate(bytes));
@@ -253,8 +327,6 @@ Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::siz
     }
     if (left != 0) return corrupt("its attachments are shorter than what came");
     return {};
-  } catch (const kj::Exception& exception) {
-    return corrupt(describe(exception));
   } catch (const std::bad_alloc&) {
     return Error{Code::kResourceExhausted,
                  "no memory for a message of " + std::to_string(total_bytes) + " bytes; send it in pieces"};
@@ -269,18 +341,22 @@ std::size_t InMessage::bytes() const {
 
 ValueReader InMessage::value(std::uint32_t index) const {
   assert(index < value_count_);
-  ValueReader reader(*this);
-  new (reader.reader_) wire::Value::Reader(read_item(impl().values, index));
-  return reader;
+  const flat::StructView value = impl().values[index];
+  return {*this, value.words, value.layout.data, value.layout.pointers, 0};
 }
 
 Error InMessage::error() const {
   assert(is_error_);
-  try {
-    return read_error(impl().error);
-  } catch (const kj::Exception& exception) {
-    return corrupt(describe(exception));
-  }
+  Impl& message = impl();
+  flat::Reader& reader = message.body_reader();
+  flat::StructView error;
+  std::string_view text, node, cause;
+  if (!reader.read(message.body, BodyLayout::kContent, error) ||
+      !reader.read(error, ErrorLayout::kMessage, text) || !reader.read(error, ErrorLayout::kNode, node) ||
+      !reader.read(error, ErrorLayout::kCause, cause))
+    return malformed();
+  return {code_from_wire(error.get<std::uint16_t>(ErrorLayout::kCode)), std::string(text), std::string(node),
+          std::string(cause), error.get<std::uint64_t>(ErrorLayout::kTraceId)};
 }
 
 }  // namespace troupe::rpc

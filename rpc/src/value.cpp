@@ -1,34 +1,17 @@
 #include <troupe/rpc/value.hpp>
 
 #include <algorithm>
-#include <limits>
+#include <cstring>
+#include <utility>
 
-#include "capnp_support.hpp"
 #include "message_impl.hpp"
+#include "schema/wire.capnp.h"
 
 namespace troupe::rpc {
 
 namespace {
-using Values = capnp::List<wire::Value>;
-
-template <class T>
-T& stored(std::byte* storage) {
-  return *std::launder(reinterpret_cast<T*>(storage));
-}
-template <class T>
-const T& stored(const std::byte* storage) {
-  return *std::launder(reinterpret_cast<const T*>(storage));
-}
-
-/// Runs `read`, which may meet a malformed message; false then.
-template <class F>
-bool guarded(F&& read) {
-  try {
-    return read();
-  } catch (const kj::Exception&) {
-    return false;
-  }
-}
+/// Lists in lists in lists ... end here.
+constexpr std::uint8_t kMaxDepth = 64;
 }  // namespace
 
 // ValueReader::kind() takes the union's discriminants as they are.
@@ -70,200 +53,200 @@ std::string_view to_string(ValueKind kind) {
 
 // ---- ValueWriter --------------------------------------------------------------------------------
 
-template <class F>
-void ValueWriter::attempt(F&& write) {
-  auto& failure = message_->impl().failure;
-  if (failure) return;
-  failure = attempt_to_write([&] { write(stored<wire::Value::Builder>(builder_)); });
+namespace {
+template <class T>
+void put_number(flat::Writer& writer, std::uint32_t word, ValueKind kind, DType width, T number) {
+  writer.put(word, ValueLayout::kWidth, width);
+  writer.put(word, ValueLayout::kWhich, static_cast<std::uint16_t>(kind));
+  writer.put(word, ValueLayout::kNumber, number);
 }
+constexpr std::uint32_t content_slot(std::uint32_t word) {
+  return word + ValueLayout::kLayout.data + ValueLayout::kContent;
+}
+}  // namespace
 
-void ValueWriter::none() {
-  attempt([](auto& out) { out.setNone(); });
-}
+void ValueWriter::none() {}
 void ValueWriter::boolean(bool value) {
-  attempt([&](auto& out) { out.setBool(value); });
+  auto& message = message_->impl();
+  if (message.failure) return;
+  message.writer.put(word_, ValueLayout::kBool, std::uint8_t{value});
+  message.writer.put(word_, ValueLayout::kWhich, static_cast<std::uint16_t>(ValueKind::kBool));
 }
 void ValueWriter::integer(std::int64_t value, DType width) {
-  attempt([&](auto& out) {
-    out.setWidth(static_cast<std::uint8_t>(width));
-    out.setInt(value);
-  });
+  auto& message = message_->impl();
+  if (!message.failure) put_number(message.writer, word_, ValueKind::kInt, width, value);
 }
 void ValueWriter::unsigned_integer(std::uint64_t value, DType width) {
-  attempt([&](auto& out) {
-    out.setWidth(static_cast<std::uint8_t>(width));
-    out.setUint(value);
-  });
+  auto& message = message_->impl();
+  if (!message.failure) put_number(message.writer, word_, ValueKind::kUInt, width, value);
 }
 void ValueWriter::real(double value, DType width) {
-  attempt([&](auto& out) {
-    out.setWidth(static_cast<std::uint8_t>(width));
-    out.setReal(value);
+  auto& message = message_->impl();
+  if (!message.failure) put_number(message.writer, word_, ValueKind::kReal, width, value);
+}
+void ValueWriter::blob(ValueKind kind, DType width, std::span<const std::byte> bytes, std::size_t zeros) {
+  auto& message = message_->impl();
+  message.attempt([&] {
+    put_number(message.writer, word_, kind, width, std::uint64_t{0});
+    message.writer.add_bytes(content_slot(word_), bytes, zeros);
   });
 }
 void ValueWriter::text(std::string_view value) {
-  attempt([&](auto& out) { copy_text(out.initText(blob_size(value.size())), value); });
+  blob(ValueKind::kText, DType{}, std::as_bytes(std::span(value)), 1);
 }
 void ValueWriter::data(std::span<const std::byte> value) {
-  attempt([&](auto& out) { copy_data(out.initData(blob_size(value.size())), value); });
-}
-void ValueWriter::tensor(const Tensor& value) {
-  attempt([&](auto& out) { out.setTensor(message_->impl().attach(value)); });
+  blob(ValueKind::kData, DType{}, value, 0);
 }
 void ValueWriter::numbers(DType width, std::span<const std::byte> bytes) {
-  attempt([&](auto& out) {
-    out.setWidth(static_cast<std::uint8_t>(width));
-    copy_data(out.initNumbers(blob_size(bytes.size())), bytes);
+  blob(ValueKind::kNumbers, width, bytes, 0);
+}
+void ValueWriter::tensor(const Tensor& value) {
+  auto& message = message_->impl();
+  message.attempt([&] {
+    put_number(message.writer, word_, ValueKind::kTensor, DType{}, std::uint64_t{message.attach(value)});
   });
 }
 void ValueWriter::list(std::size_t count) {
-  static_assert(sizeof(wire::Value::Builder) <= kBytes && sizeof(Values::Builder) <= kBytes);
-  attempt([&](auto& out) {
-    auto items = out.initList(list_size(count));
-    new (builder_) Values::Builder(items);
+  auto& message = message_->impl();
+  message.attempt([&] {
+    put_number(message.writer, word_, ValueKind::kList, DType{}, std::uint64_t{0});
+    items_ = message.writer.add_structs(content_slot(word_), count, ValueLayout::kLayout);
   });
 }
 ValueWriter ValueWriter::item(std::uint32_t index) const {
-  ValueWriter writer(*message_);
-  if (message_->impl().failure) return writer;  // does nothing
-  auto items = stored<Values::Builder>(builder_);
-  new (writer.builder_) wire::Value::Builder(items[index]);
-  return writer;
+  return {*message_, items_ + index * static_cast<std::uint32_t>(ValueLayout::kLayout.words())};
 }
 
 // ---- ValueReader --------------------------------------------------------------------------------
 
+inline flat::StructView ValueReader::view() const {
+  return {words_, {data_words_, pointers_}};
+}
+
 ValueKind ValueReader::kind() const {
-  const auto which = static_cast<std::uint16_t>(stored<wire::Value::Reader>(reader_).which());
+  const auto which = view().get<std::uint16_t>(ValueLayout::kWhich);
   return which > static_cast<std::uint16_t>(ValueKind::kList) ? ValueKind::kNone
                                                               : static_cast<ValueKind>(which);
 }
 
 DType ValueReader::width() const {
-  const auto width = stored<wire::Value::Reader>(reader_).getWidth();
+  const auto width = view().get<std::uint8_t>(ValueLayout::kWidth);
   return width > static_cast<std::uint8_t>(DType::kBool) ? DType::kUInt8 : static_cast<DType>(width);
 }
 
 bool ValueReader::read(bool& value) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  if (!in.isBool()) return false;
-  value = in.getBool();
+  if (kind() != ValueKind::kBool) return false;
+  value = (view().get<std::uint8_t>(ValueLayout::kBool) & 1) != 0;
   return true;
 }
 
 bool ValueReader::read_integer(std::int64_t& value) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  if (in.isInt()) {
-    value = in.getInt();
-    return true;
-  }
-  if (!in.isUint() || !std::in_range<std::int64_t>(in.getUint())) return false;
-  value = static_cast<std::int64_t>(in.getUint());
+  const auto number = view().get<std::uint64_t>(ValueLayout::kNumber);
+  const ValueKind is = kind();
+  if (is != ValueKind::kInt && (is != ValueKind::kUInt || !std::in_range<std::int64_t>(number))) return false;
+  value = static_cast<std::int64_t>(number);
   return true;
 }
 
 bool ValueReader::read_unsigned(std::uint64_t& value) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  if (in.isUint()) {
-    value = in.getUint();
-    return true;
-  }
-  if (!in.isInt() || in.getInt() < 0) return false;
-  value = static_cast<std::uint64_t>(in.getInt());
+  const auto number = view().get<std::uint64_t>(ValueLayout::kNumber);
+  const ValueKind is = kind();
+  if (is != ValueKind::kUInt && (is != ValueKind::kInt || static_cast<std::int64_t>(number) < 0))
+    return false;
+  value = number;
   return true;
 }
 
 bool ValueReader::read_real(double& value) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  if (in.isReal())
-    value = in.getReal();
-  else if (in.isInt())
-    value = static_cast<double>(in.getInt());
-  else if (in.isUint())
-    value = static_cast<double>(in.getUint());
-  else
-    return false;
-  return true;
+  switch (kind()) {
+    case ValueKind::kReal:
+      value = view().get<double>(ValueLayout::kNumber);
+      return true;
+    case ValueKind::kInt:
+      value = static_cast<double>(view().get<std::int64_t>(ValueLayout::kNumber));
+      return true;
+    case ValueKind::kUInt:
+      value = static_cast<double>(view().get<std::uint64_t>(ValueLayout::kNumber));
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool ValueReader::read_blob(ValueKind of, std::span<const std::byte>& bytes) const {
+  return kind() == of && message_->impl().body_reader().read(view(), ValueLayout::kContent, bytes);
 }
 
 bool ValueReader::read(std::string_view& text) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  return in.isText() && guarded([&] {
-           text = to_view(in.getText());
-           return true;
-         });
+  return kind() == ValueKind::kText &&
+         message_->impl().body_reader().read(view(), ValueLayout::kContent, text);
 }
 
 bool ValueReader::read(std::span<const std::byte>& data) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  return in.isData() && guarded([&] {
-           auto bytes = in.getData();
-           data = {reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()};
-           return true;
-         });
+  return read_blob(ValueKind::kData, data);
 }
 
 bool ValueReader::read_numbers(DType width, std::span<const std::byte>& bytes) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  if (!in.isNumbers() || in.getWidth() != static_cast<std::uint8_t>(width)) return false;
-  return guarded([&] {
-    auto data = in.getNumbers();
-    bytes = {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
-    return true;
-  });
+  return view().get<std::uint8_t>(ValueLayout::kWidth) == static_cast<std::uint8_t>(width) &&
+         read_blob(ValueKind::kNumbers, bytes);
 }
 
 bool ValueReader::read(Tensor& tensor) const {
-  auto in = stored<wire::Value::Reader>(reader_);
-  if (!in.isTensor()) return false;
-  const auto& message = message_->impl();
-  const std::size_t index = std::size_t{in.getTensor()} + message.first_tensor;
+  if (kind() != ValueKind::kTensor) return false;
+  auto& message = message_->impl();
+  const std::size_t index =
+      std::size_t{view().get<std::uint32_t>(ValueLayout::kNumber)} + message.first_tensor;
   if (index >= message.places.size()) return false;
-  return guarded([&] {
-    auto attachment = message.tensors[static_cast<std::uint32_t>(index)];
-    auto extents = attachment.getShape();
-    if (extents.size() > Shape::kMaxRank || attachment.getDtype() > static_cast<std::uint8_t>(DType::kBool))
-      return false;
-    const auto dtype = static_cast<DType>(attachment.getDtype());
-    std::int64_t shape[Shape::kMaxRank];
-    // The product must be exactly the bytes that came, and must not overflow on the way there.
-    auto bytes = static_cast<std::int64_t>(size_of(dtype));
-    bool zero = false;
-    for (unsigned axis = 0; axis < extents.size(); ++axis) {
-      shape[axis] = extents[axis];
-      if (shape[axis] < 0) return false;
-      zero |= shape[axis] == 0;
-      // Strides are products too, so those of an empty tensor must not overflow either.
-      if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(shape[axis], 1), &bytes)) return false;
-    }
-    if (zero) bytes = 0;
-    if (static_cast<std::uint64_t>(bytes) != attachment.getBytes()) return false;
-    const auto [part, offset] = message.places[index];
-    Buffer data;
-    if (part != SIZE_MAX) data = message_->parts_[part].slice(offset, static_cast<std::size_t>(bytes));
-    if (reinterpret_cast<std::uintptr_t>(data.data()) % size_of(dtype) != 0)
-      data = Buffer::copy_of(data.bytes());  // behind a tensor of smaller elements, in one part with it
-    tensor = Tensor(dtype, Shape(std::span<const std::int64_t>(shape, extents.size())), std::move(data));
-    return true;
-  });
+  const flat::StructView attachment = message.tensors[static_cast<std::uint32_t>(index)];
+  // A table in the envelope is read there, even if the body is apart.
+  const bool in_body = message.body_apart && message.first_tensor == 0;
+  std::span<const std::byte> numbers;
+  if (!(in_body ? message.apart : message.head).read_numbers(attachment, AttachmentLayout::kShape, numbers))
+    return false;
+  const std::size_t rank = numbers.size() / sizeof(std::int64_t);
+  const auto dtype_number = attachment.get<std::uint8_t>(AttachmentLayout::kDtype);
+  if (rank > Shape::kMaxRank || dtype_number > static_cast<std::uint8_t>(DType::kBool)) return false;
+  const auto dtype = static_cast<DType>(dtype_number);
+  std::int64_t shape[Shape::kMaxRank];
+  if (rank > 0) std::memcpy(shape, numbers.data(), numbers.size());
+  // The product must be exactly the bytes that came, and must not overflow on the way there.
+  auto bytes = static_cast<std::int64_t>(size_of(dtype));
+  bool zero = false;
+  for (std::size_t axis = 0; axis < rank; ++axis) {
+    if (shape[axis] < 0) return false;
+    zero |= shape[axis] == 0;
+    // Strides are products too, so those of an empty tensor must not overflow either.
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(shape[axis], 1), &bytes)) return false;
+  }
+  if (zero) bytes = 0;
+  if (static_cast<std::uint64_t>(bytes) != attachment.get<std::uint64_t>(AttachmentLayout::kBytes))
+    return false;
+  const auto [part, offset] = message.places[index];
+  Buffer data;
+  if (part != SIZE_MAX) data = message_->parts_[part].slice(offset, static_cast<std::size_t>(bytes));
+  if (reinterpret_cast<std::uintptr_t>(data.data()) % size_of(dtype) != 0)
+    data = Buffer::copy_of(data.bytes());  // behind a tensor of smaller elements, in one part with it
+  tensor = Tensor(dtype, Shape(std::span<const std::int64_t>(shape, rank)), std::move(data));
+  return true;
 }
 
 bool ValueReader::read(ValueList& list) const {
-  static_assert(sizeof(wire::Value::Reader) <= kBytes && sizeof(Values::Reader) <= ValueList::kBytes);
-  auto in = stored<wire::Value::Reader>(reader_);
-  return in.isList() && guarded([&] {
-           auto items = in.getList();
-           list.message_ = message_;
-           list.size_ = items.size();
-           new (list.reader_) Values::Reader(items);
-           return true;
-         });
+  flat::StructsView items;
+  if (kind() != ValueKind::kList || depth_ >= kMaxDepth ||
+      !message_->impl().body_reader().read(view(), ValueLayout::kContent, items))
+    return false;
+  list.message_ = message_;
+  list.words_ = items.words;
+  list.size_ = items.count;
+  list.data_words_ = items.layout.data;
+  list.pointers_ = items.layout.pointers;
+  list.depth_ = static_cast<std::uint8_t>(depth_ + 1);
+  return true;
 }
 
 ValueReader ValueList::operator[](std::uint32_t index) const {
-  ValueReader reader(*message_);
-  new (reader.reader_) wire::Value::Reader(read_item(stored<Values::Reader>(reader_), index));
-  return reader;
+  const flat::StructsView items{words_, size_, {data_words_, pointers_}};
+  return {*message_, items[index].words, data_words_, pointers_, depth_};
 }
 
 }  // namespace troupe::rpc

@@ -62,7 +62,8 @@ struct Hello {
   dataAddress     @3 :Data;    # Opaque to all but the transport (UCX worker address and link tag).
 }
 
-# One message of the data way.
+# One message of the data way, and a Body apart, is of a single segment with pointers inside of it only: such a
+# message is written and read in place (flat.hpp). Others end the link.
 struct Envelope {
   kind       @0 :Kind;
   bodyApart  @1 :Bool;         # The Body is not in `body` but is the first attachment's bytes, a message of

@@ -100,6 +100,9 @@ class InboundCall {
   ~InboundCall();
   InboundCall(const InboundCall&) = delete;
   InboundCall& operator=(const InboundCall&) = delete;
+  // From memory that is used again and again.
+  static void* operator new(std::size_t size);
+  static void operator delete(void* memory, std::size_t size);
 
   const InMessage& message() const { return *message_; }
   const MessageHeader& header() const { return message_->header(); }

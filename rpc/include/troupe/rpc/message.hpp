@@ -62,7 +62,7 @@ class OutMessage {
  private:
   friend class ValueWriter;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 768;
+  static constexpr std::size_t kImplBytes = 320;
   Impl& impl();
   OutFrame finish_with_body_apart(std::size_t max_head_bytes);
   alignas(16) std::byte storage_[kImplBytes];
@@ -75,6 +75,9 @@ class InMessage {
   ~InMessage();
   InMessage(const InMessage&) = delete;
   InMessage& operator=(const InMessage&) = delete;
+  // From memory that is used again and again.
+  static void* operator new(std::size_t size);
+  static void operator delete(void* memory, std::size_t size);
 
   /// kDataLoss: not an envelope of this protocol. `head` is 8-byte aligned.
   static Result<std::unique_ptr<InMessage>> parse(Buffer head, std::vector<Buffer> parts);
@@ -97,20 +100,20 @@ class InMessage {
  private:
   friend class ValueReader;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 640;
+  static constexpr std::size_t kImplBytes = 256;
   InMessage(Buffer head, std::vector<Buffer> parts);
   Result<void> open();
   Result<void> check_attachments();
-  Result<void> find_tensors(std::size_t count);
-  Impl& impl();
-  const Impl& impl() const;
+  Result<void> open_body();
+  Result<void> find_tensors();
+  Impl& impl() const;  // what is read is charged to a budget in it
 
   Buffer head_;
   std::vector<Buffer> parts_;
   MessageHeader header_;
   std::uint32_t value_count_ = 0;
   bool is_error_ = false;
-  alignas(16) std::byte storage_[kImplBytes];
+  alignas(16) mutable std::byte storage_[kImplBytes];
 };
 
 }  // namespace troupe::rpc

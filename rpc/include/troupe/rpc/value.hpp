@@ -13,6 +13,9 @@ namespace troupe::rpc {
 
 class OutMessage;
 class InMessage;
+namespace flat {
+struct StructView;
+}
 
 /// What a value on the wire is. Numbers carry their C++ type as a DType beside it.
 enum class ValueKind : std::uint8_t {
@@ -52,13 +55,11 @@ class ValueWriter {
 
  private:
   friend class OutMessage;
-  static constexpr std::size_t kBytes = 48;
-  explicit ValueWriter(OutMessage& message) : message_(&message) {}
-  /// Runs `write(builder)` unless the message has failed already; notes if it fails now.
-  template <class F>
-  void attempt(F&& write);
+  ValueWriter(OutMessage& message, std::uint32_t word) : message_(&message), word_(word) {}
+  void blob(ValueKind kind, DType width, std::span<const std::byte> bytes, std::size_t zeros);
   OutMessage* message_;
-  alignas(8) std::byte builder_[kBytes];
+  std::uint32_t word_;       // where the value lies in the message
+  std::uint32_t items_ = 0;  // where its first item lies, after list()
 };
 
 class ValueReader;
@@ -74,10 +75,11 @@ class ValueList {
  private:
   friend class ValueReader;
   friend class InMessage;
-  static constexpr std::size_t kBytes = 56;
   const InMessage* message_ = nullptr;
+  const std::byte* words_ = nullptr;
   std::uint32_t size_ = 0;
-  alignas(8) std::byte reader_[kBytes];
+  std::uint16_t data_words_ = 0, pointers_ = 0;  // of each value
+  std::uint8_t depth_ = 0;
 };
 
 /// One value of an incoming message, which must outlive it. Each read function says whether the value
@@ -101,10 +103,15 @@ class ValueReader {
  private:
   friend class InMessage;
   friend class ValueList;
-  static constexpr std::size_t kBytes = 56;
-  explicit ValueReader(const InMessage& message) : message_(&message) {}
+  ValueReader(const InMessage& message, const std::byte* words, std::uint16_t data_words,
+              std::uint16_t pointers, std::uint8_t depth)
+      : message_(&message), words_(words), data_words_(data_words), pointers_(pointers), depth_(depth) {}
+  flat::StructView view() const;
+  bool read_blob(ValueKind kind, std::span<const std::byte>& bytes) const;
   const InMessage* message_;
-  alignas(8) std::byte reader_[kBytes];
+  const std::byte* words_;
+  std::uint16_t data_words_, pointers_;
+  std::uint8_t depth_;  // of lists in lists
 };
 
 }  // namespace troupe::rpc
