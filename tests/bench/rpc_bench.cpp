@@ -123,13 +123,15 @@ Measurement pipelined_calls(std::size_t bytes, std::size_t window, std::size_t c
   };
 }
 
-/// GB/s of tensors of `bytes`, `window` of them under way.
+Tensor zeros(std::size_t bytes, MemoryPool* pool = nullptr) {
+  return Tensor::zeros(DType::kFloat32, Shape({static_cast<std::int64_t>(bytes / 4)}), pool);
+}
+
+/// GB/s of tensors of `bytes`, `window` of them under way: the same one again and again, as raw UCX does.
 Measurement tensor_gb_per_s(std::size_t bytes, std::size_t window) {
   return [=](Node& node) {
     const std::size_t count = bandwidth_count(bytes);
-    std::vector<Tensor> tensors;
-    for (std::size_t i = 0; i < window; ++i)
-      tensors.push_back(Tensor::zeros(DType::kFloat32, Shape({static_cast<std::int64_t>(bytes / 4)})));
+    const Tensor tensor = zeros(bytes);
     std::vector<double> figures;
     for (int repetition = 0; repetition <= kRepetitions; ++repetition) {
       const auto begin = SteadyClock::now();
@@ -139,13 +141,58 @@ Measurement tensor_gb_per_s(std::size_t bytes, std::size_t window) {
           open.front().get().value();
           open.pop_front();
         }
-        open.push_back(node.rpc_async<void>("echo", "take", tensors[i % window]));
+        open.push_back(node.rpc_async<void>("echo", "take", tensor));
       }
       for (auto& future : open) future.get().value();
       // The first one faults the pages in.
       if (repetition > 0) figures.push_back(static_cast<double>(count * bytes) / seconds_since(begin) / 1e9);
     }
     return median(figures);
+  };
+}
+
+/// Keeps `window` calls open that carry `tensor`.
+class TensorStream {
+ public:
+  TensorStream(Node& node, Tensor tensor, std::size_t window) : node_(node), tensor_(std::move(tensor)) {
+    for (std::size_t i = 0; i < window; ++i) send();
+  }
+  /// Waits until none is open any more.
+  void end() {
+    Loop& loop = node_.loop();
+    const Loop::Turn turn(loop);
+    ended_ = true;
+    (void)loop.wait_until([&] { return open_ == 0; }, loop.clock().now() + 60s);
+  }
+  std::size_t sent() const { return sent_; }
+
+ private:
+  void send() {
+    const Loop::Turn turn(node_.loop());
+    ++open_;
+    node_.rpc_async<void>("echo", "take", tensor_).then([this](Result<void> done) {
+      --open_;
+      ++sent_;
+      done.value();
+      if (!ended_) send();
+    });
+  }
+  Node& node_;
+  Tensor tensor_;
+  bool ended_ = false;
+  std::size_t open_ = 0, sent_ = 0;
+};
+
+/// A percentile of a small call's time while tensors of `bytes` stream to the same actor.
+Measurement percentile_beside_tensors_us(std::size_t bytes, std::size_t count, double fraction) {
+  return [=](Node& node) {
+    TensorStream stream(node, zeros(bytes), 2);
+    const std::size_t fresh = 4;  // these fault the receiver's pages in
+    while (stream.sent() < fresh) call_echo(node, "x");
+    const double figure = percentile_us(64, count, fraction)(node);
+    const bool streamed = stream.sent() > 2 * fresh;
+    stream.end();
+    return streamed ? figure : 0.0;
   };
 }
 
@@ -292,6 +339,11 @@ int main(int argc, char** argv) {
   const PeerPrograms programs(peers);
   for (const Comparison& comparison : comparisons())
     if (wanted(comparison.name(), parts)) compare(comparison, programs);
+  const std::string beside = "rpc_p99_64B_shm_beside_64MB_tensors";
+  if (wanted(beside, parts)) {
+    const auto figure = beside_server("shm", percentile_beside_tensors_us(64 * kMiB, 5000, 0.99));
+    if (figure) print_json(beside, *figure, "us", "bound", 100);
+  }
   if (wanted("idle_cluster_cpu_percent", parts)) idle_cluster();
   return 0;
 }

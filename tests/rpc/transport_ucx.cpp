@@ -243,6 +243,28 @@ TEST_CASE("ucx: a second worker takes over when another host is named, and the f
   REQUIRE(world.run_until([&] { return transport->workers() == 1; }, std::chrono::seconds(5)));
 }
 
+TEST_CASE("ucx: memory is asked for when a large message's turn comes, not when it is announced") {
+  Pair<UcxShm> pair;
+  pair.warm_up();
+  constexpr std::size_t kSize = std::size_t{1} << 20;
+  constexpr std::size_t kCount = 32;
+  std::size_t asked = 0;
+  std::size_t most_held = 0;
+  pair.b.parts_hook = [&](std::size_t total, std::vector<Buffer>& parts) -> Result<void> {
+    parts.push_back(Buffer::allocate(total));
+    most_held = std::max(most_held, ++asked - pair.b.frames.size());
+    return {};
+  };
+  for (std::uint64_t i = 0; i < kCount; ++i) {
+    REQUIRE(pair.ta->send(pair.a.link(), make_frame(i, {kSize})).ok());
+  }
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == kCount; }));
+  CHECK(pair.b.in_order());
+  CHECK(pair.b.damaged() == 0);
+  CHECK(most_held <= 3);  // two on their way, and one that waits for being delivered
+  REQUIRE(pair.until([&] { return pair.ta->bytes_in_flight(pair.a.link()) == 0; }));
+}
+
 TEST_CASE("ucx: messages for links that never were are dropped and counted") {
   RealWorld world;
   auto ta = UcxTransport::create(world.a, {"shm", ""}).value();

@@ -108,6 +108,11 @@ constexpr const char* kFifoElement = "512";
 constexpr const char* kRendezvous = "48k";
 constexpr const char* kTcpRendezvous = "96k";
 
+// Bytes of a large message that one round of UCX copies out of the sender's memory before it looks at
+// everything else again: how long a small message from the same peer, or from another one, may have to
+// wait. UCX's own choice is 512 KiB.
+constexpr const char* kCopiedPerRound = "256k";
+
 std::string tls_list(const std::string& transports) {
   if (transports == "auto") return "all";
   if (transports == "shm") return "posix,sysv,cma,self";
@@ -124,6 +129,7 @@ std::vector<std::pair<std::string, std::string>> settings(const UcxOptions& opti
   list.emplace_back("RNDV_THRESH", options.transports == "tcp" ? kTcpRendezvous : kRendezvous);
   if (options.transports != "tcp") {
     list.emplace_back("MM_FIFO_ELEM_SIZE", kFifoElement);
+    list.emplace_back("SCOPY_SEG_SIZE", kCopiedPerRound);
   }
   return list;
 }

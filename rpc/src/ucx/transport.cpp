@@ -214,7 +214,7 @@ void UcxTransport::on_met(LinkId link, std::string_view peer_address, bool incom
   Channel* channel = plane_.channels.emplace_at(link, *workers_.back());
   channel->own_tag = *tag;
   const auto address = SocketAddress::parse(peer_address);
-  channel->eager_pieces = options_.transports == "tcp" || (address && !address->is_local());
+  channel->over_network = options_.transports == "tcp" || (address && !address->is_local());
   workers_.back()->attach();
   plane_.events->on_link(link, peer_address, incoming);
 }

@@ -16,6 +16,12 @@ constexpr unsigned kMessageId = 1;
 /// time, and for no longer than the second one in all.
 constexpr auto kFarewellPause = std::chrono::milliseconds(5);
 constexpr auto kFarewell = std::chrono::seconds(1);
+/// Rendezvous from one peer that are received at once: over shared memory UCX copies them one after the
+/// other anyway, and the second is there so that it always has work; a network is kept busy by several,
+/// until there is enough under way.
+constexpr std::size_t kMostReceived = 2;
+constexpr std::size_t kMostReceivedOverNetwork = 8;
+constexpr std::size_t kEnoughUnderWay = std::size_t{4} << 20;
 /// How often, in rounds, the endpoints being closed are looked at: those of the dead stay for long.
 constexpr unsigned kClosingRounds = 32;
 
@@ -199,7 +205,7 @@ Result<void> UcxWorker::send(Channel& channel, OutFrame frame) {
   params.user_data = &operation;
   params.datatype = payload.type;
   params.memory_type = UCS_MEMORY_TYPE_HOST;
-  if (channel.eager_pieces && payload.type == UCP_DATATYPE_IOV) {
+  if (channel.over_network && payload.type == UCP_DATATYPE_IOV) {
     // Over TCP, rendezvous of scattered memory falls back to small copied pieces, each waited for: 1.3 GB/s
     // against 4 eagerly (and 8 by rendezvous of one part), 1 MiB in two parts.
     params.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
@@ -249,34 +255,65 @@ void UcxWorker::recycle_sent() {
 ucs_status_t UcxWorker::on_message(void* self, const void* header, std::size_t header_size, void* data,
                                    std::size_t size, const ucp_am_recv_param_t* param) {
   const bool rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
-  static_cast<UcxWorker*>(self)->receive({static_cast<const std::byte*>(header), header_size}, data, size,
-                                         rendezvous);
-  return UCS_OK;  // a rendezvous that was not accepted is thereby declined: the sender's send ends
+  const bool kept = static_cast<UcxWorker*>(self)->receive(
+      {static_cast<const std::byte*>(header), header_size}, data, size, rendezvous);
+  // A rendezvous of which the descriptor is not kept is thereby declined: the sender's send ends.
+  return kept ? UCS_INPROGRESS : UCS_OK;
 }
 
-void UcxWorker::receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous) {
+/// Returns whether UCX's descriptor, `data`, is kept.
+bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous) {
   if (header.size() <= kTagBytes || header.size() > kTagBytes + plane_.max_head_bytes) {
     ++plane_.stats.malformed;
-    return;
+    return false;
   }
   std::uint64_t tag = 0;
   std::memcpy(&tag, header.data(), kTagBytes);
   Channel* channel = plane_.channels.in_slot(tag);
   if (!channel || channel->own_tag != tag || &channel->worker != this) {
     ++plane_.stats.stray;
-    return;
+    return false;
   }
   Arrival arrival;
   arrival.link = channel->link;
   // Where UCX put the header is neither aligned nor ours to keep.
   arrival.head = plane_.heads.acquire(header.size() - kTagBytes);
   std::memcpy(arrival.head.data(), header.data() + kTagBytes, arrival.head.size());
+  if (rendezvous && size > 0) {
+    channel->announced.push_back({std::move(arrival), size, data});
+    accept_announced(*channel);
+    return true;
+  }
   if (size > 0) {
-    if (!ask_for_parts(arrival, size)) return;
-    if (rendezvous) return start_rendezvous(*channel, std::move(arrival), data);
+    if (!ask_for_parts(arrival, size)) return false;
     scatter(static_cast<const std::byte*>(data), arrival.parts);
   }
   plane_.arrivals.push(std::move(arrival));
+  return false;
+}
+
+/// Memory is given to few messages at a time, in the order in which they were announced. So a sender can
+/// make us hold little more than the message that is being received, and one after the other they go into
+/// the same memory, which the processor's cache still has: 1 MiB messages at 12 GB/s in place of 7.
+void UcxWorker::accept_announced(Channel& channel) {
+  const std::size_t most = channel.over_network ? kMostReceivedOverNetwork : kMostReceived;
+  while (!channel.announced.empty() && !channel.detached) {
+    Announced& next = channel.announced.front();
+    const bool one_more = channel.receiving < most && channel.bytes_receiving < kEnoughUnderWay;
+    if (channel.receiving > 0 && !one_more) return;
+    Announced announced = std::move(next);
+    channel.announced.pop_front();
+    if (ask_for_parts(announced.arrival, announced.bytes)) {
+      start_rendezvous(channel, std::move(announced));
+    } else {
+      ucp_am_data_release(worker_, announced.descriptor);
+    }
+  }
+}
+
+void UcxWorker::decline_announced(Channel& channel) {
+  for (const Announced& announced : channel.announced) ucp_am_data_release(worker_, announced.descriptor);
+  channel.announced.clear();
 }
 
 bool UcxWorker::ask_for_parts(Arrival& arrival, std::size_t size) {
@@ -299,14 +336,17 @@ bool UcxWorker::ask_for_parts(Arrival& arrival, std::size_t size) {
   return false;
 }
 
-void UcxWorker::start_rendezvous(Channel& channel, Arrival arrival, void* descriptor) {
+void UcxWorker::start_rendezvous(Channel& channel, Announced announced) {
   if (free_receives_.empty()) free_receives_.push_back(&receives_.emplace_back());
   ReceiveOperation& operation = *free_receives_.back();
   free_receives_.pop_back();
   operation.worker = this;
   operation.channel = &channel;
-  operation.arrival = std::move(arrival);
+  operation.arrival = std::move(announced.arrival);
+  operation.bytes = announced.bytes;
   ++channel.operations;
+  ++channel.receiving;
+  channel.bytes_receiving += announced.bytes;
   ++receiving_;
   const Payload payload = describe(operation.arrival.parts, operation.pieces);
 
@@ -317,14 +357,16 @@ void UcxWorker::start_rendezvous(Channel& channel, Arrival arrival, void* descri
   params.user_data = &operation;
   params.datatype = payload.type;
   params.memory_type = UCS_MEMORY_TYPE_HOST;
-  void* request = ucp_am_recv_data_nbx(worker_, descriptor, payload.data, payload.count, &params);
+  void* request = ucp_am_recv_data_nbx(worker_, announced.descriptor, payload.data, payload.count, &params);
   if (!UCS_PTR_IS_PTR(request)) end_receive(operation, UCS_PTR_STATUS(request));
 }
 
 void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, void* user_data) {
   ucp_request_free(request);
   auto& operation = *static_cast<ReceiveOperation*>(user_data);
+  Channel& channel = *operation.channel;
   operation.worker->end_receive(operation, status);
+  operation.worker->accept_announced(channel);
 }
 
 void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
@@ -332,6 +374,8 @@ void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
   Arrival arrival = std::exchange(operation.arrival, {});
   free_receives_.push_back(&operation);
   --receiving_;
+  --channel.receiving;
+  channel.bytes_receiving -= operation.bytes;
   end_operation(channel);
   if (channel.detached) return;
   // Parts were read from the sender's own memory, perhaps. A sender that goes closes its socket before it
@@ -359,6 +403,7 @@ void UcxWorker::end_operation(Channel& channel) {
 void UcxWorker::detach(std::unique_ptr<Channel> channel) {
   --attached_;
   channel->detached = true;
+  decline_announced(*channel);
   if (channel->operations == 0) return close_endpoint(*channel);
   draining_.push_back(std::move(channel));
 }

@@ -24,6 +24,21 @@ namespace troupe::rpc {
 
 class UcxWorker;
 
+/// A received message, ready for TransportEvents::on_frame().
+struct Arrival {
+  LinkId link = 0;
+  Buffer head;
+  std::vector<Buffer> parts;
+};
+
+/// A rendezvous that has been announced and not been accepted yet: no memory is given to it, and the
+/// sender holds the bytes.
+struct Announced {
+  Arrival arrival;             // without parts
+  std::size_t bytes = 0;       // of parts
+  void* descriptor = nullptr;  // UCX's; ours until it is accepted or released
+};
+
 /// One link's way for data.
 ///
 /// UCX wants an endpoint to live as long as any operation on it, so a channel whose link is closed
@@ -39,15 +54,11 @@ struct Channel {
   std::uint64_t own_tag = 0;        // ours: the slot of `link`, and bits that only the peer is told
   std::size_t bytes_in_flight = 0;  // in unfinished sends
   std::size_t operations = 0;       // unfinished sends and receives
+  std::deque<Announced> announced;  // rendezvous that wait for their turn
+  std::size_t receiving = 0;        // rendezvous under way to us
+  std::size_t bytes_receiving = 0;  // of those
   bool detached = false;            // the link is closed
-  bool eager_pieces = false;        // several parts never go by rendezvous: see UcxWorker::send()
-};
-
-/// A received message, ready for TransportEvents::on_frame().
-struct Arrival {
-  LinkId link = 0;
-  Buffer head;
-  std::vector<Buffer> parts;
+  bool over_network = false;        // the peer may be on another machine, or TCP is wanted
 };
 
 /// What the workers of one transport share.
@@ -125,6 +136,7 @@ class UcxWorker {
     UcxWorker* worker = nullptr;
     Channel* channel = nullptr;
     Arrival arrival;
+    std::size_t bytes = 0;
     std::vector<ucp_dt_iov_t> pieces;
   };
   /// What UCX is told about the bytes of several buffers.
@@ -143,9 +155,11 @@ class UcxWorker {
   static void on_sent(void* request, ucs_status_t status, void* operation);
   static void on_received(void* request, ucs_status_t status, std::size_t size, void* operation);
 
-  void receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
+  bool receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
   bool ask_for_parts(Arrival& arrival, std::size_t size);
-  void start_rendezvous(Channel& channel, Arrival arrival, void* descriptor);
+  void accept_announced(Channel& channel);
+  void decline_announced(Channel& channel);
+  void start_rendezvous(Channel& channel, Announced announced);
   void end_receive(ReceiveOperation& operation, ucs_status_t status);
   void end_operation(Channel& channel);
   void lose(LinkId link, Error error);
