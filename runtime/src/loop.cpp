@@ -14,6 +14,9 @@
 namespace troupe {
 namespace {
 
+/// How long after a poll the next short turn polls again.
+constexpr Duration kPollAgain = std::chrono::microseconds(2);
+
 constexpr Duration kDescriptorsEvery = std::chrono::microseconds(200);
 constexpr Duration kSleepWithoutEventFd = std::chrono::milliseconds(1);
 constexpr Duration kForever{-1};
@@ -53,22 +56,33 @@ void Loop::post(Task task) {
 }
 
 void Loop::run_or_post(Task task) {
-  if (in_turn()) {
-    task();
-    return;
-  }
-  if (!try_take_turn()) {
-    post(std::move(task));
-    return;
-  }
-  refresh_now();
-  if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
-  {
+  bool taken = false;
+  const auto run = [&] {
+    taken = true;
     Task first = std::move(task);
     first();
+  };
+  if (!run_if_free(std::ref(run)) && !taken) post(std::move(task));
+}
+
+bool Loop::run_if_free(const std::function<void()>& task) {
+  if (in_turn()) {
+    task();
+    return true;
   }
-  poll();
+  if (!try_take_turn()) return false;
+  const TimePoint now = refresh_now();
+  if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
+  task();
+  // Somebody who begins one call after another shall not pay for a poll with each.
+  if (now - polled_at_ >= kPollAgain) {
+    polled_at_ = now;
+    poll();
+  } else if (!ready_.empty()) {
+    run_tasks();
+  }
   give_turn_back();
+  return true;
 }
 
 void Loop::stop() {

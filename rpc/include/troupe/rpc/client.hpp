@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -135,26 +136,27 @@ Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view 
   return Error{Code::kDeadlineExceeded, std::string(what) + ": the loop was busy until the deadline"};
 }
 
-/// Begins a call; its future has the answer. Any thread; the arguments are encoded at once if this is
-/// the loop, else copied (tensors share their bytes). `start` and `what`: see call_sync_with.
+/// Begins a call; its future has the answer. Any thread; the arguments are encoded at once if this
+/// thread has the turn or can have it, else copied (tensors share their bytes). `start` and `what`: see
+/// call_sync_with.
 template <class R, class Start, class... Args>
 Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view method, std::string what,
                           Start start, const Args&... args) {
   const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
   Loop& loop = endpoint.loop();
   auto state = std::make_shared<detail::AsyncCall<R>>(loop, loop.clock().now() + timeout, std::move(what));
-  if (loop.in_turn()) {
+  const auto begin = [&] {
     detail::AsyncCall<R>::begin(state,
                                 [&](ReplySink& sink) { start(id, detail::arguments_writer(args...), sink); });
-  } else {
-    loop.run_or_post([id, pending = detail::PendingCall<R>(state), start = std::move(start),
-                      values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
+  };
+  if (!loop.run_if_free(std::ref(begin)))
+    loop.post([id, pending = detail::PendingCall<R>(state), start = std::move(start),
+               values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
       detail::AsyncCall<R>::begin(pending.take(), [&](ReplySink& sink) {
         std::apply([&](const auto&... value) { start(id, detail::arguments_writer(value...), sink); },
                    values);
       });
     });
-  }
   return Future<R>(std::move(state));
 }
 

@@ -78,6 +78,9 @@ class Loop {
   void post(Task task);
   /// Runs `task` at once if this thread has the turn or can have it without waiting, else posts it.
   void run_or_post(Task task);
+  /// Runs `task` at once, with the turn, if this thread has it or can have it without waiting; false: it
+  /// was not run.
+  bool run_if_free(const std::function<void()>& task);
   /// Makes run() return soon, after one last round; if no run() is on, the next one returns so.
   void stop();
   /// Whether the calling thread has the turn.
@@ -192,6 +195,7 @@ class Loop {
   bool now_is_fresh_ = false;  // nothing has run since the clock was read
   bool refresh_due_ = false;   // the next round begins by reading the clock
   TimePoint descriptors_polled_at_;
+  TimePoint polled_at_;  // by run_if_free()
   TimerWheel timers_;
   std::vector<Source*> sources_;  // null: removed while poll() is on its way through
   bool sources_removed_ = false;
