@@ -115,6 +115,12 @@ const Member* Directory::find_member(std::uint64_t node_id) const {
   return found == members_.end() ? nullptr : &found->second;
 }
 
+const Member* Directory::find_member_named(std::string_view name) const {
+  for (const auto& [id, member] : members_)
+    if (member.name == name) return &member;
+  return nullptr;
+}
+
 Membership Directory::list() const {
   Membership all{version_, {}, {}};
   for (const auto& [id, member] : members_) all.members.push_back(member);

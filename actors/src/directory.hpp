@@ -27,6 +27,7 @@ class Directory {
   /// kNotFound, with the nearest name, or kUnavailable if its node died or left.
   Result<NamedActor> find_actor(std::string_view name) const;
   const Member* find_member(std::uint64_t node_id) const;
+  const Member* find_member_named(std::string_view name) const;
   Membership list() const;
   std::uint64_t version() const { return version_; }
 

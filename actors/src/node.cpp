@@ -125,6 +125,9 @@ Result<void> NodeImpl::listen() {
   auto service = std::make_shared<NodeService>();
   service->changed = [this](const MembershipChange& change) { on_change(change); };
   add_actor("", service, table_of<NodeService>(), kNodeActor);
+  objects = std::make_unique<RemoteObjects>(*this);
+  add_actor("", std::shared_ptr<detail::ObjectHost>(objects->hosted), objects->hosted->methods(),
+            kObjectsActor);
   if (!options.registry.empty()) return {};
   registry = std::make_shared<Registry>([this](rpc::SessionId session, const MembershipChange& change) {
     // A member that cannot be told is dying; its session's end will follow.
@@ -215,6 +218,7 @@ void NodeImpl::answer_everything() {
   joined = false;
   closing = true;
   loop->cancel(refresh);
+  if (objects) objects->close();
   stop_driving({});
   while (!proxies.empty()) end_proxy(proxies.begin()->first, {Code::kCancelled, "the node shuts down"});
   loop->poll();  // what the proxies have posted
@@ -223,6 +227,7 @@ void NodeImpl::answer_everything() {
 
 NodeImpl::~NodeImpl() {
   Loop::Turn turn(*loop);
+  objects.reset();
   endpoint.reset();
   unit->close();
 }
@@ -232,8 +237,9 @@ NodeImpl::~NodeImpl() {
 void NodeImpl::add_actor(std::string actor_name, std::shared_ptr<void> state,
                          std::shared_ptr<const rpc::MethodTable> methods, std::uint64_t number) {
   caf::actor_config config{unit.get()};
+  const MailboxBounds bounds{options.max_calls_waiting, options.max_bytes_waiting};
   caf::actor handle = system->spawn_class<WorkerActor, caf::no_spawn_options>(config, unit, std::move(state),
-                                                                              std::move(methods));
+                                                                              std::move(methods), bounds);
   auto* worker = static_cast<WorkerActor*>(caf::actor_cast<caf::abstract_actor*>(handle));
   actors.emplace(number, Actor{std::move(actor_name), std::move(handle), worker});
 }

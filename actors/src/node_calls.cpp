@@ -20,7 +20,8 @@ void NodeImpl::on_call(rpc::InboundCallPtr call) {
       return call->reply_error({Code::kFailedPrecondition, "node '" + options.name + "' at " + address +
                                                                " is not the first of its cluster; join at " +
                                                                options.registry});
-    return call->reply_error({Code::kUnavailable, "the actor has ended"});
+    if (call->header().target & kObjectBit) return objects->hosted->take(std::move(call));
+    return call->refuse({Code::kUnavailable, "the actor has ended"});
   }
   // The actor runs before this returns, on this thread, unless it is in the middle of another message.
   found->second.worker->take(std::move(call));
@@ -53,6 +54,13 @@ Result<rpc::SessionId> NodeImpl::meet(std::uint64_t node_id) {
 
 std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
                          rpc::BodyWriter body, rpc::ReplySink& sink) {
+  if (options.retry.max_attempts > 1) {
+    rpc::CallOptions named = options;
+    if (named.token == 0) named.token = make_token();
+    return impl_->endpoint->call_with_retries(
+        [node = impl_.get(), name = std::string(actor)] { return node->resolve(name); }, method, named, body,
+        sink);
+  }
   auto target = impl_->resolve(actor);
   if (!target) {
     sink.on_reply(target.error());
@@ -129,6 +137,7 @@ void NodeImpl::apply_change(const MembershipChange& change) {
         ended.push_back(name);
   directory.apply(change);
   log_change(change);
+  if (gone) objects->hosted->owner_gone(change.member.node_id);
 
   if (gone) {
     if (const auto session = sessions.find(change.member.node_id); session != sessions.end()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <map>
@@ -18,6 +19,7 @@
 #include "directory.hpp"
 #include "loop_unit.hpp"
 #include "registry.hpp"
+#include "remote_objects.hpp"
 #include "worker_actor.hpp"
 
 namespace troupe {
@@ -25,10 +27,11 @@ namespace troupe {
 /// Numbers that actors have on every node.
 inline constexpr std::uint64_t kRegistryActor = 1;  ///< on the first node only
 inline constexpr std::uint64_t kNodeActor = 2;      ///< takes the registry's notices
+inline constexpr std::uint64_t kObjectsActor = 3;   ///< makes and ends objects for other nodes
 /// The first of a node's own: no two lives of nodes give the same number, so that a call to a node that has
 /// died cannot reach another one that took its address.
 inline std::uint64_t first_actor(std::uint64_t node_id) {
-  return (node_id << 20) | (1U << 10);
+  return ((node_id << 20) | (1U << 10)) & ~kObjectBit;
 }
 
 /// What a node is made of. State of the loop, but for what says otherwise.
@@ -115,7 +118,9 @@ struct NodeImpl final : rpc::EndpointEvents {
   /// The CAF handle for a named actor, made once; ended with the actor.
   std::map<std::string, caf::actor, std::less<>> proxies;
   std::uint64_t next_actor = 0;
+  std::atomic<std::uint64_t> next_token{1};
   std::unique_ptr<rpc::Endpoint> endpoint;
+  std::unique_ptr<RemoteObjects> objects;
 
   std::thread thread;
   bool alone = false;                  // the first node has gone: deaths are seen by sessions only

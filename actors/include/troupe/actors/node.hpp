@@ -13,6 +13,7 @@
 #include <troupe/rpc/client.hpp>
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/rpc/methods.hpp>
+#include <troupe/rpc/stream.hpp>
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/log.hpp>
@@ -27,6 +28,11 @@ class actor_system;
 namespace troupe {
 
 struct NodeImpl;
+template <class T>
+class RemoteRef;
+namespace detail {
+class RemoteObject;
+}
 
 struct NodeOptions {
   std::string name = {};  ///< unique in the cluster
@@ -44,6 +50,9 @@ struct NodeOptions {
   Duration default_timeout{std::chrono::seconds(60)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
   Duration silence_limit{std::chrono::seconds(5)};  ///< a silent node is taken for dead
+  // What may wait in one actor's mailbox while it is busy; past it calls are refused.
+  std::size_t max_calls_waiting = std::size_t{1} << 16;
+  std::size_t max_bytes_waiting = std::size_t{1} << 30;
   LoopOptions loop = {};
   /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
   Logger log = {};
@@ -144,6 +153,38 @@ class Node {
         args...);
   }
 
+  /// A call that may be repeated: `options.retry` says how often. It runs once, because it carries a token;
+  /// if options.token is 0 the node makes one. Works for rpc_sync_with and rpc_async_with alike.
+  ///     node->rpc_sync_with<int>({.retry = {.max_attempts = 5}}, "counter", "add", 1);
+  /// A token is unique in the node's life.
+  std::uint64_t make_token();
+
+  /// Opens a stream: see rpc::StreamReader, and rpc::StreamWriter for the method's side. Errors come with the
+  /// first next().
+  template <class T, class... Args>
+  rpc::StreamReader<T> stream(std::string_view actor, std::string_view method, const Args&... args) {
+    return stream_with<T>(rpc::StreamWindow{}, actor, method, args...);
+  }
+  template <class T, class... Args>
+  rpc::StreamReader<T> stream_with(const rpc::StreamWindow& window, std::string_view actor,
+                                   std::string_view method, const Args&... args) {
+    return rpc::open_stream_with<T>(
+        endpoint(), window, method, CallName{actor, method},
+        [&](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
+          return call(actor, id, {.timeout = rpc::kStreamLife}, body, sink);
+        },
+        args...);
+  }
+
+  // ---- Objects at other nodes: troupe/actors/remote.hpp --------------------------------------------
+  /// Lets other nodes make objects T(args...) of these types here. T tells its methods as the state of an
+  /// actor does, and has a `static constexpr std::string_view type_name`.
+  template <class T, class... Args>
+  void constructible();
+  /// Makes an object T(args...) at the node named `where`, owned by this one through the reference.
+  template <class T, class... Args>
+  RemoteRef<T> remote(std::string_view where, const Args&... args);
+
   // ---- Membership --------------------------------------------------------------------------------
   Membership membership();
   /// Waits until `count` nodes of `role` are there and returns them, by name. kDeadlineExceeded says who
@@ -173,6 +214,11 @@ class Node {
   /// With the turn: finds the actor and calls it.
   std::uint64_t call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
                      rpc::BodyWriter body, rpc::ReplySink& sink);
+
+  void add_constructor(const std::string& name, const rpc::MethodTable& constructors);
+  std::shared_ptr<detail::RemoteObject> make_remote(
+      std::string_view where, std::string_view type, rpc::MethodId method,
+      const std::function<void(std::uint64_t, rpc::OutMessage&)>& body);
 
   std::unique_ptr<NodeImpl> impl_;
 };
