@@ -31,6 +31,12 @@ if(TROUPE_SANITIZE)
   endif()
 endif()
 
+if(TROUPE_FUZZ)
+  target_compile_options(troupe_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined
+                         -fno-sanitize-recover=undefined -g1)
+  target_link_options(troupe_options INTERFACE -fsanitize=address,undefined)
+endif()
+
 # troupe_library(<folder> [PUBLIC <targets>...] [PRIVATE <targets>...])
 #
 # Makes the static library troupe_<folder> (alias troupe::<folder>) from every src/**/*.cpp below the

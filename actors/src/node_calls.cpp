@@ -9,7 +9,8 @@ namespace troupe {
 
 namespace {
 constexpr Duration kListTimeout{std::chrono::seconds(2)};
-}
+constexpr Duration kRefusalPause{std::chrono::seconds(1)};
+}  // namespace
 
 // ---- Calls --------------------------------------------------------------------------------------
 
@@ -80,6 +81,7 @@ void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
 
 void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) {
   std::erase_if(sessions, [&](const auto& entry) { return entry.second == session; });
+  if (peer.incoming && error.code == Code::kUnauthenticated) log_refusal(peer, error);
   if (registry) return registry->session_closed(session, error.message);
   if (!joined) {
     if (session == registry_session) meeting_error = error;
@@ -95,6 +97,18 @@ void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, 
   options.log.error("the first node is gone", error);
   stop_driving(Error{Code::kUnavailable, "the first node of the cluster, at " + options.registry +
                                              ", is gone: " + error.message});
+}
+
+/// Once a second at most: whoever knocks must not fill the log.
+void NodeImpl::log_refusal(const rpc::Peer& peer, const Error& error) {
+  if (loop->now() - last_refusal < kRefusalPause) {
+    ++refusals_untold;
+    return;
+  }
+  last_refusal = loop->now();
+  options.log.warn("a peer was refused", {{"address", peer.address},
+                                          {"reason", error.message},
+                                          {"others_since_the_last", std::exchange(refusals_untold, 0)}});
 }
 
 // ---- Membership ---------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   Result<rpc::SessionId> session_to(std::uint64_t node_id);
   void on_change(const MembershipChange& change);
   void apply_change(const MembershipChange& change);
+  void log_refusal(const rpc::Peer& peer, const Error& error);
   void log_change(const MembershipChange& change) const;
   void tell_watchers(const MembershipChange& change);
   void run_watchers();
@@ -110,6 +111,8 @@ struct NodeImpl final : rpc::EndpointEvents {
   bool watchers_scheduled = false;
   bool relisting = false;
   Refresh refresh{*this};
+  TimePoint last_refusal{-1'000'000'000'000};  // long ago
+  std::uint64_t refusals_untold = 0;
   std::uint64_t next_watcher = 1;
   std::unordered_map<std::uint64_t, Actor> actors;
   std::map<std::string, std::uint64_t, std::less<>> local_names;  // of those that the registry knows

@@ -34,4 +34,8 @@ TEST_CASE("node log: joins and leaves are told, marked with the node's name") {
   Loop& loop = (*first)->loop();
   CHECK(loop.wait_until([&] { return told("a node left"); }, loop.clock().now() + 5s));
   CHECK(told("a node joined"));
+  const auto stranger =
+      Node::start({.name = "stranger", .registry = (*first)->address(), .secret = "nobody else knows it"});
+  CHECK_FALSE(stranger.ok());
+  CHECK(loop.wait_until([&] { return told("a peer was refused"); }, loop.clock().now() + 5s));
 }
