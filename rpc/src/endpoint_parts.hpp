@@ -77,6 +77,26 @@ struct Endpoint::OpenCall final : TimerNode {
   void on_timer() override;
 };
 
+// ---- Asked for each call: counters only -----------------------------------------------------------
+
+/// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
+inline bool Endpoint::may_send(const Session& to, Flow flow, std::size_t bytes) const {
+  if (flow == Flow::kCall && to.calls_in_flight >= options_.max_calls_in_flight) return false;
+  const std::size_t in_flight = transport_->bytes_in_flight(to.link);
+  const std::size_t most = options_.max_bytes_in_flight;
+  if (bytes > long_from_) return in_flight + bytes <= most || in_flight == 0;
+  return flow == Flow::kReply || in_flight + bytes <= 2 * most;
+}
+
+/// A call gives its place back.
+inline void Endpoint::end_of_flow(OpenCall& call) {
+  Session& session = *std::exchange(call.session, nullptr);
+  if (std::exchange(call.waits, false))
+    session.queue.erase(call.place);
+  else
+    --session.calls_in_flight;
+}
+
 struct Endpoint::Heartbeat final : TimerNode {
   explicit Heartbeat(Endpoint& owner) : endpoint(owner) {}
   Endpoint& endpoint;

@@ -15,15 +15,6 @@ FlowQueue::Lane lane_of(bool is_reply, bool is_long) {
 }
 }  // namespace
 
-/// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
-bool Endpoint::may_send(const Session& to, Flow flow, std::size_t bytes) const {
-  if (flow == Flow::kCall && to.calls_in_flight >= options_.max_calls_in_flight) return false;
-  const std::size_t in_flight = transport_->bytes_in_flight(to.link);
-  const std::size_t most = options_.max_bytes_in_flight;
-  if (bytes > long_from_) return in_flight + bytes <= most || in_flight == 0;
-  return flow == Flow::kReply || in_flight + bytes <= 2 * most;
-}
-
 Result<void> Endpoint::wait_for_room(Session& to, OutFrame frame, Flow flow, std::size_t bytes,
                                      OpenCall* call, TimePoint deadline) {
   FlowQueue& queue = to.queue;
@@ -49,14 +40,6 @@ Result<void> Endpoint::wait_for_room(Session& to, OutFrame frame, Flow flow, std
   }
   if (to.state == Session::State::kReady) pump_->add(to);
   return {};
-}
-
-void Endpoint::end_of_flow(OpenCall& call) {
-  Session& session = *std::exchange(call.session, nullptr);
-  if (std::exchange(call.waits, false))
-    session.queue.erase(call.place);
-  else
-    --session.calls_in_flight;
 }
 
 /// Whether anything was sent, or given up.

@@ -46,8 +46,8 @@ inline std::string constructor_name(std::string_view type) {
 /// end as those to a named actor do.
 ///
 /// Copies share the object. It ends when the last of them has gone, and the calls made through them have
-/// ended, or when this node dies or leaves; never before, whatever messages are lost. Any thread; a
-/// reference may outlive its node.
+/// ended, or when this node dies or leaves; never before, whatever messages are lost. Any thread. A
+/// reference that outlives its node may only be dropped.
 template <class T>
 class RemoteRef {
  public:
