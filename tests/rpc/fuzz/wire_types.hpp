@@ -35,7 +35,8 @@ struct Service {
         .add("text", [](Service&, std::string_view text) { return std::string(text); })
         .add("tensor", [](Service&, Tensor tensor) { return tensor; })
         .add("tensors", [](Service&, std::vector<Tensor> tensors) { return tensors; })
-        .add("rows", [](Service&, std::map<std::string, std::vector<float>> rows) { return rows.size(); })
+        .add("rows",
+             [](Service&, const std::map<std::string, std::vector<float>>& rows) { return rows.size(); })
         .add("watch",
              [](Service& self, StreamWriter<std::int64_t> out, std::int64_t count) {
                for (std::int64_t i = 0; i < count && i < 20; ++i)
