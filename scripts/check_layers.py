@@ -16,7 +16,8 @@ MAY_INCLUDE = {
 # What an #include begins with, and the path prefixes below which it may stand.
 OWNERS = [
     ("UCX", r"uc[pst]/", ["rpc/src/", "tests/rpc/", "tests/bench/"]),
-    ("Cap'n Proto", r"(capnp|kj)/|[\w/]*\.capnp\.h", ["rpc/src/", "tests/rpc/", "tests/bench/"]),
+    ("Cap'n Proto", r"(capnp|kj)/|[\w/]*\.capnp\.h",
+     ["rpc/src/", "rpc/include/troupe/rpc/capnp.hpp", "tests/rpc/", "tests/bench/"]),
     ("OpenSSL", r"openssl/", ["rpc/src/"]),
     ("CAF", r"caf/", ["actors/", "examples/caf_embed", "tests/actors/", "tests/bench/", "tests/examples/", "tests/sim/"]),
     ("BLAS and SIMD", r"cblas\.h|hwy/", ["kernels/src/", "tests/kernels/"]),

@@ -2,26 +2,12 @@
 
 #include <algorithm>
 
+#include <troupe/runtime/text.hpp>
+
 namespace troupe {
 
 namespace {
 constexpr std::size_t kMaxGone = 4096;
-
-/// Levenshtein's distance, for suggesting what was meant.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t up = row[j];
-      row[j] = std::min({up + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = up;
-    }
-  }
-  return row[b.size()];
-}
 }  // namespace
 
 void Directory::reset(const Membership& membership) {
@@ -97,14 +83,11 @@ Result<NamedActor> Directory::find_actor(std::string_view name) const {
   if (const auto found = actors_.find(name); found != actors_.end()) return found->second;
   if (const auto gone = gone_.find(name); gone != gone_.end())
     return Error{Code::kUnavailable, "the actor is gone: " + gone->second};
-  std::string_view nearest;
-  std::size_t least = std::max<std::size_t>(2, name.size() / 3) + 1;
-  for (const auto& [known, actor] : actors_)
-    if (const std::size_t distance = edit_distance(name, known); distance < least)
-      least = distance, nearest = known;
+  NearestName nearest(name);
+  for (const auto& [known, actor] : actors_) nearest.offer(known);
   std::string message = "no actor is named '" + std::string(name) + "'";
-  if (!nearest.empty())
-    message += "; did you mean '" + std::string(nearest) + "'?";
+  if (!nearest.best().empty())
+    message += "; did you mean '" + std::string(nearest.best()) + "'?";
   else
     message += " (" + std::to_string(actors_.size()) + " others are known)";
   return Error{Code::kNotFound, message};

@@ -129,14 +129,15 @@ Result<void> NodeImpl::listen() {
   add_actor("", std::shared_ptr<detail::ObjectHost>(objects->hosted), objects->hosted->methods(),
             kObjectsActor);
   if (!options.registry.empty()) return {};
-  registry = std::make_shared<Registry>([this](rpc::SessionId session, const MembershipChange& change) {
-    // A member that cannot be told is dying; its session's end will follow.
-    (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, {},
-                         [&](rpc::OutMessage& out) {
-                           out.values(1);
-                           rpc::Codec<MembershipChange>::encode(out.value(0), change);
-                         });
-  });
+  registry =
+      std::make_shared<Registry>(*loop, [this](rpc::SessionId session, const MembershipChange& change) {
+        // A member that cannot be told is dying; its session's end will follow.
+        (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, {.detached = true},
+                             [&](rpc::OutMessage& out) {
+                               out.values(1);
+                               rpc::Codec<MembershipChange>::encode(out.value(0), change);
+                             });
+      });
   add_actor("", registry, table_of<Registry>(), kRegistryActor);
   return {};
 }
@@ -269,7 +270,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
     node.add_actor(name, std::move(state), std::move(methods), number);
   }
   auto published = rpc::call_sync<void>(*node.endpoint, {node.registry_session, kRegistryActor}, "publish",
-                                        "publishing '" + name + "'", {}, name, number);
+                                        "publishing '" + name + "'", {.detached = true}, name, number);
   const bool unsure = !published && published.error().code != Code::kAlreadyExists;
   {
     Loop::Turn turn(*node.loop);
@@ -286,7 +287,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
 
 Result<void> NodeImpl::withdraw(const std::string& name) {
   return rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "unpublish",
-                              "unpublishing '" + name + "'", {}, name);
+                              "unpublishing '" + name + "'", {.detached = true}, name);
 }
 
 Result<void> Node::kill(std::string_view name) {

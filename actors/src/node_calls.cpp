@@ -10,6 +10,7 @@ namespace troupe {
 namespace {
 constexpr Duration kListTimeout{std::chrono::seconds(2)};
 constexpr Duration kRefusalPause{std::chrono::seconds(1)};
+constexpr Duration kAnswerTime{std::chrono::seconds(1)};  // for the registry's answer to come
 }  // namespace
 
 // ---- Calls --------------------------------------------------------------------------------------
@@ -26,6 +27,13 @@ void NodeImpl::on_call(rpc::InboundCallPtr call) {
   }
   // The actor runs before this returns, on this thread, unless it is in the middle of another message.
   found->second.worker->take(std::move(call));
+}
+
+bool NodeImpl::takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) {
+  const auto found = actors.find(actor);
+  if (found == actors.end()) return false;
+  const auto* entry = found->second.worker->methods().find(method);
+  return entry && entry->direct_type == type;
 }
 
 Result<rpc::CallTarget> NodeImpl::resolve(std::string_view actor) {
@@ -68,6 +76,27 @@ std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc
     return 0;
   }
   return impl_->endpoint->call(*target, method, options, body, sink);
+}
+
+Result<void> Node::tell(std::string_view actor, std::string_view method, const rpc::CallOptions& options,
+                        rpc::BodyWriter body) {
+  NodeImpl& node = *impl_;
+  Loop::Turn turn(*node.loop);
+  auto target = node.resolve(actor);
+  // No fingerprint, as the result's type is not known: the arguments are checked one by one.
+  const Result<void> sent =
+      target ? node.endpoint->send(*target, {rpc::fnv1a(method), 0}, options, body) : target.error();
+  return sent ? sent : with_context(sent.error(), std::string(actor) + "." + std::string(method));
+}
+
+std::vector<std::string> Node::actors_of(std::string_view role) const {
+  Loop::Turn turn(*impl_->loop);
+  const Membership all = impl_->directory.list();
+  std::vector<std::string> names;
+  for (const NamedActor& actor : all.actors)
+    if (const Member* member = impl_->directory.find_member(actor.node_id); member && member->role == role)
+      names.push_back(actor.name);
+  return names;
 }
 
 // ---- Sessions -----------------------------------------------------------------------------------
@@ -202,7 +231,7 @@ void NodeImpl::run_watchers() {
 void NodeImpl::look_for_missed_notices() {
   loop->schedule_after(refresh, options.silence_limit);
   rpc::call_async<std::uint64_t>(*endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
-                                 {.timeout = kListTimeout})
+                                 {.timeout = kListTimeout, .detached = true})
       .then([this](Result<std::uint64_t> version) {
         if (joined && version && *version > directory.version()) relist();
       });
@@ -212,7 +241,7 @@ void NodeImpl::look_for_missed_notices() {
 void NodeImpl::relist() {
   if (std::exchange(relisting, true)) return;
   rpc::call_async<Membership>(*endpoint, {registry_session, kRegistryActor}, "list", "listing members",
-                              {.timeout = kListTimeout})
+                              {.timeout = kListTimeout, .detached = true})
       .then([this](Result<Membership> membership) {
         relisting = false;
         if (!joined) return;
@@ -228,6 +257,13 @@ void NodeImpl::relist() {
 Membership Node::membership() {
   Loop::Turn turn(*impl_->loop);
   return impl_->directory.list();
+}
+
+Result<void> Node::barrier(std::string_view name, std::vector<std::string> participants, Duration timeout) {
+  // The registry keeps the deadline, so that its answer can say who is missing.
+  return rpc::call_sync<void>(*impl_->endpoint, {impl_->registry_session, kRegistryActor}, "barrier",
+                              "barrier '" + std::string(name) + "'", {.timeout = timeout + kAnswerTime}, name,
+                              participants, timeout.count());
 }
 
 std::uint64_t Node::watch(std::function<void(const MembershipChange&)> watcher) {

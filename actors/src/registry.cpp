@@ -7,7 +7,8 @@ namespace troupe {
 
 namespace {
 constexpr rpc::SessionId kNobody = UINT64_MAX;
-}
+constexpr std::size_t kMaxGone = 4096;
+}  // namespace
 
 void Registry::methods(rpc::Methods<Registry>& methods) {
   methods.add("join", &Registry::join)
@@ -15,6 +16,7 @@ void Registry::methods(rpc::Methods<Registry>& methods) {
       .add("publish", &Registry::publish)
       .add("unpublish", &Registry::unpublish)
       .add("list", &Registry::list)
+      .add("barrier", &Registry::barrier)
       .add("version", &Registry::version);
 }
 
@@ -28,6 +30,7 @@ Result<Membership> Registry::join(const rpc::CallContext& context, const Member&
     if (session == context.session) return Error{Code::kAlreadyExists, "this node has joined already"};
   }
   entries_[context.session] = {member, {}};
+  gone_.erase(member.name);
   announce({0, MembershipEvent::kJoined, member, {}, ""}, context.session);
   return list();
 }
@@ -63,6 +66,17 @@ Result<void> Registry::unpublish(const rpc::CallContext& context, const std::str
   return {};
 }
 
+rpc::Future<void> Registry::barrier(const rpc::CallContext& context, const std::string& name,
+                                    const std::vector<std::string>& participants, std::int64_t timeout_ns) {
+  const auto own = entries_.find(context.session);
+  if (own == entries_.end())
+    return barriers_.refuse({Code::kFailedPrecondition, "join before waiting at a barrier"});
+  for (const std::string& participant : participants)
+    if (const auto gone = gone_.find(participant); gone != gone_.end())
+      return barriers_.refuse(Barriers::gone_error(participant, gone->second));
+  return barriers_.enter(name, own->second.member.name, participants, Duration(timeout_ns));
+}
+
 Membership Registry::list() const {
   Membership all{version_, {}, {}};
   for (const auto& [session, entry] : entries_) {
@@ -82,6 +96,8 @@ void Registry::remove(rpc::SessionId session, MembershipEvent event, const std::
   if (found == entries_.end()) return;
   const Member member = found->second.member;
   entries_.erase(found);
+  if (gone_.size() < kMaxGone) gone_[member.name] = reason;
+  barriers_.gone(member.name, reason);
   announce({0, event, member, {}, reason}, session);
 }
 

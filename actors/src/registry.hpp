@@ -5,10 +5,13 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include <troupe/actors/membership.hpp>
 #include <troupe/rpc/methods.hpp>
 #include <troupe/runtime/result.hpp>
+
+#include "barriers.hpp"
 
 namespace troupe {
 
@@ -19,7 +22,7 @@ class Registry {
   /// Sends a change to a member.
   using Notify = std::function<void(rpc::SessionId, const MembershipChange&)>;
 
-  explicit Registry(Notify notify) : notify_(std::move(notify)) {}
+  Registry(Loop& loop, Notify notify) : notify_(std::move(notify)), barriers_(loop) {}
   static void methods(rpc::Methods<Registry>& methods);
 
   /// The membership with the newcomer in it. kAlreadyExists: a living node has the name.
@@ -32,6 +35,10 @@ class Registry {
   Membership list() const;
   /// Of the last change: what it costs a member to see that it has missed nothing.
   std::uint64_t version() const { return version_; }
+
+  /// Waits in Node::barrier(): see there, and Barriers. kUnavailable: one of the participants is gone.
+  rpc::Future<void> barrier(const rpc::CallContext& context, const std::string& name,
+                            const std::vector<std::string>& participants, std::int64_t timeout_ns);
 
   /// The session's end: its member has died, unless it has left.
   void session_closed(rpc::SessionId session, const std::string& reason);
@@ -50,6 +57,8 @@ class Registry {
     rpc::SessionId except;
   };
   Notify notify_;
+  Barriers barriers_;
+  std::map<std::string, std::string> gone_;  // why names are not there any more; bounded
   std::uint64_t version_ = 0;
   std::deque<Notice> notices_;
   bool sending_ = false;

@@ -69,7 +69,7 @@ void HostedObjects::make(const rpc::CallContext& context, std::uint64_t number, 
   early_.erase(waiting);
   for (Early& early : calls) {
     --early_calls_;
-    early_bytes_ -= early.call->message().bytes();
+    early_bytes_ -= early.call->bytes();
   }
   for (Early& early : calls) node_.on_call(std::move(early.call));
 }
@@ -77,7 +77,7 @@ void HostedObjects::make(const rpc::CallContext& context, std::uint64_t number, 
 void HostedObjects::take(rpc::InboundCallPtr call) {
   const std::uint64_t number = call->header().target;
   if (ended_.contains(number)) return call->refuse({Code::kUnavailable, "the object has ended"});
-  const std::size_t bytes = call->message().bytes();
+  const std::size_t bytes = call->bytes();
   if (early_calls_ >= kMaxEarlyCalls || early_bytes_ + bytes > kMaxEarlyBytes)
     return call->refuse({Code::kResourceExhausted, "too many calls wait for objects that are not there yet"});
   ++early_calls_;
@@ -91,7 +91,7 @@ void HostedObjects::refuse_late(TimePoint now) {
     std::deque<Early>& calls = waiting->second;
     while (!calls.empty() && (calls.front().until <= now || calls.front().call->cancelled())) {
       --early_calls_;
-      early_bytes_ -= calls.front().call->message().bytes();
+      early_bytes_ -= calls.front().call->bytes();
       late.push_back(std::move(calls.front().call));
       calls.pop_front();
     }

@@ -71,6 +71,10 @@ class RemoteObject::Call final : public rpc::ReplySink {
     else
       sink_.on_reply(std::move(reply));
   }
+  void on_value(void* result) override {
+    const std::unique_ptr<Call> self(this);
+    sink_.on_value(result);
+  }
   void on_item(std::unique_ptr<rpc::InMessage> item) override { sink_.on_item(std::move(item)); }
   bool has_items(std::uint64_t count) const override { return sink_.has_items(count); }
 
@@ -115,6 +119,7 @@ void RemoteObject::create(std::uint64_t node_id, std::uint64_t number, rpc::Meth
   rpc::CallOptions options;
   options.token = node.next_token.fetch_add(1, std::memory_order_relaxed);
   options.retry.max_attempts = kCreationAttempts;
+  options.detached = true;  // the object may outlive the call within which it is made
   endpoint_.call_with_retries(
       [weak = owner_, node_id]() -> Result<rpc::CallTarget> {
         const auto owner = weak.lock();
@@ -250,7 +255,7 @@ void OwnedObjects::tell_what_is_held(std::uint64_t node_id, At& at) {
   at.asking = true;
   const std::vector<std::uint64_t> held(at.held.begin(), at.held.end());
   rpc::call_async<void>(*node_.endpoint, {*session, kObjectsActor}, "keep_only", "telling what is held",
-                        {.timeout = kListTimeout}, next_number_, held)
+                        {.timeout = kListTimeout, .detached = true}, next_number_, held)
       .then([weak = weak_from_this(), node_id, told = at.releases](Result<void> outcome) {
         const auto self = weak.lock();
         if (!self) return;

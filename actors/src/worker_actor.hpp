@@ -52,6 +52,8 @@ class WorkerActor final : public caf::event_based_actor {
         methods_(std::move(methods)),
         bounds_(bounds) {}
 
+  const rpc::MethodTable& methods() const { return *methods_; }
+
   /// Every wake-up goes through our unit, whoever sends: so the actor runs on the node's loop only.
   void enqueue(caf::mailbox_element_ptr message, caf::execution_unit*) override {
     caf::event_based_actor::enqueue(std::move(message), unit_.get());
@@ -63,7 +65,7 @@ class WorkerActor final : public caf::event_based_actor {
   /// call (enqueue, resume, match, run) has the same effect and takes five times as long.
   void take(rpc::InboundCallPtr call) {
     if (running_ || !mailbox().blocked()) {
-      const std::size_t bytes = call->message().bytes();
+      const std::size_t bytes = call->bytes();
       if (waiting_.calls >= bounds_.calls || (waiting_.calls > 0 && waiting_.bytes + bytes > bounds_.bytes))
         return call->refuse({Code::kResourceExhausted, std::to_string(waiting_.calls) + " calls (" +
                                                            std::to_string(waiting_.bytes) +
@@ -77,7 +79,7 @@ class WorkerActor final : public caf::event_based_actor {
     }
     const caf::strong_actor_ptr self(ctrl());  // the call may end the actor
     running_ = true;
-    methods_->invoke(state_.get(), std::move(call));
+    methods_->invoke(state_, std::move(call));
     running_ = false;
     if (!std::exchange(postponed_, false)) return;
     caf::intrusive_ptr_add_ref(static_cast<caf::resumable*>(this));
@@ -104,8 +106,8 @@ class WorkerActor final : public caf::event_based_actor {
       auto call = box.take();
       if (!call) return quit(caf::exit_reason::user_shutdown);
       --waiting_.calls;
-      waiting_.bytes -= call->message().bytes();
-      methods_->invoke(state_.get(), std::move(call));
+      waiting_.bytes -= call->bytes();
+      methods_->invoke(state_, std::move(call));
     }};
   }
   void on_exit() override { state_.reset(); }

@@ -112,9 +112,9 @@ std::uint64_t Endpoint::caller_of(const InboundCall& call) {
 }
 
 /// The caller gives a call up by the id of its latest attempt.
-void Endpoint::cancel_first(const InboundCall& repeat) {
+InboundCall* Endpoint::first_of(const InboundCall& repeat) {
   const Answers::Record* record = answers_->find(caller_of(repeat), repeat.header().token);
-  if (record && record->first) record->first->cancelled_ = true;
+  return record ? record->first : nullptr;
 }
 
 /// Takes a call that has run, or runs, already. False: it is the first with its token, and now known.
@@ -157,7 +157,7 @@ void Endpoint::answer_token(InboundCall& call, BodyWriter body, bool keep) {
   const std::uint64_t caller = std::exchange(call.token_owner_, 0);
   const std::uint64_t token = call.header().token;
   const MessageHeader header{MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}};
-  auto frame = encode(header, body);
+  auto frame = encode(header, body, call.session_);
   const auto replace = [&](const Error& error) {
     frame = encode(header, [&](OutMessage& out) { out.error(error); });
   };

@@ -7,6 +7,7 @@
 #include <troupe/rpc/stream_ends.hpp>
 
 #include "answers.hpp"
+#include "call_scope.hpp"
 #include "endpoint_parts.hpp"
 #include "flat.hpp"
 #include "recycled.hpp"
@@ -15,9 +16,6 @@
 namespace troupe::rpc {
 
 namespace {
-/// Deliveries of an endpoint to itself that may lie in one another on the stack.
-constexpr int kMaxLocalDepth = 8;
-
 std::size_t bytes_of(const OutFrame& frame) {
   std::size_t bytes = frame.head.size();
   for (const Buffer& part : frame.parts) bytes += part.size();
@@ -62,11 +60,17 @@ void Endpoint::shut_down() {
   end_streams(kLocal, shutting_down());
   fail_calls(kLocal, shutting_down());
   while (!retrying_.empty()) retrying_.begin()->second->finish(shutting_down());
+  cancel_inbound(kLocal, kAllCalls);
 }
 
 Endpoint::~Endpoint() {
   shut_down();
-  for (InboundCall* call = inbound_; call; call = call->next_) call->endpoint_ = nullptr;
+  std::vector<std::shared_ptr<detail::CallScope>> scopes;
+  for (InboundCall* call = inbound_; call; call = call->next_) {
+    call->endpoint_ = nullptr;
+    if (call->scope_) scopes.push_back(call->scope_);
+  }
+  for (const auto& scope : scopes) scope->finish();
 }
 
 // ---- Making calls -------------------------------------------------------------------------------
@@ -89,8 +93,8 @@ Endpoint::OpenCall* Endpoint::find_call(std::uint64_t call_id) {
   return call.sink && call.id() == call_id ? &call : nullptr;
 }
 
-void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
-  ReplySink* sink = std::exchange(call.sink, nullptr);
+ReplySink& Endpoint::release(OpenCall& call) {
+  ReplySink& sink = *std::exchange(call.sink, nullptr);
   loop_.cancel(call);
   if (call.session) end_of_flow(call);
   call.parked.reset();
@@ -98,7 +102,11 @@ void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply
   if (++call.generation == 0) call.generation = 1;
   free_calls_.push_back(call.slot);
   --open_calls_;
-  sink->on_reply(std::move(reply));  // last: it may do anything
+  return sink;
+}
+
+void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
+  release(call).on_reply(std::move(reply));  // last: it may do anything
 }
 
 void Endpoint::OpenCall::on_timer() {
@@ -111,6 +119,16 @@ void Endpoint::OpenCall::on_timer() {
 
 std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
                              ReplySink& sink) {
+  if (!loop_.context() || options.detached) return open(target, method, options, body, sink, nullptr);
+  CallOptions nested = options;
+  auto scope = join_scope(nested);
+  if (scope) return open(target, method, nested, body, sink, scope->get());
+  sink.on_reply(std::move(scope).error());
+  return 0;
+}
+
+std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
+                             ReplySink& sink, detail::CallScope* scope) {
   const auto refuse = [&](Error error) {
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
@@ -123,6 +141,10 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
     return refuse(
         {Code::kResourceExhausted, std::to_string(open_calls_) + " calls are open already; wait for some"});
 
+  if (target.session == kLocal && options.token == 0 && body.type() &&
+      events_.takes_directly(target.actor, method.name, body.type()))
+    return open_directly(target, method, timeout, options.trace, body, sink, scope);
+
   OutMessage message(pool_,
                      {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout,
                       options.trace, options.token},
@@ -132,42 +154,59 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
   } catch (...) {
     return refuse(detail::current_exception_error("encoding the arguments"));
   }
-  OpenCall& open = open_call();
-  open.sink = &sink;
-  open.target = target;
-  const std::uint64_t call_id = open.id();
+  OpenCall& opened = open_call();
+  opened.sink = &sink;
+  opened.target = target;
+  const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
-  loop_.schedule(open, loop_.fresh_now() + timeout);
+  loop_.schedule(opened, loop_.fresh_now() + timeout);
   ++stats_.calls_sent;
+  if (scope) scope->add(call_id);
 
   message.set_call_id(call_id);
-  auto frame = message.finish(transport_->limits().max_head_bytes);
+  auto frame = message.finish(max_head_bytes(target.session));
   const Result<void> sent =
-      frame ? send_frame(target.session, std::move(*frame), Flow::kCall, &open) : std::move(frame).error();
+      frame ? send_frame(target.session, std::move(*frame), Flow::kCall, &opened) : std::move(frame).error();
   if (!sent)
     if (OpenCall* failed = find_call(call_id)) complete(*failed, sent.error());
   return call_id;
 }
 
-Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body) {
+/// What we send to ourselves goes through no transport, and so its parts stay apart.
+std::size_t Endpoint::max_head_bytes(SessionId session) const {
+  return session == kLocal ? SIZE_MAX : transport_->limits().max_head_bytes;
+}
+
+Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body, SessionId to) {
   OutMessage message(pool_, header, heads_.get());
   try {
     body(message);
   } catch (...) {
     return detail::current_exception_error("encoding a message");
   }
-  return message.finish(transport_->limits().max_head_bytes);
+  return message.finish(max_head_bytes(to));
 }
 
 Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body) {
   if (closing_) return shutting_down();
-  const Duration timeout = options.timeout.count() ? options.timeout : options_.default_timeout;
+  CallOptions own = options;
+  if (own.timeout.count() == 0) own.timeout = options_.default_timeout;
+  if (loop_.context() && !options.detached)
+    if (auto scope = join_scope(own); !scope) return std::move(scope).error();
+  if (own.timeout <= Duration::zero())
+    return Error{Code::kDeadlineExceeded, "no time was left when the call was made"};
   ++stats_.calls_sent;
-  auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, timeout,
-                       options.trace, options.token},
-                      body);
+  auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, own.timeout,
+                       own.trace, own.token},
+                      body, target.session);
   if (!frame) return frame.error();
-  return send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + timeout);
+  return send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + own.timeout);
+}
+
+bool Endpoint::is_open(std::uint64_t call_id) const {
+  const auto slot = static_cast<std::uint32_t>(call_id);
+  return retrying_.contains(call_id) ||
+         (slot < calls_.size() && calls_[slot].sink && calls_[slot].id() == call_id);
 }
 
 void Endpoint::cancel(std::uint64_t call_id) {
@@ -218,35 +257,6 @@ Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, Flow flow, 
   }
   stats_.bytes_sent += bytes;
   return transport_->send(session, std::move(frame));
-}
-
-/// At once, unless the stack is deep already: a chain of calls, each made by the answer to the one before,
-/// may have any length.
-Result<void> Endpoint::send_local(OutFrame frame) {
-  auto message = InMessage::parse(std::move(frame.head), std::move(frame.parts));
-  if (!message) return message.error();
-  if (local_depth_ >= kMaxLocalDepth || !local_waiting_.empty()) {
-    local_waiting_.push_back(std::move(*message));
-    if (!local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
-    return {};
-  }
-  struct Depth {
-    explicit Depth(int& counter) : depth(counter) { ++depth; }
-    ~Depth() { --depth; }
-    int& depth;
-  } const deeper(local_depth_);
-  deliver(kLocal, std::move(*message));
-  return {};
-}
-
-void Endpoint::deliver_waiting_local() {
-  // Those that come meanwhile wait for the loop's next round.
-  for (std::size_t left = local_waiting_.size(); left > 0 && !local_waiting_.empty(); --left) {
-    auto message = std::move(local_waiting_.front());
-    local_waiting_.pop_front();
-    deliver(kLocal, std::move(message));
-  }
-  if (!local_waiting_.empty() && !local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
 }
 
 // ---- What comes in ------------------------------------------------------------------------------
@@ -319,11 +329,7 @@ void Endpoint::on_reply(SessionId session, std::unique_ptr<InMessage> message) {
 }
 
 void Endpoint::on_cancel(SessionId session, std::uint64_t call_id) {
-  for (InboundCall* call = inbound_; call; call = call->next_)
-    if (call->session_ == session && call->header().call_id == call_id) {
-      call->cancelled_ = true;
-      if (call->header().token != 0) cancel_first(*call);
-    }
+  cancel_inbound(session, call_id);
   if (const auto stream = streams_.find({session, call_id}); stream != streams_.end())
     std::shared_ptr(stream->second)->end_by_reader({Code::kCancelled, "the reader has cancelled the stream"});
 }
@@ -340,10 +346,14 @@ void InboundCall::operator delete(void* memory, std::size_t) {
 InboundCall::InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message,
                          TimePoint deadline)
     : endpoint_(&endpoint), session_(session), message_(std::move(message)), deadline_(deadline) {
-  next_ = endpoint.inbound_;
+  enlist();
+}
+
+void InboundCall::enlist() {
+  next_ = endpoint_->inbound_;
   if (next_) next_->previous_ = this;
-  endpoint.inbound_ = this;
-  ++endpoint.inbound_calls_;
+  endpoint_->inbound_ = this;
+  ++endpoint_->inbound_calls_;
 }
 
 InboundCall::~InboundCall() {
@@ -352,7 +362,11 @@ InboundCall::~InboundCall() {
 
 void InboundCall::reply_error(Error error) {
   if (!endpoint_) return;
+  // Who waited for others until the deadline may be told of it as of a cancellation, and earlier than the
+  // caller.
+  if (error.code == Code::kCancelled && expired()) error.code = Code::kDeadlineExceeded;
   if (error.node.empty()) error.node = endpoint_->options().node_name;
+  if (direct_) return reply_directly_error(std::move(error));
   reply_with([&](OutMessage& out) { out.error(error); });
 }
 
@@ -378,10 +392,13 @@ void Endpoint::forget(InboundCall& call) {
   if (call.next_) call.next_->previous_ = call.previous_;
   call.endpoint_ = nullptr;
   --inbound_calls_;
+  if (call.scope_) [[unlikely]]
+    call.scope_->finish();
 }
 
 void Endpoint::answer(const InboundCall& call, BodyWriter body) {
-  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body);
+  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
+                      call.session_);
   const Result<void> sent =
       frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
   // The caller must hear of it all the same; if it is gone this does nothing.

@@ -26,16 +26,24 @@ std::string MethodTable::names() const {
   return text;
 }
 
-void MethodTable::invoke(void* state, InboundCallPtr call) const {
-  if (call->cancelled()) return;  // nobody waits: it shall not begin
+void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call) const {
+  // Nobody waits: it shall not begin.
+  if (call->cancelled() || !call->loop()) return;
+  if (call->expired())
+    return call->reply_error({Code::kDeadlineExceeded, "the deadline had passed when its turn came"});
   const MessageHeader& header = call->header();
   const Entry* entry = find(header.method);
   if (!entry)
-    return call->reply_error({Code::kUnimplemented, "there is no such method; there are: " + names()});
+    return call->reply_error({Code::kUnimplemented,
+                              "there is no such method" + std::string(detail::kThereAre) + names(),
+                              {},
+                              std::string(detail::kNoSuchMethod)});
   if (header.signature != 0 && header.signature != entry->signature)
-    return call->reply_error(
-        {Code::kInvalidArgument, "called with other types than " + entry->name + entry->signature_text});
-  entry->invoke(state, std::move(call));
+    return call->reply_error({Code::kInvalidArgument,
+                              "called with other types than " + entry->name + entry->signature_text,
+                              {},
+                              std::string(detail::kTypesDiffer)});
+  entry->invoke({state, *this}, std::move(call));
 }
 
 namespace detail {

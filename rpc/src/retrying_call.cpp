@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "call_scope.hpp"
 #include "endpoint_parts.hpp"
 #include "envelope_patch.hpp"
 
@@ -109,20 +110,27 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
   };
-  const Duration timeout = timeout_of(options_, options);
   if (closing_) return refuse({Code::kCancelled, "the node shuts down"});
   if (options.token == 0 || options.retry.max_attempts == 0)
     return refuse({Code::kInvalidArgument, "only a call with a token can be repeated"});
+  CallOptions own = options;
+  std::shared_ptr<detail::CallScope> scope;
+  if (loop_.context() && !options.detached) {
+    auto joined = join_scope(own);
+    if (!joined) return refuse(std::move(joined).error());
+    scope = std::move(*joined);
+  }
+  const Duration timeout = timeout_of(options_, own);
   if (timeout <= Duration::zero())
     return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
   auto frame = encode(
-      {MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, options.trace, options.token},
-      body);
+      {MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, own.trace, own.token}, body);
   if (!frame) return refuse(frame.error());
   const std::uint64_t id = kRetryingBit | (++next_retrying_ << 32);
-  auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), options, std::move(*frame), sink);
+  auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), own, std::move(*frame), sink);
   RetryingCall& made = *call;
   retrying_.emplace(id, std::move(call));
+  if (scope) scope->add(id);
   made.attempt();
   return id;
 }

@@ -57,9 +57,7 @@ void Endpoint::end_session(SessionId session, Error error, bool tell) {
   sessions_.erase(found);
   transport_->close(session);
   if (!ended->peer.node_name.empty()) error.message = ended->peer.node_name + ": " + error.message;
-  // A caller that uses a token may come back for its answer, on another link.
-  for (InboundCall* call = inbound_; call; call = call->next_)
-    if (call->session_ == session && call->token_owner_ == 0) call->cancelled_ = true;
+  cancel_inbound(session, kAllCalls);
   end_streams(session, error);
   fail_calls(session, error);
   if (tell) events_.on_session_closed(session, ended->peer, error);

@@ -73,8 +73,8 @@ Result<bool> StreamSource::write(BodyWriter item) {
   if (waiting_.size() >= kMaxWaiting)
     return Error{Code::kResourceExhausted,
                  std::to_string(waiting_.size()) + " items wait for the reader already; wait for room()"};
-  auto frame =
-      endpoint_.encode({MessageKind::kItem, call_->header().call_id, written_, 0, 0, Duration{0}, {}}, item);
+  auto frame = endpoint_.encode(
+      {MessageKind::kItem, call_->header().call_id, written_, 0, 0, Duration{0}, {}}, item, call_->session());
   if (!frame) return frame.error();
   const std::size_t bytes = bytes_of(*frame);
   if (bytes > endpoint_.options().max_message_bytes)

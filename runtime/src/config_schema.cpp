@@ -5,9 +5,10 @@
 #include <cassert>
 #include <charconv>
 #include <cmath>
-#include <numeric>
+#include <utility>
 
 #include <troupe/runtime/config.hpp>
+#include <troupe/runtime/text.hpp>
 
 namespace troupe {
 namespace {
@@ -22,21 +23,6 @@ constexpr std::array<Unit, 6> kUnits{{{"h", 3'600'000'000'000},
                                       {"ms", 1'000'000},
                                       {"us", 1'000},
                                       {"ns", 1}}};
-
-/// Edits (insert, delete, replace) that make `b` of `a` (Levenshtein).
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row.back();
-}
 
 std::optional<double> number_of(const ConfigValue& value) {
   if (const auto* integer = std::get_if<std::int64_t>(&value)) return static_cast<double>(*integer);
@@ -85,17 +71,16 @@ const ConfigKey* ConfigSchema::find(std::string_view name) const {
 }
 
 std::optional<std::string> ConfigSchema::nearest(std::string_view name) const {
-  std::optional<std::string> best;
-  std::size_t best_distance = std::max<std::size_t>(2, name.size() / 3) + 1;
+  NearestName nearest(name);
   for (const auto& [known, key] : keys_) {
     const auto dot = known.rfind('.');
-    const bool same_last = dot != std::string::npos && known.substr(dot + 1) == name;  // forgot the section
-    const std::size_t distance = same_last ? 1 : edit_distance(name, known);
-    if (distance >= best_distance) continue;
-    best = known;
-    best_distance = distance;
+    if (dot != std::string::npos && known.substr(dot + 1) == name)
+      nearest.offer(known, 1);  // forgot the section
+    else
+      nearest.offer(known);
   }
-  return best;
+  if (nearest.best().empty()) return std::nullopt;
+  return std::string(nearest.best());
 }
 
 Result<Duration> parse_duration(std::string_view text) {

@@ -205,6 +205,7 @@ void Loop::drive_home(std::uint64_t helped_seen) {
 // Rounds until `done` or `deadline`, beginning with the turn. Returns with the turn if nested, else
 // perhaps without it: when it was lent to another thread and that one, or the next, found it done.
 bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nested) {
+  const Context none(*this, nullptr);  // also for those to whom the turn is lent
   TimePoint idle_since = now_;
   bool was_busy = false;
   while (!done()) {
@@ -251,6 +252,7 @@ void Loop::idle_with_turn(Duration idle_for, TimePoint until) {
 
 int Loop::poll() {
   assert_turn();
+  const Context none(*this, nullptr);
   ++stats_.rounds;
   if (refresh_due_) refresh_now();
   now_is_fresh_ = false;

@@ -33,7 +33,8 @@ using namespace troupe::bench;
 struct Echo {
   static void methods(rpc::Methods<Echo>& methods) {
     methods.add("echo", [](Echo&, std::string_view text) { return text; })
-        .add("take", [](Echo&, const Tensor&) {});
+        .add("take", [](Echo&, const Tensor&) {})
+        .add("echo_and_number", [](Echo&, std::string_view text, std::int64_t) { return text; });
   }
 };
 
@@ -307,6 +308,40 @@ void idle_cluster() {
   print_json("idle_cluster_cpu_percent", 100 * (used() - before) / seconds_since(begin), "%", "bound", 5);
 }
 
+/// Of a call to an actor of the same node. `Number` decides how: that of the method is passed as it is, any
+/// other needs a message.
+template <class Number>
+double local_call_us(Node& node, std::size_t count) {
+  const std::string text(64, 'x');
+  const auto begin = SteadyClock::now();
+  for (std::size_t i = 0; i < count; ++i)
+    if (node.rpc_sync<std::string>("echo", "echo_and_number", std::string_view(text), static_cast<Number>(i))
+            .value()
+            .size() != text.size())
+      std::abort();
+  return seconds_since(begin) * 1e6 / static_cast<double>(count);
+}
+
+void local_calls() {
+  const Child child([](int fd) {
+    pin_to_core(1);
+    NodeOptions options = options_for("local", "shm", "");
+    options.own_thread = false;
+    auto node = Node::start(std::move(options)).value();
+    node->spawn<Echo>("echo").value();
+    std::vector<double> direct, encoded;
+    for (int turn = 0; turn <= kRepetitions; ++turn) {
+      direct.push_back(local_call_us<std::int64_t>(*node, 50000));
+      encoded.push_back(local_call_us<std::int32_t>(*node, 50000));
+    }
+    say(fd, std::to_string(median(direct)));
+    say(fd, std::to_string(median(encoded)));
+  });
+  const std::string direct = child.line(), encoded = child.line();
+  if (encoded.empty()) return;
+  print_json("rpc_sync_64B_local", std::stod(direct), "us", "rpc_sync_64B_local_encoded", std::stod(encoded));
+}
+
 std::vector<Comparison> comparisons() {
   std::vector<Comparison> all;
   for (const std::string tls : {"shm", "tcp"}) {
@@ -339,6 +374,7 @@ int main(int argc, char** argv) {
   const PeerPrograms programs(peers);
   for (const Comparison& comparison : comparisons())
     if (wanted(comparison.name(), parts)) compare(comparison, programs);
+  if (wanted("rpc_sync_64B_local", parts)) local_calls();
   const std::string beside = "rpc_p99_64B_shm_beside_64MB_tensors";
   if (wanted(beside, parts)) {
     const auto figure = beside_server("shm", percentile_beside_tensors_us(64 * kMiB, 5000, 0.99));

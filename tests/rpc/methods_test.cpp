@@ -104,11 +104,19 @@ TEST_CASE("methods: wrong names and types get errors that say what would be righ
       unknown.error().message ==
       "c: there is no such method; there are: add, bad_result, divide, get, in_time, lambda_context, later, "
       "no_memory, reset, throws, throws_int, view");
-  for (const auto& wrong : {caller.call<std::int64_t>("add", 1.5), caller.call<std::int64_t>("add"),
-                            caller.call<std::int64_t>("add", 1, 2)}) {
+  const std::string expected = "c: called with other types than add(int64) -> int64, namely as ";
+  for (const auto& [wrong, came] :
+       {std::pair(caller.call<std::int64_t>("add", 1.5), "(float64) -> int64"),
+        std::pair(caller.call<std::int64_t>("add"), "() -> int64"),
+        std::pair(caller.call<std::int64_t>("add", 1, "x"), "(int32, string) -> int64")}) {
     CHECK(wrong.error().code == Code::kInvalidArgument);
-    CHECK(wrong.error().message == "c: called with other types than add(int64) -> int64");
+    CHECK(wrong.error().message == expected + came);
   }
+  // The caller knows what it called, the callee what there is.
+  auto meant =
+      call_async<double>(*caller.duo.a.endpoint, {kLocal, 1}, "divdie", "c.divdie", {}, 1.0, 2.0).get();
+  CHECK(meant.error().code == Code::kUnimplemented);
+  CHECK(meant.error().message.ends_with("view; did you mean 'divide'?"));
   CHECK(caller.call<void>("add", 1).error().code == Code::kInvalidArgument);
   CHECK(state.total == 0);
 }

@@ -12,6 +12,7 @@
 #include <troupe/actors/membership.hpp>
 #include <troupe/rpc/client.hpp>
 #include <troupe/rpc/endpoint.hpp>
+#include <troupe/rpc/functions.hpp>
 #include <troupe/rpc/methods.hpp>
 #include <troupe/rpc/stream.hpp>
 #include <troupe/rpc/transport.hpp>
@@ -68,6 +69,13 @@ struct NodeOptions {
   std::uint64_t node_id = 0;  ///< 0: random
 };
 
+/// One of the answers to a broadcast.
+template <class R>
+struct ActorAnswer {
+  std::string actor;
+  Result<R> result;
+};
+
 /// One process's place in a cluster (tests and simulations have several in a process): it joins under a
 /// unique name, keeps named actors that others call, and calls theirs. Functions are for any thread
 /// unless they say otherwise.
@@ -112,6 +120,10 @@ class Node {
   /// The same for a state that exists, with methods given from outside.
   Result<void> spawn_state(std::string name, std::shared_ptr<void> state,
                            std::shared_ptr<const rpc::MethodTable> methods);
+  /// Functions without a state as a named actor.
+  Result<void> serve(std::string name, const rpc::Functions& functions) {
+    return spawn_state(std::move(name), nullptr, functions.table());
+  }
   /// Ends a named actor of this node; what it has not begun is answered with an error. kNotFound.
   Result<void> kill(std::string_view name);
   /// A named actor anywhere in the cluster as an ordinary CAF actor: see troupe/actors/caf.hpp.
@@ -153,6 +165,67 @@ class Node {
         args...);
   }
 
+  /// The same for a method that is declared: see rpc::Function. Its timeout is the call's, unless `options`
+  /// say another.
+  template <class R, class... P>
+  Result<R> rpc_sync(std::string_view actor, const rpc::Function<R(P...)>& method,
+                     const std::type_identity_t<P>&... args) {
+    return rpc_sync_with<R>(method.options({}), actor, method.name, args...);
+  }
+  template <class R, class... P>
+  Result<R> rpc_sync_with(const rpc::CallOptions& options, std::string_view actor,
+                          const rpc::Function<R(P...)>& method, const std::type_identity_t<P>&... args) {
+    return rpc_sync_with<R>(method.options(options), actor, method.name, args...);
+  }
+  template <class R, class... P>
+  rpc::Future<R> rpc_async(std::string_view actor, const rpc::Function<R(P...)>& method,
+                           const std::type_identity_t<P>&... args) {
+    return rpc_async_with<R>(method.options({}), actor, method.name, args...);
+  }
+  template <class R, class... P>
+  rpc::Future<R> rpc_async_with(const rpc::CallOptions& options, std::string_view actor,
+                                const rpc::Function<R(P...)>& method,
+                                const std::type_identity_t<P>&... args) {
+    return rpc_async_with<R>(method.options(options), actor, method.name, args...);
+  }
+  /// Tells an actor something and hears nothing back: neither an answer nor, later, an error. It is run once,
+  /// or not at all if it gets lost on the way, comes after its deadline, or has other types than the method.
+  /// The error says only that it could not be sent. Calls to one actor, one-way or not, arrive in order.
+  template <class... Args>
+  Result<void> send(std::string_view actor, std::string_view method, const Args&... args) {
+    return send_with(rpc::CallOptions{}, actor, method, args...);
+  }
+  template <class... Args>
+  Result<void> send_with(const rpc::CallOptions& options, std::string_view actor, std::string_view method,
+                         const Args&... args) {
+    return tell(actor, method, options, rpc::detail::arguments_writer(args...));
+  }
+  /// Calls `method` of each of the actors at once; the future has all answers, in their order, once every one
+  /// has answered or failed.
+  template <class R, class... Args>
+  rpc::Future<std::vector<ActorAnswer<R>>> broadcast(const std::vector<std::string>& actors,
+                                                     std::string_view method, const Args&... args) {
+    return broadcast_with<R>(rpc::CallOptions{}, actors, method, args...);
+  }
+  template <class R, class... Args>
+  rpc::Future<std::vector<ActorAnswer<R>>> broadcast_with(const rpc::CallOptions& options,
+                                                          const std::vector<std::string>& actors,
+                                                          std::string_view method, const Args&... args) {
+    std::vector<rpc::Future<R>> calls;
+    for (const std::string& actor : actors)
+      calls.push_back(rpc_async_with<R>(options, actor, method, args...));
+    return rpc::when_all_settled(loop(), std::move(calls))
+        .then([actors](Result<std::vector<Result<R>>> results) -> Result<std::vector<ActorAnswer<R>>> {
+          if (!results) return std::move(results).error();
+          std::vector<ActorAnswer<R>> answers;
+          for (std::size_t i = 0; i < actors.size(); ++i)
+            answers.push_back({actors[i], std::move((*results)[i])});
+          return answers;
+        });
+  }
+  /// The names of all actors on nodes of this role, for a broadcast.
+  std::vector<std::string> actors_of(std::string_view role) const;
+
   /// A call that may be repeated: `options.retry` says how often. It runs once, because it carries a token;
   /// if options.token is 0 the node makes one. Works for rpc_sync_with and rpc_async_with alike.
   ///     node->rpc_sync_with<int>({.retry = {.max_attempts = 5}}, "counter", "add", 1);
@@ -171,7 +244,7 @@ class Node {
     return rpc::open_stream_with<T>(
         endpoint(), window, method, CallName{actor, method},
         [&](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
-          return call(actor, id, {.timeout = rpc::kStreamLife}, body, sink);
+          return call(actor, id, {.timeout = rpc::kStreamLife, .detached = true}, body, sink);
         },
         args...);
   }
@@ -192,6 +265,10 @@ class Node {
   Result<std::vector<Member>> wait_for_role(std::string_view role, std::size_t count, Duration timeout);
   /// Waits until an actor of this name can be called.
   Result<void> wait_for_actor(std::string_view name, Duration timeout);
+  /// Waits until each of the nodes named `participants`, of which this is one, is in barrier() with this
+  /// `name` and the same participants. kUnavailable at once if one of them dies or leaves, or has before;
+  /// kDeadlineExceeded names those who did not come. A name may be used again and again.
+  Result<void> barrier(std::string_view name, std::vector<std::string> participants, Duration timeout);
   /// Calls `watcher` on the loop at every change from now on, in order, until unwatch() of the number
   /// returned. It may make calls and wait for them, and is then called again meanwhile if more changes.
   std::uint64_t watch(std::function<void(const MembershipChange&)> watcher);
@@ -219,6 +296,8 @@ class Node {
   std::shared_ptr<detail::RemoteObject> make_remote(
       std::string_view where, std::string_view type, rpc::MethodId method,
       const std::function<void(std::uint64_t, rpc::OutMessage&)>& body);
+  Result<void> tell(std::string_view actor, std::string_view method, const rpc::CallOptions& options,
+                    rpc::BodyWriter body);
 
   std::unique_ptr<NodeImpl> impl_;
 };

@@ -7,9 +7,12 @@
 #include <type_traits>
 
 #include <troupe/rpc/codec.hpp>
+#include <troupe/rpc/direct.hpp>
 #include <troupe/rpc/message.hpp>
+#include <troupe/rpc/scope.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/task.hpp>
 
 namespace troupe::rpc {
 
@@ -17,8 +20,6 @@ class Endpoint;
 
 namespace detail {
 class StreamSource;
-/// Inside a catch: the error that stands for what was thrown by `who` ("the handler").
-Error current_exception_error(std::string_view who);
 }  // namespace detail
 
 /// An endpoint's name for its connection to one peer; kLocal is the endpoint itself.
@@ -49,12 +50,14 @@ struct RetryPolicy {
 };
 
 struct CallOptions {
-  Duration timeout{0};  ///< 0: the endpoint's default; negative: too late already. All attempts together.
-  TraceContext trace = {};
+  Duration timeout{0};      ///< 0: the endpoint's default; negative: too late already. All attempts together.
+  TraceContext trace = {};  ///< none: that of the call within which this one is made
   /// Names the call to its callee, which runs it once and answers repeats with the first answer, as long as
   /// it remembers (AnswerLimits). Never used for two calls by one node id. 0: none.
   std::uint64_t token = 0;
   RetryPolicy retry = {};  ///< more than one attempt only with a token
+  /// The call is part of no other: a handler that makes it passes on neither its deadline nor its end.
+  bool detached = false;
 };
 
 /// Where a call's one answer goes. Called on the loop, exactly once, possibly before call() returns. It
@@ -67,6 +70,9 @@ class ReplySink {
   virtual void on_item(std::unique_ptr<InMessage> item);
   /// Whether `count` items have come, so that the reply that followed them may be given.
   virtual bool has_items(std::uint64_t count) const;
+  /// In place of a reply with a value, if the call's BodyWriter had a type() and the callee was of this node:
+  /// the Result<R>, to be moved from.
+  virtual void on_value(void* result) { (void)result; }
 
  protected:
   ReplySink() = default;
@@ -75,20 +81,50 @@ class ReplySink {
   ~ReplySink() = default;
 };
 
-/// A reference to a callable that writes a message's body; does not own it.
+namespace detail {
+template <class T>
+class DirectResultOf final : public DirectResult {
+ public:
+  explicit DirectResultOf(Result<T> value) : value_(std::move(value)) {}
+  void give(ReplySink& sink) override { sink.on_value(&value_); }
+  std::unique_ptr<DirectResult> keep() override {
+    return std::make_unique<DirectResultOf<T>>(std::move(value_));
+  }
+
+ private:
+  Result<T> value_;
+};
+}  // namespace detail
+
+/// A reference to a callable that writes a message's body; does not own it. One that is a
+/// detail::TypedArguments can also hand over the arguments without a message.
 class BodyWriter {
  public:
   template <class F>
   requires(!std::is_same_v<std::remove_cvref_t<F>, BodyWriter>) BodyWriter(F&& write)
       : object_(const_cast<void*>(static_cast<const void*>(&write))),
-        call_([](void* object, OutMessage& out) {
-          (*static_cast<std::remove_reference_t<F>*>(object))(out);
-        }) {}
+        call_(
+            [](void* object, OutMessage& out) { (*static_cast<std::remove_reference_t<F>*>(object))(out); }) {
+    if constexpr (requires { write.type(); }) {
+      type_ = write.type();
+      copy_ = [](void* object, const MessageHeader& header) {
+        return static_cast<std::remove_reference_t<F>*>(object)->copy(header);
+      };
+    }
+  }
   void operator()(OutMessage& out) const { call_(object_, out); }
+  /// What detail::direct_type() says of the call; null if that is not known.
+  const void* type() const { return type_; }
+  /// Precondition: type().
+  std::unique_ptr<detail::DirectCall> copy(const MessageHeader& header) const {
+    return copy_(object_, header);
+  }
 
  private:
   void* object_;
   void (*call_)(void*, OutMessage&);
+  const void* type_ = nullptr;
+  std::unique_ptr<detail::DirectCall> (*copy_)(void*, const MessageHeader&) = nullptr;
 };
 
 /// A call that came in and must be answered once. Loop only. Dropping it unanswered answers with
@@ -97,6 +133,8 @@ class BodyWriter {
 class InboundCall {
  public:
   InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message, TimePoint deadline);
+  /// One without a message, of the endpoint to itself.
+  InboundCall(Endpoint& endpoint, std::unique_ptr<detail::DirectCall> direct, TimePoint deadline);
   ~InboundCall();
   InboundCall(const InboundCall&) = delete;
   InboundCall& operator=(const InboundCall&) = delete;
@@ -104,12 +142,26 @@ class InboundCall {
   static void* operator new(std::size_t size);
   static void operator delete(void* memory, std::size_t size);
 
+  /// Precondition: !direct().
   const InMessage& message() const { return *message_; }
-  const MessageHeader& header() const { return message_->header(); }
+  const MessageHeader& header() const { return message_ ? message_->header() : direct_->header; }
+  /// The arguments, if they came without a message: only for a method of which
+  /// EndpointEvents::takes_directly() was true.
+  detail::DirectCall* direct() const { return direct_.get(); }
+  /// What it holds of memory while it waits.
+  std::size_t bytes() const { return message_ ? message_->bytes() : direct_->bytes(); }
   SessionId session() const { return session_; }
   TimePoint deadline() const { return deadline_; }
-  /// Whether the caller has said that it no longer waits, or has gone.
+  /// Whether the caller has said that it no longer waits, or has gone. Never of a one-way call.
   bool cancelled() const { return cancelled_; }
+  /// Whether the deadline has passed, at the loop's now().
+  bool expired() const;
+  /// Null once it is answered.
+  Loop* loop() const;
+  /// Made now if there is none; null if the call was answered before there was one.
+  const std::shared_ptr<detail::CallScope>& scope();
+  /// What is to hear if the call is cancelled: a future from which the answer is to come.
+  void await(std::weak_ptr<detail::Cancellable> answer) { awaited_ = std::move(answer); }
 
   void reply_error(Error error);
   /// Answers a call that has not begun and never will: a repeat of it, with its token, may run.
@@ -117,10 +169,18 @@ class InboundCall {
   /// `body` may throw: that is then the answer.
   void reply_with(BodyWriter body);
   void reply_void() {
+    if (direct_) {
+      detail::DirectResultOf<void> result({});
+      return reply_directly(result);
+    }
     reply_with([](OutMessage& out) { out.values(0); });
   }
   template <class T>
   void reply(const T& value) {
+    if (direct_) {
+      detail::DirectResultOf<detail::StoredType<T>> result(detail::stored(value));
+      return reply_directly(result);
+    }
     reply_with([&](OutMessage& out) {
       out.values(1);
       Codec<T>::encode(out.value(0), value);
@@ -130,17 +190,52 @@ class InboundCall {
  private:
   friend class Endpoint;
   friend class detail::StreamSource;
+  void enlist();
+  void reply_directly(detail::DirectResult& result);
+  void reply_directly_error(Error error);
+
   Endpoint* endpoint_;  // null: gone, or answered
   SessionId session_;
   std::unique_ptr<InMessage> message_;
+  std::unique_ptr<detail::DirectCall> direct_;  // in place of a message
   TimePoint deadline_;
   bool cancelled_ = false;
-  std::uint64_t token_owner_ = 0;    // the caller's node id, if repeats may wait for the answer
-  std::uint64_t items_ = 0;          // sent before the answer
+  std::uint64_t token_owner_ = 0;  // the caller's node id, if repeats may wait for the answer
+  std::uint64_t items_ = 0;        // sent before the answer
+  std::shared_ptr<detail::CallScope> scope_;
+  std::weak_ptr<detail::Cancellable> awaited_;
   InboundCall* previous_ = nullptr;  // the endpoint's list of open calls
   InboundCall* next_ = nullptr;
 };
 
 using InboundCallPtr = std::unique_ptr<InboundCall>;
+
+/// What a handler may want to know of the call it answers; it gets it by taking a `const CallContext&` as its
+/// first parameter. Calls that the handler makes are part of this one without it. A copy may be kept.
+/// With the turn.
+class CallContext {
+ public:
+  CallContext() = default;
+  explicit CallContext(InboundCall& call)
+      : session(call.session()), deadline(call.deadline()), trace(call.header().trace), active_{&call, {}} {}
+  CallContext(const CallContext& other);
+  CallContext& operator=(const CallContext& other);
+  ~CallContext() = default;
+
+  SessionId session = kLocal;  ///< who calls
+  TimePoint deadline;          ///< when the caller stops waiting, in the loop's clock
+  TraceContext trace;
+
+  /// Whether nobody waits for the answer any more: the caller gave it up, its node died, or the deadline has
+  /// passed. Reads the clock, so that also a handler that computes for long sees the deadline; the others
+  /// it can see only once it has let the loop work (in a call it waits for, or between two futures).
+  bool cancelled() const;
+  /// Runs `told` on the loop if that happens before the call is answered; at once if it has happened.
+  void on_cancel(UniqueFunction<void()> told) const;
+  detail::ActiveCall* active() const { return &active_; }
+
+ private:
+  mutable detail::ActiveCall active_;
+};
 
 }  // namespace troupe::rpc

@@ -8,19 +8,34 @@
 #include <tuple>
 #include <utility>
 
+#include <troupe/rpc/coroutine.hpp>
 #include <troupe/rpc/endpoint.hpp>
-#include <troupe/rpc/future.hpp>
+#include <troupe/rpc/gather.hpp>
 
 namespace troupe::rpc {
 
 namespace detail {
 
+/// What only the caller can say of an error: the types it called with, the name it may have meant.
+/// `signature` gives those types as text.
+Error explain(Error error, std::string_view method, std::string (*signature)());
+
+/// The name of a method by itself, if `what` ends with it.
+inline std::string_view method_in(std::string_view what) {
+  return what.substr(what.rfind('.') + 1);
+}
+
 /// The typed value of an answer.
 template <class R>
-Result<R> decode_reply(Result<std::unique_ptr<InMessage>> reply, const auto& what) {
+Result<R> decode_reply(
+    Result<std::unique_ptr<InMessage>> reply, const auto& what,
+    std::string (*signature)() = [] { return std::string("another"); }) {
   if (!reply) return with_context(std::move(reply).error(), std::string(what));
   const InMessage& message = **reply;
-  if (message.is_error()) return with_context(message.error(), std::string(what));
+  if (message.is_error()) {
+    const std::string name(what);
+    return with_context(explain(message.error(), method_in(name), signature), name);
+  }
   if constexpr (std::is_void_v<R>) {
     return {};
   } else {
@@ -41,54 +56,97 @@ auto arguments_writer(const Args&... args) {
   };
 }
 
-/// As what an argument is kept until it can be encoded: views own what they saw.
-template <class T>
-using StoredType =
-    std::conditional_t<std::is_convertible_v<std::decay_t<T>, std::string_view>, std::string,
-                       std::conditional_t<std::is_same_v<std::decay_t<T>, std::span<const std::byte>>,
-                                          std::vector<std::byte>, std::decay_t<T>>>;
+/// The arguments of a call whose result is to be an R: they can be written into a message, or copied as they
+/// are for a callee of the same node.
+template <class R, class... Args>
+class TypedArguments {
+  static constexpr bool kDirect =
+      std::is_same_v<R, StoredType<R>> && (std::is_copy_constructible_v<StoredType<Args>> && ...);
 
-template <class T>
-StoredType<T> stored(const T& value) {
-  if constexpr (std::is_same_v<T, std::span<const std::byte>>)
-    return {value.begin(), value.end()};
-  else
-    return StoredType<T>(value);
+ public:
+  explicit TypedArguments(const Args&... args) : args_(args...) {}
+
+  void operator()(OutMessage& out) const {
+    std::apply([&](const Args&... args) { arguments_writer(args...)(out); }, args_);
+  }
+  static const void* type() {
+    if constexpr (kDirect)
+      return direct_type<R, Args...>();
+    else
+      return nullptr;
+  }
+  std::unique_ptr<DirectCall> copy(const MessageHeader& header) const {
+    if constexpr (kDirect)
+      return std::apply(
+          [&](const Args&... args) -> std::unique_ptr<DirectCall> {
+            return std::make_unique<DirectArguments<StoredType<Args>...>>(header, args...);
+          },
+          args_);
+    else
+      return nullptr;
+  }
+
+ private:
+  std::tuple<const Args&...> args_;
+};
+
+template <class R, class... Args>
+TypedArguments<R, Args...> typed_arguments(const Args&... args) {
+  return TypedArguments<R, Args...>(args...);
 }
 
 template <class R, class What>
 class SyncCall final : public ReplySink {
  public:
-  explicit SyncCall(What what) : what_(what) {}
+  SyncCall(What what, std::string (*signature)()) : what_(what), signature_(signature) {}
   void on_reply(Result<std::unique_ptr<InMessage>> reply) override {
-    result.emplace(decode_reply<R>(std::move(reply), what_));
+    result.emplace(decode_reply<R>(std::move(reply), what_, signature_));
   }
+  void on_value(void* value) override { result.emplace(std::move(*static_cast<Result<R>*>(value))); }
   std::optional<Result<R>> result;
 
  private:
   What what_;
+  std::string (*signature_)();
 };
 
 /// The future of a call: once begun, keeps itself alive until the answer has come.
 template <class R>
 class AsyncCall final : public FutureState<R>, public ReplySink {
  public:
-  AsyncCall(Loop& loop, TimePoint deadline, std::string what)
-      : FutureState<R>(loop, deadline), what_(std::move(what)) {}
+  AsyncCall(Endpoint& endpoint, TimePoint deadline, std::string what, std::string (*signature)())
+      : FutureState<R>(&endpoint.loop(), deadline),
+        endpoint_(endpoint),
+        what_(std::move(what)),
+        signature_(signature) {}
   void on_reply(Result<std::unique_ptr<InMessage>> reply) override {
     auto self = std::move(self_);
-    this->complete(decode_reply<R>(std::move(reply), what_));
+    this->complete(decode_reply<R>(std::move(reply), what_, signature_));
   }
-  /// Begins the call: `start(sink)`. With the turn.
+  void on_value(void* value) override {
+    auto self = std::move(self_);
+    this->complete(std::move(*static_cast<Result<R>*>(value)));
+  }
+  void cancel() override {
+    if (self_)
+      endpoint_.cancel(call_id_);
+    else
+      FutureState<R>::cancel();  // not begun
+  }
+  /// Begins the call, `start(sink)`, unless it was cancelled before. With the turn.
   template <class F>
   static void begin(const std::shared_ptr<AsyncCall>& call, F&& start) {
+    if (call->ready()) return;
     call->self_ = call;
-    start(*call);
+    call->call_id_ = start(*call);
   }
 
  private:
+  Endpoint& endpoint_;
+  std::uint64_t call_id_ = 0;
   std::shared_ptr<AsyncCall> self_;
   std::string what_;
+  std::string (*signature_)();
 };
 
 /// A call that another thread is to begin. If nobody does because the loop ends first, its future ends too.
@@ -118,13 +176,13 @@ template <class R, class What, class Start, class... Args>
 Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
                          Start start, const Args&... args) {
   const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
-  detail::SyncCall<R, What> call(what);
+  detail::SyncCall<R, What> call(what, &signature_text<R, WireType<Args>...>);
   std::uint64_t call_id = 0;
   bool started = false;
   Loop& loop = endpoint.loop();
   const auto begin = [&] {
     started = true;
-    call_id = start(id, detail::arguments_writer(args...), call);
+    call_id = start(id, detail::typed_arguments<R>(args...), call);
   };
   const auto done = [&] { return call.result.has_value(); };
   // The endpoint ends the call at its deadline; the second is for a turn that was hard to get.
@@ -144,17 +202,19 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
                           Start start, const Args&... args) {
   const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
   Loop& loop = endpoint.loop();
-  auto state = std::make_shared<detail::AsyncCall<R>>(loop, loop.clock().now() + timeout, std::move(what));
+  auto state = std::make_shared<detail::AsyncCall<R>>(endpoint, loop.clock().now() + timeout, std::move(what),
+                                                      &signature_text<R, WireType<Args>...>);
   const auto begin = [&] {
-    detail::AsyncCall<R>::begin(state,
-                                [&](ReplySink& sink) { start(id, detail::arguments_writer(args...), sink); });
+    detail::AsyncCall<R>::begin(
+        state, [&](ReplySink& sink) { return start(id, detail::typed_arguments<R>(args...), sink); });
   };
   if (!loop.run_if_free(std::ref(begin)))
     loop.post([id, pending = detail::PendingCall<R>(state), start = std::move(start),
                values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
       detail::AsyncCall<R>::begin(pending.take(), [&](ReplySink& sink) {
-        std::apply([&](const auto&... value) { start(id, detail::arguments_writer(value...), sink); },
-                   values);
+        return std::apply(
+            [&](const auto&... value) { return start(id, detail::typed_arguments<R>(value...), sink); },
+            values);
       });
     });
   return Future<R>(std::move(state));

@@ -72,6 +72,12 @@ class EndpointEvents {
  public:
   virtual ~EndpointEvents() = default;
   virtual void on_call(InboundCallPtr call) = 0;
+  /// Whether this method of an actor of ours can be called without a message, by callers who mean `type`:
+  /// see MethodTable::Entry::direct_type.
+  virtual bool takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) {
+    (void)actor, (void)method, (void)type;
+    return false;
+  }
   /// Calls can go both ways.
   virtual void on_session(SessionId session, const Peer& peer) = 0;
   /// Once for every session that did not end by close(), also for one that was never ready. All its
@@ -116,7 +122,8 @@ class Endpoint final : private TransportEvents {
   /// much is on its way to the peer already the call waits in a queue, in order, within its deadline.
   /// Every outcome comes through `sink`: the reply, or kUnavailable (no such session, or it ended),
   /// kDeadlineExceeded, kResourceExhausted (too much is open or waits: slow down), kCancelled,
-  /// kInvalidArgument (the arguments do not fit in a message).
+  /// kInvalidArgument (the arguments do not fit in a message). Within a handler the call becomes part of the
+  /// one that is answered (unless detached): ends with it, and no later.
   std::uint64_t call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
                      ReplySink& sink);
   /// Like call(), without an answer. The error says only that it could not be sent.
@@ -128,6 +135,7 @@ class Endpoint final : private TransportEvents {
                                   BodyWriter body, ReplySink& sink);
   /// Answers an open call with kCancelled and tells the callee that nobody waits for it.
   void cancel(std::uint64_t call_id);
+  bool is_open(std::uint64_t call_id) const;
 
   Loop& loop() { return loop_; }
   MemoryPool& pool() { return pool_; }
@@ -181,7 +189,6 @@ class Endpoint final : private TransportEvents {
   Result<void> send_frame(SessionId session, OutFrame frame, Flow flow, OpenCall* call = nullptr,
                           TimePoint deadline = TimePoint::never());
   bool can_go(const Session& to, Flow flow, std::size_t bytes) const;
-  Result<void> send_local(OutFrame frame);
 
   // flow.cpp: what must wait
   bool may_send(const Session& to, Flow flow, std::size_t bytes) const;
@@ -196,7 +203,7 @@ class Endpoint final : private TransportEvents {
                              ReplySink& sink);
   // answers.cpp: calls with a token
   bool take_repeat(InboundCallPtr& call);
-  void cancel_first(const InboundCall& repeat);
+  InboundCall* first_of(const InboundCall& repeat);
   std::uint64_t caller_of(const InboundCall& call);
   void answer_token(InboundCall& call, BodyWriter body, bool keep);
   void send_kept(const InboundCall& call, const OutFrame& answer);
@@ -206,20 +213,47 @@ class Endpoint final : private TransportEvents {
   void send_credit(std::uint64_t call_id, std::uint64_t items, std::uint64_t bytes);
   void end_streams(SessionId session, const Error& error);
 
+  // What an endpoint sends to itself (local.cpp).
+  struct Local {
+    std::unique_ptr<InMessage> message;  // or
+    InboundCallPtr call;                 // or
+    std::unique_ptr<detail::DirectResult> result;
+    std::uint64_t call_id = 0;  // whose result it is
+  };
+  std::uint64_t open_directly(CallTarget target, MethodId method, Duration timeout, const TraceContext& trace,
+                              BodyWriter body, ReplySink& sink, detail::CallScope* scope);
+  void answer_directly(std::uint64_t call_id, detail::DirectResult& result);
+  Result<void> send_local(OutFrame frame);
+  class Deeper;
+  bool may_deliver() const;
+  void wait_local(Local local);
+  void give(std::uint64_t call_id, detail::DirectResult& result);
+  void deliver_local(Local local);
+  void hand_over(Local local);
   void deliver_waiting_local();
   void deliver(SessionId session, std::unique_ptr<InMessage> message);
   void on_request(SessionId session, std::unique_ptr<InMessage> message);
   void on_reply(SessionId session, std::unique_ptr<InMessage> message);
   void send_cancel(CallTarget target, std::uint64_t call_id);
   void on_cancel(SessionId session, std::uint64_t call_id);
+  /// Those who call us on `session` want no answer any more to `call_id`, or to anything.
+  void cancel_inbound(SessionId session, std::uint64_t call_id);
+  static constexpr std::uint64_t kAllCalls = 0;
+  Result<std::shared_ptr<detail::CallScope>> join_scope(CallOptions& options) const;
   void answer(const InboundCall& call, BodyWriter body);
   void answer_error(const InboundCall& call, const Error& error);
-  Result<OutFrame> encode(const MessageHeader& header, BodyWriter body);
+  /// `to` matters to those that may have many attachments.
+  Result<OutFrame> encode(const MessageHeader& header, BodyWriter body, SessionId to = kElsewhere);
+  static constexpr SessionId kElsewhere = UINT64_MAX;
+  std::size_t max_head_bytes(SessionId session) const;
   void forget(InboundCall& call);
 
+  std::uint64_t open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
+                     ReplySink& sink, detail::CallScope* scope);
   OpenCall& open_call();
   OpenCall* find_call(std::uint64_t call_id);
   void complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply);
+  ReplySink& release(OpenCall& call);
 
   Loop& loop_;
   EndpointOptions options_;
@@ -231,8 +265,8 @@ class Endpoint final : private TransportEvents {
   std::size_t open_calls_ = 0;
   InboundCall* inbound_ = nullptr;  // open calls of others
   std::size_t inbound_calls_ = 0;
-  int local_depth_ = 0;                                   // of deliveries to ourselves in one another
-  std::deque<std::unique_ptr<InMessage>> local_waiting_;  // deliveries that were too deep
+  int local_depth_ = 0;              // of deliveries to ourselves in one another
+  std::deque<Local> local_waiting_;  // deliveries that were too deep
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
   std::unique_ptr<FlowPump> pump_;
   std::size_t long_from_;  // bytes from which a message counts as long: it goes by rendezvous

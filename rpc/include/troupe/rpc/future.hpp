@@ -2,13 +2,14 @@
 
 #include <atomic>
 #include <cassert>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
+#include <troupe/rpc/scope.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/task.hpp>
@@ -19,37 +20,55 @@ template <class T>
 class Future;
 
 namespace detail {
+/// The value type that a function's return type stands for: T of T, Result<T> and Future<T>.
+template <class R>
+struct ReturnValue {
+  using Type = R;
+};
+template <class T>
+struct ReturnValue<Result<T>> {
+  using Type = T;
+};
+template <class T>
+struct ReturnValue<Future<T>> {
+  using Type = T;
+};
+
+template <class T>
+class CoroutinePromise;
+
 /// What a Future and its Promise share. Completed once, with the loop's turn.
 template <class T>
-class FutureState {
+class FutureState : public Cancellable {
  public:
-  explicit FutureState(Loop& loop, TimePoint deadline) : loop_(&loop), deadline_(deadline) {}
+  FutureState(Loop* loop, TimePoint deadline) : loop_(loop), deadline_(deadline) {}
   virtual ~FutureState() = default;
   FutureState(const FutureState&) = delete;
   FutureState& operator=(const FutureState&) = delete;
 
-  /// Not after ready(): the loop may have gone since.
-  Loop& loop() const { return *loop_; }
+  /// Not after ready(): the loop may have gone since. Null: it was ready before it had a loop.
+  Loop* loop() const { return loop_; }
   TimePoint deadline() const { return deadline_; }
   /// Any thread.
   bool ready() const { return stage_.load(std::memory_order_acquire) != Stage::kPending; }
   /// With the turn; only the first completion counts. May end this object, through the continuation.
   void complete(Result<T> value) {
     if (ready()) return;
-    assert(loop_->in_turn());
+    assert(!loop_ || loop_->in_turn());
     value_.emplace(std::move(value));
     stage_.store(Stage::kReady, std::memory_order_release);
-    if (continuation_) {
-      auto continuation = std::exchange(continuation_, nullptr);
-      continuation(take());
-    }
+    if (!continuation_) return;
+    // Whoever completes it, the continuation is the work of the call in which it was given.
+    ActiveCall active{nullptr, std::move(scope_)};
+    const Loop::Context context(*loop_, active.scope ? &active : nullptr);
+    auto continuation = std::exchange(continuation_, nullptr);
+    continuation(take());
   }
   /// With the turn.
   void then(UniqueFunction<void(Result<T>)> continuation) {
-    if (ready())
-      continuation(take());
-    else
-      continuation_ = std::move(continuation);
+    if (ready()) return continuation(take());
+    continuation_ = std::move(continuation);
+    scope_ = current_scope(*loop_);
   }
   /// Any thread. Precondition: ready(). Only the first taker gets the value.
   Result<T> take() {
@@ -59,6 +78,14 @@ class FutureState {
     value_.reset();
     return value;
   }
+  void cancel() override { complete(Error{Code::kCancelled, "cancelled by the caller"}); }
+
+ protected:
+  /// Before anybody else has it.
+  void set_loop(Loop& loop, TimePoint deadline) {
+    loop_ = &loop;
+    deadline_ = deadline;
+  }
 
  private:
   enum class Stage : std::uint8_t { kPending, kReady, kTaken };
@@ -67,14 +94,40 @@ class FutureState {
   std::atomic<Stage> stage_{Stage::kPending};
   std::optional<Result<T>> value_;
   UniqueFunction<void(Result<T>)> continuation_;
+  std::shared_ptr<CallScope> scope_;  // of whoever gave the continuation
+};
+
+/// The state of a Promise's future.
+template <class T>
+class PromiseState final : public FutureState<T> {
+ public:
+  using FutureState<T>::FutureState;
+  void cancel() override {
+    if (this->ready()) return;
+    // An answer made from another one ends with that: what makes it may still use the call's arguments.
+    if (const auto source = source_.lock()) return source->cancel();
+    auto told = std::exchange(on_cancel_, nullptr);
+    FutureState<T>::cancel();
+    if (told) told();
+  }
+  void on_cancel(UniqueFunction<void()> told) { on_cancel_ = std::move(told); }
+  void made_from(std::weak_ptr<Cancellable> source) { source_ = std::move(source); }
+
+ private:
+  UniqueFunction<void()> on_cancel_;
+  std::weak_ptr<Cancellable> source_;
 };
 }  // namespace detail
 
 /// A value that is still to come: the answer of a call, usually. Copies share it; its value is taken
-/// once, by get() or then(). It always comes: a call's future ends at the call's deadline at the latest.
+/// once, by get(), then() or co_await. It always comes: a call's future ends at the call's deadline at the
+/// latest.
 template <class T>
 class Future {
  public:
+  /// A function that returns a Future may be a coroutine: see coroutine.hpp.
+  using promise_type = detail::CoroutinePromise<T>;
+
   Future() = default;
   explicit Future(std::shared_ptr<detail::FutureState<T>> state) : state_(std::move(state)) {}
 
@@ -89,22 +142,50 @@ class Future {
     if (state->ready()) return state->take();
     // The loop itself ends the call at its deadline; the second is for a loop that is busy elsewhere.
     const TimePoint limit = state->deadline() + std::chrono::seconds(1);
-    if (!state->loop().wait_until([&] { return state->ready(); }, limit))
+    if (!state->loop()->wait_until([&] { return state->ready(); }, limit))
       return Error{Code::kDeadlineExceeded, "no answer in time"};
     return state->take();
   }
   /// Calls `continuation(Result<T>)` on the loop once the value is there; at once if it is there
   /// already and this is the loop. Any thread, while the loop lives. A future has one continuation, which
-  /// must not throw.
+  /// must not throw unless it returns something. Given within a handler, it goes on in that call's name: its
+  /// calls are part of that one.
+  ///
+  /// What the continuation returns, if anything, is a new future's value: then() of a continuation that
+  /// returns U, Result<U> or Future<U> is a Future<U>; cancelling that one cancels this one.
   template <class F>
-  void then(F continuation) {
+  auto then(F continuation) {
     assert(valid());
-    state_->loop().run_or_post([state = state_, continuation = std::move(continuation)]() mutable {
+    using Return = std::invoke_result_t<F&, Result<T>>;
+    if constexpr (std::is_void_v<Return>)
+      when_ready(std::move(continuation));
+    else
+      return chain(std::move(continuation));
+  }
+  /// Nobody wants the value any more: it becomes kCancelled unless it has come. The callee of a call is told,
+  /// and what is done in the name of the call ends likewise. Any thread, while the loop lives; does nothing
+  /// to a future that is ready().
+  void cancel() {
+    assert(valid());
+    if (state_->ready()) return;
+    state_->loop()->run_or_post([state = state_] { state->cancel(); });
+  }
+  /// For those who are to be told when nobody wants a value.
+  std::weak_ptr<detail::Cancellable> cancellable() const { return state_; }
+  Loop* loop() const { return state_->loop(); }
+  TimePoint deadline() const { return state_->deadline(); }
+
+ private:
+  template <class F>
+  void when_ready(F continuation) {
+    if (!state_->loop()) return state_->then(std::move(continuation));  // it is ready
+    state_->loop()->run_or_post([state = state_, continuation = std::move(continuation)]() mutable {
       state->then(std::move(continuation));
     });
   }
+  template <class F>
+  auto chain(F continuation);
 
- private:
   std::shared_ptr<detail::FutureState<T>> state_;
 };
 
@@ -113,8 +194,7 @@ class Future {
 template <class T>
 class Promise {
  public:
-  explicit Promise(Loop& loop, TimePoint deadline = TimePoint::never())
-      : state_(std::make_shared<detail::FutureState<T>>(loop, deadline)) {}
+  explicit Promise(Loop& loop, TimePoint deadline = TimePoint::never()) : Promise(&loop, deadline) {}
   Promise(Promise&&) noexcept = default;
   Promise& operator=(Promise&&) = delete;
   ~Promise() {
@@ -126,53 +206,45 @@ class Promise {
     const auto state = state_;  // the continuation may end this promise
     state->complete(std::move(value));
   }
+  /// `told` is run if the future is cancelled before it has its value, which it then cannot get any more.
+  void on_cancel(UniqueFunction<void()> told) { state_->on_cancel(std::move(told)); }
+  /// Cancelling the future cancels `source` instead, whose end is to give it its value.
+  template <class U>
+  void made_from(const Future<U>& source) {
+    state_->made_from(source.cancellable());
+  }
 
  private:
-  std::shared_ptr<detail::FutureState<T>> state_;
+  template <class U>
+  friend class Future;
+  Promise(Loop* loop, TimePoint deadline)
+      : state_(std::make_shared<detail::PromiseState<T>>(loop, deadline)) {}
+
+  std::shared_ptr<detail::PromiseState<T>> state_;
 };
 
-namespace detail {
-/// Waits for several futures of one loop; with the turn only.
 template <class T>
-struct Gather {
-  using All = std::conditional_t<std::is_void_v<T>, void, std::vector<T>>;
-
-  Promise<All> promise;
-  std::vector<std::optional<Result<T>>> values;
-  std::size_t missing;
-
-  void finish() {
-    for (auto& value : values)
-      if (!value->ok()) return promise.set(std::move(*value).error());
-    if constexpr (std::is_void_v<T>) {
-      promise.set({});
-    } else {
-      std::vector<T> all;
-      all.reserve(values.size());
-      for (auto& value : values) all.push_back(std::move(**value));
-      promise.set(std::move(all));
+template <class F>
+auto Future<T>::chain(F continuation) {
+  using Return = std::invoke_result_t<F&, Result<T>>;
+  using Value = typename detail::ReturnValue<Return>::Type;
+  constexpr bool kGoesOn = std::is_same_v<Return, Future<Value>>;  // for as long as the next one takes
+  Promise<Value> promise(state_->loop(), kGoesOn ? TimePoint::never() : state_->deadline());
+  promise.made_from(*this);
+  auto result = promise.future();
+  when_ready([promise = std::move(promise), continuation = std::move(continuation)](Result<T> value) mutable {
+    try {
+      if constexpr (kGoesOn) {
+        Future<Value> next = continuation(std::move(value));
+        promise.made_from(next);
+        next.then(
+            [promise = std::move(promise)](Result<Value> last) mutable { promise.set(std::move(last)); });
+      } else {
+        promise.set(continuation(std::move(value)));
+      }
+    } catch (...) {
+      promise.set(detail::current_exception_error("a continuation"));
     }
-  }
-};
-}  // namespace detail
-
-/// All values in order, or the first error in order, once every one has come: a Future<std::vector<T>>,
-/// for Future<void> a Future<void>. All futures are of `loop`. Any thread. `futures` may be empty.
-template <class T>
-Future<typename detail::Gather<T>::All> when_all(Loop& loop, std::vector<Future<T>> futures,
-                                                 TimePoint deadline = TimePoint::never()) {
-  using Gather = detail::Gather<T>;
-  auto gather =
-      std::make_shared<Gather>(Gather{Promise<typename Gather::All>(loop, deadline), {}, futures.size()});
-  auto result = gather->promise.future();
-  gather->values.resize(futures.size());
-  loop.run_or_post([gather = std::move(gather), futures = std::move(futures)]() mutable {
-    if (futures.empty()) return gather->finish();
-    for (std::size_t i = 0; i < futures.size(); ++i)
-      futures[i].then([gather, i](Result<T> value) {
-        gather->values[i].emplace(std::move(value));
-        if (--gather->missing == 0) gather->finish();
-      });
   });
   return result;
 }

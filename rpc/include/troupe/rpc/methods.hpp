@@ -11,34 +11,37 @@
 #include <utility>
 
 #include <troupe/rpc/call.hpp>
-#include <troupe/rpc/future.hpp>
+#include <troupe/rpc/coroutine.hpp>
+#include <troupe/rpc/function.hpp>
 
 namespace troupe::rpc {
 
-/// What a handler may want to know of the call it answers; a handler gets it by taking a
-/// `const CallContext&` as its first parameter.
-struct CallContext {
-  SessionId session = kLocal;  ///< who calls
-  TimePoint deadline;          ///< when the caller stops waiting, in the loop's clock
-  TraceContext trace;
-};
-
 /// The methods of an actor whose state's type is forgotten. Immutable once built; share it freely.
-class MethodTable {
+class MethodTable : public std::enable_shared_from_this<MethodTable> {
  public:
+  /// What a method runs on. Who answers later keeps both until then.
+  struct Target {
+    const std::shared_ptr<void>& state;
+    const MethodTable& table;
+  };
   struct Entry {
     std::string name;
     std::string signature_text;
     std::uint64_t signature;
-    std::function<void(void* state, InboundCallPtr call)> invoke;
+    const void* direct_type;  ///< what callers within the process mean who need no message
+    std::function<void(const Target& target, InboundCallPtr call)> invoke;
   };
 
   /// Precondition: no method of this name yet.
   void add(Entry entry);
-  /// Runs the method that the call names on `state`, unless the call is cancelled already.
-  /// kUnimplemented: there is none, the message lists
-  /// those there are. kInvalidArgument: other types than the method's, the message says which it wants.
-  void invoke(void* state, InboundCallPtr call) const;
+  /// Runs the method that the call names on `state`, unless the call is cancelled already or its deadline has
+  /// passed. kUnimplemented: there is none, the message lists those there are. kInvalidArgument: other types
+  /// than the method's, the message says which it wants.
+  void invoke(const std::shared_ptr<void>& state, InboundCallPtr call) const;
+  /// The same on a state that outlives every answer.
+  void invoke(void* state, InboundCallPtr call) const {
+    invoke(std::shared_ptr<void>(std::shared_ptr<void>(), state), std::move(call));
+  }
   const Entry* find(std::uint64_t name_hash) const;
   std::string names() const;  ///< "add, pull, push"
 
@@ -47,39 +50,10 @@ class MethodTable {
 };
 
 namespace detail {
-
-template <class F>
-struct HandlerTraits : HandlerTraits<decltype(&F::operator())> {};
-template <class C, class R, class... P>
-struct HandlerTraits<R (C::*)(P...)> {
-  using Return = R;
-  using Parameters = std::tuple<P...>;
-};
-template <class C, class R, class... P>
-struct HandlerTraits<R (C::*)(P...) const> : HandlerTraits<R (C::*)(P...)> {};
-template <class C, class R, class... P>
-struct HandlerTraits<R (C::*)(P...) noexcept> : HandlerTraits<R (C::*)(P...)> {};
-template <class C, class R, class... P>
-struct HandlerTraits<R (C::*)(P...) const noexcept> : HandlerTraits<R (C::*)(P...)> {};
-template <class R, class... P>
-struct HandlerTraits<R (*)(P...)> {
-  using Return = R;
-  using Parameters = std::tuple<P...>;
-};
-
-/// The value type that a handler's return type stands for: T of T, Result<T> and Future<T>.
-template <class R>
-struct ReturnValue {
-  using Type = R;
-};
-template <class T>
-struct ReturnValue<Result<T>> {
-  using Type = T;
-};
-template <class T>
-struct ReturnValue<Future<T>> {
-  using Type = T;
-};
+/// Causes of errors to which the caller has more to say: see explain().
+inline constexpr std::string_view kTypesDiffer = "types differ";
+inline constexpr std::string_view kNoSuchMethod = "no such method";
+inline constexpr std::string_view kThereAre = "; there are: ";
 
 template <class T>
 void reply_result(InboundCall& call, const Result<T>& result) {
@@ -99,26 +73,55 @@ template <class T>
 void reply_return(InboundCallPtr call, const Result<T>& result) {
   reply_result(*call, result);
 }
-template <class T>
-void reply_return(InboundCallPtr call, Future<T> future) {
-  future.then([call = std::move(call)](Result<T> result) { reply_result(*call, result); });
+
+/// Of a handler that answers later: what it may refer to until then.
+template <class Tuple>
+struct KeptCall {
+  KeptCall(const MethodTable::Target& target, InboundCall& call)
+      : state(target.state), table(target.table.shared_from_this()), context(call) {}
+  std::shared_ptr<void> state;
+  std::shared_ptr<const MethodTable> table;
+  CallContext context;
+  Tuple arguments{};
+};
+
+template <class T, class Kept>
+void reply_later(InboundCallPtr call, Future<T> future, std::unique_ptr<Kept> kept) {
+  if (!future.ready()) call->await(future.cancellable());
+  future.then(
+      [call = std::move(call), kept = std::move(kept)](Result<T> result) { reply_result(*call, result); });
 }
 
-/// Decodes a call's arguments, runs `handler(context?, arguments...)`, answers.
+template <class R>
+inline constexpr bool is_future = false;
+template <class T>
+inline constexpr bool is_future<Future<T>> = true;
+
+/// Decodes a call's arguments, runs `handler(context, arguments...)` in the call's name, answers.
 template <class R, class... P>
 struct Invoker {
+  using Arguments = std::tuple<std::decay_t<P>...>;
+
   template <class Handler>
-  static void run(Handler&& handler, InboundCallPtr call) {
+  static void run(Handler&& handler, const MethodTable::Target& target, InboundCallPtr call) {
     try {
-      std::tuple<std::decay_t<P>...> arguments{};
-      if (auto decoded = decode(*call, arguments, std::index_sequence_for<P...>{}); !decoded)
-        return call->reply_error(decoded.error());
-      if constexpr (std::is_void_v<R>) {
-        std::apply(handler, std::move(arguments));
-        call->reply_void();
+      if constexpr (is_future<R>) {
+        auto kept = std::make_unique<KeptCall<Arguments>>(target, *call);
+        if (auto decoded = decode(*call, kept->arguments); !decoded)
+          return call->reply_error(decoded.error());
+        R future = apply(handler, kept->context, *call, kept->arguments);
+        reply_later(std::move(call), std::move(future), std::move(kept));
       } else {
-        decltype(auto) value = std::apply(handler, std::move(arguments));
-        reply_return(std::move(call), value);
+        const CallContext context(*call);
+        Arguments arguments{};
+        if (auto decoded = decode(*call, arguments); !decoded) return call->reply_error(decoded.error());
+        if constexpr (std::is_void_v<R>) {
+          apply(handler, context, *call, arguments);
+          call->reply_void();
+        } else {
+          decltype(auto) value = apply(handler, context, *call, arguments);
+          reply_return(std::move(call), value);
+        }
       }
     } catch (...) {
       if (call) call->reply_error(current_exception_error("the handler"));
@@ -126,8 +129,31 @@ struct Invoker {
   }
 
  private:
-  template <class Tuple, std::size_t... I>
-  static Result<void> decode(const InboundCall& call, Tuple& arguments, std::index_sequence<I...>) {
+  template <class Handler>
+  static R apply(Handler& handler, const CallContext& context, const InboundCall& call,
+                 Arguments& arguments) {
+    const Loop::Context within(*call.loop(), context.active());
+    return std::apply([&](auto&... each) -> R { return handler(context, static_cast<P&&>(each)...); },
+                      arguments);
+  }
+  static Result<void> decode(const InboundCall& call, Arguments& arguments) {
+    return decode(call, arguments, std::index_sequence_for<P...>{});
+  }
+  /// From what is kept: the same, or a view of it, for as long as the call.
+  template <class T>
+  static void take(T& to, StoredType<T>& from) {
+    if constexpr (std::is_same_v<T, StoredType<T>>)
+      to = std::move(from);
+    else
+      to = from;
+  }
+  template <std::size_t... I>
+  static Result<void> decode(const InboundCall& call, Arguments& arguments, std::index_sequence<I...>) {
+    if (call.direct()) {
+      [[maybe_unused]] auto& values = static_cast<DirectArguments<StoredType<P>...>*>(call.direct())->values;
+      (take(std::get<I>(arguments), std::get<I>(values)), ...);
+      return {};
+    }
     const InMessage& message = call.message();
     if (message.value_count() != sizeof...(P))
       return Error{Code::kInvalidArgument, "takes " + std::to_string(sizeof...(P)) + " arguments, not " +
@@ -151,11 +177,14 @@ struct Entries<R, std::tuple<P...>> {
   static MethodTable::Entry make(std::string name, Bind bind) {
     using Value = typename ReturnValue<R>::Type;
     return {std::move(name), signature_text<Value, std::decay_t<P>...>(),
-            signature_fingerprint<Value, std::decay_t<P>...>(), [bind](void* state, InboundCallPtr call) {
-              const CallContext context{call->session(), call->deadline(), call->header().trace};
+            signature_fingerprint<Value, std::decay_t<P>...>(), direct_type<Value, std::decay_t<P>...>(),
+            [bind](const MethodTable::Target& target, InboundCallPtr call) {
+              void* state = target.state.get();
               Invoker<R, P...>::run(
-                  [&](auto&&... arguments) -> R { return bind(state, context, std::move(arguments)...); },
-                  std::move(call));
+                  [state, &bind](const CallContext& context, auto&&... arguments) -> R {
+                    return bind(state, context, std::forward<decltype(arguments)>(arguments)...);
+                  },
+                  target, std::move(call));
             }};
   }
 };
@@ -175,8 +204,10 @@ inline constexpr bool takes_context<std::tuple<const CallContext&, P...>> = true
 ///     methods.add("add", &Counter::add)
 ///            .add("reset", [](Counter& c) { c.value = 0; });
 ///
-/// A method returns a value, nothing, a Result, or a Future for an answer that comes later. Its
-/// parameters are taken by value or const reference; exceptions it throws become kInternal errors.
+/// A method returns a value, nothing, a Result, or a Future for an answer that comes later (it may be a
+/// coroutine). Its parameters are taken by value or const reference; what they refer to, views too, lives
+/// until the call is answered. Exceptions it throws become kInternal errors. Calls that it makes are part of
+/// the one it answers: docs/calls.md.
 template <class State>
 class Methods {
  public:
@@ -197,18 +228,35 @@ class Methods {
     return *this;
   }
 
+  /// Under a declared name; compiles only for the declared types.
+  template <class Signature, class F>
+  Methods& add(const Function<Signature>& declared, F handler) {
+    using Traits = detail::HandlerTraits<F>;
+    if constexpr (std::is_member_function_pointer_v<F>)
+      check_types<Signature, typename Traits::Return, typename Traits::Parameters>();
+    else
+      check_types<Signature, typename Traits::Return,
+                  typename detail::WithoutState<typename Traits::Parameters>::Type>();
+    return add(std::string(declared.name), std::move(handler));
+  }
+
   std::shared_ptr<const MethodTable> table() const { return table_; }
 
  private:
+  template <class Signature, class R, class Parameters>
+  static void check_types() {
+    static_assert(detail::HandlerSignature<R, Parameters>::kValue == Function<Signature>::kSignature,
+                  "the method has other types than those declared");
+  }
   template <class R, class Parameters, class Method>
   Methods& add_member(std::string name, Method method) {
     table_->add(detail::Entries<R, Parameters>::make(
         std::move(name), [method](void* state, const CallContext& context, auto&&... arguments) -> R {
           auto& self = *static_cast<State*>(state);
           if constexpr (detail::takes_context<Parameters>)
-            return (self.*method)(context, std::move(arguments)...);
+            return (self.*method)(context, std::forward<decltype(arguments)>(arguments)...);
           else
-            return (self.*method)(std::move(arguments)...);
+            return (self.*method)(std::forward<decltype(arguments)>(arguments)...);
         }));
     return *this;
   }
@@ -220,9 +268,9 @@ class Methods {
         std::move(name), [handler](void* state, const CallContext& context, auto&&... arguments) -> R {
           auto& self = *static_cast<State*>(state);
           if constexpr (detail::takes_context<std::tuple<P...>>)
-            return handler(self, context, std::move(arguments)...);
+            return handler(self, context, std::forward<decltype(arguments)>(arguments)...);
           else
-            return handler(self, std::move(arguments)...);
+            return handler(self, std::forward<decltype(arguments)>(arguments)...);
         }));
   }
 

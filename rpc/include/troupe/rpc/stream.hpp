@@ -134,7 +134,9 @@ struct Entries<void, std::tuple<StreamWriter<T>, P...>> {
   template <class Bind>
   static MethodTable::Entry make(std::string name, Bind bind) {
     return {std::move(name), signature_text<Stream<T>, std::decay_t<P>...>(),
-            signature_fingerprint<Stream<T>, std::decay_t<P>...>(), [bind](void* state, InboundCallPtr call) {
+            signature_fingerprint<Stream<T>, std::decay_t<P>...>(), nullptr,
+            [bind](const MethodTable::Target& target, InboundCallPtr call) {
+              void* state = target.state.get();
               run([&](const CallContext& context,
                       auto&&... arguments) { bind(state, context, std::move(arguments)...); },
                   std::move(call), std::index_sequence_for<P...>{});
@@ -150,7 +152,10 @@ struct Entries<void, std::tuple<StreamWriter<T>, P...>> {
         !(Codec<std::decay_t<P>>::decode(message.value(2 + I), std::get<I>(arguments)) && ...))
       return call->reply_error({Code::kInvalidArgument, "opens a stream (node.stream) with the arguments " +
                                                             signature_text<Stream<T>, std::decay_t<P>...>()});
-    const CallContext context{call->session(), call->deadline(), call->header().trace};
+    Loop& loop = *call->loop();
+    const CallContext of_call(*call);
+    const CallContext context = CallContext(of_call);  // a copy outlives the call, which may end meanwhile
+    const Loop::Context within(loop, context.active());
     const auto source = StreamSource::open(std::move(call));
     if (!source) return;
     try {
@@ -190,7 +195,7 @@ StreamReader<T> open_stream(Endpoint& endpoint, CallTarget target, std::string_v
   return open_stream_with<T>(
       endpoint, window, method, std::move(what),
       [&](MethodId id, BodyWriter body, ReplySink& sink) {
-        return endpoint.call(target, id, {.timeout = kStreamLife}, body, sink);
+        return endpoint.call(target, id, {.timeout = kStreamLife, .detached = true}, body, sink);
       },
       args...);
 }

@@ -113,6 +113,21 @@ class Loop {
   };
 
   // ---- With the turn only -----------------------------------------------------------------------
+  /// In whose name the present work is done: means something only to the layer that set it. Null in what
+  /// the loop itself begins (events, timers, tasks), also while a handler waits in the middle of its work.
+  void* context() const { return context_; }
+  /// Sets context() while it lives. Nests.
+  class Context {
+   public:
+    Context(Loop& loop, void* context) : loop_(loop), outer_(std::exchange(loop.context_, context)) {}
+    ~Context() { loop_.context_ = outer_; }
+    Context(const Context&) = delete;
+    Context& operator=(const Context&) = delete;
+
+   private:
+    Loop& loop_;
+    void* outer_;
+  };
   /// One round without waiting: sources, due timers, ready tasks. Returns how much was done.
   int poll();
   /// The time at which the present round began (at most a few microseconds old while nothing
@@ -191,6 +206,7 @@ class Loop {
   const LoopOptions options_;
 
   // With the turn only.
+  void* context_ = nullptr;
   TimePoint now_;
   bool now_is_fresh_ = false;  // nothing has run since the clock was read
   bool refresh_due_ = false;   // the next round begins by reading the clock

@@ -1,0 +1,143 @@
+// Calls within calls: what a handler's own calls take over from the one that it answers.
+#include "call_scope.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace troupe::rpc {
+
+namespace detail {
+
+std::shared_ptr<CallScope> scope_of_context(const Loop& loop) {
+  auto& active = *static_cast<ActiveCall*>(loop.context());
+  return active.call ? active.call->scope() : active.scope;
+}
+
+TimePoint deadline_of(const CallScope* scope) {
+  return scope ? scope->deadline() : TimePoint::never();
+}
+
+void CallScope::add(std::uint64_t call_id) {
+  if (!endpoint_) return;
+  if (calls_.size() >= look_at_) {
+    std::erase_if(calls_, [&](std::uint64_t call) { return !endpoint_->is_open(call); });
+    look_at_ = 2 * calls_.size() + 16;
+  }
+  calls_.push_back(call_id);
+}
+
+void CallScope::on_cancel(UniqueFunction<void()> told) {
+  if (cancelled_) return told();
+  if (!endpoint_) return;
+  told_.push_back(std::move(told));
+  if (!scheduled() && deadline_ != TimePoint::never()) endpoint_->loop().schedule(*this, deadline_);
+}
+
+void CallScope::cancel() {
+  if (cancelled_ || !endpoint_) return;
+  cancelled_ = true;
+  const auto self = shared_from_this();
+  Endpoint& endpoint = *endpoint_;
+  endpoint.loop().cancel(*this);
+  // Each of these may answer the call itself, which finishes this.
+  const auto calls = std::exchange(calls_, {});
+  for (auto& told : std::exchange(told_, {})) told();
+  for (const std::uint64_t call : calls) endpoint.cancel(call);
+}
+
+void CallScope::finish() {
+  if (!endpoint_) return;
+  endpoint_->loop().cancel(*this);
+  endpoint_ = nullptr;
+  calls_.clear();
+  std::exchange(told_, {}).clear();  // last: what they own may do anything
+}
+
+}  // namespace detail
+
+// ---- The call that is answered ------------------------------------------------------------------
+
+const std::shared_ptr<detail::CallScope>& InboundCall::scope() {
+  if (!scope_ && endpoint_)
+    scope_ = std::make_shared<detail::CallScope>(*endpoint_, deadline_, header().trace, cancelled_);
+  return scope_;
+}
+
+Loop* InboundCall::loop() const {
+  return endpoint_ ? &endpoint_->loop() : nullptr;
+}
+
+bool InboundCall::expired() const {
+  return endpoint_ && endpoint_->loop().now() >= deadline_;
+}
+
+/// For a call that is made within another: no more time than that one has left, and its trace.
+Result<std::shared_ptr<detail::CallScope>> Endpoint::join_scope(CallOptions& options) const {
+  auto scope = detail::current_scope(loop_);
+  if (!scope) return scope;
+  if (scope->cancelled())
+    return Error{Code::kCancelled, "the call within which this one was made has been cancelled"};
+  if (options.timeout.count() == 0) options.timeout = options_.default_timeout;
+  const Duration left = scope->deadline() - loop_.clock().now();
+  if (left <= Duration::zero())
+    return Error{Code::kDeadlineExceeded, "no time was left for a call within another"};
+  if (left < options.timeout) options.timeout = left;
+  if (!options.trace) options.trace = scope->trace();
+  return scope;
+}
+
+void Endpoint::cancel_inbound(SessionId session, std::uint64_t call_id) {
+  // What is cancelled may answer other calls of the list.
+  std::vector<std::shared_ptr<detail::CallScope>> scopes;
+  std::vector<std::weak_ptr<detail::Cancellable>> answers;
+  const auto mark = [&](InboundCall& call) {
+    call.cancelled_ = true;
+    if (call.scope_) scopes.push_back(call.scope_);
+    if (!call.awaited_.expired()) answers.push_back(call.awaited_);
+  };
+  for (InboundCall* call = inbound_; call; call = call->next_) {
+    if (call->session_ != session || call->header().kind != MessageKind::kRequest) continue;
+    if (call_id == kAllCalls) {
+      if (call->token_owner_ == 0) mark(*call);  // else it may come back for its answer, on another link
+    } else if (call->header().call_id == call_id) {
+      mark(*call);
+      InboundCall* first = call->header().token != 0 ? first_of(*call) : nullptr;
+      if (first && first != call) mark(*first);
+      break;
+    }
+  }
+  for (const auto& scope : scopes) scope->cancel();
+  for (const auto& answer : answers)
+    if (const auto future = answer.lock()) future->cancel();
+}
+
+// ---- What a handler sees of it ------------------------------------------------------------------
+
+CallContext::CallContext(const CallContext& other)
+    : session(other.session),
+      deadline(other.deadline),
+      trace(other.trace),
+      active_{nullptr, other.active_.call ? other.active_.call->scope() : other.active_.scope} {}
+
+CallContext& CallContext::operator=(const CallContext& other) {
+  if (this == &other) return *this;
+  session = other.session;
+  deadline = other.deadline;
+  trace = other.trace;
+  active_ = {nullptr, other.active_.call ? other.active_.call->scope() : other.active_.scope};
+  return *this;
+}
+
+bool CallContext::cancelled() const {
+  if (!active_.call) return active_.scope && active_.scope->cancelled_or_expired();
+  if (active_.call->cancelled()) return true;
+  const Loop* loop = active_.call->loop();
+  return loop && loop->clock().now() >= deadline;
+}
+
+void CallContext::on_cancel(UniqueFunction<void()> told) const {
+  const auto scope = active_.call ? active_.call->scope() : active_.scope;
+  if (scope) scope->on_cancel(std::move(told));
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <troupe/rpc/endpoint.hpp>
+#include <troupe/runtime/task.hpp>
+#include <troupe/runtime/timer.hpp>
+
+namespace troupe::rpc::detail {
+
+/// Made when the handler of a call first makes another one, or wants to hear of cancellation; most calls
+/// never have one. With the turn, but for its end.
+class CallScope final : public std::enable_shared_from_this<CallScope>, private TimerNode {
+ public:
+  CallScope(Endpoint& endpoint, TimePoint deadline, const TraceContext& trace, bool cancelled)
+      : endpoint_(&endpoint), deadline_(deadline), trace_(trace), cancelled_(cancelled) {}
+
+  TimePoint deadline() const { return deadline_; }
+  const TraceContext& trace() const { return trace_; }
+  bool cancelled() const { return cancelled_; }
+  /// Reads the clock.
+  bool cancelled_or_expired() const {
+    return cancelled_ || (endpoint_ && endpoint_->loop().clock().now() >= deadline_);
+  }
+
+  /// Ends the calls made in its name and tells those who wanted to hear. Idempotent.
+  void cancel();
+  /// The call has its answer, or its endpoint has gone: nothing is cancelled from now on.
+  void finish();
+  /// A call of the endpoint's was made in its name.
+  void add(std::uint64_t call_id);
+  /// Runs `told` when it is cancelled or the deadline has come; at once if so already, never after finish().
+  void on_cancel(UniqueFunction<void()> told);
+
+ private:
+  void on_timer() override { cancel(); }
+
+  Endpoint* endpoint_;  // null: finished
+  TimePoint deadline_;
+  TraceContext trace_;
+  bool cancelled_;
+  std::vector<std::uint64_t> calls_;  // open, or ended since the last look
+  std::size_t look_at_ = 16;          // the number of calls at which those that have ended are dropped
+  std::vector<UniqueFunction<void()>> told_;
+};
+
+}  // namespace troupe::rpc::detail

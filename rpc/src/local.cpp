@@ -1,0 +1,143 @@
+// What an endpoint sends to itself: messages, and calls that need none.
+#include "call_scope.hpp"
+#include "endpoint_parts.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+/// Deliveries of an endpoint to itself that may lie in one another on the stack.
+constexpr int kMaxLocalDepth = 8;
+}  // namespace
+
+/// A delivery on the stack; it is done in nobody's name.
+class Endpoint::Deeper {
+ public:
+  explicit Deeper(Endpoint& endpoint) : depth_(endpoint.local_depth_), none_(endpoint.loop_, nullptr) {
+    ++depth_;
+  }
+  ~Deeper() { --depth_; }
+  Deeper(const Deeper&) = delete;
+  Deeper& operator=(const Deeper&) = delete;
+
+ private:
+  int& depth_;
+  Loop::Context none_;
+};
+
+Result<void> Endpoint::send_local(OutFrame frame) {
+  auto message = InMessage::parse(std::move(frame.head), std::move(frame.parts));
+  if (!message) return message.error();
+  deliver_local({std::move(*message), nullptr, nullptr});
+  return {};
+}
+
+/// Things are delivered at once, unless the stack is deep already: a chain of calls, each made by the answer
+/// to the one before, or by the method called, may have any length.
+bool Endpoint::may_deliver() const {
+  return local_depth_ < kMaxLocalDepth && local_waiting_.empty();
+}
+
+void Endpoint::wait_local(Local local) {
+  local_waiting_.push_back(std::move(local));
+  if (!local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
+}
+
+void Endpoint::deliver_local(Local local) {
+  if (!may_deliver()) return wait_local(std::move(local));
+  const Deeper deeper(*this);
+  hand_over(std::move(local));
+}
+
+void Endpoint::hand_over(Local local) {
+  if (local.message) return deliver(kLocal, std::move(local.message));
+  if (local.result) return give(local.call_id, *local.result);
+  ++stats_.calls_received;
+  if (local.call->cancelled()) return;
+  if (inbound_calls_ > options_.max_inbound_calls)
+    return local.call->reply_error(
+        {Code::kResourceExhausted,
+         std::to_string(options_.max_inbound_calls) + " calls wait for their answers here already"});
+  events_.on_call(std::move(local.call));
+}
+
+void Endpoint::deliver_waiting_local() {
+  // Those that come meanwhile wait for the loop's next round.
+  for (std::size_t left = local_waiting_.size(); left > 0 && !local_waiting_.empty(); --left) {
+    Local local = std::move(local_waiting_.front());
+    local_waiting_.pop_front();
+    hand_over(std::move(local));
+  }
+  if (!local_waiting_.empty() && !local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
+}
+
+// ---- Calls without a message --------------------------------------------------------------------
+
+std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Duration timeout,
+                                      const TraceContext& trace, BodyWriter body, ReplySink& sink,
+                                      detail::CallScope* scope) {
+  std::unique_ptr<detail::DirectCall> direct;
+  try {
+    direct =
+        body.copy({MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace});
+  } catch (...) {
+    sink.on_reply(detail::current_exception_error("copying the arguments"));
+    return 0;
+  }
+  OpenCall& opened = open_call();
+  opened.sink = &sink;
+  opened.target = target;
+  const std::uint64_t call_id = opened.id();
+  const TimePoint deadline = loop_.fresh_now() + timeout;
+  loop_.schedule(opened, deadline);
+  ++stats_.calls_sent;
+  if (scope) scope->add(call_id);
+  direct->header.call_id = call_id;
+  deliver_local({nullptr, std::make_unique<InboundCall>(*this, std::move(direct), deadline), nullptr});
+  return call_id;
+}
+
+InboundCall::InboundCall(Endpoint& endpoint, std::unique_ptr<detail::DirectCall> direct, TimePoint deadline)
+    : endpoint_(&endpoint), session_(kLocal), direct_(std::move(direct)), deadline_(deadline) {
+  enlist();
+}
+
+namespace {
+class DirectError final : public detail::DirectResult {
+ public:
+  explicit DirectError(Error error) : error_(std::move(error)) {}
+  void give(ReplySink& sink) override { sink.on_reply(std::move(error_)); }
+  std::unique_ptr<DirectResult> keep() override { return std::make_unique<DirectError>(std::move(error_)); }
+
+ private:
+  Error error_;
+};
+}  // namespace
+
+void InboundCall::reply_directly(detail::DirectResult& result) {
+  if (!endpoint_) return;
+  Endpoint& endpoint = *endpoint_;
+  endpoint.forget(*this);
+  if (!cancelled_) endpoint.answer_directly(header().call_id, result);
+}
+
+void InboundCall::reply_directly_error(Error error) {
+  DirectError result(std::move(error));
+  reply_directly(result);
+}
+
+void Endpoint::answer_directly(std::uint64_t call_id, detail::DirectResult& result) {
+  if (!may_deliver()) return wait_local({nullptr, nullptr, result.keep(), call_id});
+  const Deeper deeper(*this);
+  give(call_id, result);
+}
+
+void Endpoint::give(std::uint64_t call_id, detail::DirectResult& result) {
+  OpenCall* open = find_call(call_id);
+  if (!open || open->target.session != kLocal) {
+    ++stats_.replies_late;
+    return;
+  }
+  result.give(release(*open));  // last: it may do anything
+}
+
+}  // namespace troupe::rpc

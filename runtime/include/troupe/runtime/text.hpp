@@ -1,0 +1,33 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string_view>
+
+namespace troupe {
+
+/// Edits (insert, delete, replace) that make `b` of `a` (Levenshtein).
+std::size_t edit_distance(std::string_view a, std::string_view b);
+
+/// Finds what somebody may have meant who wrote `name`: offer() the names that there are, then best().
+class NearestName {
+ public:
+  explicit NearestName(std::string_view name)
+      : name_(name), distance_(std::max<std::size_t>(2, name.size() / 3) + 1) {}
+  /// `known` must outlive this.
+  void offer(std::string_view known) { offer(known, edit_distance(name_, known)); }
+  void offer(std::string_view known, std::size_t distance) {
+    if (distance >= distance_) return;
+    distance_ = distance;
+    best_ = known;
+  }
+  /// Empty: none is near.
+  std::string_view best() const { return best_; }
+
+ private:
+  std::string_view name_;
+  std::size_t distance_;  // what is not nearer than this is not meant
+  std::string_view best_;
+};
+
+}  // namespace troupe
