@@ -75,7 +75,8 @@ bool Loop::run_if_free(const std::function<void()>& task) {
   if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
   task();
   // Somebody who begins one call after another shall not pay for a poll with each.
-  if (now - polled_at_ >= kPollAgain) {
+  // Simulated time stands still meanwhile.
+  if (now - polled_at_ >= kPollAgain || options_.idle) {
     polled_at_ = now;
     poll();
   } else if (!ready_.empty()) {

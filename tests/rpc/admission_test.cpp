@@ -132,7 +132,9 @@ TEST_CASE_TEMPLATE("admission: another secret, or none on one side, is refused o
                    TROUPE_ENDPOINT_TRANSPORTS) {
   const std::array<std::pair<std::string, std::string>, 4> secrets{
       {{kSecret, "another secret of the tests"}, {kSecret, kSecret + "!"}, {kSecret, ""}, {"", kSecret}}};
-  for (const auto& [ours, theirs] : secrets) {
+  for (const auto& pair : secrets) {
+    const std::string& ours = pair.first;
+    const std::string& theirs = pair.second;
     CAPTURE(ours);
     CAPTURE(theirs);
     Duo<Kind> duo(knowing(1, "alice", ours), knowing(2, "bob", theirs));
