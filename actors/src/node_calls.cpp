@@ -259,7 +259,8 @@ Membership Node::membership() {
   return impl_->directory.list();
 }
 
-Result<void> Node::barrier(std::string_view name, std::vector<std::string> participants, Duration timeout) {
+Result<void> Node::barrier(std::string_view name, const std::vector<std::string>& participants,
+                           Duration timeout) {
   // The registry keeps the deadline, so that its answer can say who is missing.
   return rpc::call_sync<void>(*impl_->endpoint, {impl_->registry_session, kRegistryActor}, "barrier",
                               "barrier '" + std::string(name) + "'", {.timeout = timeout + kAnswerTime}, name,

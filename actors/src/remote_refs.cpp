@@ -39,7 +39,7 @@ class RemoteObject final : public std::enable_shared_from_this<RemoteObject> {
   class Call;
   /// The same for the creation.
   class Creation;
-  void finish_creation(Result<void> outcome);
+  void finish_creation(const Result<void>& outcome);
 
   std::weak_ptr<OwnedObjects> owner_;  // gone: the node is
   rpc::Endpoint& endpoint_;
@@ -131,7 +131,7 @@ void RemoteObject::create(std::uint64_t node_id, std::uint64_t number, rpc::Meth
       method, options, body, *new Creation(shared_from_this()));
 }
 
-void RemoteObject::finish_creation(Result<void> outcome) {
+void RemoteObject::finish_creation(const Result<void>& outcome) {
   if (outcome)
     made_ = true;
   else
@@ -256,7 +256,7 @@ void OwnedObjects::tell_what_is_held(std::uint64_t node_id, At& at) {
   const std::vector<std::uint64_t> held(at.held.begin(), at.held.end());
   rpc::call_async<void>(*node_.endpoint, {*session, kObjectsActor}, "keep_only", "telling what is held",
                         {.timeout = kListTimeout, .detached = true}, next_number_, held)
-      .then([weak = weak_from_this(), node_id, told = at.releases](Result<void> outcome) {
+      .then([weak = weak_from_this(), node_id, told = at.releases](const Result<void>& outcome) {
         const auto self = weak.lock();
         if (!self) return;
         const auto found = self->at_.find(node_id);

@@ -1,5 +1,6 @@
 // Objects that a node makes at another one: they are called at once, live as long as somebody holds them, and
 // no longer than their owner.
+#include <array>
 #include <map>
 #include <mutex>
 #include <random>
@@ -98,11 +99,12 @@ TEST_CASE_TEMPLATE("remote: an object is called at once, and ends with its last 
   {
     auto ref = make(owner, "host", 1, 5);
     std::vector<rpc::Future<std::int64_t>> sums;
+    sums.reserve(10);
     for (int i = 0; i < 10; ++i) sums.push_back(ref.template rpc_async<std::int64_t>("add", 1));
     for (int i = 0; i < 10; ++i) CHECK(sums[static_cast<std::size_t>(i)].get().value() == 6 + i);
     CHECK(ref.created().get().ok());
-    const auto copy = ref;
-    CHECK(copy.template rpc_sync<std::int64_t>("add", 10).value() == 25);
+    const std::array copies{ref, ref};
+    CHECK(copies[1].template rpc_sync<std::int64_t>("add", 10).value() == 25);
     CHECK(code_of(ref.template rpc_sync<std::int64_t>("subtract", 1)) == Code::kUnimplemented);
     CHECK(lives->alive(1));
   }

@@ -171,7 +171,7 @@ class TensorStream {
   void send() {
     const Loop::Turn turn(node_.loop());
     ++open_;
-    node_.rpc_async<void>("echo", "take", tensor_).then([this](Result<void> done) {
+    node_.rpc_async<void>("echo", "take", tensor_).then([this](const Result<void>& done) {
       --open_;
       ++sent_;
       done.value();

@@ -44,7 +44,7 @@ struct Middle {
         .add("ask_then_keep",
              [](Middle& self) {
                return call_async<std::int64_t>(*self.endpoint, self.service, "add", "add", {}, 1, 2)
-                   .then([&self](Result<std::int64_t>) { return self.keep(Duration(0)); });
+                   .then([&self](const Result<std::int64_t>&) { return self.keep(Duration(0)); });
              })
         .add("keep_detached",
              [](Middle& self) {

@@ -145,7 +145,7 @@ TEST_CASE("future: cancelling ends it, tells the promise, and goes back along a 
   CHECK(chained.get().error().code == Code::kCancelled);
 
   Promise<int> quick(real.loop);
-  auto nested = quick.future().then([&](Result<int>) { return inner.future(); });
+  auto nested = quick.future().then([&](const Result<int>&) { return inner.future(); });
   quick.set(1);
   nested.cancel();
   CHECK(told == 3);

@@ -26,7 +26,7 @@ class Self final : public EndpointEvents {
                return std::string(text) + std::to_string(bytes.size());
              })
         .add("change",
-             [](State&, std::vector<float> values, Tensor tensor) {
+             [](State&, std::vector<float> values, const Tensor& tensor) {
                values[0] = 9;
                tensor.as<float>()[0] = 9;
                return static_cast<std::int64_t>(values.size());

@@ -37,7 +37,7 @@ struct Source {
       const auto room = out.write(from++);
       if (!room) return;
       if (*room) continue;
-      return out.room().then([&out, from, to](Result<void> ready) {
+      return out.room().then([&out, from, to](const Result<void>& ready) {
         if (ready) pour(out, from, to);
       });
     }

@@ -212,12 +212,14 @@ class Node {
                                                           const std::vector<std::string>& actors,
                                                           std::string_view method, const Args&... args) {
     std::vector<rpc::Future<R>> calls;
+    calls.reserve(actors.size());
     for (const std::string& actor : actors)
       calls.push_back(rpc_async_with<R>(options, actor, method, args...));
     return rpc::when_all_settled(loop(), std::move(calls))
         .then([actors](Result<std::vector<Result<R>>> results) -> Result<std::vector<ActorAnswer<R>>> {
           if (!results) return std::move(results).error();
           std::vector<ActorAnswer<R>> answers;
+          answers.reserve(actors.size());
           for (std::size_t i = 0; i < actors.size(); ++i)
             answers.push_back({actors[i], std::move((*results)[i])});
           return answers;
@@ -268,7 +270,7 @@ class Node {
   /// Waits until each of the nodes named `participants`, of which this is one, is in barrier() with this
   /// `name` and the same participants. kUnavailable at once if one of them dies or leaves, or has before;
   /// kDeadlineExceeded names those who did not come. A name may be used again and again.
-  Result<void> barrier(std::string_view name, std::vector<std::string> participants, Duration timeout);
+  Result<void> barrier(std::string_view name, const std::vector<std::string>& participants, Duration timeout);
   /// Calls `watcher` on the loop at every change from now on, in order, until unwatch() of the number
   /// returned. It may make calls and wait for them, and is then called again meanwhile if more changes.
   std::uint64_t watch(std::function<void(const MembershipChange&)> watcher);

@@ -33,8 +33,10 @@ Result<R> decode_reply(
   if (!reply) return with_context(std::move(reply).error(), std::string(what));
   const InMessage& message = **reply;
   if (message.is_error()) {
-    const std::string name(what);
-    return with_context(explain(message.error(), method_in(name), signature), name);
+    const auto named = [&](const std::string& name) {
+      return with_context(explain(message.error(), method_in(name), signature), name);
+    };
+    return named(std::string(what));
   }
   if constexpr (std::is_void_v<R>) {
     return {};

@@ -18,6 +18,7 @@ namespace detail {
 template <class P, class T>
 void pass_on_cancel(Promise<P>& promise, const std::vector<Future<T>>& futures) {
   std::vector<std::weak_ptr<Cancellable>> all;
+  all.reserve(futures.size());
   for (const Future<T>& future : futures) all.push_back(future.cancellable());
   promise.on_cancel([all = std::move(all)] {
     for (const auto& each : all)
