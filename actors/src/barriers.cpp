@@ -45,9 +45,9 @@ rpc::Future<void> Barriers::enter(const std::string& name, const std::string& no
   loop_.schedule_after(*arrival, timeout);
   barrier.arrived.emplace(node, std::move(arrival));
   if (barrier.arrived.size() == participants.size()) {
-    Barrier full = std::move(barrier);
+    const Barrier full = std::move(barrier);
     barriers_.erase(name);
-    end(std::move(full), {});
+    end(full, {});
   }
   return future;
 }
@@ -63,12 +63,12 @@ void Barriers::gone(const std::string& node, const std::string& why) {
     broken.push_back(std::move(next->second));
     next = barriers_.erase(next);
   }
-  for (Barrier& barrier : broken) end(std::move(barrier), gone_error(node, why));
+  for (const Barrier& barrier : broken) end(barrier, gone_error(node, why));
 }
 
 /// Those who are set may come to the next barrier from inside: so it is no member any more.
-void Barriers::end(Barrier barrier, const Result<void>& outcome) {
-  for (auto& [node, arrival] : barrier.arrived) arrival->promise.set(outcome);
+void Barriers::end(const Barrier& barrier, const Result<void>& outcome) {
+  for (const auto& [node, arrival] : barrier.arrived) arrival->promise.set(outcome);
 }
 
 std::unique_ptr<Barriers::Arrival> Barriers::take(const std::string& barrier, const std::string& node) {

@@ -47,7 +47,7 @@ class Barriers {
   };
   void give_up(const std::string& barrier, const std::string& node);
   std::unique_ptr<Arrival> take(const std::string& barrier, const std::string& node);
-  static void end(Barrier barrier, const Result<void>& outcome);
+  static void end(const Barrier& barrier, const Result<void>& outcome);
 
   Loop& loop_;
   std::map<std::string, Barrier> barriers_;  // at which somebody waits

@@ -34,6 +34,7 @@ TEST_CASE("delivery: a busy actor's mailbox is bounded, past it calls are refuse
   REQUIRE(second.wait_for_actor("relay", kPatience).ok());
   // The relay waits inside of its method; what comes meanwhile is for its mailbox.
   std::vector<rpc::Future<std::int64_t>> calls;
+  calls.reserve(5);
   for (int i = 0; i < 5; ++i)
     calls.push_back(
         second.rpc_async<std::int64_t>("relay", "ask", std::string("holder"), std::string("hold")));

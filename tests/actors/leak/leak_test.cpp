@@ -78,6 +78,8 @@ void one_life(RealCluster& cluster, Node& survivor) {
   Changes changes(survivor);
   std::vector<rpc::Future<std::int64_t>> small;
   std::vector<rpc::Future<Tensor>> tensors;
+  small.reserve(100);
+  tensors.reserve(4);
   for (int i = 0; i < 100; ++i) small.push_back(survivor.rpc_async<std::int64_t>("peer", "count"));
   for (int i = 0; i < 4; ++i) tensors.push_back(survivor.rpc_async<Tensor>("peer", "add", large, large));
   peer.kill();
