@@ -39,6 +39,7 @@ TEST_CASE("head pool: other threads may drop buffers, also after the pool has go
     std::vector<std::thread> threads;
     for (int t = 0; t < 3; ++t) {
       std::vector<Buffer> buffers;
+      buffers.reserve(40);
       for (int i = 0; i < 40; ++i) buffers.push_back(pool->acquire(i % 2 == 0 ? 10 : 1000));
       threads.emplace_back([taken = std::move(buffers)]() mutable { taken.clear(); });
     }
