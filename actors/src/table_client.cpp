@@ -73,18 +73,46 @@ Result<std::unique_ptr<TableClient>> TableClient::open(Node& node, shards::Table
 }
 
 Result<void> TableClient::join() {
-  if (joined_ || !bounded()) return {};
-  joined_ = true;  // of some servers at least, so that leave() tells them
-  for (const std::string& server : servers_) {
-    auto clock = node_.rpc_sync_with<std::uint64_t>({.timeout = timeout_}, server, "join_worker", spec_.name,
-                                                    worker_, node_.id());
-    if (!clock) {
-      leave();
-      return clock.error();
-    }
-    clock_ = std::max(clock_, *clock);
+  return join_together({this});
+}
+
+Result<void> TableClient::join_together(const std::vector<TableClient*>& tables) {
+  std::vector<TableClient*> joining;
+  std::vector<rpc::Future<std::uint64_t>> joined;
+  for (TableClient* table : tables) {
+    if (!table->bounded() || std::exchange(table->joined_, true)) continue;  // of some servers at least
+    joining.push_back(table);
+    for (const std::string& server : table->servers_)
+      joined.push_back(table->node_.rpc_async_with<std::uint64_t>({.timeout = table->timeout_}, server,
+                                                                  "join_worker", table->spec_.name,
+                                                                  table->worker_, table->node_.id()));
   }
-  return {};
+  std::uint64_t clock = 0;
+  for (const TableClient* table : tables) clock = std::max(clock, table->clock_);
+  std::optional<Error> failed;
+  for (auto& each : joined) {
+    auto least = each.get();
+    if (least)
+      clock = std::max(clock, *least);
+    else
+      failed = least.error();
+  }
+  // Every gate hears of the clock now: one that thought this worker further behind than it is would hold
+  // others back until its next pull there, which may wait for them.
+  std::vector<rpc::Future<void>> told;
+  for (TableClient* table : tables) {
+    table->clock_ = clock;
+    if (!table->joined_ || failed) continue;
+    for (const std::string& server : table->servers_)
+      told.push_back(table->node_.rpc_async_with<void>({.timeout = table->timeout_}, server, "advance",
+                                                       table->spec_.name,
+                                                       WorkerClock{table->worker_, clock}));
+  }
+  for (auto& each : told)
+    if (auto heard = each.get(); !heard) failed = heard.error();
+  if (!failed) return {};
+  for (TableClient* table : joining) table->leave();
+  return *failed;
 }
 
 void TableClient::leave() {

@@ -57,6 +57,8 @@ Result<Worker::Tables*> Worker::open(TableSet set) {
   if (!entities) return entities.error();
   auto relations = TableClient::open(node_, relation_table(settings_, consistency, suffix), servers);
   if (!relations) return relations.error();
+  if (auto joined = TableClient::join_together({entities->get(), relations->get()}); !joined)
+    return joined.error();
   return &(tables_[set] = Tables{std::move(*entities), std::move(*relations)});
 }
 
@@ -83,8 +85,8 @@ Result<WorkDone> Worker::train(const Work& work) {
   if (!opened) return opened.error();
   Tables& tables = **opened;
   if (std::exchange(resting_, false))
-    for (auto* table : {tables.entities.get(), tables.relations.get()})
-      if (auto joined = table->join(); !joined) return joined.error();
+    if (auto joined = TableClient::join_together({tables.entities.get(), tables.relations.get()}); !joined)
+      return joined.error();
 
   sampler_.sample(work.epoch, work.index, batch_);
   planner_.make(batch_, plan_);

@@ -462,3 +462,32 @@ TEST_CASE("who rejoins a table of bounded staleness begins where the slowest is"
   REQUIRE(a->pull(keys, other.data()).get().ok());
   CHECK(waiting.get().ok());
 }
+
+TEST_CASE("tables joined together have one clock, so that their workers never wait for each other") {
+  SimCluster cluster;
+  const auto names = add_servers(cluster, 2);
+  auto spec = exact_spec(shards::TableKind::kEmbedding);
+  spec.consistency = shards::BoundedStaleness{1};
+  auto other_spec = spec;
+  other_spec.name = "other";
+  Node& node = cluster.add("worker");
+  const std::vector<std::uint64_t> keys{1};
+  std::vector<float> row(5), second(5);
+  const auto a = open_table(node, spec, names, 1), a_other = open_table(node, other_spec, names, 1);
+  const auto b = open_table(node, spec, names, 2), b_other = open_table(node, other_spec, names, 2);
+  // Worker 2 rests; meanwhile worker 1 has come far in one table, and in the other one, too.
+  b->leave(), b_other->leave();
+  a->set_clock(5), a_other->set_clock(9);
+  REQUIRE(a->pull(keys, row.data()).get().ok());
+  REQUIRE(a_other->pull(keys, row.data()).get().ok());
+  REQUIRE(TableClient::join_together({b.get(), b_other.get()}).ok());
+  CHECK(b->clock() == 9);
+  CHECK(b_other->clock() == 9);
+  // The gates have heard: worker 1, at 9 in both, need not wait for a pull of worker 2's.
+  REQUIRE(TableClient::join_together({a.get(), a_other.get()}).ok());
+  CHECK(a->clock() == 9);
+  REQUIRE(a->pull(keys, row.data()).get().ok());
+  auto pulled = b->pull(keys, row.data()), pulled_other = b_other->pull(keys, second.data());
+  CHECK(pulled.get().ok());
+  CHECK(pulled_other.get().ok());
+}

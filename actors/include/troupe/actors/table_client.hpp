@@ -77,6 +77,11 @@ class TableClient {
   void leave();
   /// Takes part again after leave(), from the clock of the slowest worker on if that is ahead. Idempotent.
   Result<void> join();
+  /// Joins all of them, or none that had not joined before, and gives them one clock: the largest of theirs,
+  /// or that of the slowest worker if it is ahead. A worker that uses several tables of bounded staleness for
+  /// each batch joins them together: with clocks of their own two workers can wait for each other, each at
+  /// the table in which it is ahead, until the timeout.
+  static Result<void> join_together(const std::vector<TableClient*>& tables);
 
  private:
   TableClient(Node& node, shards::TableSpec spec, std::vector<std::string> servers, const Options& options);
