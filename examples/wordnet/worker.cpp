@@ -230,7 +230,10 @@ class WorkerProcess {
         continue;
       }
       auto outcome = worker.run(*next);
-      if (!outcome) return fail(outcome.error());
+      if (!outcome) {
+        worker.rest();  // at the bound others wait for those who take part, also for who has failed
+        return fail(outcome.error());
+      }
       done = *outcome;
     }
   }
