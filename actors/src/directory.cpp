@@ -8,6 +8,7 @@ namespace troupe {
 
 namespace {
 constexpr std::size_t kMaxGone = 4096;
+constexpr std::size_t kMaxOver = 1 << 16;
 }  // namespace
 
 void Directory::reset(const Membership& membership) {
@@ -72,6 +73,11 @@ void Directory::apply(const MembershipChange& change) {
 
 void Directory::remove_member(const Member& member, const std::string& why) {
   members_.erase(member.node_id);
+  if (over_.insert(member.node_id).second) over_in_order_.push_back(member.node_id);
+  if (over_in_order_.size() > kMaxOver) {
+    over_.erase(over_in_order_.front());
+    over_in_order_.pop_front();
+  }
   std::erase_if(actors_, [&](const auto& entry) {
     if (entry.second.node_id != member.node_id) return false;
     if (gone_.size() < kMaxGone) gone_[entry.first] = why;

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include <troupe/actors/membership.hpp>
@@ -27,6 +29,8 @@ class Directory {
   /// kNotFound, with the nearest name, or kUnavailable if its node died or left.
   Result<NamedActor> find_actor(std::string_view name) const;
   const Member* find_member(std::uint64_t node_id) const;
+  /// Whether this life of a node has ended for the cluster: it died, or was taken for dead, or left.
+  bool is_over(std::uint64_t node_id) const { return over_.contains(node_id); }
   const Member* find_member_named(std::string_view name) const;
   Membership list() const;
   std::uint64_t version() const { return version_; }
@@ -43,6 +47,9 @@ class Directory {
   std::unordered_map<std::string, NamedActor, StringHash, std::equal_to<>> actors_;
   /// Why names that were there are gone, so that a late caller hears the truth. Bounded.
   std::unordered_map<std::string, std::string, StringHash, std::equal_to<>> gone_;
+  /// Node ids, each of one life, that are no more; the latest, in the order in which they went.
+  std::unordered_set<std::uint64_t> over_;
+  std::deque<std::uint64_t> over_in_order_;
 };
 
 }  // namespace troupe

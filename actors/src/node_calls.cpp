@@ -101,6 +101,14 @@ std::vector<std::string> Node::actors_of(std::string_view role) const {
 
 // ---- Sessions -----------------------------------------------------------------------------------
 
+/// A node id is one life of a node: what the cluster has taken for dead, and given its names to others, has
+/// no way back but to start anew.
+Result<void> NodeImpl::may_meet(const rpc::Peer& peer) {
+  if (!directory.is_over(peer.node_id)) return {};
+  return Error{Code::kUnavailable, "node '" + peer.node_name +
+                                       "' has left this cluster or was taken for dead by it; start it anew"};
+}
+
 void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
   // Whoever took a dead node's address is not that node.
   std::erase_if(sessions,
@@ -183,14 +191,12 @@ void NodeImpl::apply_change(const MembershipChange& change) {
   if (gone) objects->hosted->owner_gone(change.member.node_id);
 
   if (gone) {
-    if (const auto session = sessions.find(change.member.node_id); session != sessions.end()) {
-      const rpc::SessionId to_it = session->second;
-      sessions.erase(session);
-      // Who leaves says goodbye itself, after the answers that are still under way to it.
-      if (change.event == MembershipEvent::kDied)
-        endpoint->close(to_it,
-                        {Code::kUnavailable, "node '" + change.member.name + "' is gone: " + change.reason});
-    }
+    sessions.erase(change.member.node_id);
+    // Who leaves says goodbye itself, after the answers that are still under way to it.
+    if (change.event == MembershipEvent::kDied)
+      endpoint->close_all_with(
+          change.member.node_id,
+          {Code::kUnavailable, "node '" + change.member.name + "' is gone: " + change.reason});
   }
   for (const std::string& name : ended)
     end_proxy(name,

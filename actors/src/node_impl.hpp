@@ -56,6 +56,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   // node_calls.cpp: calls and membership
   void on_call(rpc::InboundCallPtr call) override;
   bool takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) override;
+  Result<void> may_meet(const rpc::Peer& peer) override;
   void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
   void on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) override;
   Result<rpc::CallTarget> resolve(std::string_view actor);

@@ -50,6 +50,13 @@ void Endpoint::close(SessionId session, const Error& why) {
   end_session(session, why, false);
 }
 
+void Endpoint::close_all_with(std::uint64_t node_id, const Error& why) {
+  std::vector<SessionId> with_it;
+  for (const auto& [id, session] : sessions_)
+    if (session->peer.node_id == node_id) with_it.push_back(id);
+  for (const SessionId id : with_it) close(id, why);
+}
+
 void Endpoint::end_session(SessionId session, Error error, bool tell) {
   const auto found = sessions_.find(session);
   if (found == sessions_.end()) return;
@@ -160,6 +167,7 @@ void Endpoint::on_hello(Session& session, const Peer& peer, std::span<const std:
   if (!options_.secret.empty() &&
       peer.node_id != (peer.incoming ? terms.dialling_node : terms.listening_node))
     return no(Code::kUnauthenticated, "the hello is of another node than the proof");
+  if (auto may = events_.may_meet(peer); !may) return no(may.error().code, may.error().message);
   if (auto opened = transport_->open_data(session.link, data_address); !opened)
     return no(opened.error().code, "no way for data: " + opened.error().message);
   transport_->admit(session.link);

@@ -299,6 +299,38 @@ TEST_CASE("a node cut off from the first one is out for both; those it can reach
   cluster.world.set_partition("alice", "carol", false);
 }
 
+TEST_CASE("who was taken for dead has no way back: its calls are refused, whoever has its name now") {
+  SimCluster cluster;
+  Node& alice = cluster.add("alice");
+  Node& bob = cluster.add("bob");
+  Node& zombie = cluster.add("carol");
+  for (Node* node : {&alice, &bob}) REQUIRE(node->spawn<Calculator>("calculator-" + node->name()).ok());
+  REQUIRE(zombie.spawn<Calculator>("calculator").ok());
+  for (const char* name : {"calculator-alice", "calculator-bob"})
+    REQUIRE(zombie.wait_for_actor(name, kPatience).ok());
+  REQUIRE(zombie.rpc_sync<std::int64_t>("calculator-bob", "count").ok());
+  Changes at_bob(bob);
+  cluster.world.set_partition("alice", "carol", true);
+  REQUIRE(cluster.wait(*at_bob.signal(MembershipEvent::kDied, "carol")));
+  cluster.world.set_partition("alice", "carol", false);
+  SUBCASE("with its name free") {}
+  SUBCASE("with another under its name") {
+    auto heir = cluster.start({.name = "carol"});
+    REQUIRE_MESSAGE(heir.ok(), text_of(heir));
+    REQUIRE((*heir)->spawn<Calculator>("calculator").ok());
+    REQUIRE(bob.wait_for_actor("calculator", kPatience).ok());
+    CHECK(bob.rpc_sync<std::int64_t>("calculator", "count").ok());
+  }
+  // It dials anew, and neither the first node nor the other one lets it in.
+  for (const char* name : {"calculator-alice", "calculator-bob"}) {
+    const TimePoint start = cluster.world.clock().now();
+    const auto refused = zombie.rpc_sync<std::int64_t>(name, "count");
+    CHECK(code_of(refused) == Code::kUnavailable);
+    CHECK(cluster.since(start) < std::chrono::seconds(1));
+  }
+  CHECK(contains(text_of(zombie.rpc_sync<std::int64_t>("calculator-bob", "count")), "start it anew"));
+}
+
 TEST_CASE("a missed notice is made up for") {
   SimCluster cluster;
   Node& alice = cluster.add("alice");

@@ -78,6 +78,12 @@ class EndpointEvents {
     (void)actor, (void)method, (void)type;
     return false;
   }
+  /// Whether a session with this peer, which has just said who it is, may begin; the error is the refusal
+  /// that it gets.
+  virtual Result<void> may_meet(const Peer& peer) {
+    (void)peer;
+    return {};
+  }
   /// Calls can go both ways.
   virtual void on_session(SessionId session, const Peer& peer) = 0;
   /// Once for every session that did not end by close(), also for one that was never ready. All its
@@ -115,6 +121,8 @@ class Endpoint final : private TransportEvents {
   Result<SessionId> connect(std::string_view address);
   /// Ends a session, telling the peer `why`; its open calls are answered with that error.
   void close(SessionId session, const Error& why);
+  /// close() for every session with this node.
+  void close_all_with(std::uint64_t node_id, const Error& why);
   const Peer* peer(SessionId session) const;
   bool ready(SessionId session) const;
 
