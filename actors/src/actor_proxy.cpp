@@ -21,20 +21,23 @@ void answer_error(const caf::strong_actor_ptr& sender, caf::message_id id, const
 /// A call on behalf of a CAF actor; deletes itself with the answer.
 class ProxyCall final : public rpc::ReplySink {
  public:
-  ProxyCall(caf::strong_actor_ptr sender, caf::message_id id, std::string what)
-      : sender_(std::move(sender)), id_(id), what_(std::move(what)) {}
+  ProxyCall(caf::actor_system& system, caf::strong_actor_ptr sender, caf::message_id id, std::string what)
+      : system_(system), sender_(std::move(sender)), id_(id), what_(std::move(what)) {}
 
   void on_reply(Result<std::unique_ptr<rpc::InMessage>> reply) override {
     const std::unique_ptr<ProxyCall> self(this);
     if (!reply) return answer_error(sender_, id_, with_context(reply.error(), what_));
     if ((*reply)->is_error()) return answer_error(sender_, id_, with_context((*reply)->error(), what_));
-    auto values = read_values(**reply);
-    if (!values) return answer_error(sender_, id_, with_context(values.error(), what_));
+    CafElements values;
+    if (auto read = read_values(system_, **reply, values); !read)
+      return answer_error(sender_, id_, with_context(read.error(), what_));
     sender_->enqueue(
-        caf::make_mailbox_element(nullptr, id_.response_id(), caf::no_stages, std::move(*values)), nullptr);
+        caf::make_mailbox_element(nullptr, id_.response_id(), caf::no_stages, to_message(std::move(values))),
+        nullptr);
   }
 
  private:
+  caf::actor_system& system_;
   caf::strong_actor_ptr sender_;
   caf::message_id id_;
   std::string what_;
@@ -49,16 +52,15 @@ void ActorProxy::enqueue(caf::mailbox_element_ptr element, caf::execution_unit*)
   if (message.match_elements<caf::down_msg>()) return;
   const caf::strong_actor_ptr sender = element->sender;
   const caf::message_id id = element->mid;
-  auto method = method_of(message.content());
-  if (!method) return answer_error(sender, id, method.error());
-  if (auto sendable = check_arguments(message.content()); !sendable)
-    return answer_error(sender, id, with_context(sendable.error(), name_ + "." + *method));
+  CafCall call = call_of(message.content());
 
   std::lock_guard lock(mutex_);
   if (!node_) return answer_error(sender, id, {Code::kUnavailable, "the actor '" + name_ + "' is gone"});
+  if (auto sendable = check_elements(*node_->system, message.content(), call.first); !sendable)
+    return answer_error(sender, id, with_context(sendable.error(), name_ + "." + call.method));
   // A node runs what its proxies have posted before it goes.
-  node_->loop->post([node = node_, name = name_, method = std::move(*method), message = std::move(message),
-                     sender, id] { node->call_dynamic(name, method, message, sender, id); });
+  node_->loop->post([node = node_, name = name_, call = std::move(call), message = std::move(message), sender,
+                     id] { node->call_dynamic(name, call, message, sender, id); });
 }
 
 void ActorProxy::kill_proxy(caf::execution_unit* context, caf::error reason) {
@@ -69,15 +71,17 @@ void ActorProxy::kill_proxy(caf::execution_unit* context, caf::error reason) {
   cleanup(std::move(reason), context);
 }
 
-void NodeImpl::call_dynamic(const std::string& actor, const std::string& method, const caf::message& message,
+void NodeImpl::call_dynamic(const std::string& actor, const CafCall& call, const caf::message& message,
                             const caf::strong_actor_ptr& sender, caf::message_id id) {
-  const std::string what = actor + "." + method;
+  const std::string what = actor + "." + call.method;
   auto target = resolve(actor);
   if (!target) return answer_error(sender, id, with_context(target.error(), what));
-  const rpc::MethodId method_id{rpc::fnv1a(method), 0};
-  const auto body = [&](rpc::OutMessage& out) { write_arguments(message.content(), out); };
+  const rpc::MethodId method_id{rpc::fnv1a(call.method), 0};
+  const auto body = [&](rpc::OutMessage& out) {
+    write_elements(*system, message.content(), call.first, out);
+  };
   if (id.is_request() && sender) {
-    endpoint->call(*target, method_id, {}, body, *new ProxyCall(sender, id, what));
+    endpoint->call(*target, method_id, {}, body, *new ProxyCall(*system, sender, id, what));
   } else {
     (void)endpoint->send(*target, method_id, {}, body);  // nobody waits to hear of an error
   }

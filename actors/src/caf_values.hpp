@@ -1,25 +1,54 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <caf/all.hpp>
 
 #include <troupe/rpc/message.hpp>
 #include <troupe/runtime/result.hpp>
 
-/// CAF messages to and from values on the wire, for the types that troupe/actors/caf.hpp lists.
+/// CAF messages to and from values on the wire: as troupe/actors/caf.hpp says. An element of a type that has
+/// no kind of value is a list of kForeign, the type's announced name, what CAF's inspection wrote, and the
+/// tensors within it.
 namespace troupe {
 
-/// The method that a CAF message to a named actor calls: its first element. kInvalidArgument if that is
-/// neither a string nor an atom.
-Result<std::string> method_of(const caf::type_erased_tuple& message);
+/// A CAF message being made, of elements of types that are known only at run time, too.
+using CafElements = std::vector<caf::type_erased_value_ptr>;
+template <class T>
+void append_element(CafElements& elements, T value) {
+  elements.push_back(caf::make_type_erased_value<T>(std::move(value)));
+}
+caf::message to_message(CafElements elements);
 
-/// Whether elements 1.. can all be sent; kInvalidArgument names the first that cannot.
-Result<void> check_arguments(const caf::type_erased_tuple& message);
-/// Writes elements 1.. as the call's arguments. Precondition: check_arguments().
-void write_arguments(const caf::type_erased_tuple& message, rpc::OutMessage& out);
+/// Marks an element that only a CAF application can read.
+inline constexpr std::string_view kForeign = "caf.type";
+/// The method under which a published actor gets a message that begins with no name.
+inline constexpr std::string_view kWholeMessage = "caf.message";
 
-/// The values of an answer as a CAF message.
-Result<caf::message> read_values(const rpc::InMessage& answer);
+/// What a CAF message to a named actor calls: the method of its first element, if that is a string or an atom
+/// (then the arguments begin at 1), else kWholeMessage (from 0).
+struct CafCall {
+  std::string method;
+  std::size_t first = 0;
+};
+CafCall call_of(const caf::type_erased_tuple& message);
+
+/// Whether elements `first`.. can all be sent; kInvalidArgument names the first that cannot.
+Result<void> check_elements(const caf::actor_system& system, const caf::type_erased_tuple& message,
+                            std::size_t first);
+/// Writes elements `first`.. as values. Precondition: check_elements().
+void write_elements(caf::actor_system& system, const caf::type_erased_tuple& message, std::size_t first,
+                    rpc::OutMessage& out);
+/// The same as one value: the element, or a list if there are several, as other languages' structs are.
+/// Precondition: there is one at least.
+void write_answer(caf::actor_system& system, const caf::type_erased_tuple& message, rpc::OutMessage& out);
+
+/// Appends the values of a message to a CAF message. kUnimplemented: one is of a type that CAF actors cannot
+/// be given, or that this application has not announced.
+Result<void> read_values(caf::actor_system& system, const rpc::InMessage& message, CafElements& out);
 
 }  // namespace troupe

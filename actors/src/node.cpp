@@ -228,6 +228,7 @@ void NodeImpl::answer_everything() {
 
 NodeImpl::~NodeImpl() {
   Loop::Turn turn(*loop);
+  ends->close();
   objects.reset();
   endpoint.reset();
   unit->close();

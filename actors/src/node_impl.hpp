@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,6 +17,7 @@
 
 #include <troupe/actors/node.hpp>
 
+#include "caf_values.hpp"
 #include "directory.hpp"
 #include "loop_unit.hpp"
 #include "registry.hpp"
@@ -33,6 +35,22 @@ inline constexpr std::uint64_t kObjectsActor = 3;   ///< makes and ends objects 
 inline std::uint64_t first_actor(std::uint64_t node_id) {
   return ((node_id << 20) | (1U << 10)) & ~kObjectBit;
 }
+
+/// Hears, on any thread, of the end of the application's actors that are published; outlives the node.
+class EndWatch {
+ public:
+  explicit EndWatch(NodeImpl& node) : node_(&node) {}
+  /// `state` stands for the actor under its name: see PublishedActor.
+  void actor_ended(const std::weak_ptr<void>& state, const std::string& name);
+  void close() {
+    const std::lock_guard lock(mutex_);
+    node_ = nullptr;
+  }
+
+ private:
+  std::mutex mutex_;
+  NodeImpl* node_;
+};
 
 /// What a node is made of. State of the loop, but for what says otherwise.
 struct NodeImpl final : rpc::EndpointEvents {
@@ -72,7 +90,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   Result<rpc::SessionId> meet(std::uint64_t node_id);
 
   // actor_proxy.cpp: named actors as CAF actors
-  void call_dynamic(const std::string& actor, const std::string& method, const caf::message& message,
+  void call_dynamic(const std::string& actor, const CafCall& call, const caf::message& message,
                     const caf::strong_actor_ptr& sender, caf::message_id id);
   void end_proxy(const std::string& actor, const Error& error);
 
@@ -126,6 +144,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::atomic<std::uint64_t> next_token{1};
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::unique_ptr<RemoteObjects> objects;
+  std::shared_ptr<EndWatch> ends = std::make_shared<EndWatch>(*this);
 
   std::thread thread;
   bool alone = false;                  // the first node has gone: deaths are seen by sessions only

@@ -38,7 +38,8 @@ void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call
                               "there is no such method" + std::string(detail::kThereAre) + names(),
                               {},
                               std::string(detail::kNoSuchMethod)});
-  if (header.signature != 0 && header.signature != entry->signature)
+  if (header.signature != 0 && entry->signature != MethodTable::kAnySignature &&
+      header.signature != entry->signature)
     return call->reply_error({Code::kInvalidArgument,
                               "called with other types than " + entry->name + entry->signature_text,
                               {},

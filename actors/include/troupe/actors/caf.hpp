@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include <caf/all.hpp>
 
 #include <troupe/runtime/error.hpp>
@@ -13,18 +15,33 @@
 ///     self->request(shard, 5s, "add", x, y).receive([](const Tensor& sum) { ... },
 ///                                                   [](const caf::error& error) { ... });
 ///
+/// Node::publish(name, actor, methods) is the other way: an actor of the application can be called under that
+/// name from every node. A call of method "add" reaches it as the message (atom "add", arguments...), and
+/// what it responds goes back to the caller.
+///
 /// Arguments and results may be bool, integers and floats of any width, std::string, Tensor, and vectors
-/// of numbers. A Tensor is passed on without copying its elements. Errors arrive as a caf::error of
-/// category "troupe" whose code is a troupe::Code and whose context holds the message. The handle can be
-/// monitored and linked to: when the actor's node dies, or the actor ends, it goes down.
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::Tensor)
-
+/// of numbers; these every caller and method can use. Between CAF applications they, and whole messages
+/// without a leading name to published actors, may be of every type that both have announced with
+/// `config.add_message_type<T>("name")` and that CAF can inspect. A Tensor is passed on without copying its
+/// elements, also as a member of such a type. Errors arrive as a caf::error of category "troupe" whose code
+/// is a troupe::Code and whose context holds the message. The handle can be monitored and linked to: when the
+/// actor's node dies, or the actor ends, it goes down.
 namespace troupe {
+
+/// CAF's inspection of a tensor. Where Troupe carries the message its elements stay where they are; any other
+/// serializer, as that of CAF's I/O module, gets a copy of them. Precondition: host memory.
+caf::error inspect(caf::serializer& sink, Tensor& tensor);
+/// caf::sec::invalid_argument: what is read is no tensor.
+caf::error inspect(caf::deserializer& source, Tensor& tensor);
+/// For CAF's deep_to_string: "float32[512, 200]".
+std::string to_string(const Tensor& tensor);
 
 /// CAF's category of Troupe's errors.
 inline constexpr caf::atom_value kCafErrorCategory = caf::atom("troupe");
 
-/// The CAF form of an error, and back. An error of another category becomes kUnknown with CAF's text.
+/// The CAF form of an error, and back. An error of another category becomes kUnknown with CAF's text, but for
+/// CAF's own words for a dead receiver (kUnavailable), a message nobody handles (kUnimplemented) and a time
+/// that is up (kDeadlineExceeded).
 caf::error to_caf(const Error& error);
 Error from_caf(const caf::actor_system& system, const caf::error& error);
 

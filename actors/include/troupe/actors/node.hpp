@@ -126,6 +126,12 @@ class Node {
   }
   /// Ends a named actor of this node; what it has not begun is answered with an error. kNotFound.
   Result<void> kill(std::string_view name);
+  /// Makes an actor of the application's, of the system in NodeOptions::system, callable under a name from
+  /// every node, CAF or not: see troupe/actors/caf.hpp. `methods`: the names that callers may call; none are
+  /// needed for messages that begin with no name. Calls are handed on at once and run where the actor runs;
+  /// when it ends the name goes. kAlreadyExists as for spawn().
+  Result<void> publish(const std::string& name, const caf::actor& actor,
+                       const std::vector<std::string>& methods = {});
   /// A named actor anywhere in the cluster as an ordinary CAF actor: see troupe/actors/caf.hpp.
   /// kNotFound, kUnavailable as for a call.
   Result<caf::actor> actor(std::string_view name);

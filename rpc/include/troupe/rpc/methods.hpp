@@ -24,6 +24,8 @@ class MethodTable : public std::enable_shared_from_this<MethodTable> {
     const std::shared_ptr<void>& state;
     const MethodTable& table;
   };
+  /// Of a method that takes whatever comes and looks at the types itself.
+  static constexpr std::uint64_t kAnySignature = 0;
   struct Entry {
     std::string name;
     std::string signature_text;

@@ -1,0 +1,160 @@
+#include "published_actor.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <troupe/actors/caf.hpp>
+#include <troupe/actors/node.hpp>
+
+#include "caf_values.hpp"
+#include "node_impl.hpp"
+
+namespace troupe {
+
+namespace {
+
+/// How often calls are looked for that nobody waits for any more.
+constexpr Duration kLookEvery{std::chrono::seconds(1)};
+
+/// CAF packs a short name of letters, digits and '_' into an atom; that is how its actors match names.
+bool can_be_atom(const std::string& name) {
+  return !name.empty() && name.size() <= 10 && std::all_of(name.begin(), name.end(), [](char letter) {
+    return (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'z') ||
+           (letter >= 'A' && letter <= 'Z') || letter == '_';
+  });
+}
+
+}  // namespace
+
+// ---- Responses ----------------------------------------------------------------------------------
+
+void ResponseReceiver::enqueue(caf::mailbox_element_ptr element, caf::execution_unit*) {
+  if (!element->mid.is_response()) return;
+  const std::uint64_t id = element->mid.request_id().integer_value();
+  caf::message message = element->move_content_to_message();
+  const std::lock_guard lock(mutex_);
+  if (!loop_) return;
+  loop_->post([owner = owner_, id, message = std::move(message)] {
+    if (const auto published = owner.lock()) published->respond(id, message);
+  });
+}
+
+void ResponseReceiver::kill_proxy(caf::execution_unit* context, caf::error reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    loop_ = nullptr;
+  }
+  cleanup(std::move(reason), context);
+}
+
+// ---- Calls --------------------------------------------------------------------------------------
+
+PublishedActor::PublishedActor(caf::actor_system& system, Loop& loop, caf::actor actor)
+    : system_(system), loop_(loop), actor_(std::move(actor)), looked_at_(loop.clock().now()) {}
+
+PublishedActor::~PublishedActor() {
+  if (receiver_)
+    static_cast<ResponseReceiver*>(caf::actor_cast<caf::abstract_actor*>(receiver_))
+        ->kill_proxy(nullptr, caf::exit_reason::user_shutdown);
+  for (auto& [id, call] : asked_) call->reply_error({Code::kUnavailable, "the actor has ended"});
+}
+
+void PublishedActor::begin() {
+  caf::actor_config config;
+  receiver_ = caf::make_actor<ResponseReceiver, caf::actor>(system_.next_actor_id(), system_.node(), &system_,
+                                                            config, loop_, weak_from_this());
+}
+
+std::shared_ptr<const rpc::MethodTable> PublishedActor::table(const std::vector<std::string>& methods) {
+  auto table = std::make_shared<rpc::MethodTable>();
+  const auto add = [&](const std::string& name, const std::string& method) {
+    table->add({name, " of a CAF actor", rpc::MethodTable::kAnySignature, nullptr,
+                [method](const rpc::MethodTable::Target& target, rpc::InboundCallPtr call) {
+                  static_cast<PublishedActor*>(target.state.get())->take(method, std::move(call));
+                }});
+  };
+  for (const std::string& name : methods) add(name, name);
+  add(std::string(kWholeMessage), "");
+  return table;
+}
+
+void PublishedActor::take(const std::string& method, rpc::InboundCallPtr call) {
+  CafElements elements;
+  if (can_be_atom(method))
+    append_element(elements, caf::atom_from_string(method));
+  else if (!method.empty())
+    append_element(elements, method);
+  if (auto read = read_values(system_, call->message(), elements); !read)
+    return call->reply_error(read.error());
+  if (call->header().kind == rpc::MessageKind::kOneWay) {
+    actor_->enqueue(caf::make_mailbox_element(nullptr, caf::make_message_id(), caf::no_stages,
+                                              to_message(std::move(elements))),
+                    nullptr);
+    return call->reply_void();
+  }
+  drop_expired();
+  const std::uint64_t id = next_++;
+  asked_.emplace(id, std::move(call));
+  // A dead actor answers too: CAF bounces the request.
+  actor_->enqueue(
+      caf::make_mailbox_element(caf::actor_cast<caf::strong_actor_ptr>(receiver_), caf::make_message_id(id),
+                                caf::no_stages, to_message(std::move(elements))),
+      nullptr);
+}
+
+void PublishedActor::respond(std::uint64_t id, const caf::message& response) {
+  const auto found = asked_.find(id);
+  if (found == asked_.end()) return;
+  const rpc::InboundCallPtr call = std::move(found->second);
+  asked_.erase(found);
+  if (response.match_elements<caf::error>())
+    return call->reply_error(from_caf(system_, response.get_as<caf::error>(0)));
+  if (response.empty()) return call->reply_void();
+  if (auto sendable = check_elements(system_, response.content(), 0); !sendable)
+    return call->reply_error(with_context(sendable.error(), "the response"));
+  call->reply_with([&](rpc::OutMessage& out) { write_answer(system_, response.content(), out); });
+}
+
+void PublishedActor::drop_expired() {
+  if (loop_.now() - looked_at_ < kLookEvery) return;
+  looked_at_ = loop_.now();
+  std::erase_if(asked_, [](auto& entry) {
+    if (!entry.second->cancelled() && !entry.second->expired()) return false;
+    entry.second->reply_error({Code::kDeadlineExceeded, "the actor has not responded"});
+    return true;
+  });
+}
+
+// ---- The node's side ----------------------------------------------------------------------------
+
+Result<void> Node::publish(const std::string& name, const caf::actor& actor,
+                           const std::vector<std::string>& methods) {
+  NodeImpl& node = *impl_;
+  if (!actor) return Error{Code::kInvalidArgument, "an actor to be published as '" + name + "' must exist"};
+  auto state = std::make_shared<PublishedActor>(*node.system, *node.loop, actor);
+  state->begin();
+  const std::weak_ptr<PublishedActor> published = state;
+  if (auto spawned = spawn_state(name, std::move(state), PublishedActor::table(methods)); !spawned)
+    return spawned;
+  // Its end ends the name. Called on whatever thread the actor ends on, perhaps at once, perhaps after the
+  // node, whose proxies know.
+  caf::actor_cast<caf::abstract_actor*>(actor)->attach_functor(
+      [watcher = node.ends, published, name](const caf::error&) { watcher->actor_ended(published, name); });
+  return {};
+}
+
+void EndWatch::actor_ended(const std::weak_ptr<void>& state, const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  if (!node_) return;
+  node_->loop->post([node = node_, state, name] {
+    if (state.expired() || node->closing) return;  // another may have the name now
+    const auto found = node->local_names.find(name);
+    if (found == node->local_names.end()) return;
+    node->end_actor(found->second);
+    rpc::call_async<void>(*node->endpoint, {node->registry_session, kRegistryActor}, "unpublish",
+                          "unpublishing '" + name + "'", {.detached = true}, name)
+        .then([](const Result<void>&) {});
+  });
+}
+
+}  // namespace troupe
