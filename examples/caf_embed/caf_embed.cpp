@@ -1,99 +1,146 @@
-// An application of CAF's, with its own actor system, scheduler and actors, that keeps parameters in a shard
-// in another process. To its actors the shard is an ordinary caf::actor: they request, they get errors as
-// caf::error, they monitor it, and hear when its process dies.
-#include <signal.h>
-#include <unistd.h>
-
+// An application of CAF's, with its own actor system, scheduler, typed and event-based actors, and a blocking
+// main, that keeps its parameters in a shard in another process. What it had before stands in actors.cpp and
+// knows nothing of it. When the shard's process dies the trainer hears so by a down_msg, as of any actor; the
+// main starts another one from the last checkpoint, and training goes on.
+#include <CLI/CLI.hpp>
 #include <caf/all.hpp>
 #include <cstdio>
-#include <functional>
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 
 #include <troupe/actors/caf.hpp>
 #include <troupe/actors/node.hpp>
-#include <troupe/actors/shard_server.hpp>
+#include <troupe/shards/snapshot.hpp>
 #include <troupe/shards/table_spec.hpp>
 
-#include "examples/support/two_processes.hpp"
+#include "caf_embed/actors.hpp"
+#include "caf_embed/shard_process.hpp"
 
+using namespace caf_embed;
 using namespace troupe;
 using namespace std::chrono_literals;
 
-// The other process: one shard server, holding everything.
-void keep_shard(const std::string& address) {
-  auto node = Node::start({.name = "ps", .role = "server", .registry = address}).value();
-  node->spawn<ShardServer>("shard", 0U, 1U, *node).value();
-  (void)node->run();
+namespace {
+
+constexpr std::uint64_t kFirstSteps = 300, kAllSteps = 600;
+
+/// A checkpoint of the only server, committed by one rename.
+void save_checkpoint(Node& node, const shards::TableSpec& spec, const std::string& folder) {
+  const std::string temporary = folder + ".tmp";
+  const auto written =
+      node.rpc_sync<std::vector<std::string>>("shard", "save", temporary, std::vector<std::string>{spec.name})
+          .value();
+  shards::Manifest manifest;
+  manifest.tables = {spec};
+  for (const std::string& entry : written)
+    manifest.files.push_back(shards::file_entry_from_json(entry).value());
+  shards::commit(temporary, folder, manifest).value();
 }
 
-/// What the application had before: an actor that, on each "step", does one step of training. Now the
-/// weights live in the shard.
-caf::behavior trainer(caf::event_based_actor* self, const caf::actor& shard, const caf::actor& boss) {
-  self->monitor(shard);
-  self->set_down_handler([=](const caf::down_msg&) {
-    self->send(boss, caf::atom("gone"));
-    self->quit();
-  });
-  return {[=](caf::atom_value, std::uint64_t sequence) {
-    const Tensor keys = Tensor::of<std::uint64_t>({7, 8});
-    Tensor gradients = Tensor::zeros(DType::kFloat32, {2, 3});
-    for (float& gradient : gradients.as<float>()) gradient = 1;
-    // table, keys, gradients, worker, clock, sequence, version pulled (none)
-    self->request(shard, 5s, "push", std::string("weights"), keys, gradients, std::uint64_t{1},
-                  std::uint64_t{0}, sequence, UINT64_MAX)
-        .then([=](std::uint64_t version, std::uint64_t,
-                  bool) { self->send(boss, caf::atom("stepped"), version); },
-              [=](const caf::error& error) {
-                self->send(boss, caf::atom("failed"), self->system().render(error));
-              });
-  }};
+/// Waits for the trainer's word.
+template <class Atom>
+std::uint64_t wait_for(caf::scoped_actor& self, const char* what) {
+  std::uint64_t step = 0;
+  self->receive([&](Atom, std::uint64_t at) { step = at; },
+                caf::after(30s) >> [&] { throw std::runtime_error(std::string(what) + " did not come"); });
+  return step;
 }
 
-/// The application's main: a blocking actor, as before. Three lines are new: the node, and the handle.
-void application(const std::function<void(const std::string&)>& tell, pid_t other) {
+double mean_loss(caf::scoped_actor& self, const Ledger& keeper) {
+  double mean = 0;
+  self->request(keeper, 5s, MeanAtom::value)
+      .receive([&](double value) { mean = value; },
+               [&](const caf::error& error) { throw std::runtime_error(self->system().render(error)); });
+  return mean;
+}
+
+void application(const std::filesystem::path& folder) {
   caf::actor_system_config config;
+  config.add_message_type<Example>("Example");
   caf::actor_system system(config);
-  auto node = Node::start({.name = "app", .system = &system}).value();
-  tell(node->address());
-  node->wait_for_actor("shard", 10s).value();
-  const caf::actor shard = node->actor("shard").value();
+  caf::scoped_actor self(system);
+  const Ledger keeper = system.spawn(ledger);
 
+  // The three lines: a node in this system, an actor of its own for the others, and theirs for its own.
+  auto node = Node::start({.name = "app", .system = &system}).value();
+  node->publish("ledger", caf::actor_cast<caf::actor>(keeper), {"note", "mean"}).value();
+  const auto find_shard = [&] {
+    node->wait_for_actor("shard", 10s).value();
+    return node->actor("shard").value();
+  };
+
+  ShardProcess first(node->address(), "");
+  caf::actor shard = find_shard();
   shards::TableSpec spec;
   spec.name = "weights";
-  spec.dim = 3;
-  spec.optimizer = shards::Sgd{0.5F, 0};
-  caf::scoped_actor self(system);
-  const auto fail = [&](const caf::error& error) { throw std::runtime_error(system.render(error)); };
-  self->request(shard, 5s, "create_table", spec.to_json()).receive([] {}, fail);
+  spec.dim = 1;
+  spec.optimizer = shards::Sgd{0.1F, 0};
+  self->request(shard, 5s, "create_table", spec.to_json())
+      .receive([] {},
+               [&](const caf::error& error) { throw std::runtime_error(from_caf(system, error).message); });
 
-  const caf::actor worker = self->spawn(trainer, shard, caf::actor_cast<caf::actor>(self));
-  for (std::uint64_t step = 0; step < 3; ++step) {
-    self->send(worker, caf::atom("step"), step);
-    self->receive([](caf::atom_value, std::uint64_t version) {
-      std::printf("stepped; the shard is at version %llu\n", static_cast<unsigned long long>(version));
-    });
-  }
-  self->request(shard, 5s, "peek", std::string("weights"), Tensor::of<std::uint64_t>({7}))
-      .receive([](const Tensor& rows, std::uint64_t) { std::printf("row 7: %g\n", rows.as<float>()[0]); },
-               fail);
-  self->request(shard, 5s, "peek", std::string("wieghts"), Tensor::of<std::uint64_t>({7}))
-      .receive([](const Tensor&, std::uint64_t) {},
-               [&](const caf::error& error) {
-                 std::printf("an error: %s\n", from_caf(system, error).message.c_str());
-               });
+  const caf::actor worker =
+      self->spawn(trainer, system.spawn(source), keeper, caf::actor_cast<caf::actor>(self));
+  self->send(worker, StepAtom::value, kFirstSteps);
+  self->send(worker, ShardAtom::value, shard);
+  wait_for<DoneAtom>(self, "the first half");
+  std::printf("step %llu: mean loss %.4f\n", static_cast<unsigned long long>(kFirstSteps),
+              mean_loss(self, keeper));
 
-  kill(other, SIGKILL);  // as a machine would fail
-  self->receive(
-      [](caf::atom_value) { std::printf("the shard's process died, and the trainer heard of it\n"); },
-      caf::after(10s) >> [] { throw std::runtime_error("nobody told of the shard's death"); });
+  const std::string checkpoint = folder / "checkpoint";
+  save_checkpoint(*node, spec, checkpoint);
+  first.kill();
+  std::printf("the shard's process was killed; the trainer heard of it at step %llu\n",
+              static_cast<unsigned long long>(wait_for<LostAtom>(self, "the news of the shard's death")));
+
+  const ShardProcess second(node->address(), checkpoint);
+  shard = find_shard();
+  self->send(worker, StepAtom::value, kAllSteps);
+  self->send(worker, ShardAtom::value, shard);
+  wait_for<DoneAtom>(self, "the second half");
+  std::printf("step %llu: mean loss %.4f\n", static_cast<unsigned long long>(kAllSteps),
+              mean_loss(self, keeper));
+  self->send_exit(worker, caf::exit_reason::user_shutdown);
   node->shutdown();
 }
 
+/// Removed at the end.
+struct TemporaryFolder {
+  TemporaryFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "caf_embed-XXXXXX").string();
+    if (!mkdtemp(pattern.data())) throw std::runtime_error("cannot make a folder for checkpoints");
+    path = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  std::filesystem::path path;
+};
+
+}  // namespace
+
 int main(int argc, char** argv) {
-  return examples::two_processes(
-      argc, argv,
-      "caf_embed: a CAF application uses a shard in another process as a caf::actor; it takes no arguments",
-      [](const std::string& address) { keep_shard(address); },
-      [](const auto& tell, pid_t other) { application(tell, other); });
+  CLI::App app(
+      "A CAF application keeps its parameters in a shard in another process, which dies and is replaced.");
+  std::string address, checkpoint;
+  CLI::App* keep = app.add_subcommand("shard", "the other process; the application starts it");
+  keep->add_option("address", address, "of the application's node")->required();
+  keep->add_option("checkpoint", checkpoint, "to begin from");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  try {
+    if (*keep)
+      keep_shard(address, checkpoint);
+    else
+      application(TemporaryFolder().path);
+  } catch (const std::exception& exception) {
+    std::fprintf(stderr, "caf_embed: %s\n", exception.what());
+    return 1;
+  }
+  return 0;
 }

@@ -1,6 +1,7 @@
 // Actors of an application's own under names of the cluster, and its own message types, with tensors in them.
 #include <caf/binary_deserializer.hpp>
 #include <caf/binary_serializer.hpp>
+#include <caf/io/all.hpp>
 
 #include <atomic>
 #include <string>
@@ -51,6 +52,7 @@ using BothAtom = caf::atom_constant<caf::atom("both")>;
 struct Application {
   explicit Application(const std::string& name, const std::string& registry = "", bool knows_secret = false) {
     config.add_message_type<Step>("Step");
+    config.load<caf::io::middleman>();
     if (knows_secret) config.add_message_type<Secret>("Secret");
     system = std::make_unique<caf::actor_system>(config);
     auto started = Node::start({.name = name, .registry = registry, .system = system.get()});
@@ -248,4 +250,19 @@ TEST_CASE_FIXTURE(Published,
   bytes[0] = 77;  // no such dtype
   caf::binary_deserializer from_bad(*office.system, bytes);
   CHECK(from_bad(read));
+}
+
+TEST_CASE_FIXTURE(Published, "published: CAF's I/O module works beside it, and carries tensors as copies") {
+  const auto port = office.system->middleman().publish(analyst_actor, 0, "127.0.0.1");
+  REQUIRE(port);
+  const auto by_caf = caller.system->middleman().remote_actor("127.0.0.1", *port);
+  REQUIRE(by_caf);
+  const Step step{1, Tensor::of<float>({4, 5}), {}};
+  for (const caf::actor& there : {*by_caf, caller.node->actor("analyst").value()}) {
+    const auto answer = caller.ask<Step>(there, step);
+    REQUIRE_MESSAGE(answer.ok(), text_of(answer));
+    CHECK(answer->number == 2);
+    CHECK(answer->gradient.to_string() == "float32[2]");
+    CHECK(answer->gradient.as<float>()[1] == 5);
+  }
 }
