@@ -24,11 +24,35 @@ Result<std::span<const float>> gradients_of(const Tensor& gradients) {
   return std::span<const float>(gradients.as<float>());
 }
 
+/// Names of callers of which a table keeps times.
+constexpr std::size_t kMaxCallers = 4096;
+
+std::uint64_t nanoseconds(Duration duration) {
+  return static_cast<std::uint64_t>(duration.count());
+}
+
 PushReply to_reply(const shards::PushReceipt& receipt) {
   return {receipt.version, receipt.staleness, receipt.applied};
 }
 
 }  // namespace
+
+/// Counts the time of its own life as work done for a caller.
+class ShardServer::Work {
+ public:
+  Work(const ShardServer& server, CallerTimes* times)
+      : clock_(server.node_.loop().clock()), times_(times), begun_(clock_.now()) {}
+  ~Work() {
+    if (times_) times_->work_ns += nanoseconds(clock_.now() - begun_);
+  }
+  Work(const Work&) = delete;
+  Work& operator=(const Work&) = delete;
+
+ private:
+  Clock& clock_;
+  CallerTimes* times_;
+  TimePoint begun_;
+};
 
 ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node)
     : index_(index), count_(count), node_(node) {
@@ -132,6 +156,15 @@ Result<void> ShardServer::advance(const std::string& table_name, const WorkerClo
 
 // ---- Rows ---------------------------------------------------------------------------------------
 
+CallerTimes* ShardServer::times_of(Table& table, const rpc::CallContext& context) const {
+  const rpc::Peer* peer = node_.endpoint().peer(context.session);
+  const std::string& caller = peer ? peer->node_name : node_.name();
+  auto found = table.callers.find(caller);
+  if (found != table.callers.end()) return &found->second;
+  if (table.callers.size() >= kMaxCallers) return nullptr;
+  return &table.callers.emplace(caller, CallerTimes{.node = caller}).first->second;
+}
+
 Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys) {
   auto wanted = keys_of(keys);
   if (!wanted) return wanted.error();
@@ -154,10 +187,12 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
   } else if (shards::StalenessGate* gate = (*table)->gate.get(); gate && clock.worker != 0) {
     // The gate drops this if the worker leaves or dies; the promise then says kCancelled.
     auto waiting = gate->wait(clock.worker, clock.clock,
-                              [this, at = *table, keys, since = node_.loop().clock().now(),
-                               promise = std::move(promise)]() mutable {
-                                at->deferred_ns +=
-                                    static_cast<std::uint64_t>((node_.loop().clock().now() - since).count());
+                              [this, at = *table, keys, times = times_of(**table, context),
+                               since = node_.loop().clock().now(), promise = std::move(promise)]() mutable {
+                                const std::uint64_t waited = nanoseconds(node_.loop().clock().now() - since);
+                                at->deferred_ns += waited;
+                                if (times) times->bound_ns += waited;
+                                const Work work(*this, times);
                                 promise.set(read_rows(*at, keys));
                               });
     if (!waiting) {
@@ -166,6 +201,7 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
       refused.set(waiting.error());
     }
   } else {
+    const Work work(*this, times_of(**table, context));
     promise.set(read_rows(**table, keys));
   }
   return future;
@@ -186,24 +222,27 @@ Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor&
   return reply;
 }
 
-Result<PushReply> ShardServer::push(const std::string& table_name, const Tensor& keys,
-                                    const Tensor& gradients, std::uint64_t worker, std::uint64_t clock,
-                                    std::uint64_t sequence, std::uint64_t pulled_version) {
+Result<PushReply> ShardServer::push(const rpc::CallContext& context, const std::string& table_name,
+                                    const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
+                                    std::uint64_t clock, std::uint64_t sequence,
+                                    std::uint64_t pulled_version) {
   auto table = find(table_name);
   if (!table) return table.error();
   auto pushed = keys_of(keys);
   if (!pushed) return pushed.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
+  const Work work(*this, times_of(**table, context));
   auto receipt = (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, *values);
   if (!receipt) return receipt.error();
   return to_reply(*receipt);
 }
 
-Result<PushPullReply> ShardServer::push_pull(const std::string& table_name, const Tensor& keys,
-                                             const Tensor& gradients, std::uint64_t worker,
-                                             std::uint64_t clock, std::uint64_t sequence,
-                                             std::uint64_t pulled_version, const Tensor& pull_keys) {
+Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, const std::string& table_name,
+                                             const Tensor& keys, const Tensor& gradients,
+                                             std::uint64_t worker, std::uint64_t clock,
+                                             std::uint64_t sequence, std::uint64_t pulled_version,
+                                             const Tensor& pull_keys) {
   auto table = find(table_name);
   if (!table) return table.error();
   auto pushed = keys_of(keys);
@@ -215,6 +254,7 @@ Result<PushPullReply> ShardServer::push_pull(const std::string& table_name, cons
   const auto dim = static_cast<std::int64_t>((*table)->shard.spec().dim);
   PushPullReply reply;
   reply.pull.rows = Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(pulled->size()), dim}, &pool_);
+  const Work work(*this, times_of(**table, context));
   auto receipt = (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed, *values,
                                            *pulled, reply.pull.rows.as<float>().data());
   if (!receipt) return receipt.error();
@@ -274,6 +314,7 @@ std::vector<TableStats> ShardServer::stats() const {
     out.staleness_counts.assign(counts.begin(), counts.end());
     while (!out.staleness_counts.empty() && out.staleness_counts.back() == 0) out.staleness_counts.pop_back();
     out.staleness_sum = stats.staleness.sum(), out.staleness_maximum = stats.staleness.maximum();
+    for (const auto& [caller, times] : table->callers) out.callers.push_back(times);
     all.push_back(std::move(out));
   }
   return all;

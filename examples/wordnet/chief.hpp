@@ -89,6 +89,7 @@ class Chief {
   Result<void> add_neighbours();
   Result<void> add_staleness();
   void add_workers_and_latencies();
+  TimeShares time_shares(const std::string& worker, const StepTimes& times) const;
   Result<void> add_reference(const std::string& file);
   void print_summary() const;
 
@@ -125,6 +126,7 @@ class Chief {
   std::map<std::string, TableStats> entity_stats_;  // by server, as last heard
   std::map<std::string, bool> asked_;
   std::pair<double, std::uint64_t> loss_before_{0, 0};  // sum, examples of the epoch
+  std::vector<std::vector<TableStats>> own_stats_;      // by server: of the model's tables, at the end
   double staleness_mean_ = -1;
   std::pair<double, double> staleness_before_{0, 0};  // sum, pushes
 };

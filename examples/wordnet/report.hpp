@@ -27,6 +27,16 @@ struct EpochReport {
   std::optional<double> valid_mrr;
 };
 
+/// Where a worker's time in training went, in seconds.
+struct TimeShares {
+  double compute = 0;  ///< its own arithmetic
+  double bound = 0;    ///< at the staleness bound, waiting for slower workers
+  double shard = 0;    ///< the shard server that did most for it read and stepped rows
+  double network = 0;  ///< the rest of the time from pulls and pushes to their answers: on the way, in queues
+  double idle = 0;     ///< waiting for its next batch, or held back to be slower
+  double sum() const { return compute + bound + shard + network + idle; }
+};
+
 struct WorkerReport {
   std::string name;
   double speed = 1;  ///< 1 is unthrottled, 0.4 a worker held at 40 % of its speed
@@ -34,6 +44,7 @@ struct WorkerReport {
   std::uint64_t examples = 0;
   bool alive = true;                   ///< at the end of the run
   std::vector<TimedValue> throughput;  ///< examples per second, over time
+  TimeShares times;
 };
 
 /// What one mode of consistency showed. A run has one; with a second, the page sets them side by side.

@@ -17,7 +17,13 @@ ordered_json workers(const RunReport& report) {
          {"triples", worker.examples},
          {"triples_per_second",
           report.train_seconds > 0 ? static_cast<double>(worker.examples) / report.train_seconds : 0},
-         {"alive", worker.alive}});
+         {"alive", worker.alive},
+         {"seconds",
+          {{"compute", worker.times.compute},
+           {"bound", worker.times.bound},
+           {"shard", worker.times.shard},
+           {"network", worker.times.network},
+           {"idle", worker.times.idle}}}});
   }
   return list;
 }

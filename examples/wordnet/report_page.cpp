@@ -194,6 +194,44 @@ std::string throughput_card(const RunReport& report) {
               legend(series) + render(chart) + worker_table(report));
 }
 
+constexpr std::pair<const char*, double TimeShares::*> kShares[] = {{"compute", &TimeShares::compute},
+                                                                    {"shard", &TimeShares::shard},
+                                                                    {"network", &TimeShares::network},
+                                                                    {"bound", &TimeShares::bound},
+                                                                    {"idle", &TimeShares::idle}};
+
+std::string times_card(const RunReport& report) {
+  const auto measured = [](const WorkerReport& worker) { return worker.times.sum() > 0; };
+  if (std::none_of(report.workers.begin(), report.workers.end(), measured)) return "";
+  std::vector<std::string> names;
+  std::vector<Column> columns{{"worker"}};
+  for (const auto& [name, share] : kShares) {
+    names.emplace_back(name);
+    columns.push_back({name, true});
+  }
+  std::string bars;
+  std::vector<std::vector<std::string>> rows;
+  for (const WorkerReport& worker : report.workers) {
+    if (!measured(worker)) continue;
+    bars += "<div class=\"stack\"><b>" + escape_html(worker.name) + "</b><div>";
+    std::vector<std::string> row{worker.name};
+    for (std::size_t i = 0; i < std::size(kShares); ++i) {
+      const double share = worker.times.*kShares[i].second / worker.times.sum();
+      bars += "<i class=\"" + series_class(i) + "\" style=\"width:" + decimals(100 * share, 2) +
+              "%\" title=\"" + kShares[i].first + ": " + percent(share) + "\"></i>";
+      row.push_back(percent(share));
+    }
+    bars += "</div></div>\n";
+    rows.push_back(std::move(row));
+  }
+  return card(
+      "Where the time went",
+      "Of each worker's training: its own arithmetic; the shards' work on its rows; what else pulls and "
+      "pushes "
+      "took, on the way and in queues; waiting at the staleness bound; waiting for a batch, or held back.",
+      legend(names) + bars + table(columns, rows));
+}
+
 // Staleness by value; ranges of values where there are too many for one bar each.
 std::string staleness_chart(const RunReport& report) {
   std::size_t values = 0;
@@ -304,6 +342,7 @@ std::string report_page(const RunReport& report) {
   if (!report.started_at.empty()) page += " · started " + escape_html(report.started_at);
   page += "</p></header>\n" + tiles(report) + failures(report) + "<div class=\"cards\">\n";
   page += loss_card(report) + mrr_card(report) + throughput_card(report) + staleness_card(report);
+  page += times_card(report);
   if (!report.latencies.empty()) page += latency_card(report);
   page += settings_card(report) + neighbour_card(report);
   return page + "</div>\n</main></body></html>\n";

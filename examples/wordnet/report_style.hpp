@@ -62,6 +62,10 @@ svg .event-line { stroke: var(--bad); stroke-dasharray: 4 3; stroke-width: 1.5; 
 .legend i { display: inline-block; width: 20px; height: 0; border-top: 3px solid var(--series);
   vertical-align: middle; margin-right: 7px; }
 .legend .dashed i { border-top-style: dashed; }
+.stack { display: flex; align-items: center; gap: 12px; margin: 0 0 8px; font-size: 14.5px; }
+.stack b { font-weight: 400; min-width: 84px; }
+.stack div { display: flex; flex: 1; height: 20px; border-radius: 4px; overflow: hidden; }
+.stack i { background: var(--series); }
 table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--muted); font-weight: 550; font-size: 14px; }
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--grid); white-space: nowrap; }

@@ -71,6 +71,15 @@ TEST_CASE("two servers and three workers, one of them throttled, train, evaluate
     triples += worker["triples"].get<std::uint64_t>();
   }
   CHECK(triples == 60 * 2 * kTrain);
+  for (const auto& worker : result["workers"]) {
+    // The parts of a worker's time are parts of the whole.
+    double sum = 0;
+    for (const auto& [part, seconds] : worker["seconds"].items()) sum += seconds.get<double>();
+    CHECK(worker["seconds"]["compute"] > 0);
+    CHECK(worker["seconds"]["shard"] > 0);
+    CHECK(worker["seconds"]["bound"] == 0);
+    CHECK(sum < 1.2 * result["train_seconds"].get<double>() + 0.5);
+  }
   CHECK(result["workers"][2]["speed"] == 0.4);
   CHECK(result["workers"][2]["batches"] < result["workers"][0]["batches"]);
   const auto& staleness = result["staleness"][0];

@@ -22,8 +22,8 @@ RunReport sample() {
   report.examples = 4500000;
   report.loss = {{1, 5.0}, {2, 1.0}, {3, 0.5}};
   report.epochs = {{1, 30, 1.5, 0.5}, {2, 60, 0.5, std::nullopt}};
-  report.workers = {{"worker-0", 1, 5000, 3000000, true, {{1, 50000}, {2, 51000}}},
-                    {"worker-1", 0.4, 2500, 1500000, false, {{1, 20000}}}};
+  report.workers = {{"worker-0", 1, 5000, 3000000, true, {{1, 50000}, {2, 51000}}, {30, 0, 10, 15, 5}},
+                    {"worker-1", 0.4, 2500, 1500000, false, {{1, 20000}}, {}}};
   report.consistency = {{"asynchronous", {10, 20, 60, 9, 1}, 75000, 0, 120, 0.55}};
   report.latencies = {{"push", 1000, 100, 200, 400, 800, 900}};
   report.failures = {{35.5, "worker-1", "killed by signal 9"}};
@@ -105,11 +105,13 @@ TEST_CASE("the page needs nothing from elsewhere and escapes what it is given") 
 TEST_CASE("the page shows loss, quality, workers, staleness, latency, failures and neighbours") {
   const std::string page = report_page(sample());
   for (const char* title : {"Loss", "Quality", "Workers", "Staleness", "Latency of remote calls", "Failures",
-                            "Nearest neighbours", "Settings"}) {
+                            "Where the time went", "Nearest neighbours", "Settings"}) {
     CHECK_MESSAGE(page.find("<h2>" + std::string(title) + "</h2>") != std::string::npos, title);
   }
   CHECK(page.find("worker-1 (held at 40 %) (died)") != std::string::npos);
   CHECK(page.find("wolf.n.01") != std::string::npos);
+  CHECK(page.find("width:50.00%\" title=\"compute: 50 %\"") != std::string::npos);
+  CHECK(page.find("network: 25 %") != std::string::npos);
   CHECK(page.find("prefers-color-scheme: dark") != std::string::npos);
 }
 

@@ -33,6 +33,13 @@ struct PushPullReply {
   PullReply pull;
 };
 
+/// What a shard server has done for one node, on one of its tables: where that node's waiting went.
+struct CallerTimes {
+  std::string node;            ///< its name
+  std::uint64_t bound_ns = 0;  ///< its pulls waited at the staleness bound
+  std::uint64_t work_ns = 0;   ///< rows were read and stepped for it
+};
+
 /// What a shard server says of one of its tables.
 struct TableStats {
   std::string table;
@@ -42,6 +49,7 @@ struct TableStats {
   std::uint64_t deferred_ns = 0;                ///< how long they waited, together
   std::vector<std::uint64_t> staleness_counts;  ///< as of shards::StalenessHistogram, without trailing zeros
   std::uint64_t staleness_sum = 0, staleness_maximum = 0;
+  std::vector<CallerTimes> callers;  ///< of pulls and pushes, by name
 };
 
 /// Who asks for rows, where in its work, for tables of bounded staleness: a worker at `clock` has finished
@@ -80,12 +88,13 @@ class ShardServer {
   /// As they are, for evaluation: makes no rows, counts nothing, waits for nobody.
   Result<PullReply> peek(const std::string& table, const Tensor& keys);
   /// One optimizer step with gradients float32 [n, dim].
-  Result<PushReply> push(const std::string& table, const Tensor& keys, const Tensor& gradients,
-                         std::uint64_t worker, std::uint64_t clock, std::uint64_t sequence,
-                         std::uint64_t pulled_version);
-  Result<PushPullReply> push_pull(const std::string& table, const Tensor& keys, const Tensor& gradients,
-                                  std::uint64_t worker, std::uint64_t clock, std::uint64_t sequence,
-                                  std::uint64_t pulled_version, const Tensor& pull_keys);
+  Result<PushReply> push(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                         const Tensor& gradients, std::uint64_t worker, std::uint64_t clock,
+                         std::uint64_t sequence, std::uint64_t pulled_version);
+  Result<PushPullReply> push_pull(const rpc::CallContext& context, const std::string& table,
+                                  const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
+                                  std::uint64_t clock, std::uint64_t sequence, std::uint64_t pulled_version,
+                                  const Tensor& pull_keys);
 
   /// Writes this server's part of a checkpoint of the named tables into `folder`; returns the FileEntry of
   /// each file as JSON, for the manifest.
@@ -102,11 +111,15 @@ class ShardServer {
     std::unique_ptr<shards::StalenessGate> gate;  // bounded staleness only
     std::uint64_t deferred_ns = 0;
     std::map<std::uint64_t, std::uint64_t> worker_nodes;  // worker -> node id
+    std::map<std::string, CallerTimes, std::less<>> callers;
   };
 
   Result<Table*> find(const std::string& table);
   Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec) const;
   Result<PullReply> read_rows(Table& table, const Tensor& keys);
+  /// Null once too many names have called.
+  CallerTimes* times_of(Table& table, const rpc::CallContext& context) const;
+  class Work;
   void node_gone(std::uint64_t node_id);
 
   std::uint32_t index_;
@@ -119,6 +132,12 @@ class ShardServer {
 
 }  // namespace troupe
 
+template <>
+struct troupe::rpc::Fields<troupe::CallerTimes> {
+  static constexpr std::string_view name = "CallerTimes";
+  static constexpr auto fields =
+      std::tuple(&troupe::CallerTimes::node, &troupe::CallerTimes::bound_ns, &troupe::CallerTimes::work_ns);
+};
 template <>
 struct troupe::rpc::Fields<troupe::PullReply> {
   static constexpr std::string_view name = "PullReply";
@@ -144,8 +163,8 @@ template <>
 struct troupe::rpc::Fields<troupe::TableStats> {
   using T = troupe::TableStats;
   static constexpr std::string_view name = "TableStats";
-  static constexpr auto fields =
-      std::tuple(&T::table, &T::rows, &T::bytes, &T::version, &T::pulls, &T::pushes, &T::pulled_keys,
-                 &T::pushed_keys, &T::repeated_pushes, &T::rejected_pushes, &T::deferred_pulls,
-                 &T::deferred_ns, &T::staleness_counts, &T::staleness_sum, &T::staleness_maximum);
+  static constexpr auto fields = std::tuple(
+      &T::table, &T::rows, &T::bytes, &T::version, &T::pulls, &T::pushes, &T::pulled_keys, &T::pushed_keys,
+      &T::repeated_pushes, &T::rejected_pushes, &T::deferred_pulls, &T::deferred_ns, &T::staleness_counts,
+      &T::staleness_sum, &T::staleness_maximum, &T::callers);
 };
