@@ -1,0 +1,138 @@
+// The steady state of small calls makes no heap allocation: counted by an operator new of this program's own,
+// in both nodes' threads. What UCX itself takes from malloc is not counted.
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <string>
+#include <tuple>
+
+#include "actors/cluster.hpp"
+
+namespace {
+std::atomic<bool> counting{false};
+std::atomic<std::uint64_t> allocations{0};
+
+void* allocate(std::size_t size, std::size_t alignment) {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = nullptr;
+  if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<std::size_t>(size, 1)) != 0)
+    throw std::bad_alloc();
+  return memory;
+}
+}  // namespace
+
+void* operator new(std::size_t size) {
+  return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+
+using namespace troupe;
+using namespace troupe::test;
+
+namespace allocations_test {
+
+/// 64 bytes that need no heap.
+struct Words {
+  std::uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+};
+
+struct Echo {
+  Words words(const Words& words) { return words; }
+  std::uint64_t text(std::string_view text) { return text.size(); }
+  static void methods(rpc::Methods<Echo>& methods) {
+    methods.add("words", &Echo::words).add("text", &Echo::text);
+  }
+};
+
+}  // namespace allocations_test
+
+template <>
+struct troupe::rpc::Fields<allocations_test::Words> {
+  using T = allocations_test::Words;
+  static constexpr std::string_view name = "Words";
+  static constexpr auto fields = std::tuple(&T::a, &T::b, &T::c, &T::d, &T::e, &T::f, &T::g, &T::h);
+};
+
+namespace {
+
+using allocations_test::Echo;
+using allocations_test::Words;
+
+/// Nodes that say nothing by themselves meanwhile: heartbeats are not what is counted.
+struct QuietCluster {
+  std::unique_ptr<Node> add(const std::string& name) {
+    constexpr Duration kLong = std::chrono::hours(1);
+    auto node = cluster.start({.name = name, .heartbeat_interval = kLong, .silence_limit = 2 * kLong});
+    REQUIRE_MESSAGE(node.ok(), text_of(node));
+    return std::move(*node);
+  }
+  RealCluster cluster;
+};
+
+/// Allocations in `count` calls, after as many that warm up.
+template <class Call>
+std::uint64_t allocations_in(int count, const Call& call) {
+  for (int i = 0; i < count; ++i) REQUIRE(call());
+  allocations = 0;
+  bool good = true;
+  counting = true;
+  for (int i = 0; i < count; ++i) good = call() && good;
+  counting = false;
+  CHECK(good);
+  return allocations;
+}
+
+}  // namespace
+
+TEST_CASE("the counter counts") {
+  counting = true;
+  auto* volatile made = new int(1);
+  counting = false;
+  delete made;
+  CHECK(allocations > 0);
+}
+
+TEST_CASE("a call of 64 bytes to an actor on another node allocates nothing, on either node") {
+  QuietCluster cluster;
+  const auto caller = cluster.add("caller"), callee = cluster.add("callee");
+  REQUIRE(callee->spawn<Echo>("echo").ok());
+  REQUIRE(caller->wait_for_actor("echo", kPatience).ok());
+  const Words words{1, 2, 3, 4, 5, 6, 7, 8};
+  constexpr int kCalls = 5000;
+  CHECK(allocations_in(kCalls, [&] {
+          const auto answer = caller->rpc_sync<Words>("echo", "words", words);
+          return answer.ok() && answer->h == 8;
+        }) == 0);
+  const std::string text(64, 'x');
+  CHECK(allocations_in(kCalls, [&] {
+          const auto answer = caller->rpc_sync<std::uint64_t>("echo", "text", text);
+          return answer.ok() && *answer == 64;
+        }) == 0);
+}
+
+TEST_CASE(
+    "a call to an actor on the same node allocates what its arguments need to be copied, and little else") {
+  QuietCluster cluster;
+  const auto node = cluster.add("node");
+  REQUIRE(node->spawn<Echo>("echo").ok());
+  const Words words{1, 2, 3, 4, 5, 6, 7, 8};
+  constexpr int kCalls = 5000;
+  const std::uint64_t made =
+      allocations_in(kCalls, [&] { return node->rpc_sync<Words>("echo", "words", words).ok(); });
+  CHECK(made <= 1 * kCalls);  // the arguments' copy
+}
