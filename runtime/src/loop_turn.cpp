@@ -79,11 +79,14 @@ bool Loop::ask_waiters() {
   return lend;
 }
 
+// With turn_ locked. Nobody is left to be asked for: a driver may sleep, also if the one that came last is now
+// the driver itself and so asks for nobody.
 void Loop::remove(Waiter& waiter) {
   const auto found = std::find(waiters_.begin(), waiters_.end(), &waiter);
   if (found == waiters_.end()) return;
   waiters_.erase(found);
   wanting_turn_.fetch_sub(1);
+  if (waiters_.empty()) arrived_.store(false);
 }
 
 Loop::Wait Loop::wait_for_turn(Waiter& self, TimePoint deadline) {

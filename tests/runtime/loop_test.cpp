@@ -443,3 +443,15 @@ TEST_CASE("an idle loop sleeps instead of polling") {
   CHECK(running.loop.stats().sleeps <= before.sleeps + 10);
   CHECK(running.loop.stats().rounds < before.rounds + 20'000);
 }
+
+TEST_CASE("a thread that was given the turn sleeps while it waits, as one that took it does") {
+  RealClock clock;
+  Loop loop(clock), other(clock);
+  std::optional<Loop::Turn> turn(std::in_place, loop);
+  std::thread waiting([&] { CHECK_FALSE(loop.wait_until([] { return false; }, clock.now() + 300ms)); });
+  other.wait_until([] { return false; }, clock.now() + 50ms);  // it waits for the turn now
+  turn.reset();
+  waiting.join();
+  CHECK(loop.stats().sleeps > 0);
+  CHECK(loop.stats().rounds < 20'000);  // polling all the time it makes millions
+}
