@@ -115,6 +115,7 @@ Result<void> NodeImpl::listen() {
   if (!secret) return with_context(secret.error(), "node '" + options.name + "' cannot start");
   endpoint_options.secret = *secret;
   endpoint_options.default_timeout = options.default_timeout;
+  endpoint_options.shared = options.shared_pool;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;
   endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);

@@ -40,6 +40,7 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
     : loop_(loop),
       options_(std::move(options)),
       events_(events),
+      shared_pool_(options_.shared),
       heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       pump_(std::make_unique<FlowPump>(*this)),
       long_from_(transport->limits().eager_bytes),
@@ -164,6 +165,7 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
   if (scope) scope->add(call_id);
 
   message.set_call_id(call_id);
+  if (options.token == 0) allow_sharing(message, target.session);
   auto frame = message.finish(max_head_bytes(target.session));
   const Result<void> sent =
       frame ? send_frame(target.session, std::move(*frame), Flow::kCall, &opened) : std::move(frame).error();
@@ -177,13 +179,14 @@ std::size_t Endpoint::max_head_bytes(SessionId session) const {
   return session == kLocal ? SIZE_MAX : transport_->limits().max_head_bytes;
 }
 
-Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body, SessionId to) {
+Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body, SessionId to, bool share) {
   OutMessage message(pool_, header, heads_.get());
   try {
     body(message);
   } catch (...) {
     return detail::current_exception_error("encoding a message");
   }
+  if (share) allow_sharing(message, to);
   return message.finish(max_head_bytes(to));
 }
 
@@ -198,7 +201,7 @@ Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOption
   ++stats_.calls_sent;
   auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, own.timeout,
                        own.trace, own.token},
-                      body, target.session);
+                      body, target.session, own.token == 0);
   if (!frame) return frame.error();
   return send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + own.timeout);
 }
@@ -256,7 +259,7 @@ Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, Flow flow, 
     ++to->calls_in_flight;
   }
   stats_.bytes_sent += bytes;
-  return transport_->send(session, std::move(frame));
+  return send_now(*to, std::move(frame));
 }
 
 // ---- What comes in ------------------------------------------------------------------------------
@@ -281,7 +284,7 @@ void Endpoint::on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) {
   session->last_heard = loop_.now();
   stats_.bytes_received += head.size();
   for (const Buffer& part : parts) stats_.bytes_received += part.size();
-  auto message = InMessage::parse(std::move(head), std::move(parts));
+  auto message = InMessage::parse(std::move(head), std::move(parts), &session->memory);
   if (!message) return end_session(link, message.error(), true);
   deliver(link, std::move(*message));
 }
@@ -299,6 +302,8 @@ void Endpoint::deliver(SessionId session, std::unique_ptr<InMessage> message) {
       return on_item(session, std::move(message));
     case MessageKind::kCredit:
       return on_credit(session, message->header());
+    case MessageKind::kRelease:
+      return on_release(session, *message);
   }
 }
 
@@ -398,7 +403,7 @@ void Endpoint::forget(InboundCall& call) {
 
 void Endpoint::answer(const InboundCall& call, BodyWriter body) {
   auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
-                      call.session_);
+                      call.session_, true);
   const Result<void> sent =
       frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
   // The caller must hear of it all the same; if it is gone this does nothing.

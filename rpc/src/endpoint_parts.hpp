@@ -10,6 +10,7 @@
 
 #include "flow_queue.hpp"
 #include "meeting/proof.hpp"
+#include "session_memory.hpp"
 
 namespace troupe::rpc {
 
@@ -45,6 +46,7 @@ struct Endpoint::Session {
 
   std::uint32_t calls_in_flight = 0;  // sent and not answered
   FlowQueue queue;                    // what waits for room, or for kReady
+  SessionMemory memory;               // tensors that are mapped instead of copied
   bool pumped = false;                // the pump looks after the queue
 
   const std::string& name() const { return peer.node_name.empty() ? peer.address : peer.node_name; }
@@ -86,6 +88,12 @@ inline bool Endpoint::may_send(const Session& to, Flow flow, std::size_t bytes) 
   const std::size_t most = options_.max_bytes_in_flight;
   if (bytes > long_from_) return in_flight + bytes <= most || in_flight == 0;
   return flow == Flow::kReply || in_flight + bytes <= 2 * most;
+}
+
+inline Result<void> Endpoint::send_now(Session& to, OutFrame frame) {
+  if (frame.leases) [[unlikely]]
+    to.memory.lend(std::move(*frame.leases));
+  return transport_->send(to.link, std::move(frame));
 }
 
 /// A call gives its place back.

@@ -41,7 +41,9 @@ struct ValueLayout {
 
 struct AttachmentLayout {
   static constexpr flat::Layout kLayout{2, 1};
-  static constexpr std::size_t kDtype = 0, kMemoryKind = 1, kBytes = 8;
+  static constexpr flat::Layout kSharedLayout{5, 1};  // of lists with a shared one: all that there is
+  static constexpr std::size_t kDtype = 0, kMemoryKind = 1, kFd = 4, kBytes = 8, kLease = 16, kCookie = 24,
+                               kOffset = 32;
   static constexpr unsigned kShape = 0;
 };
 

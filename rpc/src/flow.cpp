@@ -76,7 +76,7 @@ void Endpoint::send_next(Session& session, FlowLane lane_number) {
     if (!call || !call->attempt) patch_remaining(entry.frame.head, left);
   }
   stats_.bytes_sent += entry.bytes;
-  const Result<void> sent = transport_->send(session.link, std::move(entry.frame));
+  const Result<void> sent = send_now(session, std::move(entry.frame));
   if (!sent && call) complete(*call, sent.error());
 }
 

@@ -47,37 +47,44 @@ void write_extras(flat::Writer& writer, std::uint32_t envelope, const TraceConte
 }
 
 void write_attachment(flat::Writer& writer, std::uint32_t at, DType dtype, MemoryKind kind,
-                      std::span<const std::int64_t> shape, std::uint64_t bytes) {
+                      std::span<const std::int64_t> shape, std::uint64_t bytes, flat::Layout layout) {
   writer.put(at, AttachmentLayout::kDtype, dtype);
   writer.put(at, AttachmentLayout::kMemoryKind, kind);
   writer.put(at, AttachmentLayout::kBytes, bytes);
-  const std::uint32_t first =
-      writer.add_numbers(slot_of(at, AttachmentLayout::kLayout, AttachmentLayout::kShape), shape.size());
+  const std::uint32_t first = writer.add_numbers(slot_of(at, layout, AttachmentLayout::kShape), shape.size());
   for (std::uint32_t axis = 0; axis < shape.size(); ++axis) writer.put(first + axis, 0, shape[axis]);
 }
 
 /// The entry of bytes that are no tensor.
-void write_bytes_attachment(flat::Writer& writer, std::uint32_t at, std::size_t bytes) {
+void write_bytes_attachment(flat::Writer& writer, std::uint32_t at, std::size_t bytes, flat::Layout layout) {
   const auto length = static_cast<std::int64_t>(bytes);
-  write_attachment(writer, at, DType::kUInt8, MemoryKind::kHost, {&length, 1}, bytes);
+  write_attachment(writer, at, DType::kUInt8, MemoryKind::kHost, {&length, 1}, bytes, layout);
 }
 
-/// Entries for `tensors`, the first of which has its place at `at`.
-void write_table(flat::Writer& writer, std::uint32_t at, const std::vector<Tensor>& tensors) {
-  for (const Tensor& tensor : tensors) {
-    std::int64_t shape[Shape::kMaxRank];
-    for (std::size_t axis = 0; axis < tensor.rank(); ++axis) shape[axis] = tensor.shape()[axis];
-    write_attachment(writer, at, tensor.dtype(), tensor.device().kind, {shape, tensor.rank()},
-                     tensor.bytes());
-    at += static_cast<std::uint32_t>(AttachmentLayout::kLayout.words());
-  }
-}
-
-std::uint32_t add_table(flat::Writer& writer, std::uint32_t slot, std::size_t count) {
-  return writer.add_structs(slot, count, AttachmentLayout::kLayout);
+void write_shared(flat::Writer& writer, std::uint32_t at, const SharedPool::Place& place,
+                  std::uint64_t lease) {
+  writer.put(at, AttachmentLayout::kFd, place.fd);
+  writer.put(at, AttachmentLayout::kLease, lease);
+  writer.put(at, AttachmentLayout::kCookie, place.cookie);
+  writer.put(at, AttachmentLayout::kOffset, place.offset);
 }
 
 }  // namespace
+
+/// Entries for the tensors, the first of which has its place at `at`.
+void OutMessage::Impl::write_table(flat::Writer& to, std::uint32_t at) {
+  const flat::Layout layout = table_layout();
+  if (!places.empty()) first_lease = *next_lease;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    std::int64_t shape[Shape::kMaxRank];
+    for (std::size_t axis = 0; axis < tensor.rank(); ++axis) shape[axis] = tensor.shape()[axis];
+    write_attachment(to, at, tensor.dtype(), tensor.device().kind, {shape, tensor.rank()}, tensor.bytes(),
+                     layout);
+    if (is_shared(i)) write_shared(to, at, places[i], (*next_lease)++);
+    at += static_cast<std::uint32_t>(layout.words());
+  }
+}
 
 // ---- OutMessage ---------------------------------------------------------------------------------
 
@@ -137,10 +144,19 @@ void OutMessage::set_call_id(std::uint64_t call_id) {
   impl().writer.put(impl().envelope, EnvelopeLayout::kCallId, call_id);
 }
 
+bool OutMessage::has_tensors() {
+  return !impl().tensors.empty();
+}
+
+void OutMessage::share(std::uint64_t& next_lease) {
+  impl().next_lease = &next_lease;
+}
+
 Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
   Impl& message = impl();
   OutFrame frame;
   message.attempt([&] {
+    message.find_shared();
     const std::size_t table_words = message.tensors.empty() ? 0 : message.table_words();
     if (message.writer.flat_bytes() + table_words * flat::kWord > max_head_bytes) {
       frame = finish_with_body_apart(max_head_bytes);
@@ -149,8 +165,8 @@ Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
     if (table_words > 0) {
       const std::uint32_t slot =
           slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kAttachments);
-      const std::uint32_t first = add_table(message.writer, slot, message.tensors.size());
-      write_table(message.writer, first, message.tensors);
+      message.write_table(message.writer,
+                          message.writer.add_structs(slot, message.tensors.size(), message.table_layout()));
     }
     frame.head = message.writer.flat();
     message.add_parts(frame);
@@ -173,20 +189,22 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
 
   const bool table_in_body = message.table_words() * flat::kWord + kShortHead > max_head_bytes;
   if (table_in_body) {
+    message.places.clear();  // then nothing is shared
     const std::uint32_t slot = slot_of(message.body, BodyLayout::kLayout, BodyLayout::kAttachments);
-    const std::uint32_t first = add_table(old, slot, message.tensors.size());
-    write_table(old, first, message.tensors);
+    message.write_table(old, old.add_structs(slot, message.tensors.size(), message.table_layout()));
   }
   frame.parts.push_back(old.flat_from(message.body, BodyLayout::kLayout));
 
   const std::uint32_t slot = slot_of(envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kAttachments);
-  const std::uint32_t entry = add_table(head, slot, 1 + (table_in_body ? 1 : message.tensors.size()));
-  const auto next = entry + static_cast<std::uint32_t>(AttachmentLayout::kLayout.words());
-  write_bytes_attachment(head, entry, frame.parts[0].size());
+  const flat::Layout layout = message.table_layout();
+  const std::uint32_t entry =
+      head.add_structs(slot, 1 + (table_in_body ? 1 : message.tensors.size()), layout);
+  const auto next = entry + static_cast<std::uint32_t>(layout.words());
+  write_bytes_attachment(head, entry, frame.parts[0].size(), layout);
   if (table_in_body)
-    write_bytes_attachment(head, next, message.tensor_bytes());
+    write_bytes_attachment(head, next, message.tensor_bytes(), layout);
   else
-    write_table(head, next, message.tensors);
+    message.write_table(head, next);
   frame.head = head.flat();
   message.add_parts(frame);
   return frame;
@@ -211,19 +229,20 @@ InMessage::~InMessage() {
   impl().~Impl();
 }
 
-Result<std::unique_ptr<InMessage>> InMessage::parse(Buffer head, std::vector<Buffer> parts) {
+Result<std::unique_ptr<InMessage>> InMessage::parse(Buffer head, std::vector<Buffer> parts,
+                                                    SharedTensors* shared) {
   std::unique_ptr<InMessage> message(new InMessage(std::move(head), std::move(parts)));
-  if (auto opened = message->open(); !opened) return std::move(opened).error();
+  if (auto opened = message->open(shared); !opened) return std::move(opened).error();
   return message;
 }
 
-Result<void> InMessage::open() {
+Result<void> InMessage::open(SharedTensors* shared) {
   Impl& message = impl();
   if (!message.head.open(head_.bytes())) return corrupt("not one segment");
   flat::StructView& envelope = message.envelope;
   if (!message.head.root(envelope)) return malformed();
   const auto kind = envelope.get<std::uint16_t>(EnvelopeLayout::kKind);
-  if (kind > static_cast<std::uint16_t>(MessageKind::kCredit)) return corrupt("unknown kind");
+  if (kind > static_cast<std::uint16_t>(MessageKind::kRelease)) return corrupt("unknown kind");
   header_.kind = static_cast<MessageKind>(kind);
   header_.call_id = envelope.get<std::uint64_t>(EnvelopeLayout::kCallId);
   header_.target = envelope.get<std::uint64_t>(EnvelopeLayout::kTarget);
@@ -240,7 +259,7 @@ Result<void> InMessage::open() {
     header_.token = extras.get<std::uint64_t>(ExtrasLayout::kToken);
   }
   if (!flat::Reader::is_null(envelope, EnvelopeLayout::kAttachments) || !parts_.empty())
-    if (auto checked = check_attachments(); !checked) return checked;
+    if (auto checked = check_attachments(shared); !checked) return checked;
   return open_body();
 }
 
@@ -248,7 +267,9 @@ Result<void> InMessage::open_body() {
   Impl& message = impl();
   flat::StructView& body = message.body;
   if ((message.envelope.get<std::uint8_t>(EnvelopeLayout::kFlags) & EnvelopeLayout::kBodyApart) != 0) {
-    if (message.places.empty() || message.places[0].part != 0) return corrupt("its body is missing");
+    // Never in the sender's memory, where it could change while it is read.
+    if (message.places.empty() || message.places[0].part != 0 || message.own_parts == 0)
+      return corrupt("its body is missing");
     message.body_apart = true;
     message.first_tensor = 1;
     if (!message.apart.open(parts_[0].bytes())) return corrupt("its body is not one segment");
@@ -267,23 +288,36 @@ Result<void> InMessage::open_body() {
   return {};
 }
 
-Result<void> InMessage::check_attachments() {
+Result<void> InMessage::check_attachments(SharedTensors* shared) {
   Impl& message = impl();
   if (!message.head.read(message.envelope, EnvelopeLayout::kAttachments, message.attachments))
     return malformed();
   message.places.reserve(message.attachments.count);
   std::size_t next = 0;
+  message.own_parts = parts_.size();
   for (std::uint32_t i = 0; i < message.attachments.count; ++i) {
-    const auto bytes = message.attachments[i].get<std::uint64_t>(AttachmentLayout::kBytes);
+    const flat::StructView entry = message.attachments[i];
+    const auto bytes = entry.get<std::uint64_t>(AttachmentLayout::kBytes);
     if (bytes == 0) {
       message.places.push_back({});
       continue;
     }
-    if (next == parts_.size() || parts_[next].size() != bytes)
+    if (const auto lease = entry.get<std::uint64_t>(AttachmentLayout::kLease); lease != 0) [[unlikely]] {
+      if (!shared) return corrupt("shared tensors were not agreed upon");
+      auto buffer = shared->open({entry.get<std::uint32_t>(AttachmentLayout::kFd),
+                                  entry.get<std::uint64_t>(AttachmentLayout::kCookie),
+                                  entry.get<std::uint64_t>(AttachmentLayout::kOffset)},
+                                 lease, bytes);
+      if (!buffer) return buffer.error();
+      message.places.push_back({parts_.size(), 0});
+      parts_.push_back(std::move(*buffer));
+      continue;
+    }
+    if (next == message.own_parts || parts_[next].size() != bytes)
       return corrupt("its attachments are not those that it lists");
     message.places.push_back({next++, 0});
   }
-  if (next != parts_.size()) return corrupt("it has more attachments than it lists");
+  if (next != message.own_parts) return corrupt("it has more attachments than it lists");
   message.tensors = message.attachments;
   return {};
 }
@@ -291,7 +325,8 @@ Result<void> InMessage::check_attachments() {
 /// The tensors that a body apart lists lie in the one part after it, without padding.
 Result<void> InMessage::find_tensors() {
   Impl& message = impl();
-  if (message.places.size() != 2) return corrupt("two lists of its attachments");
+  if (message.places.size() != 2 || message.own_parts != parts_.size())
+    return corrupt("two lists of its attachments");
   if (!message.apart.read(message.body, BodyLayout::kAttachments, message.tensors)) return malformed();
   message.first_tensor = 0;
   message.places.clear();
@@ -320,6 +355,7 @@ Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::siz
     std::size_t left = total_bytes;
     for (std::uint32_t i = 0; i < attachments.count; ++i) {
       const auto bytes = attachments[i].get<std::uint64_t>(AttachmentLayout::kBytes);
+      if (attachments[i].get<std::uint64_t>(AttachmentLayout::kLease) != 0) continue;
       if (bytes > left) return corrupt("its attachments are longer than what came");
       if (bytes == 0) continue;
       parts.push_back(pool.allocate(bytes));

@@ -11,6 +11,7 @@
 
 #include "envelope_layout.hpp"
 #include "flat.hpp"
+#include "session_memory.hpp"
 
 namespace troupe::rpc {
 
@@ -44,18 +45,42 @@ struct OutMessage::Impl {
     for (const Tensor& tensor : tensors) sum += tensor.bytes();
     return sum;
   }
+  flat::Layout table_layout() const {
+    return places.empty() ? AttachmentLayout::kLayout : AttachmentLayout::kSharedLayout;
+  }
   /// The length of the list of all tensors, in words.
   std::size_t table_words() const {
     std::size_t words = 1;
-    for (const Tensor& tensor : tensors) words += AttachmentLayout::kLayout.words() + tensor.rank();
+    for (const Tensor& tensor : tensors) words += table_layout().words() + tensor.rank();
     return words;
   }
+  static Buffer bytes_of(const Tensor& tensor) {
+    const auto offset = static_cast<std::size_t>(tensor.data() - tensor.buffer().data());
+    return tensor.buffer().slice(offset, tensor.bytes());
+  }
+  bool is_shared(std::size_t index) const { return !places.empty() && places[index].offset != 0; }
+  /// Finds the tensors that are passed by mapping.
+  void find_shared() {
+    if (!next_lease) return;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].bytes() < SharedPool::kSmallest) continue;
+      const auto place = SharedPool::locate(bytes_of(tensors[i]));
+      if (!place) continue;
+      places.resize(tensors.size());
+      places[i] = *place;
+    }
+  }
+  void write_table(flat::Writer& to, std::uint32_t at);
   /// The tensors' bytes, without copying them.
   void add_parts(OutFrame& frame) const {
-    for (const Tensor& tensor : tensors) {
-      if (tensor.bytes() == 0) continue;
-      const auto offset = static_cast<std::size_t>(tensor.data() - tensor.buffer().data());
-      frame.parts.push_back(tensor.buffer().slice(offset, tensor.bytes()));
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].bytes() == 0) continue;
+      if (!is_shared(i)) {
+        frame.parts.push_back(bytes_of(tensors[i]));
+        continue;
+      }
+      if (!frame.leases) frame.leases = std::make_shared<FrameLeases>(FrameLeases{first_lease, {}});
+      frame.leases->buffers.push_back(bytes_of(tensors[i]));
     }
   }
 
@@ -66,11 +91,14 @@ struct OutMessage::Impl {
     std::uint64_t token = 0;
   };
   std::optional<Extras> extras;
-  std::uint32_t envelope = 0;    // the struct's first word
-  std::uint32_t body = 0;        // likewise; 0: not written yet
-  std::uint32_t values = 0;      // the first of the body's values
-  std::vector<Tensor> tensors;   // contiguous, in the order of the attachment table
-  std::optional<Error> failure;  // why the message cannot be sent; then nothing more is written
+  std::uint32_t envelope = 0;             // the struct's first word
+  std::uint32_t body = 0;                 // likewise; 0: not written yet
+  std::uint32_t values = 0;               // the first of the body's values
+  std::vector<Tensor> tensors;            // contiguous, in the order of the attachment table
+  std::uint64_t* next_lease = nullptr;    // null: nothing is shared
+  std::uint64_t first_lease = 0;          // of those taken for this message
+  std::vector<SharedPool::Place> places;  // of the tensors; offset 0: not shared. Empty: none is
+  std::optional<Error> failure;           // why the message cannot be sent; then nothing more is written
 };
 
 /// What is known of an incoming message's segments.
@@ -90,6 +118,7 @@ struct InMessage::Impl {
     std::size_t offset = 0;
   };
   std::vector<Place> places;
+  std::size_t own_parts = 0;  // those that came; the rest is shared
 
   /// Of the segment that the body lies in.
   flat::Reader& body_reader() { return body_apart ? apart : head; }

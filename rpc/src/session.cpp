@@ -1,4 +1,6 @@
 // The links between endpoints: meeting, heartbeats, death.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cassert>
 
@@ -92,6 +94,11 @@ void Endpoint::send_hello(Session& session) {
     hello.setProtocolVersion(options_.protocol_version);
     hello.setNodeId(options_.node_id);
     copy_text(hello.initNodeName(static_cast<unsigned>(options_.node_name.size())), options_.node_name);
+    if (const auto probe = transport_->can_share_memory() ? shared_pool_.probe() : std::nullopt) {
+      hello.setPoolPid(static_cast<std::uint32_t>(::getpid()));
+      hello.setPoolFd(probe->fd);
+      hello.setPoolCookie(probe->cookie);
+    }
     auto data = hello.initDataAddress(static_cast<unsigned>(address.size()));
     if (!address.empty()) std::memcpy(data.begin(), address.data(), address.size());
   });
@@ -119,6 +126,9 @@ void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
     switch (control.which()) {
       case wire::Control::HELLO: {
         auto hello = control.getHello();
+        if (session->state == Session::State::kMeeting)
+          session->memory.set_owner(static_cast<pid_t>(hello.getPoolPid()),
+                                    {hello.getPoolFd(), hello.getPoolCookie(), 0});
         return on_hello(*session,
                         {hello.getNodeId(), std::string(to_view(hello.getNodeName())), session->peer.address,
                          session->peer.incoming},
@@ -143,8 +153,12 @@ void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
         return on_greeting(*session, greeting_of(control.getChallenge()), true);
       case wire::Control::PROOF:
         return on_proof(*session, bytes_of(control.getProof()));
+      case wire::Control::MAPPING:
+        if (session->state != Session::State::kOpening) break;
+        session->memory.peer_maps = true;
+        return;
     }
-    end_session(link, {Code::kDataLoss, "an unknown control message came"}, true);
+    end_session(link, {Code::kDataLoss, "a control message came that is unknown, or out of order"}, true);
   } catch (const kj::Exception& exception) {
     end_session(link, {Code::kDataLoss, "a malformed control message came: " + describe(exception)}, true);
   }
@@ -173,6 +187,7 @@ void Endpoint::on_hello(Session& session, const Peer& peer, std::span<const std:
   transport_->admit(session.link);
   session.peer = peer;
   if (peer.incoming) send_hello(session);
+  open_peer_memory(session);
   session.state = Session::State::kOpening;
   send_control(*transport_, session.link, [](wire::Control::Builder control) { control.setReady(); });
 }
@@ -186,6 +201,49 @@ void Endpoint::on_ready(Session& session) {
   if (!session.queue.empty()) pump_->add(session);
   send_waiting(id);
   if (find(id)) events_.on_session(id, peer);
+}
+
+// ---- Memory that is mapped instead of copied ------------------------------------------------------
+
+void Endpoint::open_peer_memory(Session& session) {
+  if (!transport_->can_share_memory() || options_.shared.max_bytes == 0) return;
+  const SessionId id = session.link;
+  if (session.memory.open_probe(loop_, [this, id] { return_leases(id); }))
+    send_control(*transport_, id, [](wire::Control::Builder control) { control.setMapping(); });
+}
+
+void Endpoint::allow_sharing(OutMessage& message, SessionId to) {
+  if (!message.has_tensors() || to == kLocal || to == kElsewhere) return;
+  if (Session* session = find(to); session && session->memory.peer_maps)
+    message.share(session->memory.next_lease);
+}
+
+void Endpoint::return_leases(SessionId id) {
+  Session* session = find(id);
+  if (!session || session->state != Session::State::kReady) return;
+  const auto leases = session->memory.leases_to_return();
+  constexpr std::size_t kBatch = 256;  // fits in an envelope
+  for (std::size_t i = 0; i < leases.size(); i += kBatch) {
+    const auto batch = std::span(leases).subspan(i, std::min(kBatch, leases.size() - i));
+    auto frame = encode({MessageKind::kRelease, 0, 0, 0, 0, Duration{0}, {}}, [&](OutMessage& out) {
+      out.values(1);
+      out.value(0).numbers(DType::kUInt64, std::as_bytes(batch));
+    });
+    if (frame) (void)send_frame(id, std::move(*frame), Flow::kUrgent);
+  }
+}
+
+void Endpoint::on_release(SessionId id, const InMessage& message) {
+  std::span<const std::byte> bytes;
+  if (message.value_count() != 1 || !message.value(0).read_numbers(DType::kUInt64, bytes) ||
+      bytes.size() % sizeof(std::uint64_t) != 0)
+    return end_session(id, {Code::kDataLoss, "a peer's message is not valid: no list of leases"}, true);
+  Session* session = find(id);
+  for (std::size_t at = 0; session && at < bytes.size(); at += sizeof(std::uint64_t)) {
+    std::uint64_t lease = 0;
+    std::memcpy(&lease, bytes.data() + at, sizeof lease);
+    session->memory.take_back(lease);
+  }
 }
 
 // ---- Life and death -----------------------------------------------------------------------------
@@ -225,6 +283,7 @@ void Endpoint::on_heartbeat() {
                                             " ms"});
       continue;
     }
+    session->memory.drop_closed();
     session->last_said = now;
     const std::uint64_t count = ++session->heartbeats;
     send_control(*transport_, id, [&](wire::Control::Builder control) { control.setHeartbeat(count); });

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include <troupe/runtime/memory_pool.hpp>
+#include <troupe/runtime/shared_pool.hpp>
 
 namespace troupe {
 namespace {
@@ -143,6 +144,10 @@ Tensor::Tensor(DType dtype, Shape shape, Shape strides, Buffer buffer, std::int6
 Tensor Tensor::empty(DType dtype, Shape shape, MemoryPool* pool) {
   const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
   return {dtype, shape, allocate(bytes, pool)};
+}
+
+Tensor Tensor::empty(DType dtype, Shape shape, SharedPool& pool) {
+  return {dtype, shape, pool.allocate(static_cast<std::size_t>(shape.elements()) * size_of(dtype))};
 }
 
 Tensor Tensor::zeros(DType dtype, Shape shape, MemoryPool* pool) {

@@ -30,10 +30,24 @@ using namespace troupe::bench;
 
 // ---- What is called -----------------------------------------------------------------------------
 
+/// Reads every byte, as fast as memory gives them.
+std::uint64_t sum_of(const Tensor& tensor) {
+  constexpr std::size_t kLanes = 16;
+  std::uint64_t sums[kLanes] = {};
+  const auto* words = reinterpret_cast<const std::uint64_t*>(tensor.data());
+  const std::size_t count = tensor.bytes() / sizeof *words;
+  for (std::size_t i = 0; i + kLanes <= count; i += kLanes)
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += words[i + lane];
+  std::uint64_t sum = 0;
+  for (const std::uint64_t each : sums) sum += each;
+  return sum;
+}
+
 struct Echo {
   static void methods(rpc::Methods<Echo>& methods) {
     methods.add("echo", [](Echo&, std::string_view text) { return text; })
         .add("take", [](Echo&, const Tensor&) {})
+        .add("sum", [](Echo&, const Tensor& tensor) { return sum_of(tensor); })
         .add("echo_and_number", [](Echo&, std::string_view text, std::int64_t) { return text; });
   }
 };
@@ -149,6 +163,49 @@ Measurement tensor_gb_per_s(std::size_t bytes, std::size_t window) {
       if (repetition > 0) figures.push_back(static_cast<double>(count * bytes) / seconds_since(begin) / 1e9);
     }
     return median(figures);
+  };
+}
+
+Tensor pooled_ones(Node& node, std::size_t bytes) {
+  Tensor tensor = Tensor::empty(DType::kUInt64, Shape({static_cast<std::int64_t>(bytes / 8)}),
+                                node.endpoint().shared_pool());
+  std::fill_n(tensor.as<std::uint64_t>().data(), tensor.elements(), 1);
+  return tensor;
+}
+
+/// GB/s of tensors in the shared pool, of which the callee reads every byte where they lie.
+Measurement pooled_gb_per_s(std::size_t bytes) {
+  return [=](Node& node) {
+    const std::size_t count = bandwidth_count(bytes);
+    const Tensor tensor = pooled_ones(node, bytes);
+    std::vector<double> figures;
+    for (int repetition = 0; repetition <= kRepetitions; ++repetition) {
+      const auto begin = SteadyClock::now();
+      auto before = node.rpc_async<std::uint64_t>("echo", "sum", tensor);
+      for (std::size_t i = 1; i <= count; ++i) {
+        auto next = i < count ? node.rpc_async<std::uint64_t>("echo", "sum", tensor) : before;
+        if (before.get().value() != bytes / 8) std::abort();
+        before = next;
+      }
+      // The first one faults the pages in.
+      if (repetition > 0) figures.push_back(static_cast<double>(count * bytes) / seconds_since(begin) / 1e9);
+    }
+    return median(figures);
+  };
+}
+
+/// A call's round trip whose argument lies in the shared pool and can be read when the method begins; the
+/// method reads nothing and answers nothing.
+Measurement pooled_arrival_us(std::size_t bytes, std::size_t count) {
+  return [=](Node& node) {
+    const Tensor tensor = pooled_ones(node, bytes);
+    std::vector<double> times(count);
+    for (double& time : times) {
+      const auto begin = SteadyClock::now();
+      node.rpc_sync<void>("echo", "take", tensor).value();
+      time = seconds_since(begin) * 1e6;
+    }
+    return median(times);
   };
 }
 
@@ -359,6 +416,12 @@ std::vector<Comparison> comparisons() {
                      [=] { return raw_am_bandwidth(mib * kMiB, 8, tls); }, true});
     }
   }
+  for (const std::size_t mib : {16, 256}) {
+    const std::string size = std::to_string(mib) + "MB";
+    all.push_back({"tensor_pooled_" + size, "shm", "GB/s", pooled_gb_per_s(mib * kMiB),
+                   "raw_ucx_bandwidth_" + size + "_shm",
+                   [=] { return raw_am_bandwidth(mib * kMiB, 8, "shm"); }, false});
+  }
   return all;
 }
 
@@ -380,6 +443,10 @@ int main(int argc, char** argv) {
     const auto figure = beside_server("shm", percentile_beside_tensors_us(64 * kMiB, 5000, 0.99));
     if (figure) print_json(beside, *figure, "us", "bound", 100);
   }
+  const std::string arrival = "tensor_pooled_64MB_arrival";
+  if (wanted(arrival, parts))
+    if (const auto figure = beside_server("shm", pooled_arrival_us(64 * kMiB, 5000)))
+      print_json(arrival, *figure, "us", "bound", 50);
   if (wanted("idle_cluster_cpu_percent", parts)) idle_cluster();
   return 0;
 }

@@ -108,6 +108,35 @@ TEST_CASE("flat: Cap'n Proto's library reads our envelopes") {
   check_body(envelope.getBody());
 }
 
+TEST_CASE("flat: Cap'n Proto's library reads entries of shared tensors") {
+  MemoryPool pool;
+  SharedPool shared;
+  std::uint64_t lease = 41;
+  OutMessage out(pool, kHeader);
+  out.share(lease);
+  out.values(2);
+  const Tensor tensor = Tensor::empty(DType::kInt16, Shape{3, 1 << 15}, shared);
+  out.value(0).tensor(tensor.rows(1, 3));
+  out.value(1).tensor(Tensor::empty(DType::kInt8, Shape{5}));
+  const OutFrame frame = out.finish(kMaxHead).value();
+  CHECK(lease == 42);
+  CHECK(frame.parts.size() == 1);
+  auto reader = library_reader(frame.head);
+  auto list = reader.getRoot<wire::Envelope>().getAttachments();
+  REQUIRE(list.size() == 2);
+  const auto place = SharedPool::locate(tensor.buffer()).value();
+  CHECK(list[0].getDtype() == static_cast<std::uint8_t>(DType::kInt16));
+  CHECK(list[0].getBytes() == std::size_t{4} << 15);
+  CHECK(list[0].getShape()[0] == 2);
+  CHECK(list[0].getLease() == 41);
+  CHECK(list[0].getFd() == place.fd);
+  CHECK(list[0].getCookie() == place.cookie);
+  CHECK(list[0].getOffset() == place.offset + (std::size_t{2} << 15));
+  CHECK(list[1].getBytes() == 5);
+  CHECK(list[1].getShape()[0] == 5);
+  CHECK(list[1].getLease() == 0);
+}
+
 TEST_CASE("flat: Cap'n Proto's library reads our bodies apart, and tables in them") {
   MemoryPool pool;
   for (const std::size_t max_head : {std::size_t{600}, std::size_t{560}}) {

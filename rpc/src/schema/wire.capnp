@@ -46,6 +46,8 @@ struct Control {
     greeting  @5 :Greeting;    # Dialling side, first, if it has a secret.
     challenge @6 :Greeting;    # Accepting side: its answer.
     proof     @7 :Data;        # Both sides, once, the dialling one first: 32 bytes.
+    mapping   @8 :Void;        # Both sides, at most once, between hello and `ready`, only in answer to a hello
+                               # with a probe: "I have opened it: you may send shared tensors".
   }
 }
 
@@ -60,6 +62,10 @@ struct Hello {
   nodeId          @1 :UInt64;  # Random, chosen at the node's start: a restarted node is another one.
   nodeName        @2 :Text;    # For people: messages and logs.
   dataAddress     @3 :Data;    # Opaque to all but the transport (UCX worker address and link tag).
+  # A probe: an empty segment of shared memory (see Attachment). Whoever can open it can open all.
+  poolPid         @4 :UInt32;  # The sender's process; 0: it shares no memory.
+  poolFd          @5 :UInt32;
+  poolCookie      @6 :UInt64;
 }
 
 # One message of the data way, and a Body apart, is of a single segment with pointers inside of it only: such a
@@ -89,6 +95,8 @@ struct Envelope {
     credit  @5;   # From the caller of a stream: items up to number `target` (not included) may be sent, and
                   # while fewer than `method` bytes of items (their envelopes and attachments) have been sent
                   # the next one may be. Both only grow. Never answered.
+    release @6;   # From who was sent shared tensors: their bytes are not read any more. The body is one value,
+                  # the leases as `numbers` of type uint64. Never answered; unknown leases are ignored.
   }
   # A stream is a request whose first two arguments are the credit that it begins with, as in `credit`, and
   # which the method's own follow; `signature` counts only these. The callee sends items within its
@@ -151,10 +159,22 @@ struct Value {
   }
 }
 
-# Bytes beside the envelope: they follow it in this order, without padding.
+# Bytes beside the envelope: they follow it in this order, without padding. But a *shared* one's (`lease` is not
+# 0) stay where they are and are not counted among the bytes that follow: they lie in a segment of the sender's
+# memory, a memfd sealed against any change of its size, open in the sender's process (the hello's poolPid) as
+# descriptor `fd`. A segment begins with the number 0x316c6f6f70757274 and its cookie, 8 bytes each; what lies
+# beyond its first 4,096 bytes is data. The receiver maps it for reading and checks all this. The sender does
+# not use the bytes for anything else until `release` names the lease, or if the link ends before, ever.
+# Shared tensors go only to a peer that has sent `mapping`, in requests, one-way calls and replies, and never in
+# a message with a token or with the list of attachments in its body. From anyone else, or out of bounds, they
+# end the link with DATA_LOSS; a segment that cannot be opened does so with UNAVAILABLE.
 struct Attachment {
   dtype      @0 :UInt8;
   memoryKind @1 :UInt8;       # Where the sender held it: 0 host, 1 pinned host, 2 device.
   shape      @2 :List(Int64);
   bytes      @3 :UInt64;      # Product of the shape and the element's size.
+  lease      @4 :UInt64;      # 0, or chosen by the sender, once only on a link.
+  cookie     @5 :UInt64;      # The segment's, random.
+  offset     @6 :UInt64;      # Of the bytes, from the segment's beginning.
+  fd         @7 :UInt32;
 }

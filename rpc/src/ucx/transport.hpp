@@ -32,6 +32,7 @@ class UcxTransport final : public Transport, private MeetingEvents {
   Limits limits() const override { return limits_; }
   void bound_strangers(const StrangerBounds& bounds) override { meeting_.bound_strangers(bounds); }
   void admit(LinkId link) override { meeting_.admit(link); }
+  bool can_share_memory() const override { return true; }
   bool is_local(std::string_view address) const override {
     const auto parsed = SocketAddress::parse(address);
     return !parsed || parsed->is_local();

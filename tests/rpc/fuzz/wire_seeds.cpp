@@ -130,6 +130,20 @@ Bytes error_reply() {
   return input;
 }
 
+/// A tensor that nobody here has agreed to map.
+Bytes shared_request() {
+  MemoryPool pool;
+  SharedPool shared;
+  std::uint64_t lease = 1;
+  OutMessage out(pool, {MessageKind::kRequest, 5, 1, fnv1a("tensor"), 0, std::chrono::seconds(1), {}});
+  out.share(lease);
+  out.values(1);
+  out.value(0).tensor(Tensor::empty(DType::kFloat32, Shape{1 << 15}, shared));
+  Bytes input{kIncoming | kMet};
+  add_frame(input, out.finish(kMaxHead).value());
+  return input;
+}
+
 Nested nested() {
   Nested made;
   made.number = -5;
@@ -200,6 +214,11 @@ std::vector<Seed> wire_seeds() {
   seeds.push_back({"request_token",
                    message({MessageKind::kRequest, 5, 1, fnv1a("text"), 0, std::chrono::seconds(1), {}, 77},
                            std::string("once"))});
+  seeds.push_back({"shared_tensor", shared_request()});
+  seeds.push_back({"release", message({MessageKind::kRelease, 0, 0, 0, 0, Duration{0}},
+                                      std::vector<std::uint64_t>{1, 2, UINT64_MAX})});
+  seeds.push_back({"release_malformed",
+                   message({MessageKind::kRelease, 0, 0, 0, 0, Duration{0}}, std::string("no leases"))});
   seeds.push_back({"cancel", message({MessageKind::kCancel, 5, 1, 0, 0, Duration{0}, {}})});
   seeds.push_back(
       {"one_way",

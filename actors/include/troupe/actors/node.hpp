@@ -47,6 +47,7 @@ struct NodeOptions {
   std::string secret = {};
   std::string secret_file = {};  ///< only its owner, and group, may be able to read it
   rpc::UcxOptions transport = {};
+  SharedPool::Limits shared_pool = {};  ///< of endpoint().shared_pool(); max_bytes 0: nothing is shared
   Duration join_timeout{std::chrono::seconds(10)};  ///< the first node may start later than this one
   Duration default_timeout{std::chrono::seconds(60)};
   Duration heartbeat_interval{std::chrono::seconds(1)};

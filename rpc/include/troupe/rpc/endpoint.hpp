@@ -53,7 +53,8 @@ struct EndpointOptions {
   std::uint32_t max_calls_waiting = 1 << 14;
   std::size_t max_bytes_waiting = std::size_t{1} << 30;
   AnswerLimits answers;
-  std::uint64_t seed = 0;  ///< of the pauses between attempts; 0: the node id
+  SharedPool::Limits shared;  ///< of shared_pool(); max_bytes 0: nothing is shared, either way
+  std::uint64_t seed = 0;     ///< of the pauses between attempts; 0: the node id
   std::size_t max_message_bytes = std::size_t{16}
                                   << 30;  ///< none longer is sent; one that comes closes its link
 };
@@ -147,6 +148,8 @@ class Endpoint final : private TransportEvents {
 
   Loop& loop() { return loop_; }
   MemoryPool& pool() { return pool_; }
+  /// Tensors in it are mapped by peers on this machine, not copied. Any thread.
+  SharedPool& shared_pool() { return shared_pool_; }
   const EndpointOptions& options() const { return options_; }
   const Stats& stats() const { return stats_; }
   std::size_t open_calls() const { return open_calls_; }
@@ -196,6 +199,12 @@ class Endpoint final : private TransportEvents {
 
   Result<void> send_frame(SessionId session, OutFrame frame, Flow flow, OpenCall* call = nullptr,
                           TimePoint deadline = TimePoint::never());
+  Result<void> send_now(Session& to, OutFrame frame);
+  void open_peer_memory(Session& session);
+  void on_release(SessionId session, const InMessage& message);
+  void return_leases(SessionId session);
+  /// `message` may have its tensors mapped by the peer.
+  void allow_sharing(OutMessage& message, SessionId to);
   bool can_go(const Session& to, Flow flow, std::size_t bytes) const;
 
   // flow.cpp: what must wait
@@ -250,8 +259,10 @@ class Endpoint final : private TransportEvents {
   Result<std::shared_ptr<detail::CallScope>> join_scope(CallOptions& options) const;
   void answer(const InboundCall& call, BodyWriter body);
   void answer_error(const InboundCall& call, const Error& error);
-  /// `to` matters to those that may have many attachments.
-  Result<OutFrame> encode(const MessageHeader& header, BodyWriter body, SessionId to = kElsewhere);
+  /// `to` matters to those that may have many attachments. `share`: tensors may be mapped there; the frame
+  /// then goes nowhere else, and once only.
+  Result<OutFrame> encode(const MessageHeader& header, BodyWriter body, SessionId to = kElsewhere,
+                          bool share = false);
   static constexpr SessionId kElsewhere = UINT64_MAX;
   std::size_t max_head_bytes(SessionId session) const;
   void forget(InboundCall& call);
@@ -267,6 +278,7 @@ class Endpoint final : private TransportEvents {
   EndpointOptions options_;
   EndpointEvents& events_;
   MemoryPool pool_;
+  SharedPool shared_pool_;
   std::unique_ptr<HeadPool> heads_;  // for short messages of ours
   std::deque<OpenCall> calls_;       // slots; a call's id is its slot and the slot's generation
   std::vector<std::uint32_t> free_calls_;

@@ -13,6 +13,7 @@
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/memory_pool.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/shared_pool.hpp>
 
 namespace troupe::rpc {
 
@@ -25,7 +26,7 @@ struct TraceContext {
   explicit operator bool() const { return (trace_high | trace_low) != 0; }
 };
 
-enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel, kItem, kCredit };
+enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel, kItem, kCredit, kRelease };
 
 /// The part of an envelope that is not the body.
 struct MessageHeader {
@@ -54,6 +55,9 @@ class OutMessage {
   ValueWriter value(std::uint32_t index);
   void error(const Error& error);
   void set_call_id(std::uint64_t call_id);
+  bool has_tensors();
+  /// The receiver maps those of its tensors that lie in a SharedPool, under leases counted by `next_lease`.
+  void share(std::uint64_t& next_lease);
 
   /// The frame to send: the envelope, and the attachments' bytes. An envelope longer than
   /// `max_head_bytes` has its body moved beside it. kInvalidArgument: a value was too long.
@@ -62,10 +66,19 @@ class OutMessage {
  private:
   friend class ValueWriter;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 320;
+  static constexpr std::size_t kImplBytes = 352;
   Impl& impl();
   OutFrame finish_with_body_apart(std::size_t max_head_bytes);
   alignas(16) std::byte storage_[kImplBytes];
+};
+
+/// Opens tensors in the memory of a message's sender.
+class SharedTensors {
+ public:
+  virtual Result<Buffer> open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) = 0;
+
+ protected:
+  virtual ~SharedTensors() = default;
 };
 
 /// A received message: owns its bytes, checked as far as its header goes. Values are checked as they
@@ -79,8 +92,10 @@ class InMessage {
   static void* operator new(std::size_t size);
   static void operator delete(void* memory, std::size_t size);
 
-  /// kDataLoss: not an envelope of this protocol. `head` is 8-byte aligned.
-  static Result<std::unique_ptr<InMessage>> parse(Buffer head, std::vector<Buffer> parts);
+  /// kDataLoss: not an envelope of this protocol, or with shared tensors, and there is no `shared`. Else
+  /// also the errors of that. `head` is 8-byte aligned.
+  static Result<std::unique_ptr<InMessage>> parse(Buffer head, std::vector<Buffer> parts,
+                                                  SharedTensors* shared = nullptr);
   /// For a frame whose parts are still to come: makes a buffer for each of its attachments (from
   /// `pool`), whose sizes must add up to `total_bytes`. kDataLoss: they do not.
   static Result<void> allocate_parts(std::span<const std::byte> head, std::size_t total_bytes,
@@ -100,10 +115,10 @@ class InMessage {
  private:
   friend class ValueReader;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 256;
+  static constexpr std::size_t kImplBytes = 272;
   InMessage(Buffer head, std::vector<Buffer> parts);
-  Result<void> open();
-  Result<void> check_attachments();
+  Result<void> open(SharedTensors* shared);
+  Result<void> check_attachments(SharedTensors* shared);
   Result<void> open_body();
   Result<void> find_tensors();
   Impl& impl() const;  // what is read is charged to a budget in it

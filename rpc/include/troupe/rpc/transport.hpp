@@ -17,11 +17,14 @@ namespace troupe::rpc {
 /// One transport's name for its connection to one peer. Never reused within a transport; 0 is none.
 using LinkId = std::uint64_t;
 
+struct FrameLeases;
+
 /// A message to be sent: an encoded envelope and the bytes that travel beside it. The transport keeps
 /// the buffers until it has sent them, and reads them in place.
 struct OutFrame {
   Buffer head;                ///< 1 to Transport::Limits::max_head_bytes bytes, host memory
   std::vector<Buffer> parts;  ///< tensors' bytes, in the order of the envelope's attachment table
+  std::shared_ptr<FrameLeases> leases = nullptr;  ///< tensors that the peer maps; the endpoint's business
 };
 
 /// What a transport tells the layer above. Every function is called on the loop, from inside
@@ -74,6 +77,8 @@ class Transport : public Source {
   /// Whether nothing off this machine is meant, or let in, by dialling or listening at `address`. What is
   /// no address is local.
   virtual bool is_local(std::string_view address) const = 0;
+  /// Whether peers may be processes of this machine that can map our memory.
+  virtual bool can_share_memory() const { return false; }
   /// Starts to accept links at `address` ("127.0.0.1:0", "[::1]:4000", "unix:/run/x.sock"; simulated:
   /// any name). Returns the address that others can dial, with the port that was chosen.
   /// kAlreadyExists: in use. kInvalidArgument: not an address. kPermissionDenied.

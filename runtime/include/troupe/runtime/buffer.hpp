@@ -25,24 +25,34 @@ struct Device {
 
 class Buffer;
 
+/// What a block's memory has to do with other processes.
+enum class Sharing : std::uint8_t {
+  kNone,   ///< ours alone
+  kOwner,  ///< ours, and others may map it: of a SharedPool
+  kGuest,  ///< another process's, mapped for reading only
+};
+
 /// Who gives memory back when the last Buffer on it goes. A block begins life with one reference and
 /// is destroyed by release() of the last; that may happen on any thread.
 class MemoryBlock {
  public:
-  MemoryBlock(std::byte* data, std::size_t capacity, Device device)
-      : data_(data), capacity_(capacity), device_(device) {}
+  MemoryBlock(std::byte* data, std::size_t capacity, Device device, Sharing sharing = Sharing::kNone)
+      : data_(data), capacity_(capacity), device_(device), sharing_(sharing) {}
   MemoryBlock(const MemoryBlock&) = delete;
   MemoryBlock& operator=(const MemoryBlock&) = delete;
 
   std::byte* data() const { return data_; }
   std::size_t capacity() const { return capacity_; }
   Device device() const { return device_; }
+  Sharing sharing() const { return sharing_; }
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
   void release() {
     if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) recycle();
   }
   /// Whether exactly one Buffer refers to the block, so that its holder may write into it.
-  bool unique() const { return references_.load(std::memory_order_acquire) == 1; }
+  bool unique() const {
+    return references_.load(std::memory_order_acquire) == 1 && sharing_ != Sharing::kGuest;
+  }
 
  protected:
   virtual ~MemoryBlock() = default;
@@ -56,6 +66,7 @@ class MemoryBlock {
   std::size_t capacity_;
   Device device_;
   std::atomic<std::uint32_t> references_{1};
+  Sharing sharing_;
 };
 
 /// A view of a part of a reference-counted block of memory. Copies share the bytes. Distinct Buffers
@@ -95,6 +106,9 @@ class Buffer {
   bool empty() const { return size_ == 0; }
   Device device() const { return block_ ? block_->device() : Device{}; }
   bool unique() const { return block_ && block_->unique(); }
+  /// Whether writing into the bytes ends the process: they are another process's (see SharedPool).
+  bool read_only() const { return block_ && block_->sharing() == Sharing::kGuest; }
+  MemoryBlock* block() const { return block_; }  ///< null if there is none
   std::span<std::byte> bytes() const { return {data_, size_}; }
 
   /// The part [offset, offset + size) of this buffer, sharing its memory. Precondition: it lies inside.

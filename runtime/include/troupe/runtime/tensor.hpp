@@ -15,6 +15,7 @@
 namespace troupe {
 
 class MemoryPool;
+class SharedPool;
 
 /// Element types. The numbers go over the wire and into checkpoints.
 enum class DType : std::uint8_t {
@@ -78,6 +79,8 @@ class Tensor {
 
   /// Contents undefined. From `pool` if one is given.
   static Tensor empty(DType dtype, Shape shape, MemoryPool* pool = nullptr);
+  /// In memory that peers on this machine can map: see SharedPool.
+  static Tensor empty(DType dtype, Shape shape, SharedPool& pool);
   static Tensor zeros(DType dtype, Shape shape, MemoryPool* pool = nullptr);
   /// A one-dimensional tensor holding a copy of `values`.
   template <class T>
@@ -94,6 +97,8 @@ class Tensor {
   std::int64_t elements() const { return shape_.elements(); }
   std::size_t bytes() const { return static_cast<std::size_t>(elements()) * size_of(dtype_); }
   Device device() const { return buffer_.device(); }
+  /// Whether it lies in another process's memory: who wants to write clones it.
+  bool read_only() const { return buffer_.read_only(); }
   const Buffer& buffer() const { return buffer_; }
   std::byte* data() const { return buffer_.data() + offset_ * static_cast<std::int64_t>(size_of(dtype_)); }
   bool is_contiguous() const;

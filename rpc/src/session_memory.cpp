@@ -1,0 +1,83 @@
+#include "session_memory.hpp"
+
+#include <utility>
+
+namespace troupe::rpc {
+
+namespace {
+/// Of segments of one peer that are kept mapped between tensors.
+constexpr std::size_t kMaxMappings = 1024;
+}  // namespace
+
+/// Collects leases whose tensors have gone, on whichever thread that was.
+class SessionMemory::Returns : public std::enable_shared_from_this<Returns> {
+ public:
+  Returns(Loop& loop, std::function<void()> flush) : loop_(&loop), flush_(std::move(flush)) {}
+
+  void add(std::uint64_t lease) {
+    const std::lock_guard lock(mutex_);
+    if (!loop_) return;
+    leases_.push_back(lease);
+    if (leases_.size() > 1) return;
+    loop_->post([weak = weak_from_this()] {
+      const auto self = weak.lock();
+      if (!self) return;
+      if (const auto flush = self->flush_) flush();  // a copy: it may end the session
+    });
+  }
+  std::vector<std::uint64_t> take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(leases_, {});
+  }
+  void close() {
+    const std::lock_guard lock(mutex_);
+    loop_ = nullptr;
+    flush_ = nullptr;
+  }
+
+ private:
+  std::mutex mutex_;
+  Loop* loop_;                   // null once the session has ended
+  std::function<void()> flush_;  // changed with the loop's turn only
+  std::vector<std::uint64_t> leases_;
+};
+
+void SessionMemory::lend(FrameLeases leases) {
+  for (Buffer& buffer : leases.buffers) leases_.emplace(leases.first++, SharedLease(std::move(buffer)));
+}
+
+bool SessionMemory::open_probe(Loop& loop, std::function<void()> flush) {
+  if (owner_ == 0 || !SharedMapping::open(owner_, probe_)) return false;
+  returns_ = std::make_shared<Returns>(loop, std::move(flush));
+  return true;
+}
+
+Result<Buffer> SessionMemory::open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) {
+  if (!returns_) return Error{Code::kDataLoss, "a shared tensor came, but this side maps no memory"};
+  auto found = mappings_.find(place.cookie);
+  if (found == mappings_.end()) {
+    auto mapping = SharedMapping::open(owner_, place);
+    if (!mapping) return mapping.error();
+    if (mappings_.size() >= kMaxMappings) mappings_.clear();
+    found = mappings_.emplace(place.cookie, std::move(*mapping)).first;
+  }
+  return SharedMapping::view(found->second, place.offset, bytes,
+                             [returns = returns_, lease] { returns->add(lease); });
+}
+
+std::vector<std::uint64_t> SessionMemory::leases_to_return() {
+  return returns_ ? returns_->take() : std::vector<std::uint64_t>{};
+}
+
+void SessionMemory::drop_closed() {
+  std::erase_if(mappings_, [](const auto& entry) { return entry.second->is_closed(); });
+}
+
+void SessionMemory::end() {
+  for (auto& [lease, held] : leases_) held.abandon();
+  leases_.clear();
+  mappings_.clear();
+  if (returns_) std::exchange(returns_, nullptr)->close();
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include <troupe/rpc/message.hpp>
+#include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/shared_pool.hpp>
+
+namespace troupe::rpc {
+
+/// The tensors of a frame that the peer is to map: they become leases of the session when it is sent.
+struct FrameLeases {
+  std::uint64_t first = 0;  ///< the first one's lease; the others' follow
+  std::vector<Buffer> buffers;
+};
+
+/// What the two sides of a session read of each other's memory. With the loop's turn only.
+class SessionMemory final : public SharedTensors {
+ public:
+  ~SessionMemory() override { end(); }
+
+  // ---- Ours, read by the peer ---------------------------------------------------------------------
+  bool peer_maps = false;  ///< it has opened our probe
+  std::uint64_t next_lease = 1;
+  void lend(FrameLeases leases);
+  /// What the peer returns; others than its own do not count.
+  void take_back(std::uint64_t lease) { leases_.erase(lease); }
+  std::size_t leases() const { return leases_.size(); }
+
+  // ---- The peer's, read by us ---------------------------------------------------------------------
+  void set_owner(pid_t owner, const SharedPool::Place& probe) { owner_ = owner, probe_ = probe; }
+  /// Whether the peer's memory can be opened. From then on `flush` is called on the loop when leases are to
+  /// be returned.
+  bool open_probe(Loop& loop, std::function<void()> flush);
+  Result<Buffer> open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) override;
+  std::vector<std::uint64_t> leases_to_return();
+  /// Forgets segments that their owner has given up.
+  void drop_closed();
+
+  /// The session has ended: whether the peer still reads our memory cannot be known any more.
+  void end();
+
+ private:
+  class Returns;
+  std::unordered_map<std::uint64_t, SharedLease> leases_;
+  pid_t owner_ = 0;
+  SharedPool::Place probe_;
+  std::unordered_map<std::uint64_t, std::shared_ptr<const SharedMapping>> mappings_;  // by cookie
+  std::shared_ptr<Returns> returns_;  // null: the peer's memory is not opened
+};
+
+}  // namespace troupe::rpc

@@ -1,0 +1,335 @@
+#include <troupe/runtime/shared_pool.hpp>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cassert>
+#include <cerrno>
+#include <mutex>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace troupe {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+constexpr std::uint64_t kMagic = 0x316c6f6f70757274;  // "trupool1"
+constexpr char kName[] = "troupe-pool";
+constexpr std::string_view kLinkName = "/memfd:troupe-pool";
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
+
+/// What stands at the beginning of each segment; the data begins a page later.
+struct Header {
+  std::uint64_t magic = kMagic;
+  std::uint64_t cookie = 0;
+  std::atomic<std::uint32_t> closed{0};
+};
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
+
+/// A memfd of ours, mapped.
+struct Segment {
+  int fd = -1;
+  std::byte* base = nullptr;
+  std::size_t size = 0;  // with the header's page
+
+  Header& header() const { return *reinterpret_cast<Header*>(base); }
+};
+
+std::optional<Segment> make_segment(std::size_t size) {
+  std::uint64_t cookie = 0;
+  if (::getrandom(&cookie, sizeof cookie, 0) != sizeof cookie) return std::nullopt;
+  Segment segment{::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING), nullptr, size};
+  if (segment.fd < 0) return std::nullopt;
+  void* base = MAP_FAILED;
+  if (::ftruncate(segment.fd, static_cast<off_t>(size)) == 0 &&
+      ::fcntl(segment.fd, F_ADD_SEALS, kSeals | F_SEAL_SEAL) == 0)
+    base = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, segment.fd, 0);
+  if (base == MAP_FAILED) {
+    ::close(segment.fd);
+    return std::nullopt;
+  }
+  segment.base = static_cast<std::byte*>(base);
+  new (base) Header;
+  segment.header().cookie = cookie;
+  return segment;
+}
+
+void close_segment(const Segment& segment) {
+  segment.header().closed.store(1, std::memory_order_release);
+  ::munmap(segment.base, segment.size);
+  ::close(segment.fd);
+}
+
+}  // namespace
+
+/// What the pool and its buffers share; outlives the pool while buffers are out.
+class SharedPool::Shared : public std::enable_shared_from_this<SharedPool::Shared> {
+ public:
+  explicit Shared(Limits limits) : limits_(limits) {}
+  ~Shared() {
+    if (probe_) close_segment(*probe_);
+  }
+
+  Block* take(std::size_t size);
+  void put_back(Block* block, bool again);
+  void close();
+  std::optional<Place> probe();
+  Stats stats() const {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+ private:
+  Block* reuse(std::size_t size);
+  bool make_room(std::size_t size, std::vector<Block*>& surplus);
+  Block* pop_free(std::size_t index);
+
+  mutable std::mutex mutex_;
+  std::vector<Block*> free_;  // the longest unused first
+  std::optional<Segment> probe_;
+  Stats stats_;
+  Limits limits_;
+  bool closed_ = false;
+};
+
+class SharedPool::Block final : public MemoryBlock {
+ public:
+  explicit Block(const Segment& segment)
+      : MemoryBlock(segment.base + kPage, segment.size - kPage, Device{}, Sharing::kOwner),
+        segment_(segment) {}
+  ~Block() override { close_segment(segment_); }
+  void lend(std::shared_ptr<Shared> home) {
+    home_ = std::move(home);
+    revive();
+  }
+  const Segment& segment() const { return segment_; }
+
+  std::atomic<std::uint32_t> leases{0};
+  std::atomic<bool> abandoned{false};
+
+ private:
+  void recycle() override {
+    const std::shared_ptr<Shared> home = std::move(home_);
+    home->put_back(this, !abandoned.load(std::memory_order_acquire));
+  }
+  Segment segment_;
+  std::shared_ptr<Shared> home_;  // while in use
+};
+
+SharedPool::Block* SharedPool::Shared::pop_free(std::size_t index) {
+  Block* block = free_[index];
+  free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(index));
+  --stats_.blocks_kept;
+  stats_.bytes_kept -= block->capacity();
+  return block;
+}
+
+/// The smallest free block that is long enough and not twice too long.
+SharedPool::Block* SharedPool::Shared::reuse(std::size_t size) {
+  std::size_t best = free_.size();
+  for (std::size_t i = 0; i < free_.size(); ++i) {
+    const std::size_t capacity = free_[i]->capacity();
+    if (capacity >= size && capacity / 2 <= size &&
+        (best == free_.size() || capacity < free_[best]->capacity()))
+      best = i;
+  }
+  return best == free_.size() ? nullptr : pop_free(best);
+}
+
+bool SharedPool::Shared::make_room(std::size_t size, std::vector<Block*>& surplus) {
+  if (closed_ || size > limits_.max_bytes || stats_.bytes_in_use > limits_.max_bytes - size ||
+      stats_.blocks_in_use >= limits_.max_blocks)
+    return false;
+  while (stats_.bytes_in_use + stats_.bytes_kept + size > limits_.max_bytes ||
+         stats_.blocks_in_use + stats_.blocks_kept >= limits_.max_blocks)
+    surplus.push_back(pop_free(0));
+  return true;
+}
+
+/// Null: there is no room, or the system gives none.
+SharedPool::Block* SharedPool::Shared::take(std::size_t size) {
+  const std::size_t capacity = (size + kSmallest - 1) / kSmallest * kSmallest;
+  std::vector<Block*> surplus;
+  Block* block = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    block = reuse(capacity);
+    if (!block && make_room(capacity, surplus))
+      if (const auto segment = make_segment(capacity + kPage)) block = new Block(*segment);
+    if (block) {
+      ++stats_.blocks_in_use;
+      stats_.bytes_in_use += block->capacity();
+    } else {
+      ++stats_.fallbacks;
+    }
+  }
+  for (Block* each : surplus) delete each;
+  if (block) block->lend(shared_from_this());
+  return block;
+}
+
+void SharedPool::Shared::put_back(Block* block, bool again) {
+  {
+    const std::lock_guard lock(mutex_);
+    --stats_.blocks_in_use;
+    stats_.bytes_in_use -= block->capacity();
+    if (again && !closed_) {
+      ++stats_.blocks_kept;
+      stats_.bytes_kept += block->capacity();
+      free_.push_back(block);
+      return;
+    }
+  }
+  delete block;
+}
+
+void SharedPool::Shared::close() {
+  std::vector<Block*> all;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    all.swap(free_);
+    stats_.blocks_kept = stats_.bytes_kept = 0;
+  }
+  for (Block* each : all) delete each;
+}
+
+std::optional<SharedPool::Place> SharedPool::Shared::probe() {
+  const std::lock_guard lock(mutex_);
+  if (limits_.max_bytes == 0) return std::nullopt;
+  if (!probe_) probe_ = make_segment(kPage);
+  if (!probe_) return std::nullopt;
+  return Place{static_cast<std::uint32_t>(probe_->fd), probe_->header().cookie, 0};
+}
+
+SharedPool::SharedPool(Limits limits) : shared_(std::make_shared<Shared>(limits)) {}
+SharedPool::~SharedPool() {
+  shared_->close();
+}
+
+Buffer SharedPool::allocate(std::size_t size) {
+  if (size > (std::size_t{1} << 62)) throw std::bad_alloc();
+  if (size >= kSmallest)
+    if (Block* block = shared_->take(size)) return {block, size};
+  return Buffer::allocate(size);
+}
+
+SharedPool::Stats SharedPool::stats() const {
+  return shared_->stats();
+}
+std::optional<SharedPool::Place> SharedPool::probe() {
+  return shared_->probe();
+}
+
+std::optional<SharedPool::Place> SharedPool::locate(const Buffer& buffer) {
+  if (!buffer.block() || buffer.block()->sharing() != Sharing::kOwner) return std::nullopt;
+  const Segment& segment = static_cast<const Block*>(buffer.block())->segment();
+  return Place{static_cast<std::uint32_t>(segment.fd), segment.header().cookie,
+               static_cast<std::uint64_t>(buffer.data() - segment.base)};
+}
+
+bool SharedPool::is_leased(const Buffer& buffer) {
+  if (!buffer.block() || buffer.block()->sharing() != Sharing::kOwner) return false;
+  const auto* block = static_cast<const Block*>(buffer.block());
+  return block->leases.load(std::memory_order_acquire) > 0 ||
+         block->abandoned.load(std::memory_order_acquire);
+}
+
+// ---- Leases -------------------------------------------------------------------------------------
+
+SharedLease::SharedLease(Buffer buffer) : buffer_(std::move(buffer)) {
+  assert(SharedPool::locate(buffer_));
+  static_cast<SharedPool::Block*>(buffer_.block())->leases.fetch_add(1, std::memory_order_relaxed);
+}
+
+SharedLease::~SharedLease() {
+  if (auto* block = static_cast<SharedPool::Block*>(buffer_.block()))
+    block->leases.fetch_sub(1, std::memory_order_release);
+}
+
+void SharedLease::abandon() {
+  static_cast<SharedPool::Block*>(buffer_.block())->abandoned.store(true, std::memory_order_release);
+}
+
+// ---- The reader's side --------------------------------------------------------------------------
+
+namespace {
+
+/// Bytes of a mapping, which it keeps.
+class GuestBlock final : public MemoryBlock {
+ public:
+  GuestBlock(std::shared_ptr<const SharedMapping> mapping, const std::byte* data, std::size_t size,
+             std::function<void()> done)
+      : MemoryBlock(const_cast<std::byte*>(data), size, Device{}, Sharing::kGuest),
+        mapping_(std::move(mapping)),
+        done_(std::move(done)) {}
+
+ private:
+  void recycle() override {
+    if (done_) done_();
+    delete this;
+  }
+  std::shared_ptr<const SharedMapping> mapping_;
+  std::function<void()> done_;
+};
+
+Error cannot_open(const std::string& why) {
+  return {Code::kUnavailable, "a peer's shared memory cannot be opened: " + why};
+}
+
+Result<std::shared_ptr<const SharedMapping>> map(int fd, std::uint64_t cookie) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || info.st_size < static_cast<off_t>(kPage))
+    return cannot_open("its size is wrong");
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & kSeals) != kSeals) return cannot_open("it is not sealed");
+  const auto size = static_cast<std::size_t>(info.st_size);
+  void* const base = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+  if (base == MAP_FAILED) return cannot_open("mapping it failed");
+  auto mapping = std::make_shared<const SharedMapping>(static_cast<const std::byte*>(base), size);
+  const auto* header = static_cast<const Header*>(base);
+  if (header->magic != kMagic || header->cookie != cookie) return cannot_open("its cookie is another one");
+  return mapping;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const SharedMapping>> SharedMapping::open(pid_t owner,
+                                                                 const SharedPool::Place& place) {
+  if (owner <= 0) return cannot_open("no process");
+  const std::string path = "/proc/" + std::to_string(owner) + "/fd/" + std::to_string(place.fd);
+  // Looked at before it is opened, because opening can have effects of its own.
+  char target[64];
+  const ssize_t length = ::readlink(path.c_str(), target, sizeof target);
+  if (length < 0 || !std::string_view(target, static_cast<std::size_t>(length)).starts_with(kLinkName))
+    return cannot_open("it is not there");
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0) return cannot_open("errno " + std::to_string(errno));
+  auto mapping = map(fd, place.cookie);
+  ::close(fd);
+  return mapping;
+}
+
+SharedMapping::~SharedMapping() {
+  ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+bool SharedMapping::is_closed() const {
+  return reinterpret_cast<const Header*>(data_)->closed.load(std::memory_order_acquire) != 0;
+}
+
+Result<Buffer> SharedMapping::view(std::shared_ptr<const SharedMapping> mapping, std::uint64_t offset,
+                                   std::uint64_t size, std::function<void()> done) {
+  if (offset < kPage || offset > mapping->size_ || size > mapping->size_ - offset)
+    return Error{Code::kDataLoss, "a shared tensor lies outside of its segment"};
+  const std::byte* const data = mapping->data_ + offset;
+  return Buffer(new GuestBlock(std::move(mapping), data, size, std::move(done)), size);
+}
+
+}  // namespace troupe

@@ -1,0 +1,296 @@
+// Tensors that are mapped by the peer instead of being copied to it.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+
+#include "endpoint_support.hpp"
+
+namespace troupe::rpc::testing {
+
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr const char* kAddressVariable = "TROUPE_TEST_SHARED_TENSORS_ADDRESS";
+using contract::UcxShm;
+
+Tensor pooled(Endpoint& endpoint, std::size_t bytes, int value) {
+  Tensor tensor =
+      Tensor::empty(DType::kUInt8, Shape({static_cast<std::int64_t>(bytes)}), endpoint.shared_pool());
+  std::memset(tensor.data(), value, bytes);
+  return tensor;
+}
+
+bool holds(const Tensor& tensor, std::size_t bytes, int value) {
+  if (tensor.bytes() != bytes) return false;
+  for (std::size_t i = 0; i < bytes; ++i)
+    if (tensor.data()[i] != static_cast<std::byte>(value)) return false;
+  return true;
+}
+
+std::size_t in_use(Endpoint& endpoint) {
+  return endpoint.shared_pool().stats().blocks_in_use;
+}
+
+/// Keeps the tensors that come, and answers with nothing.
+void keep_at(Side& side, std::vector<Tensor>& kept) {
+  side.handler = [&kept](InboundCallPtr call) {
+    Tensor tensor;
+    REQUIRE(Codec<Tensor>::decode(call->message().value(0), tensor));
+    kept.push_back(tensor);
+    call->reply_void();
+  };
+}
+
+EndpointOptions without_sharing(std::uint64_t id, const std::string& name) {
+  EndpointOptions options = options_of(id, name);
+  options.shared.max_bytes = 0;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("shared tensors: an argument arrives in place, is read-only, and its lease comes back",
+                   Kind, contract::UcxShm, contract::UcxTcp) {
+  Duo<Kind> duo;
+  std::vector<Tensor> kept;
+  keep_at(duo.b, kept);
+  duo.connect();
+  Tensor tensor = pooled(*duo.a.endpoint, kMiB, 3);
+  for (int repeat = 0; repeat < 3; ++repeat)
+    REQUIRE(duo.template call<void>("keep", tensor.rows(0, static_cast<std::int64_t>(kMiB) - repeat)).ok());
+  CHECK(SharedPool::is_leased(tensor.buffer()));
+  REQUIRE(kept.size() == 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(kept[i].read_only());
+    CHECK(kept[i].data() != tensor.data());
+    CHECK(holds(kept[i], kMiB - i, 3));
+  }
+  tensor.data()[5] = std::byte{4};  // as its maker should not, but so it is seen that nothing was copied
+  CHECK(kept[0].data()[5] == std::byte{4});
+  kept.clear();
+  CHECK(duo.until([&] { return !SharedPool::is_leased(tensor.buffer()); }));
+  tensor = Tensor();
+  CHECK(duo.until([&] { return in_use(*duo.a.endpoint) == 0; }));
+  CHECK(duo.a.endpoint->shared_pool().stats().blocks_kept == 1);
+}
+
+TEST_CASE("shared tensors: answers, parts of a tensor, mixtures and long bodies come as they were") {
+  Duo<UcxShm> duo;
+  duo.connect();
+  Endpoint& answering = *duo.b.endpoint;
+  duo.b.handler = [&](InboundCallPtr call) {
+    std::vector<Tensor> got;
+    REQUIRE(Codec<std::vector<Tensor>>::decode(call->message().value(0), got));
+    REQUIRE(got.size() == 3);
+    CHECK(got[0].read_only());
+    CHECK_FALSE(got[1].read_only());
+    CHECK(got[2].read_only());
+    CHECK(holds(got[0], kMiB / 2, 1));
+    CHECK(holds(got[1], kMiB, 2));
+    CHECK(holds(got[2], 2 * kMiB, 3));
+    got.push_back(pooled(answering, kMiB, 4));
+    call->reply(got);
+  };
+  const Tensor first = pooled(*duo.a.endpoint, kMiB, 1);
+  Tensor second = Tensor::empty(DType::kUInt8, Shape{static_cast<std::int64_t>(kMiB)});
+  std::memset(second.data(), 2, kMiB);
+  const std::vector<Tensor> sent{first.rows(kMiB / 4, 3 * kMiB / 4), second,
+                                 pooled(*duo.a.endpoint, 2 * kMiB, 3)};
+  for (const std::size_t text : {std::size_t{0}, std::size_t{100'000}}) {
+    CAPTURE(text);  // the longer one puts the body apart
+    auto answer = duo.call<std::vector<Tensor>>("tensors", sent, std::string(text, 'x')).value();
+    REQUIRE(answer.size() == 4);
+    CHECK(holds(answer[0], kMiB / 2, 1));
+    CHECK(holds(answer[2], 2 * kMiB, 3));
+    CHECK(answer[3].read_only());
+    CHECK(holds(answer[3], kMiB, 4));
+  }
+  CHECK(duo.until([&] { return in_use(answering) == 0; }));
+}
+
+TEST_CASE("shared tensors: hundreds in one call are copied, thousands of leases come back") {
+  Duo<UcxShm> duo;
+  std::vector<Tensor> kept;
+  keep_at(duo.b, kept);
+  duo.connect();
+  const Tensor tensor = pooled(*duo.a.endpoint, SharedPool::kSmallest, 8);
+  std::vector<Answer>& answers = duo.answers(1000);
+  for (Answer& answer : answers) start_call(*duo.a.endpoint, {duo.ab, 5}, "keep", 30s, answer, tensor);
+  REQUIRE(duo.until([&] { return kept.size() == 1000; }));
+  kept.clear();
+  CHECK(duo.until([&] { return !SharedPool::is_leased(tensor.buffer()); }));
+  duo.b.handler = [&](InboundCallPtr call) { call->reply(call->message().bytes()); };
+  const std::vector<Tensor> many(300, tensor);
+  CHECK(duo.call<std::uint64_t>("many", many).value() > 300 * SharedPool::kSmallest);
+  CHECK_FALSE(SharedPool::is_leased(tensor.buffer()));
+}
+
+TEST_CASE("shared tensors: if a side does not share, all is copied") {
+  bool first = false;
+  SUBCASE("the sender") {
+    first = true;
+  }
+  SUBCASE("the receiver") {
+    first = false;
+  }
+  Duo<UcxShm> duo(first ? without_sharing(1, "alice") : options_of(1, "alice"),
+                  first ? options_of(2, "bob") : without_sharing(2, "bob"));
+  std::vector<Tensor> kept;
+  keep_at(duo.b, kept);
+  duo.connect();
+  SharedPool pool;
+  Tensor tensor = Tensor::empty(DType::kUInt8, Shape{static_cast<std::int64_t>(kMiB)}, pool);
+  std::memset(tensor.data(), 9, kMiB);
+  REQUIRE(duo.call<void>("keep", tensor).ok());
+  CHECK(holds(kept.at(0), kMiB, 9));
+  CHECK_FALSE(kept[0].read_only());
+  CHECK_FALSE(SharedPool::is_leased(tensor.buffer()));
+}
+
+TEST_CASE("shared tensors: simulated, they are copied") {
+  Duo<contract::Sim> duo;
+  std::vector<Tensor> kept;
+  keep_at(duo.b, kept);
+  duo.connect();
+  REQUIRE(duo.call<void>("keep", pooled(*duo.a.endpoint, kMiB, 9)).ok());
+  CHECK(holds(kept.at(0), kMiB, 9));
+  CHECK_FALSE(kept[0].read_only());
+}
+
+TEST_CASE("shared tensors: the end of the session takes nothing from a reader that lives on") {
+  Duo<UcxShm> duo;
+  std::vector<Tensor> kept;
+  keep_at(duo.b, kept);
+  duo.connect();
+  REQUIRE(duo.call<void>("keep", pooled(*duo.a.endpoint, kMiB, 1)).ok());
+  CHECK(in_use(*duo.a.endpoint) == 1);
+  duo.a.endpoint->close(duo.ab, {Code::kCancelled, "enough"});
+  REQUIRE(duo.until([&] { return duo.b.closed.size() == 1; }));
+  CHECK(in_use(*duo.a.endpoint) == 0);
+  CHECK(duo.a.endpoint->shared_pool().stats().blocks_kept == 0);
+  const Tensor other = pooled(*duo.a.endpoint, kMiB, 2);
+  CHECK(holds(kept.at(0), kMiB, 1));
+  duo.a.endpoint.reset();
+  CHECK(holds(kept.at(0), kMiB, 1));
+  duo.b.endpoint.reset();
+  kept.clear();  // after everything that it could be returned to
+}
+
+TEST_CASE("shared tensors: one that nobody has agreed upon, or that lies wrong, ends the session") {
+  enum class Lie { kUnasked, kOffset, kLength, kCookie };
+  for (const Lie lie : {Lie::kUnasked, Lie::kOffset, Lie::kLength, Lie::kCookie}) {
+    CAPTURE(static_cast<int>(lie));
+    MemoryPool pool;
+    SharedPool shared;
+    std::uint64_t lease = 1;
+    OutMessage out(pool, {MessageKind::kRequest, 1, 5, 1, 0, 1s, {}});
+    out.share(lease);
+    out.values(1);
+    const Tensor tensor = Tensor::empty(DType::kUInt8, Shape{static_cast<std::int64_t>(kMiB)}, shared);
+    out.value(0).tensor(tensor);
+    OutFrame frame = out.finish(4096).value();
+    CHECK(frame.parts.empty());
+    REQUIRE(frame.leases);
+    struct Liar final : SharedTensors {
+      Lie lie{};
+      Result<Buffer> open(const SharedPool::Place& place, std::uint64_t, std::uint64_t bytes) override {
+        SharedPool::Place false_place = place;
+        if (lie == Lie::kCookie) ++false_place.cookie;
+        auto mapping = SharedMapping::open(::getpid(), false_place);
+        if (!mapping) return mapping.error();
+        return SharedMapping::view(*mapping, lie == Lie::kOffset ? 1 : place.offset,
+                                   lie == Lie::kLength ? bytes + kMiB : bytes, {});
+      }
+    } liar;
+    liar.lie = lie;
+    const auto parsed = InMessage::parse(frame.head, {}, lie == Lie::kUnasked ? nullptr : &liar);
+    REQUIRE_FALSE(parsed.ok());
+    CHECK(parsed.error().code == (lie == Lie::kCookie ? Code::kUnavailable : Code::kDataLoss));
+  }
+}
+
+// ---- Two processes --------------------------------------------------------------------------------
+
+/// The other process: this program again, which is to run this case alone. It keeps what it gets.
+TEST_CASE("shared tensors: the other process" * doctest::skip()) {
+  const char* const address = std::getenv(kAddressVariable);
+  if (!address) return;
+  contract::UcxShm world;
+  Side side;
+  side.endpoint = std::make_unique<Endpoint>(world.a, world.make(world.a, "c"), options_of(3, "carol"), side);
+  std::vector<Tensor> kept;
+  side.handler = [&](InboundCallPtr call) {
+    Tensor tensor;
+    if (call->message().value_count() == 1 && Codec<Tensor>::decode(call->message().value(0), tensor))
+      kept.push_back(tensor);
+    if (call->message().value_count() == 0) kept.clear();
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < tensor.bytes(); ++i) sum += static_cast<std::uint64_t>(tensor.data()[i]);
+    call->reply(std::pair<bool, std::uint64_t>(tensor.read_only(), sum));
+  };
+  side.endpoint->connect(address).value();
+  (void)world.run_until([&] { return !side.closed.empty(); }, 60s);
+}
+
+namespace {
+/// Starts it, and ends it if it has not been ended.
+class OtherProcess {
+ public:
+  explicit OtherProcess(const std::string& address) {
+    ::setenv(kAddressVariable, address.c_str(), 1);
+    const char* const arguments[] = {"test_rpc", "--no-skip", "--test-case=shared tensors: the other process",
+                                     nullptr};
+    pid_ = ::vfork();
+    if (pid_ == 0) {
+      ::execv("/proc/self/exe", const_cast<char* const*>(arguments));
+      ::_exit(127);
+    }
+    ::unsetenv(kAddressVariable);
+  }
+  ~OtherProcess() { kill(); }
+  OtherProcess(const OtherProcess&) = delete;
+  OtherProcess& operator=(const OtherProcess&) = delete;
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+}  // namespace
+
+TEST_CASE("shared tensors: another process reads them in place, gives them back, and may be killed") {
+  Duo<UcxShm> duo;
+  OtherProcess other(duo.address);
+  REQUIRE(duo.until([&] { return duo.b.sessions.size() == 1; }));
+  Endpoint& endpoint = *duo.b.endpoint;
+  const auto call = [&](const auto&... arguments) {
+    auto future = call_async<std::pair<bool, std::uint64_t>>(endpoint, {duo.b.sessions[0].first, 5}, "sum",
+                                                             "sum", {}, arguments...);
+    REQUIRE(duo.until([&] { return future.ready(); }));
+    return future.get().value();
+  };
+  for (const int value : {1, 2}) {
+    const auto [read_only, sum] = call(pooled(endpoint, 4 * kMiB, value));
+    CHECK(read_only);
+    CHECK(sum == 4 * kMiB * static_cast<std::size_t>(value));
+  }
+  CHECK(in_use(endpoint) == 2);
+  call();
+  CHECK(duo.until([&] { return in_use(endpoint) == 0; }));
+  CHECK(endpoint.shared_pool().stats().blocks_kept == 2);
+
+  CHECK(call(pooled(endpoint, 4 * kMiB, 3)).first);
+  CHECK(in_use(endpoint) == 1);
+  other.kill();
+  REQUIRE(duo.until([&] { return duo.b.closed.size() == 1; }));
+  CHECK(in_use(endpoint) == 0);
+}
+
+}  // namespace troupe::rpc::testing
