@@ -79,8 +79,8 @@ bool Loop::ask_waiters() {
   return lend;
 }
 
-// With turn_ locked. Nobody is left to be asked for: a driver may sleep, also if the one that came last is now
-// the driver itself and so asks for nobody.
+// With turn_ locked. Nobody is left to be asked for: a driver may sleep, also if the one that came last is
+// now the driver itself and so asks for nobody.
 void Loop::remove(Waiter& waiter) {
   const auto found = std::find(waiters_.begin(), waiters_.end(), &waiter);
   if (found == waiters_.end()) return;
