@@ -99,6 +99,10 @@ ReplySink& Endpoint::release(OpenCall& call) {
   loop_.cancel(call);
   if (call.session) end_of_flow(call);
   call.parked.reset();
+  if (call.into) [[unlikely]] {
+    call.into.reset();
+    --calls_into_;
+  }
   call.attempt = false;
   if (++call.generation == 0) call.generation = 1;
   free_calls_.push_back(call.slot);
@@ -142,7 +146,12 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
     return refuse(
         {Code::kResourceExhausted, std::to_string(open_calls_) + " calls are open already; wait for some"});
 
-  if (target.session == kLocal && options.token == 0 && body.type() &&
+  if (options.into && (!options.into->is_contiguous() || options.into->device().kind == MemoryKind::kDevice))
+    return refuse(
+        {Code::kInvalidArgument,
+         "an answer is received into a contiguous tensor in host memory, not " + options.into->to_string()});
+
+  if (target.session == kLocal && options.token == 0 && body.type() && !options.into &&
       events_.takes_directly(target.actor, method.name, body.type()))
     return open_directly(target, method, timeout, options.trace, body, sink, scope);
 
@@ -158,6 +167,10 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
   OpenCall& opened = open_call();
   opened.sink = &sink;
   opened.target = target;
+  if (options.into) [[unlikely]] {
+    opened.into = options.into;
+    ++calls_into_;
+  }
   const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
   loop_.schedule(opened, loop_.fresh_now() + timeout);
@@ -273,7 +286,14 @@ Result<void> Endpoint::on_parts(LinkId link, std::span<const std::byte> head, st
     return Error{Code::kResourceExhausted, "a message of " + std::to_string(total_bytes) +
                                                " bytes is longer than the " +
                                                std::to_string(options_.max_message_bytes) + " allowed"};
-  return InMessage::allocate_parts(head, total_bytes, pool_, parts);
+  return InMessage::allocate_parts(head, total_bytes, pool_, parts, destination(link, head));
+}
+
+/// Where the first tensor of an answer that comes is to be received; null: wherever.
+const Tensor* Endpoint::destination(LinkId link, std::span<const std::byte> head) {
+  if (calls_into_ == 0) return nullptr;
+  const OpenCall* call = find_call(InMessage::call_answered_by(head));
+  return call && call->target.session == link ? call->into.get() : nullptr;
 }
 
 void Endpoint::on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) {
@@ -330,6 +350,9 @@ void Endpoint::on_reply(SessionId session, std::unique_ptr<InMessage> message) {
     call->parked = std::move(message);  // it has overtaken an item: see on_item()
     return;
   }
+  if (call->into) [[unlikely]]
+    if (auto received = message->receive_into(*call->into); !received)
+      return complete(*call, std::move(received).error());
   complete(*call, std::move(message));
 }
 

@@ -73,7 +73,8 @@ struct Endpoint::OpenCall final : TimerNode {
   FlowQueue::Place place;      // while it waits
   bool waits = false;
   bool attempt = false;  // of a call that may be tried again: its end is not the caller's last word
-  std::unique_ptr<InMessage> parked;  // a stream's reply that came before the last item
+  std::shared_ptr<const Tensor> into;  // where the answer's first tensor is to lie
+  std::unique_ptr<InMessage> parked;   // a stream's reply that came before the last item
 
  private:
   void on_timer() override;

@@ -35,6 +35,16 @@ bool has_extras(const MessageHeader& header) {
   return header.trace || header.token != 0;
 }
 
+/// The bytes of a contiguous tensor.
+Buffer memory_of(const Tensor& tensor) {
+  return tensor.buffer().slice(static_cast<std::size_t>(tensor.data() - tensor.buffer().data()),
+                               tensor.bytes());
+}
+
+bool is_body_apart(const flat::StructView& envelope) {
+  return (envelope.get<std::uint8_t>(EnvelopeLayout::kFlags) & EnvelopeLayout::kBodyApart) != 0;
+}
+
 void write_extras(flat::Writer& writer, std::uint32_t envelope, const TraceContext& trace,
                   std::uint64_t token) {
   const std::uint32_t at = writer.add_struct(
@@ -266,7 +276,7 @@ Result<void> InMessage::open(SharedTensors* shared) {
 Result<void> InMessage::open_body() {
   Impl& message = impl();
   flat::StructView& body = message.body;
-  if ((message.envelope.get<std::uint8_t>(EnvelopeLayout::kFlags) & EnvelopeLayout::kBodyApart) != 0) {
+  if (is_body_apart(message.envelope)) {
     // Never in the sender's memory, where it could change while it is read.
     if (message.places.empty() || message.places[0].part != 0 || message.own_parts == 0)
       return corrupt("its body is missing");
@@ -344,7 +354,7 @@ Result<void> InMessage::find_tensors() {
 }
 
 Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::size_t total_bytes,
-                                       MemoryPool& pool, std::vector<Buffer>& parts) {
+                                       MemoryPool& pool, std::vector<Buffer>& parts, const Tensor* into) {
   flat::Reader reader;
   flat::StructView envelope;
   flat::StructsView attachments;
@@ -358,7 +368,8 @@ Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::siz
       if (attachments[i].get<std::uint64_t>(AttachmentLayout::kLease) != 0) continue;
       if (bytes > left) return corrupt("its attachments are longer than what came");
       if (bytes == 0) continue;
-      parts.push_back(pool.allocate(bytes));
+      const bool is_first = i == (is_body_apart(envelope) ? 1U : 0U);
+      parts.push_back(into && is_first && into->bytes() == bytes ? memory_of(*into) : pool.allocate(bytes));
       left -= bytes;
     }
     if (left != 0) return corrupt("its attachments are shorter than what came");
@@ -367,6 +378,32 @@ Result<void> InMessage::allocate_parts(std::span<const std::byte> head, std::siz
     return Error{Code::kResourceExhausted,
                  "no memory for a message of " + std::to_string(total_bytes) + " bytes; send it in pieces"};
   }
+}
+
+std::uint64_t InMessage::call_answered_by(std::span<const std::byte> head) {
+  flat::Reader reader;
+  flat::StructView envelope;
+  if (!reader.open(head) || !reader.root(envelope)) return 0;
+  if (envelope.get<std::uint16_t>(EnvelopeLayout::kKind) != static_cast<std::uint16_t>(MessageKind::kReply))
+    return 0;
+  return envelope.get<std::uint64_t>(EnvelopeLayout::kCallId);
+}
+
+Result<void> InMessage::receive_into(const Tensor& into) {
+  if (is_error_) return {};
+  Tensor came;
+  if (!read_tensor(0, came))
+    return Error{Code::kInvalidArgument,
+                 "there is no tensor in the answer to receive into " + into.to_string()};
+  if (came.dtype() != into.dtype() || came.shape() != into.shape())
+    return Error{Code::kInvalidArgument,
+                 "the answer is " + came.to_string() + ", and was to be received into " + into.to_string()};
+  if (came.bytes() == 0 || came.data() == into.data()) return {};
+  std::memcpy(into.data(), came.data(), came.bytes());
+  Impl& message = impl();
+  message.places[message.first_tensor] = {parts_.size(), 0};
+  parts_.push_back(memory_of(into));
+  return {};
 }
 
 std::size_t InMessage::bytes() const {

@@ -113,6 +113,9 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
   if (closing_) return refuse({Code::kCancelled, "the node shuts down"});
   if (options.token == 0 || options.retry.max_attempts == 0)
     return refuse({Code::kInvalidArgument, "only a call with a token can be repeated"});
+  if (options.into)
+    return refuse(
+        {Code::kInvalidArgument, "a call that can be repeated cannot say where its answer is to lie"});
   CallOptions own = options;
   std::shared_ptr<detail::CallScope> scope;
   if (loop_.context() && !options.detached) {

@@ -192,10 +192,13 @@ bool ValueReader::read_numbers(DType width, std::span<const std::byte>& bytes) c
 }
 
 bool ValueReader::read(Tensor& tensor) const {
-  if (kind() != ValueKind::kTensor) return false;
-  auto& message = message_->impl();
-  const std::size_t index =
-      std::size_t{view().get<std::uint32_t>(ValueLayout::kNumber)} + message.first_tensor;
+  return kind() == ValueKind::kTensor &&
+         message_->read_tensor(view().get<std::uint32_t>(ValueLayout::kNumber), tensor);
+}
+
+bool InMessage::read_tensor(std::size_t number, Tensor& tensor) const {
+  auto& message = impl();
+  const std::size_t index = number + message.first_tensor;
   if (index >= message.places.size()) return false;
   const flat::StructView attachment = message.tensors[static_cast<std::uint32_t>(index)];
   // A table in the envelope is read there, even if the body is apart.
@@ -223,7 +226,7 @@ bool ValueReader::read(Tensor& tensor) const {
     return false;
   const auto [part, offset] = message.places[index];
   Buffer data;
-  if (part != SIZE_MAX) data = message_->parts_[part].slice(offset, static_cast<std::size_t>(bytes));
+  if (part != SIZE_MAX) data = parts_[part].slice(offset, static_cast<std::size_t>(bytes));
   if (reinterpret_cast<std::uintptr_t>(data.data()) % size_of(dtype) != 0)
     data = Buffer::copy_of(data.bytes());  // behind a tensor of smaller elements, in one part with it
   tensor = Tensor(dtype, Shape(std::span<const std::int64_t>(shape, rank)), std::move(data));

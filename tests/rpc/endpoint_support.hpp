@@ -144,7 +144,11 @@ class Duo {
   }
   template <class R, class... Args>
   Result<R> call(std::string_view method, const Args&... args) {
-    auto future = call_async<R>(*a.endpoint, {ab, 5}, method, std::string(method), {}, args...);
+    return call_with<R>({}, method, args...);
+  }
+  template <class R, class... Args>
+  Result<R> call_with(const CallOptions& options, std::string_view method, const Args&... args) {
+    auto future = call_async<R>(*a.endpoint, {ab, 5}, method, std::string(method), options, args...);
     REQUIRE(until([&] { return future.ready(); }));
     return future.get();
   }

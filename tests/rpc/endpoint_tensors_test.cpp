@@ -78,6 +78,57 @@ TEST_CASE_TEMPLATE("endpoint: thousands of tensors in one call, empty ones among
   }
 }
 
+TEST_CASE_TEMPLATE("endpoint: an answer is received where the caller says", Kind,
+                   TROUPE_ENDPOINT_TRANSPORTS) {
+  Duo<Kind> duo;
+  duo.connect();
+  // Eager and by rendezvous, beside other values and as the first of several.
+  for (const std::size_t bytes :
+       {std::size_t{1}, std::size_t{4000}, std::size_t{100'000}, std::size_t{3} << 20}) {
+    CAPTURE(bytes);
+    const Tensor wanted = counting(bytes, 7);
+    duo.b.handler = [&](InboundCallPtr call) {
+      call->reply(std::pair<std::string, std::vector<Tensor>>("here", {wanted, counting(50, 8)}));
+    };
+    const Tensor all = Tensor::zeros(DType::kUInt8, Shape{2, static_cast<std::int64_t>(bytes)});
+    const Tensor place = all.rows(1, 2).reshape(Shape{static_cast<std::int64_t>(bytes)});
+    using Named = std::pair<std::string, std::vector<Tensor>>;
+    const auto answer = duo.template call_with<Named>({.into = into(place)}, "get");
+    REQUIRE_MESSAGE(answer.ok(), answer.error().to_string());
+    CHECK(same(place, wanted));
+    CHECK(answer->second[0].data() == place.data());
+    CHECK(same(answer->second[1], counting(50, 8)));
+    CHECK(all.data()[bytes - 1] == std::byte{0});  // nothing beside it was written
+
+    for (const Tensor& other : {Tensor::zeros(DType::kInt8, place.shape()),
+                                Tensor::zeros(DType::kUInt8, Shape{1, place.elements()}),
+                                Tensor::zeros(DType::kUInt8, Shape{place.elements() + 1})}) {
+      const auto refused = duo.template call_with<Named>({.into = into(other)}, "get");
+      REQUIRE_FALSE(refused.ok());
+      CHECK(refused.error().code == Code::kInvalidArgument);
+      CHECK(refused.error().message.find(other.to_string()) != std::string::npos);
+    }
+  }
+  duo.b.handler = [](InboundCallPtr call) { call->reply(std::int64_t{1}); };
+  const Tensor place = Tensor::zeros(DType::kUInt8, Shape{4});
+  CHECK(duo.template call_with<std::int64_t>({.into = into(place)}, "get").error().code ==
+        Code::kInvalidArgument);
+  duo.b.handler = [](InboundCallPtr call) { call->reply_error({Code::kAborted, "not today"}); };
+  CHECK(duo.template call_with<Tensor>({.into = into(place)}, "get").error().code == Code::kAborted);
+  const Tensor strided(DType::kUInt8, Shape{2, 2}, Shape{1, 2}, place.buffer(), 0);
+  CHECK(duo.template call_with<Tensor>({.into = into(strided)}, "get").error().code ==
+        Code::kInvalidArgument);
+  // One that ends before its answer comes leaves the next call alone.
+  InboundCallPtr held;
+  duo.b.handler = [&](InboundCallPtr call) { held = std::move(call); };
+  CHECK(duo.template call_with<Tensor>({.timeout = std::chrono::milliseconds(20), .into = into(place)}, "get")
+            .error()
+            .code == Code::kDeadlineExceeded);
+  duo.b.handler = [](InboundCallPtr call) { call->reply(Tensor::of<std::uint8_t>({1, 2, 3, 4})); };
+  REQUIRE(duo.template call_with<Tensor>({.into = into(place)}, "get").ok());
+  CHECK(place.as<std::uint8_t>()[3] == 4);
+}
+
 TEST_CASE_TEMPLATE("endpoint: a strided tensor is packed once, a contiguous one never", Kind,
                    TROUPE_ENDPOINT_TRANSPORTS) {
   Duo<Kind> duo;

@@ -13,6 +13,7 @@
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/task.hpp>
+#include <troupe/runtime/tensor.hpp>
 
 namespace troupe::rpc {
 
@@ -58,7 +59,18 @@ struct CallOptions {
   RetryPolicy retry = {};  ///< more than one attempt only with a token
   /// The call is part of no other: a handler that makes it passes on neither its deadline nor its end.
   bool detached = false;
+  /// Where the answer's first tensor is to lie: see into(). Not with retries.
+  std::shared_ptr<const Tensor> into = {};
 };
+
+/// For CallOptions::into: the answer's first tensor is received in the memory of this one, which must be
+/// contiguous, in host memory, and of the very dtype and shape. A long one comes straight from the network,
+/// and the answer shares it. kInvalidArgument: another tensor came, or none. The memory belongs to the call
+/// until it is answered, and after an error until nothing refers to it: what was on its way may still be
+/// written there.
+inline std::shared_ptr<const Tensor> into(Tensor tensor) {
+  return std::make_shared<const Tensor>(std::move(tensor));
+}
 
 /// Where a call's one answer goes. Called on the loop, exactly once, possibly before call() returns. It
 /// may make calls, end sessions and destroy the sink, but not the endpoint, and must not throw.

@@ -177,6 +177,7 @@ class Endpoint final : private TransportEvents {
   Result<void> on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
                         std::vector<Buffer>& parts) override;
   void on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) override;
+  const Tensor* destination(LinkId link, std::span<const std::byte> head);
   void on_closed(LinkId link, Error error) override;
 
   Session* find(SessionId session);
@@ -283,6 +284,7 @@ class Endpoint final : private TransportEvents {
   std::deque<OpenCall> calls_;       // slots; a call's id is its slot and the slot's generation
   std::vector<std::uint32_t> free_calls_;
   std::size_t open_calls_ = 0;
+  std::size_t calls_into_ = 0;      // those of them that say where their answer is to lie
   InboundCall* inbound_ = nullptr;  // open calls of others
   std::size_t inbound_calls_ = 0;
   int local_depth_ = 0;              // of deliveries to ourselves in one another

@@ -97,9 +97,17 @@ class InMessage {
   static Result<std::unique_ptr<InMessage>> parse(Buffer head, std::vector<Buffer> parts,
                                                   SharedTensors* shared = nullptr);
   /// For a frame whose parts are still to come: makes a buffer for each of its attachments (from
-  /// `pool`), whose sizes must add up to `total_bytes`. kDataLoss: they do not.
+  /// `pool`; the first tensor's is that of `into`, if it is as long), whose sizes must add up to
+  /// `total_bytes`. kDataLoss: they do not.
   static Result<void> allocate_parts(std::span<const std::byte> head, std::size_t total_bytes,
-                                     MemoryPool& pool, std::vector<Buffer>& parts);
+                                     MemoryPool& pool, std::vector<Buffer>& parts,
+                                     const Tensor* into = nullptr);
+  /// The call that an envelope answers; 0: it is none, or no answer.
+  static std::uint64_t call_answered_by(std::span<const std::byte> head);
+  /// Sees to it that the first tensor lies in `into`: it does already if allocate_parts() was given it, else
+  /// it is copied. kInvalidArgument: there is none, or one of another dtype or shape. Nothing if this is an
+  /// error.
+  Result<void> receive_into(const Tensor& into);
 
   const MessageHeader& header() const { return header_; }
   /// Envelope and attachments, as they came.
@@ -117,6 +125,8 @@ class InMessage {
   struct Impl;
   static constexpr std::size_t kImplBytes = 272;
   InMessage(Buffer head, std::vector<Buffer> parts);
+  /// The tensor of this number in the list that values refer to; false: there is none, or it is malformed.
+  bool read_tensor(std::size_t number, Tensor& tensor) const;
   Result<void> open(SharedTensors* shared);
   Result<void> check_attachments(SharedTensors* shared);
   Result<void> open_body();
