@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <optional>
 #include <string>
 
 #include "loop_parts.hpp"
@@ -206,7 +207,11 @@ void Loop::drive_home(std::uint64_t helped_seen) {
 // Rounds until `done` or `deadline`, beginning with the turn. Returns with the turn if nested, else
 // perhaps without it: when it was lent to another thread and that one, or the next, found it done.
 bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nested) {
-  const Context none(*this, nullptr);  // also for those to whom the turn is lent
+  // Also for those to whom the turn is lent. Only a nested one has a context to put aside, and has the turn
+  // when it puts it back.
+  std::optional<Context> none;
+  if (nested) none.emplace(*this, nullptr);
+  assert(!context_);
   TimePoint idle_since = now_;
   bool was_busy = false;
   while (!done()) {
