@@ -19,6 +19,7 @@ using AddAtom = caf::atom_constant<caf::atom("add")>;
 using Events = std::vector<std::string>;
 
 struct Adder {
+  explicit Adder(Events& seen) : events(seen) {}
   Events& events;
   std::int64_t add(std::int64_t a, std::int64_t b) {
     events.push_back("the named actor adds");
