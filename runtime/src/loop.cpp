@@ -221,6 +221,8 @@ bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nes
     if (wanting_turn_.load(std::memory_order_relaxed) > 0 && ask_waiters()) {
       const Wait outcome = lend_turn(done, deadline, nested);
       if (outcome != Wait::kGranted) return outcome == Wait::kDone;
+      was_busy = true;  // whoever had it may have done what is waited for
+      continue;
     }
     if (did > 0) {
       was_busy = true;
