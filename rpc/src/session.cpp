@@ -199,6 +199,7 @@ void Endpoint::on_ready(Session& session) {
   const SessionId id = session.link;
   const Peer peer = session.peer;
   if (!session.queue.empty()) pump_->add(session);
+  return_leases(id);  // of tensors that came, and went, before this word did
   send_waiting(id);
   if (find(id)) events_.on_session(id, peer);
 }
