@@ -185,6 +185,10 @@ struct UcxAuto : UcxWorld {
 struct UcxShm : UcxWorld {
   UcxShm() : UcxWorld("shm") {}
 };
+/// UCX's own shared memory, which is used when asked for by UCX's names.
+struct UcxNative : UcxWorld {
+  UcxNative() : UcxWorld("posix,cma,self") {}
+};
 struct UcxTcp : UcxWorld {
   UcxTcp() : UcxWorld("tcp") {}
 };
@@ -205,8 +209,8 @@ struct Sim {
   Loop::Turn turn_a_{a}, turn_b_{b};
 };
 
-#define TROUPE_TRANSPORTS                                                                             \
-  ::troupe::rpc::contract::UcxAuto, ::troupe::rpc::contract::UcxShm, ::troupe::rpc::contract::UcxTcp, \
+#define TROUPE_TRANSPORTS                                                                                \
+  ::troupe::rpc::contract::UcxAuto, ::troupe::rpc::contract::UcxNative, ::troupe::rpc::contract::UcxTcp, \
       ::troupe::rpc::contract::Sim
 
 /// Two transports: `b` listens, and unless told otherwise `a` has dialled it and both data ways are open.

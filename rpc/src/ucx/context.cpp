@@ -114,9 +114,12 @@ constexpr const char* kTcpRendezvous = "96k";
 // the processor's cache, GB/s: 64 KiB 9.8, 128 KiB 11.0, 256 KiB 11.4, UCX's own choice of 512 KiB 12.5).
 constexpr const char* kCopiedPerRound = "128k";
 
+// Processes of one machine meet in our own rings (shm/), not in UCX's shared memory: there all peers write
+// into one queue, and one that is killed after it has taken a place in it, and before it has filled it, stops
+// all that the queue's owner receives, for ever (UCX 1.13).
 std::string tls_list(const std::string& transports) {
-  if (transports == "auto") return "all";
-  if (transports == "shm") return "posix,sysv,cma,self";
+  if (transports == "auto") return "^posix,sysv,cma";
+  if (transports == "shm") return "self";
   if (transports == "tcp") return "tcp,self";
   return transports;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
@@ -29,10 +30,12 @@ struct DataAddressHeader {
   std::uint32_t magic = 0;
   std::uint32_t address_bytes = 0;
   std::uint64_t tag = 0;       // with which the link's owner wants its messages
-  std::uint64_t checksum = 0;  // of the worker's address, because UCX trusts what it unpacks
+  std::uint64_t checksum = 0;  // of all that follows, because UCX trusts what it unpacks
+  shm::Address shared;         // for a peer on the same machine
 };
+constexpr std::size_t kChecked = offsetof(DataAddressHeader, shared);
 // Stands for the layout above and for the settings on which both sides must agree (context.cpp).
-constexpr std::uint32_t kDataAddressMagic = 0x31785554;  // "TUx1"
+constexpr std::uint32_t kDataAddressMagic = 0x32785554;  // "TUx2"
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo).
 std::uint64_t checksum_of(std::span<const std::byte> bytes) {
@@ -90,10 +93,15 @@ UcxTransport::UcxTransport(Loop& loop, const UcxOptions& options)
       options_(options),
       event_fd_(::epoll_create1(EPOLL_CLOEXEC)),
       plane_(limits_.max_head_bytes),
+      shm_(plane_, options_.transports == "auto" || options_.transports == "shm"),
       meeting_(loop, limits_.max_control_bytes, *this),
       loopback_only_(options.net_devices.empty()) {
   limits_.eager_bytes = std::size_t{48} << 10;
   plane_.meeting = &meeting_;
+  if (shm_.bell_fd() < 0) return;
+  epoll_event event{};
+  event.events = EPOLLIN;
+  ::epoll_ctl(event_fd_.get(), EPOLL_CTL_ADD, shm_.bell_fd(), &event);
 }
 
 UcxTransport::~UcxTransport() {
@@ -129,9 +137,10 @@ int UcxTransport::poll() {
   if (watching_) watch_workers(false);
   int events = 0;
   for (int round = 0; round < kMaxRounds; ++round) {
-    int progressed = 0;
+    int progressed = shm_.poll();
     // By index: dropping a sent buffer may run code that adds a worker.
-    for (std::size_t i = 0; i < workers_.size(); ++i) progressed += workers_[i]->progress();
+    for (std::size_t i = 0; needs_workers() && i < workers_.size(); ++i)
+      progressed += workers_[i]->progress();
     if (!plane_.arrivals.empty()) progressed += deliver();
     events += progressed;
     if (progressed < kBusyRound) break;
@@ -141,8 +150,15 @@ int UcxTransport::poll() {
   return events;
 }
 
+/// Whether anything may come or go through UCX. While all peers are on this machine nothing does, and looking
+/// would cost each round more than all the rest.
+bool UcxTransport::needs_workers() {
+  return ucx_used_ || workers_.size() > 1 || shm_.settled() != plane_.channels.size();
+}
+
 bool UcxTransport::arm() {
-  if (!plane_.arrivals.empty() || !plane_.broken.empty()) return false;
+  if (!plane_.arrivals.empty() || !plane_.broken.empty() || !shm_.arm()) return false;
+  if (!needs_workers()) return true;
   watch_workers(true);
   return std::all_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->arm(); });
 }
@@ -227,6 +243,8 @@ void UcxTransport::on_parted(LinkId link, Error error) {
   if (const Channel* channel = plane_.channels.find(link)) {
     const DepthGuard depth(depth_);
     const HeadPool::Scope heads(plane_.heads);
+    shm_.drain(link);
+    if (!plane_.channels.find(link)) return;  // a handler closed it
     for (int round = 0; round < kLastRounds && channel->worker.progress() > 0; ++round) continue;
     while (deliver() > 0) continue;
     if (!plane_.channels.find(link)) return;  // a handler closed it
@@ -236,6 +254,7 @@ void UcxTransport::on_parted(LinkId link, Error error) {
 }
 
 void UcxTransport::detach(LinkId link) {
+  shm_.remove(link);
   auto channel = plane_.channels.remove(link);
   if (!channel) return;
   UcxWorker& worker = channel->worker;
@@ -252,36 +271,46 @@ void UcxTransport::close(LinkId link) {
 std::vector<std::byte> UcxTransport::data_address(LinkId link) {
   const Channel* channel = plane_.channels.find(link);
   if (!channel) return {};
+  const bool is_near = !channel->over_network;
   const std::vector<std::byte>& address = channel->worker.address();
-  const DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()),
-                                 channel->own_tag, checksum_of(address)};
+  DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()), channel->own_tag, 0,
+                           is_near ? shm_.address(link) : shm::Address{}};
   std::vector<std::byte> result(sizeof header + address.size());
   std::memcpy(result.data(), &header, sizeof header);
   std::memcpy(result.data() + sizeof header, address.data(), address.size());
+  header.checksum = checksum_of(std::span(result).subspan(kChecked));
+  std::memcpy(result.data(), &header, sizeof header);
   return result;
 }
 
 Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> peer_data_address) {
   Channel* channel = plane_.channels.find(link);
   if (!channel) return no_such_link();
-  if (channel->endpoint) return Error{Code::kFailedPrecondition, "the link's data way is open already"};
+  if (channel->endpoint || shm_.has(link))
+    return Error{Code::kFailedPrecondition, "the link's data way is open already"};
   DataAddressHeader header;
   if (peer_data_address.size() > sizeof header) {
     std::memcpy(&header, peer_data_address.data(), sizeof header);
   }
   const auto address = peer_data_address.subspan(std::min(peer_data_address.size(), sizeof header));
   if (header.magic != kDataAddressMagic || header.address_bytes != address.size() ||
-      header.checksum != checksum_of(address)) {
+      header.checksum != checksum_of(peer_data_address.subspan(kChecked))) {
     return Error{Code::kInvalidArgument, "the peer's data address is malformed"};
   }
   channel->peer_tag = header.tag;
-  return channel->worker.open(*channel, address);
+  auto near = channel->over_network ? Error{Code::kUnavailable, ""} : shm_.open(link, header.shared);
+  if (near) return {};
+  ucx_used_ = true;
+  auto opened = channel->worker.open(*channel, address);
+  if (!opened && options_.transports == "shm") return near;
+  return opened;
 }
 
 Result<void> UcxTransport::send(LinkId link, OutFrame frame) {
   Channel* channel = plane_.channels.find(link);
   if (!channel) return no_such_link();
-  if (!channel->endpoint) return Error{Code::kUnavailable, "the link's data way is not open yet"};
+  const bool is_near = shm_.has(link);
+  if (!is_near && !channel->endpoint) return Error{Code::kUnavailable, "the link's data way is not open yet"};
   if (frame.head.empty() || frame.head.size() > limits_.max_head_bytes) {
     return Error{Code::kInvalidArgument, "a message's head must have 1 to " +
                                              std::to_string(limits_.max_head_bytes) + " bytes, not " +
@@ -292,10 +321,13 @@ Result<void> UcxTransport::send(LinkId link, OutFrame frame) {
       return Error{Code::kUnimplemented, "this UCX has no CUDA support: bring the tensor to host memory"};
     }
   }
-  return channel->worker.send(*channel, std::move(frame));
+  if (!is_near) return channel->worker.send(*channel, std::move(frame));
+  shm_.send(link, std::move(frame));
+  return {};
 }
 
 std::size_t UcxTransport::bytes_in_flight(LinkId link) const {
+  if (shm_.has(link)) return shm_.bytes_in_flight(link);
   const Channel* channel = plane_.channels.find(link);
   return channel ? channel->bytes_in_flight : 0;
 }

@@ -10,11 +10,13 @@
 
 #include "meeting/meeting.hpp"
 #include "meeting/socket.hpp"
+#include "shm/plane.hpp"
 #include "ucx/worker.hpp"
 
 namespace troupe::rpc {
 
-/// Transport over UCX: control goes through a Meeting's sockets, data through a UcxWorker.
+/// The transport of real nodes: control goes through a Meeting's sockets, data to processes of this machine
+/// through shared memory (shm::Plane), to others through a UcxWorker.
 ///
 /// There is usually one worker. A second takes over for new links when the first allows the loopback
 /// device only and another host is named, or when it has collected too many endpoints of dead peers;
@@ -62,6 +64,7 @@ class UcxTransport final : public Transport, private MeetingEvents {
 
   Result<void> add_worker();
   Result<void> reach_beyond(const SocketAddress& address);
+  bool needs_workers();
   int deliver();
   void fail_broken();
   void retire_workers();
@@ -71,13 +74,15 @@ class UcxTransport final : public Transport, private MeetingEvents {
   Loop& loop_;
   UcxOptions options_;
   Limits limits_;
-  UniqueFd event_fd_;      // an epoll descriptor over the workers' own, while armed
+  UniqueFd event_fd_;      // an epoll descriptor over the doorbell and, while armed, the workers' own
   bool watching_ = false;  // whether it has them
-  DataPlane plane_;
+  UcxPlane plane_;
+  shm::Plane shm_;
   std::vector<std::unique_ptr<UcxWorker>> workers_;  // the last takes new links
   Meeting meeting_;
   bool loopback_only_ = false;
-  int depth_ = 0;  // of poll() and deliver() in one another
+  bool ucx_used_ = false;  // there is, or was, a peer that is reached through UCX
+  int depth_ = 0;          // of poll() and deliver() in one another
 };
 
 }  // namespace troupe::rpc

@@ -4,7 +4,6 @@
 #include <cassert>
 #include <chrono>
 #include <cstring>
-#include <exception>
 #include <string>
 
 namespace troupe::rpc {
@@ -25,17 +24,9 @@ constexpr std::size_t kEnoughUnderWay = std::size_t{4} << 20;
 /// How often, in rounds, the endpoints being closed are looked at: those of the dead stay for long.
 constexpr unsigned kClosingRounds = 32;
 
-void scatter(const std::byte* from, const std::vector<Buffer>& parts) {
-  for (const Buffer& part : parts) {
-    if (part.empty()) continue;
-    std::memcpy(part.data(), from, part.size());
-    from += part.size();
-  }
-}
-
 }  // namespace
 
-Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options, DataPlane& plane) {
+Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options, UcxPlane& plane) {
   std::unique_ptr<UcxWorker> worker(new UcxWorker(plane));
   auto started = worker->start(options);
   if (!started) return started.error();
@@ -223,7 +214,7 @@ Result<void> UcxWorker::send(Channel& channel, OutFrame frame) {
   free_sends_.push_back(&operation);
   if (request == nullptr) return {};
   Error error = ucx_error(UCS_PTR_STATUS(request), "sending to the peer");
-  lose(channel.link, error);
+  plane_.lose(channel.link, error);
   return error;
 }
 
@@ -234,7 +225,7 @@ void UcxWorker::on_sent(void* request, ucs_status_t status, void* user_data) {
   ucp_request_free(request);
   channel.bytes_in_flight -= operation.bytes;
   if (status != UCS_OK && !channel.detached)
-    self.lose(channel.link, ucx_error(status, "sending to the peer"));
+    self.plane_.lose(channel.link, ucx_error(status, "sending to the peer"));
   self.end_operation(channel);
   self.ended_sends_.push_back(&operation);
 }
@@ -285,7 +276,7 @@ bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size
     return true;
   }
   if (size > 0) {
-    if (!ask_for_parts(arrival, size)) return false;
+    if (!plane_.ask_for_parts(arrival, size)) return false;
     scatter(static_cast<const std::byte*>(data), arrival.parts);
   }
   plane_.arrivals.push(std::move(arrival));
@@ -303,7 +294,7 @@ void UcxWorker::accept_announced(Channel& channel) {
     if (channel.receiving > 0 && !one_more) return;
     Announced announced = std::move(next);
     channel.announced.pop_front();
-    if (ask_for_parts(announced.arrival, announced.bytes)) {
+    if (plane_.ask_for_parts(announced.arrival, announced.bytes)) {
       start_rendezvous(channel, std::move(announced));
     } else {
       ucp_am_data_release(worker_, announced.descriptor);
@@ -314,26 +305,6 @@ void UcxWorker::accept_announced(Channel& channel) {
 void UcxWorker::decline_announced(Channel& channel) {
   for (const Announced& announced : channel.announced) ucp_am_data_release(worker_, announced.descriptor);
   channel.announced.clear();
-}
-
-bool UcxWorker::ask_for_parts(Arrival& arrival, std::size_t size) {
-  Result<void> answer;
-  try {  // nothing may be thrown through UCX
-    answer = plane_.events->on_parts(arrival.link, arrival.head.bytes(), size, arrival.parts);
-  } catch (const std::exception& exception) {
-    answer =
-        Error{Code::kResourceExhausted, std::string("no memory for a message's parts: ") + exception.what()};
-  }
-  if (answer) {
-    std::size_t sum = 0;
-    for (const Buffer& part : arrival.parts) sum += part.size();
-    if (sum == size) return true;
-    answer = Error{Code::kInternal, "buffers of " + std::to_string(sum) + " bytes were given for " +
-                                        std::to_string(size) + " bytes of parts"};
-  }
-  ++plane_.stats.lost;
-  lose(arrival.link, answer.error());
-  return false;
 }
 
 void UcxWorker::start_rendezvous(Channel& channel, Announced announced) {
@@ -386,14 +357,10 @@ void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
   }
   if (status == UCS_OK) return plane_.arrivals.push(std::move(arrival));
   ++plane_.stats.lost;
-  lose(channel.link, ucx_error(status, "receiving from the peer"));
+  plane_.lose(channel.link, ucx_error(status, "receiving from the peer"));
 }
 
 // ---- Ends -----------------------------------------------------------------------------------------
-
-void UcxWorker::lose(LinkId link, Error error) {
-  plane_.broken.emplace_back(link, std::move(error));
-}
 
 void UcxWorker::end_operation(Channel& channel) {
   --channel.operations;

@@ -14,22 +14,14 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "head_pool.hpp"
+#include "data_plane.hpp"
 #include "meeting/link_table.hpp"
-#include "meeting/meeting.hpp"
 #include "ucx/context.hpp"
 #include "ucx/ring.hpp"
 
 namespace troupe::rpc {
 
 class UcxWorker;
-
-/// A received message, ready for TransportEvents::on_frame().
-struct Arrival {
-  LinkId link = 0;
-  Buffer head;
-  std::vector<Buffer> parts;
-};
 
 /// A rendezvous that has been announced and not been accepted yet: no memory is given to it, and the
 /// sender holds the bytes.
@@ -62,24 +54,11 @@ struct Channel {
 };
 
 /// What the workers of one transport share.
-struct DataPlane {
-  struct Stats {
-    std::uint64_t stray = 0;      // messages for links that are closed or never were
-    std::uint64_t malformed = 0;  // messages too short or too long to be ours
-    std::uint64_t lost = 0;       // messages of which the parts could not be received
-  };
+struct UcxPlane : DataPlane {
+  using DataPlane::DataPlane;
 
-  explicit DataPlane(std::size_t max_head)
-      : max_head_bytes(max_head), heads(max_head + sizeof(std::uint64_t)) {}
-
-  const std::size_t max_head_bytes;
-  HeadPool heads;
   LinkTable<Channel> channels;
   Ring<Arrival> arrivals{1024};
-  std::vector<std::pair<LinkId, Error>> broken;  // links to be closed, with why
-  TransportEvents* events = nullptr;
-  const Meeting* meeting = nullptr;
-  Stats stats;
 };
 
 /// A ucp worker: the place where UCX's connections meet and are polled.
@@ -89,7 +68,7 @@ struct DataPlane {
 /// transport acts on it after progress() has returned.
 class UcxWorker {
  public:
-  static Result<std::unique_ptr<UcxWorker>> create(const UcxOptions& options, DataPlane& plane);
+  static Result<std::unique_ptr<UcxWorker>> create(const UcxOptions& options, UcxPlane& plane);
   /// Gives unfinished operations a little time, then ends them. Precondition: every channel on this
   /// worker is detached.
   ~UcxWorker();
@@ -147,7 +126,7 @@ class UcxWorker {
     std::size_t bytes = 0;
   };
 
-  explicit UcxWorker(DataPlane& plane) : plane_(plane) {}
+  explicit UcxWorker(UcxPlane& plane) : plane_(plane) {}
   Result<void> start(const UcxOptions& options);
 
   static ucs_status_t on_message(void* self, const void* header, std::size_t header_size, void* data,
@@ -156,13 +135,11 @@ class UcxWorker {
   static void on_received(void* request, ucs_status_t status, std::size_t size, void* operation);
 
   bool receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
-  bool ask_for_parts(Arrival& arrival, std::size_t size);
   void accept_announced(Channel& channel);
   void decline_announced(Channel& channel);
   void start_rendezvous(Channel& channel, Announced announced);
   void end_receive(ReceiveOperation& operation, ucs_status_t status);
   void end_operation(Channel& channel);
-  void lose(LinkId link, Error error);
   void recycle_sent();
   void close_drained();
   void close_endpoint(const Channel& channel);
@@ -174,7 +151,7 @@ class UcxWorker {
                                           std::span<const std::byte> head);
   SendOperation& take_send_operation();
 
-  DataPlane& plane_;
+  UcxPlane& plane_;
   std::unique_ptr<UcxContext> context_;
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;

@@ -1,0 +1,262 @@
+#include "shm/plane.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace troupe::rpc::shm {
+namespace {
+
+/// Messages of one link that one round delivers at most.
+constexpr int kBatch = 64;
+/// With more links than kFew a round looks at those that had something within kBusyRounds, and at kOthers
+/// more.
+constexpr std::size_t kFew = 16;
+constexpr std::size_t kOthers = 8;
+constexpr std::uint64_t kBusyRounds = 1024;
+/// Bytes of large messages copied in one round: little while small messages come, which wait meanwhile.
+constexpr std::size_t kCopiedBesides = std::size_t{64} << 10;
+constexpr std::size_t kCopiedAlone = std::size_t{512} << 10;
+constexpr unsigned kQuietSteps = 16;
+
+}  // namespace
+
+class Plane::Depth {
+ public:
+  explicit Depth(Plane& plane) : plane_(plane) { ++plane_.depth_; }
+  ~Depth() {
+    if (--plane_.depth_ == 0 && !plane_.removed_.empty()) plane_.forget_removed();
+  }
+  Depth(const Depth&) = delete;
+  Depth& operator=(const Depth&) = delete;
+
+ private:
+  Plane& plane_;
+};
+
+Plane::Plane(DataPlane& data, bool enabled) : data_(data), enabled_(enabled) {
+  if (!enabled_) return;
+  auto bell = Doorbell::create();
+  if (bell)
+    doorbell_ = std::move(*bell);
+  else
+    enabled_ = false;  // there are other ways
+}
+
+// ---- Links ----------------------------------------------------------------------------------------
+
+Address Plane::address(LinkId link) {
+  if (!enabled_) return {};
+  Channel* channel = channels_.find(link);
+  if (!channel) {
+    auto in = Inbound::create(link, data_);
+    if (!in) return {};
+    channel = channels_.emplace_at(link);
+    channel->in.emplace(std::move(*in));
+    reading_.push_back(channel);
+    unsettled_.push_back(link);
+  }
+  Address address;
+  address.pid = static_cast<std::uint32_t>(::getpid());
+  address.ring_fd = channel->in->fd();
+  address.bell_fd = doorbell_.fd();
+  address.cookie = channel->in->cookie();
+  address.probe = channel->in->probe();
+  return address;
+}
+
+Result<void> Plane::open(LinkId link, const Address& peer) {
+  if (!enabled_ || peer.pid == 0) return Error{Code::kUnavailable, "the peer is on another machine"};
+  if (address(link).pid == 0) return Error{Code::kUnavailable, "no shared memory is to be had"};
+  const auto pid = static_cast<pid_t>(peer.pid);
+  auto segment = Segment::open(pid, peer.ring_fd, ring::kSegmentBytes);
+  if (!segment) return segment.error();
+  const auto& header = *reinterpret_cast<const RingHeader*>(segment->data());
+  if (header.magic != RingHeader::kMagic || header.cookie != peer.cookie || peer.cookie == 0)
+    return Error{Code::kUnavailable, "what lies there is another's memory"};
+  auto bell = Bell::open(pid, peer.bell_fd);
+  if (!bell) return bell.error();
+  Channel& channel = *channels_.find(link);
+  channel.out.emplace(std::move(*segment), std::move(*bell));
+  channel.in->set_writer(pid, RemoteCopy::may_copy(pid, peer.probe, peer.cookie), channel.out->bell());
+  return {};
+}
+
+void Plane::remove(LinkId link) {
+  const Depth depth(*this);
+  auto channel = channels_.remove(link);
+  if (!channel) return;
+  for (auto* list : {&reading_, &sending_, &copying_})
+    std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
+  std::erase(unsettled_, link);
+  removed_.push_back(std::move(channel));
+}
+
+void Plane::forget_removed() {
+  const auto busy_end = reading_.begin() + static_cast<std::ptrdiff_t>(busy_);
+  busy_ -= static_cast<std::size_t>(std::count(reading_.begin(), busy_end, nullptr));
+  for (auto* list : {&reading_, &sending_, &copying_}) std::erase(*list, nullptr);
+  // Their buffers' owners may do anything when these are dropped.
+  const auto removed = std::exchange(removed_, {});
+}
+
+std::size_t Plane::settled() {
+  std::erase_if(unsettled_, [&](LinkId link) {
+    const Channel* channel = channels_.find(link);
+    return channel->out && channels_.find(link)->in->attached();
+  });
+  return channels_.size() - unsettled_.size();
+}
+
+void Plane::lose(Channel& channel) {
+  channel.lost = true;
+  data_.lose(channel.link, {Code::kDataLoss, "the peer wrote nonsense into shared memory"});
+}
+
+// ---- The loop's side ------------------------------------------------------------------------------
+
+void Plane::send(LinkId link, OutFrame frame) {
+  const Depth depth(*this);
+  Channel& channel = *channels_.find(link);
+  channel.out->send(std::move(frame));
+  if (!channel.out->busy() || channel.sending) return;
+  channel.sending = true;
+  sending_.push_back(&channel);
+}
+
+void Plane::deliver(Arrival arrival) {
+  data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
+}
+
+/// Delivers messages of one link. Afterwards the channel may be gone: a handler may close it, or wait, and
+/// so call poll() again.
+int Plane::receive(Channel& channel) {
+  const LinkId link = channel.link;
+  int did = 0;
+  while (did < kBatch && !channel.lost) {
+    Arrival arrival;
+    const Inbound::Got got = channel.in->receive(arrival);
+    if (got == Inbound::Got::kNothing) break;
+    ++did;
+    if (got == Inbound::Got::kNonsense) lose(channel);
+    if (got == Inbound::Got::kMore && channel.in->copying() && !channel.copying) {
+      channel.copying = true;
+      copying_.push_back(&channel);
+    }
+    if (got != Inbound::Got::kMessage) continue;
+    quiet_steps_ = 0;
+    deliver(std::move(arrival));
+    if (channels_.find(link) != &channel) break;
+  }
+  return did;
+}
+
+int Plane::receive_all() {
+  int did = 0;
+  const auto look_at = [&](std::size_t index) {
+    Channel* const channel = reading_[index];
+    if (!channel) return;
+    const int here = receive(*channel);
+    if (here > 0 && is_there(index, *channel)) heat(index);
+    did += here;
+  };
+  if (reading_.size() <= kFew) {
+    for (std::size_t i = 0; i < reading_.size(); ++i) look_at(i);
+    return did;
+  }
+  for (std::size_t i = 0; i < busy_ && i < reading_.size(); ++i) look_at(i);
+  for (std::size_t n = 0; n < kOthers; ++n) {
+    if (++cursor_ >= reading_.size()) cursor_ = busy_;
+    if (cursor_ < reading_.size()) look_at(cursor_);
+  }
+  if (round_ % kBusyRounds == 0 && depth_ == 1) cool_down();
+  return did;
+}
+
+/// A link that had something is looked at in every round for a while.
+void Plane::heat(std::size_t index) {
+  reading_[index]->active_in = round_;
+  if (index < busy_) return;
+  std::swap(reading_[index], reading_[busy_]);
+  ++busy_;
+}
+
+void Plane::cool_down() {
+  const auto busy_end = reading_.begin() + static_cast<std::ptrdiff_t>(busy_);
+  const auto still = std::partition(reading_.begin(), busy_end, [&](const Channel* channel) {
+    return channel && round_ - channel->active_in < kBusyRounds;
+  });
+  busy_ = static_cast<std::size_t>(still - reading_.begin());
+}
+
+/// One step for one link, the links in turn.
+int Plane::copy_some() {
+  if (++turn_ >= copying_.size()) turn_ = 0;
+  Channel* const channel = copying_[turn_];
+  if (!channel || channel->lost) return 0;
+  Arrival arrival;
+  const bool alone = ++quiet_steps_ > kQuietSteps;
+  const auto got = channel->in->copy(arrival, alone ? kCopiedAlone : kCopiedBesides);
+  if (!channel->in->copying()) {
+    channel->copying = false;
+    std::erase(copying_, channel);
+  }
+  if (got == Inbound::Got::kMessage) deliver(std::move(arrival));
+  return 1;
+}
+
+int Plane::go_on_sending() {
+  int did = 0;
+  for (std::size_t i = 0; i < sending_.size(); ++i) {
+    Channel* const channel = sending_[i];
+    if (channel) did += channel->out->progress();
+    if (i >= sending_.size() || sending_[i] != channel || !channel || channel->out->busy()) continue;
+    channel->sending = false;
+    sending_[i] = nullptr;
+  }
+  if (depth_ == 1) std::erase(sending_, nullptr);
+  return did;
+}
+
+int Plane::poll() {
+  if (armed_) disarm();
+  if (reading_.empty()) return 0;
+  const Depth depth(*this);
+  ++round_;
+  int did = receive_all();
+  if (!copying_.empty()) did += copy_some();
+  if (!sending_.empty()) did += go_on_sending();
+  return did;
+}
+
+void Plane::drain(LinkId link) {
+  const Depth depth(*this);
+  for (Channel* channel = channels_.find(link); channel && receive(*channel) > 0;)
+    channel = channels_.find(link);
+}
+
+bool Plane::arm() {
+  armed_ = true;
+  bool quiet = true;
+  for (Channel* channel : reading_) {
+    if (!channel || channel->lost) continue;
+    if (!channel->in->arm()) quiet = false;
+    if (!channel->out || !channel->out->busy()) continue;
+    // Without a way back the peer cannot ring.
+    if (!channel->in->attached() || !channel->out->arm()) quiet = false;
+  }
+  return quiet;
+}
+
+void Plane::disarm() {
+  armed_ = false;
+  for (Channel* channel : reading_) {
+    if (!channel) continue;
+    channel->in->disarm();
+    if (channel->out && channel->out->busy()) channel->out->disarm();
+  }
+  doorbell_.clear();
+}
+
+}  // namespace troupe::rpc::shm

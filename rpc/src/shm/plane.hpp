@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "data_plane.hpp"
+#include "meeting/link_table.hpp"
+#include "shm/inbound.hpp"
+#include "shm/outbound.hpp"
+#include "shm/segment.hpp"
+
+namespace troupe::rpc::shm {
+
+/// How a peer on this machine finds our side of a link. Comes from the peer: all of it may be wrong.
+struct Address {
+  std::uint32_t pid = 0;  ///< 0: there is no such way
+  std::int32_t ring_fd = -1;
+  std::int32_t bell_fd = -1;
+  std::uint32_t reserved = 0;
+  std::uint64_t cookie = 0;
+  std::uint64_t probe = 0;  ///< where the cookie stands in the process's own memory
+};
+
+/// The ways between this process and others on the same machine: for each link two rings in shared memory,
+/// each with one writer, so that the death of a peer, whatever it was doing, stops nothing but its own link.
+///
+/// Loop only. Belongs to a transport, which polls it.
+class Plane {
+ public:
+  /// `enabled`: else no link gets such a way.
+  Plane(DataPlane& data, bool enabled);
+
+  /// Makes our side of a link's way to us; idempotent. An address without pid if there can be none.
+  Address address(LinkId link);
+  /// Opens the way to the peer. kUnavailable: it has none, or we may not open it.
+  Result<void> open(LinkId link, const Address& peer);
+  /// Whether data to the peer goes this way.
+  bool has(LinkId link) const {
+    const Channel* channel = channels_.find(link);
+    return channel && channel->out;
+  }
+  /// Precondition: has(link).
+  void send(LinkId link, OutFrame frame);
+  std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->out->bytes_in_flight(); }
+  /// Ends a link's ways. Safe if there are none.
+  void remove(LinkId link);
+  /// Links of which both directions are known to go this way.
+  std::size_t settled();
+
+  /// Delivers and sends what there is; returns how much was done.
+  int poll();
+  /// Delivers what a peer that has left had sent.
+  void drain(LinkId link);
+  /// Readable when a peer has rung after arm(); -1 without shared memory.
+  int bell_fd() const { return doorbell_.fd(); }
+  bool arm();
+  void disarm();
+
+ private:
+  struct Channel {
+    explicit Channel(LinkId id) : link(id) {}
+    const LinkId link;
+    std::optional<Inbound> in;
+    std::optional<Outbound> out;
+    bool settled = false;
+    bool lost = false;            // nothing more is read
+    bool sending = false;         // in sending_
+    bool copying = false;         // in copying_
+    std::uint64_t active_in = 0;  // the last round with something to receive
+  };
+
+  /// While one lives, channels that are removed stay in memory: their code may be on the stack.
+  class Depth;
+
+  int receive(Channel& channel);
+  int copy_some();
+  int receive_all();
+  int go_on_sending();
+  void deliver(Arrival arrival);
+  void lose(Channel& channel);
+  bool is_there(std::size_t index, const Channel& channel) const {
+    return index < reading_.size() && reading_[index] == &channel;
+  }
+  void heat(std::size_t index);
+  void cool_down();
+  void forget_removed();
+
+  DataPlane& data_;
+  bool enabled_;
+  Doorbell doorbell_;
+  LinkTable<Channel> channels_;
+  // What a round looks at: the busy ones, first in the list, and a few of the others. Null: removed.
+  std::vector<Channel*> reading_;
+  std::size_t busy_ = 0;
+  std::size_t cursor_ = 0;
+  std::uint64_t round_ = 0;
+  std::vector<Channel*> sending_;  // those with Outbound::busy()
+  std::vector<Channel*> copying_;  // those with Inbound::copying()
+  std::size_t turn_ = 0;           // whose turn it is in copying_
+  std::vector<LinkId> unsettled_;
+  std::vector<std::unique_ptr<Channel>> removed_;
+  unsigned quiet_steps_ = 0;  // steps of copying since a small message came
+  bool armed_ = false;
+  int depth_ = 0;
+};
+
+}  // namespace troupe::rpc::shm
