@@ -42,6 +42,7 @@ class Inbound {
   /// Copies up to `most` bytes of messages' parts out of the peer's memory.
   Got copy(Arrival& arrival, std::size_t most);
   bool copying() const { return !lent_.empty(); }
+  bool empty() const { return reader_.empty(); }
 
   /// Before this process sleeps. False: there is something to receive.
   bool arm();

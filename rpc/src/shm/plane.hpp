@@ -76,6 +76,8 @@ class Plane {
   class Depth;
 
   int receive(Channel& channel);
+  bool has_arrivals() const;
+  bool raise_flags();
   int copy_some();
   int receive_all();
   int go_on_sending();

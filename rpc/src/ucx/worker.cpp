@@ -110,6 +110,7 @@ void UcxWorker::abandon() {
 
 int UcxWorker::progress() {
   assert(!in_progress_ && "progress() inside of a UCX callback");
+  if (!postponed_.empty() && plane_.arrivals.empty()) accept_postponed();
   in_progress_ = true;
   const unsigned events = ucp_worker_progress(worker_);
   in_progress_ = false;
@@ -336,8 +337,20 @@ void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, voi
   ucp_request_free(request);
   auto& operation = *static_cast<ReceiveOperation*>(user_data);
   Channel& channel = *operation.channel;
-  operation.worker->end_receive(operation, status);
-  operation.worker->accept_announced(channel);
+  UcxWorker& self = *operation.worker;
+  const bool is_large = operation.bytes >= kEnoughUnderWay;
+  self.end_receive(operation, status);
+  if (!is_large) return self.accept_announced(channel);
+  if (!channel.detached) self.postponed_.push_back(channel.link);
+}
+
+/// After a message as large as a cache the next one waits until that has been delivered: then it usually goes
+/// into the same memory.
+void UcxWorker::accept_postponed() {
+  for (const LinkId link : std::exchange(postponed_, {})) {
+    Channel* const channel = plane_.channels.find(link);
+    if (channel && &channel->worker == this) accept_announced(*channel);
+  }
 }
 
 void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {

@@ -78,7 +78,7 @@ class UcxWorker {
   /// One round of UCX; returns how much it did.
   int progress();
   int event_fd() const { return event_fd_; }
-  bool arm() { return ucp_worker_arm(worker_) == UCS_OK; }
+  bool arm() { return postponed_.empty() && ucp_worker_arm(worker_) == UCS_OK; }
 
   /// What a peer needs for sending to this worker.
   const std::vector<std::byte>& address() const { return address_; }
@@ -136,6 +136,7 @@ class UcxWorker {
 
   bool receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
   void accept_announced(Channel& channel);
+  void accept_postponed();
   void decline_announced(Channel& channel);
   void start_rendezvous(Channel& channel, Announced announced);
   void end_receive(ReceiveOperation& operation, ucs_status_t status);
@@ -164,6 +165,7 @@ class UcxWorker {
   unsigned rounds_ = 0;
   std::vector<std::unique_ptr<Channel>> draining_;
   bool drained_some_ = false;
+  std::vector<LinkId> postponed_;  // whose next rendezvous waits for the delivery of a large one
 
   // Operations are made once and reused; those in flight are in neither list.
   std::deque<SendOperation> sends_;

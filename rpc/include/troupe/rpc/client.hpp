@@ -135,6 +135,8 @@ class AsyncCall final : public FutureState<R>, public ReplySink {
     else
       FutureState<R>::cancel();  // not begun
   }
+  /// Sets the deadline. Before anybody else has the call.
+  void expect_by(TimePoint deadline) { this->set_loop(endpoint_.loop(), deadline); }
   /// Begins the call, `start(sink)`, unless it was cancelled before. With the turn.
   template <class F>
   static void begin(const std::shared_ptr<AsyncCall>& call, F&& start) {
@@ -204,13 +206,17 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
                           Start start, const Args&... args) {
   const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
   Loop& loop = endpoint.loop();
-  auto state = std::make_shared<detail::AsyncCall<R>>(endpoint, loop.clock().now() + timeout, std::move(what),
-                                                      &signature_text<R, WireType<Args>...>);
+  const bool in_turn = loop.in_turn();
+  auto state = std::make_shared<detail::AsyncCall<R>>(
+      endpoint, in_turn ? loop.clock().now() + timeout : TimePoint::never(), std::move(what),
+      &signature_text<R, WireType<Args>...>);
   const auto begin = [&] {
+    if (!in_turn) state->expect_by(loop.now() + timeout);  // the clock was read just now
     detail::AsyncCall<R>::begin(
         state, [&](ReplySink& sink) { return start(id, detail::typed_arguments<R>(args...), sink); });
   };
-  if (!loop.run_if_free(std::ref(begin)))
+  if (!loop.run_if_free(std::ref(begin))) {
+    state->expect_by(loop.clock().now() + timeout);
     loop.post([id, pending = detail::PendingCall<R>(state), start = std::move(start),
                values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
       detail::AsyncCall<R>::begin(pending.take(), [&](ReplySink& sink) {
@@ -219,6 +225,7 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
             values);
       });
     });
+  }
   return Future<R>(std::move(state));
 }
 

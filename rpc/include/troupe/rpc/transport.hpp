@@ -104,7 +104,7 @@ class Transport : public Source {
 
 /// How the UCX transport is set up.
 struct UcxOptions {
-  /// UCX transports to use: "auto" (shared memory on one machine, else RDMA or TCP), "shm", "tcp", or a
+  /// What to use: "auto" (rings in shared memory on one machine, else RDMA or TCP by UCX), "shm", "tcp", or a
   /// list in UCX_TLS's own words.
   std::string transports = "auto";
   /// Network devices ("lo", "eth0", a UCX_NET_DEVICES list). Empty: "lo" until listen() or dial() names
@@ -112,7 +112,7 @@ struct UcxOptions {
   std::string net_devices = {};
 };
 
-/// A transport over UCX active messages; adds itself to `loop`'s sources while it lives.
+/// The transport of real processes; adds itself to `loop`'s sources while it lives.
 /// kUnavailable: UCX cannot be set up so; the message says what it offers instead.
 Result<std::unique_ptr<Transport>> make_ucx_transport(Loop& loop, const UcxOptions& options = {});
 
