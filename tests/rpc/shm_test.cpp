@@ -46,10 +46,11 @@ class Side final : public TransportEvents {
   void on_link(LinkId, std::string_view, bool) override {}
   void on_control(LinkId, std::span<const std::byte>) override {}
   void on_closed(LinkId, Error) override {}
-  Result<void> on_parts(LinkId, std::span<const std::byte> head, std::size_t,
+  Result<void> on_parts(LinkId, std::span<const std::byte> head, std::size_t total,
                         std::vector<Buffer>& parts) override {
     const auto words = words_of(head);
-    for (std::size_t i = 1; i < words.size(); ++i) parts.push_back(Buffer::allocate(words[i]));
+    for (std::size_t i = 1; i < words.size() && words[i] <= total; ++i)
+      parts.push_back(Buffer::allocate(words[i] <= kMost ? words[i] : 0));
     return {};
   }
   void on_frame(LinkId id, Buffer head, std::vector<Buffer> parts) override {
@@ -57,6 +58,7 @@ class Side final : public TransportEvents {
     if (frame_hook) frame_hook();
   }
 
+  static constexpr std::size_t kMost = std::size_t{64} << 20;  // bytes of one part
   const LinkId link;
   DataPlane data{4096};
   Plane plane{data, true};
