@@ -10,6 +10,8 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
+#include <random>
 
 #include "posix.hpp"
 
@@ -36,6 +38,22 @@ int try_port(int port) {
   return ntohs(address.sin_port);
 }
 
+// A port that is free and that the kernel gives nobody by itself: one that it has just given us, and that we
+// have closed, may be the next outgoing connection's before the registry binds it.
+int free_port() {
+  constexpr int kFirst = 10240;
+  constexpr int kAttempts = 64;
+  int first_given = 0;
+  std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> first_given;
+  if (first_given - kFirst >= 1000) {
+    std::random_device random;
+    std::uniform_int_distribution<int> ports(kFirst, first_given - 1);
+    for (int attempt = 0; attempt < kAttempts; ++attempt)
+      if (int port = try_port(ports(random)); port >= 0) return port;
+  }
+  return try_port(0);
+}
+
 Outcome<std::string> fresh_socket_path() {
   std::error_code error;
   std::string pattern = (std::filesystem::temp_directory_path(error) / "troupe-XXXXXX").string();
@@ -60,7 +78,7 @@ Outcome<std::string> choose_registry(const std::string& wanted) {
   if (!any_port && !wanted.starts_with(kLoopback)) return wanted;
   int port = any_port ? 0 : std::atoi(wanted.c_str() + kLoopback.size());
   if (port < 0 || port > 65535) return Problem{wanted + ": no such port"};
-  int bound = try_port(port);
+  int bound = any_port ? free_port() : try_port(port);
   if (bound >= 0) return std::string(kLoopback) + std::to_string(bound);
   if (errno == EADDRINUSE) return Problem{"port " + std::to_string(port) + " is in use"};
   return Problem{"cannot bind " + wanted + ": " + std::strerror(errno)};
