@@ -106,12 +106,11 @@ void Plane::forget_removed() {
   const auto removed = std::exchange(removed_, {});
 }
 
-std::size_t Plane::settled() {
+void Plane::settle() {
   std::erase_if(unsettled_, [&](LinkId link) {
-    const Channel* channel = channels_.find(link);
-    return channel->out && channels_.find(link)->in->attached();
+    Channel& channel = *channels_.find(link);
+    return channel.out && channel.in->attached();
   });
-  return channels_.size() - unsettled_.size();
 }
 
 void Plane::lose(Channel& channel) {

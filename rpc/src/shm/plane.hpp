@@ -48,7 +48,10 @@ class Plane {
   /// Ends a link's ways. Safe if there are none.
   void remove(LinkId link);
   /// Links of which both directions are known to go this way.
-  std::size_t settled();
+  std::size_t settled() {
+    if (!unsettled_.empty()) settle();
+    return channels_.size() - unsettled_.size();
+  }
 
   /// Delivers and sends what there is; returns how much was done.
   int poll();
@@ -78,6 +81,7 @@ class Plane {
   int receive(Channel& channel);
   bool has_arrivals() const;
   bool raise_flags();
+  void settle();
   int copy_some();
   int receive_all();
   int go_on_sending();
