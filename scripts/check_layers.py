@@ -28,6 +28,7 @@ OWNERS = [
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/"]),
     ("JSON", r"nlohmann/", ["runtime/", "tools/", "examples/", "tests/"]),
     ("logging", r"spdlog/|fmt/", ["runtime/src/"]),
+    ("metrics", r"prometheus/", ["runtime/src/"]),
     ("command lines", r"CLI/", ["tools/", "examples/", "tests/"]),
     ("tests", r"doctest/", ["tests/"]),
 ]

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "launch_command.hpp"
+#include "top_command.hpp"
 #include "troupe/tools/nearest.hpp"
 
 namespace {
@@ -40,6 +41,9 @@ int run(int argc, char** argv) {
   LaunchCommand launch(command);
   CLI::App* launch_app = app.add_subcommand("launch", "Start the processes of a job on this machine");
   launch.declare(*launch_app);
+  TopCommand top;
+  CLI::App* top_app = app.add_subcommand("top", "Show what the nodes of a running cluster do");
+  top.declare(*top_app);
   if (words.empty()) words.emplace_back("--help");
   try {
     std::reverse(words.begin(), words.end());  // as CLI11 takes them
@@ -47,12 +51,14 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    const CLI::App& place = launch_app->parsed() ? *launch_app : app;
-    std::string name = launch_app->parsed() ? "troupe launch: " : "troupe: ";
+    const CLI::App& place = launch_app->parsed() ? *launch_app : top_app->parsed() ? *top_app : app;
+    std::string name = launch_app->parsed() ? "troupe launch: "
+                       : top_app->parsed()  ? "troupe top: "
+                                            : "troupe: ";
     std::cerr << name << explain(place, error, app.remaining(true)) << "\n";
     return 2;
   }
-  return launch.run();
+  return top_app->parsed() ? top.run() : launch.run();
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ class ProxyCall final : public rpc::ReplySink {
   ProxyCall(caf::actor_system& system, caf::strong_actor_ptr sender, caf::message_id id, std::string what)
       : system_(system), sender_(std::move(sender)), id_(id), what_(std::move(what)) {}
 
+  std::string called() const override { return what_; }
   void on_reply(Result<std::unique_ptr<rpc::InMessage>> reply) override {
     const std::unique_ptr<ProxyCall> self(this);
     if (!reply) return answer_error(sender_, id_, with_context(reply.error(), what_));

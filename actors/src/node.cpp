@@ -1,15 +1,10 @@
 // How a node comes and goes, and what it keeps: see node_calls.cpp for what it does meanwhile.
 #include <troupe/actors/node.hpp>
 
-#include <sys/stat.h>
-
-#include <algorithm>
 #include <cassert>
-#include <random>
-
-#include <troupe/runtime/files.hpp>
 
 #include "actor_proxy.hpp"
+#include "identity.hpp"
 #include "node_impl.hpp"
 
 namespace troupe {
@@ -18,13 +13,6 @@ namespace {
 
 constexpr Duration kLeaveTimeout{std::chrono::seconds(1)};
 constexpr Duration kDialAgain{std::chrono::milliseconds(50)};
-
-std::uint64_t random_node_id() {
-  std::random_device device;
-  std::uint64_t id = 0;
-  while (id == 0) id = (std::uint64_t{device()} << 32) | device();
-  return id;
-}
 
 /// An actor system for actors that run on our loop: CAF's own threads have nothing to do, so there is one,
 /// and it waits instead of polling.
@@ -35,29 +23,14 @@ std::unique_ptr<caf::actor_system_config> small_system_config() {
   return config;
 }
 
-/// The shared secret, from where the options say. Spaces and line ends around what a file holds do not
-/// belong to it.
-Result<std::string> secret_of(const NodeOptions& options) {
-  if (!options.secret.empty() || options.secret_file.empty()) return options.secret;
-  struct stat status {};
-  if (::stat(options.secret_file.c_str(), &status) == 0 && (status.st_mode & S_IRWXO) != 0)
-    return Error{Code::kPermissionDenied, "everybody on this machine can read the secret in " +
-                                              options.secret_file + ": chmod 600 " + options.secret_file};
-  auto text = read_file(options.secret_file);
-  if (!text) return with_context(text.error(), "the shared secret");
-  constexpr std::string_view kSpace = " \t\r\n";
-  const auto begin = std::min(text->find_first_not_of(kSpace), text->size());
-  const auto end = text->find_last_not_of(kSpace) + 1;
-  if (begin >= end) return Error{Code::kInvalidArgument, "there is no secret in " + options.secret_file};
-  return text->substr(begin, end - begin);
-}
-
 /// The state of the actor number kNodeActor: where the registry's notices arrive.
 struct NodeService {
   std::function<void(const MembershipChange&)> changed;
+  std::function<NodeMetrics()> metrics;
   static void methods(rpc::Methods<NodeService>& methods) {
     methods.add("membership_changed",
                 [](NodeService& self, const MembershipChange& change) { self.changed(change); });
+    methods.add(std::string(kNodeMetrics), [](NodeService& self) { return self.metrics(); });
   }
 };
 
@@ -99,6 +72,7 @@ Result<void> NodeImpl::start() {
     Loop::Turn turn(*loop);
     if (auto listening = listen(); !listening) return listening;
   }
+  if (auto served = metrics.serve(options.metrics_address); !served) return served;
   if (auto in = join(); !in) return in;
   if (options.own_thread) thread = std::thread([this] { loop->run(); });
   return {};
@@ -111,11 +85,12 @@ Result<void> NodeImpl::listen() {
   rpc::EndpointOptions endpoint_options;
   endpoint_options.node_id = options.node_id;
   endpoint_options.node_name = options.name;
-  auto secret = secret_of(options);
+  auto secret = shared_secret(options.secret, options.secret_file);
   if (!secret) return with_context(secret.error(), "node '" + options.name + "' cannot start");
   endpoint_options.secret = *secret;
   endpoint_options.default_timeout = options.default_timeout;
   endpoint_options.shared = options.shared_pool;
+  endpoint_options.metrics = options.metrics;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;
   endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);
@@ -124,6 +99,7 @@ Result<void> NodeImpl::listen() {
   address = *listening;
 
   auto service = std::make_shared<NodeService>();
+  service->metrics = [this] { return metrics.snapshot(); };
   service->changed = [this](const MembershipChange& change) { on_change(change); };
   add_actor("", service, table_of<NodeService>(), kNodeActor);
   objects = std::make_unique<RemoteObjects>(*this);
@@ -204,6 +180,7 @@ void Node::shutdown() {
 }
 
 void NodeImpl::leave() {
+  metrics.stop_serving();
   if (joined && !registry)
     (void)rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "leave", "leaving",
                                {.timeout = kLeaveTimeout});
@@ -239,6 +216,8 @@ NodeImpl::~NodeImpl() {
 
 void NodeImpl::add_actor(std::string actor_name, std::shared_ptr<void> state,
                          std::shared_ptr<const rpc::MethodTable> methods, std::uint64_t number) {
+  if (rpc::CallMetrics* counted = endpoint->metrics())
+    for (const std::string_view method : methods->sorted_names()) counted->learn(method);
   caf::actor_config config{unit.get()};
   const MailboxBounds bounds{options.max_calls_waiting, options.max_bytes_waiting};
   caf::actor handle = system->spawn_class<WorkerActor, caf::no_spawn_options>(config, unit, std::move(state),
@@ -320,6 +299,9 @@ Loop& Node::loop() {
 }
 rpc::Endpoint& Node::endpoint() {
   return *impl_->endpoint;
+}
+MetricsBoard& Node::metrics() {
+  return impl_->metrics;
 }
 caf::actor_system& Node::system() {
   return *impl_->system;

@@ -82,6 +82,7 @@ Result<void> Node::tell(std::string_view actor, std::string_view method, const r
                         rpc::BodyWriter body) {
   NodeImpl& node = *impl_;
   Loop::Turn turn(*node.loop);
+  if (rpc::CallMetrics* counted = node.endpoint->metrics()) counted->learn_once(method);
   auto target = node.resolve(actor);
   // No fingerprint, as the result's type is not known: the arguments are checked one by one.
   const Result<void> sent =

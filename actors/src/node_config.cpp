@@ -32,6 +32,8 @@ void add_node_settings(ConfigSchema& schema) {
       .between(0.01, kHour);
   schema.add("node.silence_limit", d.silence_limit, "a node silent for so long is taken for dead")
       .between(0.05, kHour);
+  schema.add("node.metrics_address", d.metrics_address,
+             "where Prometheus may read metrics, or port; empty: nowhere");
   schema.add("loop.spin", d.loop.spin, "how long an idle loop polls before it sleeps").between(0, 1);
   schema.add("loop.yield_after", d.loop.yield_after, "from when on it gives the core away between polls")
       .between(0, 1);
@@ -52,6 +54,7 @@ NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.default_timeout", options.default_timeout);
   take(config, "node.heartbeat_interval", options.heartbeat_interval);
   take(config, "node.silence_limit", options.silence_limit);
+  take(config, "node.metrics_address", options.metrics_address);
   take(config, "loop.spin", options.loop.spin);
   take(config, "loop.yield_after", options.loop.yield_after);
   return options;

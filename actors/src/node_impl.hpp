@@ -16,6 +16,7 @@
 #include <caf/all.hpp>
 
 #include <troupe/actors/node.hpp>
+#include <troupe/actors/node_metrics.hpp>
 
 #include "caf_values.hpp"
 #include "directory.hpp"
@@ -144,6 +145,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::atomic<std::uint64_t> next_token{1};
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::unique_ptr<RemoteObjects> objects;
+  MetricsBoard metrics{*this};
   std::shared_ptr<EndWatch> ends = std::make_shared<EndWatch>(*this);
 
   std::thread thread;

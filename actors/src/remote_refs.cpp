@@ -77,6 +77,7 @@ class RemoteObject::Call final : public rpc::ReplySink {
   }
   void on_item(std::unique_ptr<rpc::InMessage> item) override { sink_.on_item(std::move(item)); }
   bool has_items(std::uint64_t count) const override { return sink_.has_items(count); }
+  std::string called() const override { return sink_.called(); }
 
   /// Whether it had its answer while it was made is seen by `gone`.
   void set_id(std::uint64_t id) { id_ = id; }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <troupe/actors/node.hpp>
+#include <troupe/actors/node_metrics.hpp>
 #include <troupe/shards/snapshot.hpp>
 
 namespace troupe {
@@ -60,9 +61,11 @@ ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node)
     if (change.event == MembershipEvent::kDied || change.event == MembershipEvent::kLeft)
       node_gone(change.member.node_id);
   });
+  metrics_ = node_.metrics().add([this] { return stats(); });
 }
 
 ShardServer::~ShardServer() {
+  node_.metrics().remove(metrics_);
   node_.unwatch(watch_);
 }
 

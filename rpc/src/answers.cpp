@@ -14,12 +14,6 @@ namespace {
 /// Repeats of one call that may wait for its answer; a caller has no use for more than its latest.
 constexpr std::size_t kMaxRepeats = 8;
 
-std::size_t bytes_of(const OutFrame& frame) {
-  std::size_t bytes = frame.head.size();
-  for (const Buffer& part : frame.parts) bytes += part.size();
-  return bytes;
-}
-
 OutFrame copy_of(const OutFrame& frame) {
   OutFrame copy{Buffer::copy_of(frame.head.bytes()), {}};
   copy.parts.reserve(frame.parts.size());
@@ -191,6 +185,7 @@ void Endpoint::send_kept(const InboundCall& call, const OutFrame& answer) {
   if (call.header().kind != MessageKind::kRequest || call.cancelled_) return;
   OutFrame frame{Buffer::copy_of(answer.head.bytes()), answer.parts};
   patch_call_id(frame.head, call.header().call_id);
+  call.metered_.sent(bytes_of(frame));
   // It was sent once, so it can be sent; if not, the caller's session is ending.
   (void)send_frame(call.session_, std::move(frame), Flow::kReply);
 }

@@ -16,12 +16,6 @@
 namespace troupe::rpc {
 
 namespace {
-std::size_t bytes_of(const OutFrame& frame) {
-  std::size_t bytes = frame.head.size();
-  for (const Buffer& part : frame.parts) bytes += part.size();
-  return bytes;
-}
-
 /// Whether nothing waits that must be sent before such a message. Asked for each call: counters only.
 bool nothing_is_before(const FlowQueue& queue, bool is_reply, bool is_long) {
   using Lane = FlowQueue::Lane;
@@ -41,6 +35,7 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
       options_(std::move(options)),
       events_(events),
       shared_pool_(options_.shared),
+      metrics_(options_.metrics ? std::make_unique<CallMetrics>(loop) : nullptr),
       heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       pump_(std::make_unique<FlowPump>(*this)),
       long_from_(transport->limits().eager_bytes),
@@ -111,6 +106,7 @@ ReplySink& Endpoint::release(OpenCall& call) {
 }
 
 void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
+  end_metered(call.metered, reply);
   release(call).on_reply(std::move(reply));  // last: it may do anything
 }
 
@@ -135,6 +131,7 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
 std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
                              ReplySink& sink, detail::CallScope* scope) {
   const auto refuse = [&](Error error) {
+    count_refused(method.name, error.code, sink);
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
   };
@@ -173,13 +170,17 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
   }
   const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
-  loop_.schedule(opened, loop_.fresh_now() + timeout);
+  const TimePoint begun = loop_.fresh_now();
+  loop_.schedule(opened, begun + timeout);
+  if (metrics_)
+    opened.metered = metrics_->begin(CallSide::kClient, method.name, begun, [&] { return sink.called(); });
   ++stats_.calls_sent;
   if (scope) scope->add(call_id);
 
   message.set_call_id(call_id);
   if (options.token == 0) allow_sharing(message, target.session);
   auto frame = message.finish(max_head_bytes(target.session));
+  if (frame) opened.metered.sent(bytes_of(*frame));
   const Result<void> sent =
       frame ? send_frame(target.session, std::move(*frame), Flow::kCall, &opened) : std::move(frame).error();
   if (!sent)
@@ -216,6 +217,7 @@ Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOption
                        own.trace, own.token},
                       body, target.session, own.token == 0);
   if (!frame) return frame.error();
+  count_one_way(method.name, bytes_of(*frame));
   return send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + own.timeout);
 }
 
@@ -333,6 +335,7 @@ void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message)
   if (remaining <= Duration::zero()) return;  // the caller has ended it already
   const TimePoint deadline = loop_.now() + remaining;
   auto call = std::make_unique<InboundCall>(*this, session, std::move(message), deadline);
+  begin_metered(*call);
   if (inbound_calls_ > options_.max_inbound_calls)
     return call->reply_error({Code::kResourceExhausted, std::to_string(options_.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
@@ -394,6 +397,7 @@ void InboundCall::reply_error(Error error) {
   // caller.
   if (error.code == Code::kCancelled && expired()) error.code = Code::kDeadlineExceeded;
   if (error.node.empty()) error.node = endpoint_->options().node_name;
+  metered_.code = error.code;
   if (direct_) return reply_directly_error(std::move(error));
   reply_with([&](OutMessage& out) { out.error(error); });
 }
@@ -401,6 +405,7 @@ void InboundCall::reply_error(Error error) {
 void InboundCall::refuse(Error error) {
   if (!endpoint_ || token_owner_ == 0) return reply_error(std::move(error));
   if (error.node.empty()) error.node = endpoint_->options().node_name;
+  metered_.code = error.code;
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
   endpoint.answer_token(
@@ -420,6 +425,7 @@ void Endpoint::forget(InboundCall& call) {
   if (call.next_) call.next_->previous_ = call.previous_;
   call.endpoint_ = nullptr;
   --inbound_calls_;
+  if (call.metered_.series) metrics_->end(call.metered_);
   if (call.scope_) [[unlikely]]
     call.scope_->finish();
 }
@@ -427,6 +433,7 @@ void Endpoint::forget(InboundCall& call) {
 void Endpoint::answer(const InboundCall& call, BodyWriter body) {
   auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
                       call.session_, true);
+  if (frame) call.metered_.sent(bytes_of(*frame));
   const Result<void> sent =
       frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
   // The caller must hear of it all the same; if it is gone this does nothing.

@@ -14,6 +14,13 @@
 
 namespace troupe::rpc {
 
+/// Of the envelope and its attachments.
+inline std::size_t bytes_of(const OutFrame& frame) {
+  std::size_t bytes = frame.head.size();
+  for (const Buffer& part : frame.parts) bytes += part.size();
+  return bytes;
+}
+
 /// What a message is to the bounds on what is on its way to a peer.
 enum class Endpoint::Flow : std::uint8_t {
   kCall,    // takes one of the peer's places until it is answered
@@ -72,6 +79,7 @@ struct Endpoint::OpenCall final : TimerNode {
   Session* session = nullptr;  // while it takes a place there, sent or waiting
   FlowQueue::Place place;      // while it waits
   bool waits = false;
+  detail::MeteredCall metered;
   bool attempt = false;  // of a call that may be tried again: its end is not the caller's last word
   std::shared_ptr<const Tensor> into;  // where the answer's first tensor is to lie
   std::unique_ptr<InMessage> parked;   // a stream's reply that came before the last item

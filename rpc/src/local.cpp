@@ -52,6 +52,7 @@ void Endpoint::hand_over(Local local) {
   if (local.message) return deliver(kLocal, std::move(local.message));
   if (local.result) return give(local.call_id, *local.result);
   ++stats_.calls_received;
+  begin_metered(*local.call);
   if (local.call->cancelled()) return;
   if (inbound_calls_ > options_.max_inbound_calls)
     return local.call->reply_error(
@@ -87,8 +88,11 @@ std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Durati
   opened.sink = &sink;
   opened.target = target;
   const std::uint64_t call_id = opened.id();
-  const TimePoint deadline = loop_.fresh_now() + timeout;
+  const TimePoint begun = loop_.fresh_now();
+  const TimePoint deadline = begun + timeout;
   loop_.schedule(opened, deadline);
+  if (metrics_)
+    opened.metered = metrics_->begin(CallSide::kClient, method.name, begun, [&] { return sink.called(); });
   ++stats_.calls_sent;
   if (scope) scope->add(call_id);
   direct->header.call_id = call_id;
@@ -106,6 +110,7 @@ class DirectError final : public detail::DirectResult {
  public:
   explicit DirectError(Error error) : error_(std::move(error)) {}
   void give(ReplySink& sink) override { sink.on_reply(std::move(error_)); }
+  Code code() const override { return error_.code; }
   std::unique_ptr<DirectResult> keep() override { return std::make_unique<DirectError>(std::move(error_)); }
 
  private:
@@ -137,6 +142,9 @@ void Endpoint::give(std::uint64_t call_id, detail::DirectResult& result) {
     ++stats_.replies_late;
     return;
   }
+  open->metered.code = result.code();
+  if (open->metered.series) metrics_->end(open->metered);
+  open->metered.series = nullptr;
   result.give(release(*open));  // last: it may do anything
 }
 

@@ -17,12 +17,16 @@ const MethodTable::Entry* MethodTable::find(std::uint64_t name_hash) const {
   return found == entries_.end() ? nullptr : &found->second;
 }
 
-std::string MethodTable::names() const {
+std::vector<std::string_view> MethodTable::sorted_names() const {
   std::vector<std::string_view> sorted;
   for (const auto& [hash, entry] : entries_) sorted.push_back(entry.name);
   std::sort(sorted.begin(), sorted.end());
+  return sorted;
+}
+
+std::string MethodTable::names() const {
   std::string text;
-  for (std::string_view name : sorted) (text += text.empty() ? "" : ", ") += name;
+  for (std::string_view name : sorted_names()) (text += text.empty() ? "" : ", ") += name;
   return text;
 }
 

@@ -39,10 +39,18 @@ Endpoint::RetryingCall::RetryingCall(Endpoint& endpoint, std::uint64_t id, FindT
                            ? policy_.attempt_timeout
                            : timeout_of(endpoint.options_, options) / policy_.max_attempts) {}
 
+void Endpoint::RetryingCall::meter(std::uint64_t method) {
+  if (CallMetrics* metrics = endpoint_.metrics())
+    metered_ = metrics->begin(CallSide::kClient, method, endpoint_.loop_.now(), [&] { return called(); });
+}
+
 void Endpoint::RetryingCall::attempt() {
   state_ = State::kTrying;
   attempt_id_ = 0;
-  if (++attempts_ > 1) ++endpoint_.stats_.calls_retried;
+  if (++attempts_ > 1) {
+    ++endpoint_.stats_.calls_retried;
+    if (metered_.series) ++metered_.series->retries;
+  }
   const Duration left = deadline_ - endpoint_.loop_.refresh_now();
   if (left <= Duration::zero()) return finish(Error{Code::kDeadlineExceeded, "no answer in time"});
   auto target = find_();
@@ -50,6 +58,7 @@ void Endpoint::RetryingCall::attempt() {
   target_ = *target;
   OutFrame frame{Buffer::copy_of(frame_.head.bytes()), frame_.parts};
   patch_target(frame.head, target_.actor);
+  metered_.sent(bytes_of(frame));
   // An answer may come inside of this, and end this object.
   Endpoint& endpoint = endpoint_;
   const std::uint64_t id = id_;
@@ -98,6 +107,7 @@ void Endpoint::RetryingCall::cancel() {
 
 void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
   ReplySink& sink = sink_;
+  endpoint_.end_metered(metered_, reply);
   const auto found = endpoint_.retrying_.find(id_);
   const std::unique_ptr<RetryingCall> self = std::move(found->second);
   endpoint_.retrying_.erase(found);
@@ -107,6 +117,7 @@ void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
 std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
                                           BodyWriter body, ReplySink& sink) {
   const auto refuse = [&](Error error) {
+    count_refused(method.name, error.code, sink);
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
   };
@@ -134,6 +145,7 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
   RetryingCall& made = *call;
   retrying_.emplace(id, std::move(call));
   if (scope) scope->add(id);
+  made.meter(method.name);
   made.attempt();
   return id;
 }

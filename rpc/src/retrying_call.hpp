@@ -22,6 +22,9 @@ class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
   void attempt();
   /// The caller waits no longer: tells the callee, too.
   void cancel();
+  std::string called() const override { return sink_.called(); }
+  /// From now on it is counted.
+  void meter(std::uint64_t method);
   /// Ends this object.
   void finish(Result<std::unique_ptr<InMessage>> reply);
 
@@ -43,6 +46,7 @@ class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
   State state_ = State::kTrying;
   std::uint32_t attempts_ = 0;
   CallTarget target_{};
+  detail::MeteredCall metered_;
   std::uint64_t attempt_id_ = 0;  // of the call that is open while kTrying
 };
 

@@ -13,12 +13,6 @@ constexpr std::uint64_t kMaxWindowItems = std::uint64_t{1} << 20;
 /// What a writer may write without room.
 constexpr std::size_t kMaxWaiting = 64;
 
-std::size_t bytes_of(const OutFrame& frame) {
-  std::size_t bytes = frame.head.size();
-  for (const Buffer& part : frame.parts) bytes += part.size();
-  return bytes;
-}
-
 StreamWindow sane(StreamWindow window) {
   window.items = std::clamp<std::uint64_t>(window.items, 1, kMaxWindowItems);
   window.bytes = std::clamp<std::uint64_t>(window.bytes, 1, std::uint64_t{1} << 62);

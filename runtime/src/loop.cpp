@@ -134,6 +134,7 @@ bool Loop::help(const std::function<void()>* begin, const std::function<bool()>&
   if (stats_.rounds == rounds) poll();
   if (!ready_.empty()) run_tasks();
   const bool tell_home = slept_ || !ready_.empty();
+  spending_ = Spent::kAbsent;
   give_turn();
   // Asleep still: one of our own looks at the descriptors has taken the kick that was meant for it, and our
   // polls have disarmed the sources it sleeps on.
@@ -178,6 +179,7 @@ void Loop::drive_home(std::uint64_t helped_seen) {
     }
     if (std::exchange(was_busy, false)) idle_since = now_;
     if (options_.idle) {
+      spending_ = Spent::kAsleep;
       options_.idle(timers_.next_due());
       refresh_now();
       continue;
@@ -230,6 +232,7 @@ bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nes
     }
     if (std::exchange(was_busy, false)) idle_since = now_;
     if (options_.idle) {
+      spending_ = Spent::kAsleep;
       options_.idle(std::min(deadline, timers_.next_due()));
       refresh_now();
     } else {
@@ -270,6 +273,7 @@ int Loop::poll() {
   if (!poller_->watched.empty() && now_ - descriptors_polled_at_ >= kDescriptorsEvery) {
     did += poll_descriptors(Duration::zero());
   }
+  if (did > 0) spending_ = Spent::kBusy;
   if (did > 0 || ++idle_rounds_ >= kIdleRoundsPerClockRead) {
     // Not now: who waits for what was just done shall go on with it first.
     idle_rounds_ = 0;
@@ -333,6 +337,7 @@ bool Loop::sleep_without_turn() {
   if (!arm_sources() || !ready_.empty()) return false;
   const Duration bound = sleep_bound(TimePoint::never());
   ++stats_.sleeps;
+  spending_ = Spent::kAsleep;
   home_.store(Home::kAsleep);
   give_turn();
   if (inbox_->empty() && !stopping_.load()) {
@@ -359,6 +364,7 @@ void Loop::sleep_with_turn(TimePoint until) {
   owner_asleep_.store(true);
   if (inbox_->empty() && !arrived_.load()) {
     ++stats_.sleeps;
+    spending_ = Spent::kAsleep;
     count = poller_->wait(events, bound);
   }
   owner_asleep_.store(false);

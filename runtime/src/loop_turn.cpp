@@ -40,6 +40,7 @@ void Loop::give_turn() {
 }
 
 void Loop::give_turn_back() {
+  spending_ = Spent::kAbsent;
   give_turn();
   const Home home = home_.load();
   if (home == Home::kAsleep || home == Home::kWaiting) wake_home();

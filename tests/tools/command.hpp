@@ -112,6 +112,9 @@ class Command {
     return true;
   }
 
+  /// Reads what comes next. False at the end of output or of patience.
+  bool read_more() { return read_some(SteadyClock::now() + kPatience); }
+
   /// Reads everything, then returns the exit code, or -n after signal n, or -1000 if it does not end.
   int finish() {
     auto deadline = SteadyClock::now() + kPatience;

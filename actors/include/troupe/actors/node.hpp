@@ -28,6 +28,7 @@ class actor_system;
 
 namespace troupe {
 
+class MetricsBoard;
 struct NodeImpl;
 template <class T>
 class RemoteRef;
@@ -56,6 +57,8 @@ struct NodeOptions {
   std::size_t max_calls_waiting = std::size_t{1} << 16;
   std::size_t max_bytes_waiting = std::size_t{1} << 30;
   LoopOptions loop = {};
+  bool metrics = true;               ///< calls are counted by function
+  std::string metrics_address = {};  ///< where Prometheus may read them: see MetricsServer; empty: nowhere
   /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
   Logger log = {};
   /// Whether the node drives its loop on a thread of its own. Without one, somebody must be in run() or
@@ -106,6 +109,7 @@ class Node {
   const std::string& address() const;
   Loop& loop();
   rpc::Endpoint& endpoint();
+  MetricsBoard& metrics();  ///< troupe/actors/node_metrics.hpp
   caf::actor_system& system();
 
   // ---- Actors ------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ class ShardServer {
   std::uint32_t count_;
   Node& node_;
   std::uint64_t watch_ = 0;
+  std::uint64_t metrics_ = 0;  // its place in the node's metrics
   MemoryPool pool_;
   std::map<std::string, std::unique_ptr<Table>> tables_;
 };

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include <troupe/rpc/call_metrics.hpp>
 #include <troupe/rpc/codec.hpp>
 #include <troupe/rpc/direct.hpp>
 #include <troupe/rpc/message.hpp>
@@ -85,6 +86,9 @@ class ReplySink {
   /// In place of a reply with a value, if the call's BodyWriter had a type() and the callee was of this node:
   /// the Result<R>, to be moved from.
   virtual void on_value(void* result) { (void)result; }
+  /// What is called, ending with the method's name if the sink knows it ("ps0.add"), for metrics. Asked for a
+  /// method's first call only.
+  virtual std::string called() const { return {}; }
 
  protected:
   ReplySink() = default;
@@ -99,6 +103,7 @@ class DirectResultOf final : public DirectResult {
  public:
   explicit DirectResultOf(Result<T> value) : value_(std::move(value)) {}
   void give(ReplySink& sink) override { sink.on_value(&value_); }
+  Code code() const override { return value_ ? Code::kOk : value_.error().code; }
   std::unique_ptr<DirectResult> keep() override {
     return std::make_unique<DirectResultOf<T>>(std::move(value_));
   }
@@ -216,6 +221,7 @@ class InboundCall {
   std::uint64_t items_ = 0;        // sent before the answer
   std::shared_ptr<detail::CallScope> scope_;
   std::weak_ptr<detail::Cancellable> awaited_;
+  detail::MeteredCall metered_;
   InboundCall* previous_ = nullptr;  // the endpoint's list of open calls
   InboundCall* next_ = nullptr;
 };

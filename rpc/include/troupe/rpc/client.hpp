@@ -105,6 +105,7 @@ class SyncCall final : public ReplySink {
     result.emplace(decode_reply<R>(std::move(reply), what_, signature_));
   }
   void on_value(void* value) override { result.emplace(std::move(*static_cast<Result<R>*>(value))); }
+  std::string called() const override { return std::string(what_); }
   std::optional<Result<R>> result;
 
  private:
@@ -129,6 +130,7 @@ class AsyncCall final : public FutureState<R>, public ReplySink {
     auto self = std::move(self_);
     this->complete(std::move(*static_cast<Result<R>*>(value)));
   }
+  std::string called() const override { return what_; }
   void cancel() override {
     if (self_)
       endpoint_.cancel(call_id_);

@@ -90,6 +90,7 @@ class DirectResult {
   DirectResult& operator=(const DirectResult&) = delete;
   /// Once. May end this object.
   virtual void give(ReplySink& sink) = 0;
+  virtual Code code() const = 0;
   /// For later: takes what this has.
   virtual std::unique_ptr<DirectResult> keep() = 0;
 };

@@ -57,6 +57,7 @@ struct EndpointOptions {
   std::uint64_t seed = 0;     ///< of the pauses between attempts; 0: the node id
   std::size_t max_message_bytes = std::size_t{16}
                                   << 30;  ///< none longer is sent; one that comes closes its link
+  bool metrics = true;                    ///< calls are counted by function: see Endpoint::function_metrics()
 };
 
 /// Who is at the other end of a session.
@@ -158,6 +159,10 @@ class Endpoint final : private TransportEvents {
     std::size_t calls = 0, bytes = 0;
   };
   Waiting waiting() const;
+  /// What has been counted of calls, made and answered; nothing without EndpointOptions::metrics.
+  std::vector<FunctionMetrics> function_metrics();
+  /// Null without EndpointOptions::metrics.
+  CallMetrics* metrics() { return metrics_.get(); }
 
  private:
   friend class InboundCall;
@@ -275,11 +280,18 @@ class Endpoint final : private TransportEvents {
   void complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply);
   ReplySink& release(OpenCall& call);
 
+  // call_metrics.cpp
+  void end_metered(detail::MeteredCall& call, const Result<std::unique_ptr<InMessage>>& reply);
+  void begin_metered(InboundCall& call);
+  void count_one_way(std::uint64_t method, std::size_t bytes);
+  void count_refused(std::uint64_t method, Code code, const ReplySink& sink);
+
   Loop& loop_;
   EndpointOptions options_;
   EndpointEvents& events_;
   MemoryPool pool_;
   SharedPool shared_pool_;
+  std::unique_ptr<CallMetrics> metrics_;
   std::unique_ptr<HeadPool> heads_;  // for short messages of ours
   std::deque<OpenCall> calls_;       // slots; a call's id is its slot and the slot's generation
   std::vector<std::uint32_t> free_calls_;

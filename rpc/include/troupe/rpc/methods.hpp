@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <troupe/rpc/call.hpp>
 #include <troupe/rpc/coroutine.hpp>
@@ -46,6 +47,7 @@ class MethodTable : public std::enable_shared_from_this<MethodTable> {
   }
   const Entry* find(std::uint64_t name_hash) const;
   std::string names() const;  ///< "add, pull, push"
+  std::vector<std::string_view> sorted_names() const;
 
  private:
   std::unordered_map<std::uint64_t, Entry> entries_;

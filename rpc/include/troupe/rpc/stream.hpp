@@ -177,6 +177,7 @@ StreamReader<T> open_stream_with(Endpoint& endpoint, const StreamWindow& window,
   const MethodId id{fnv1a(method), signature_fingerprint<Stream<T>, WireType<Args>...>()};
   const Loop::Turn turn(endpoint.loop());
   auto sink = std::make_shared<detail::StreamSink>(endpoint, window);
+  sink->set_called(method);
   const auto body = [&](OutMessage& out) {
     out.values(2 + sizeof...(Args));
     std::uint32_t i = 0;

@@ -109,8 +109,10 @@ class StreamSink final : public std::enable_shared_from_this<StreamSink>,
   /// Calls `continuation` once with the next item, the end, or kDeadlineExceeded.
   void when_ready(TimePoint deadline, UniqueFunction<void(Next)> continuation);
   void cancel();
+  void set_called(std::string_view method) { called_ = method; }
 
  private:
+  std::string called() const override { return called_; }
   void on_reply(Result<std::unique_ptr<InMessage>> reply) override;
   void on_item(std::unique_ptr<InMessage> item) override;
   bool has_items(std::uint64_t count) const override { return received_ >= count; }
@@ -122,6 +124,7 @@ class StreamSink final : public std::enable_shared_from_this<StreamSink>,
   Loop& loop_;
   const StreamWindow window_;
   std::shared_ptr<StreamSink> self_;  // while the call is open
+  std::string called_;
   std::uint64_t call_id_ = 0;
   std::vector<std::unique_ptr<InMessage>> items_;  // item n at n modulo the window, from taken_ on
   std::uint64_t received_ = 0, received_bytes_ = 0, longest_ = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cassert>
 #include <condition_variable>
@@ -60,10 +61,19 @@ struct LoopOptions {
 /// it and its answer. See docs/thread-model.md.
 class Loop {
  public:
+  /// What its time went into.
+  enum class Spent : std::uint8_t {
+    kBusy,     ///< rounds that did something, and handlers
+    kPolling,  ///< rounds that found nothing to do
+    kAsleep,   ///< in epoll; in simulations: until something happens
+    kAbsent,   ///< no thread drove it, or for too short a time to be told apart
+  };
   struct Stats {
-    std::uint64_t rounds = 0;  ///< polls of all sources
-    std::uint64_t events = 0;  ///< events, timers and tasks handled
-    std::uint64_t sleeps = 0;  ///< times it slept in epoll
+    std::uint64_t rounds = 0;         ///< polls of all sources
+    std::uint64_t events = 0;         ///< events, timers and tasks handled
+    std::uint64_t sleeps = 0;         ///< times it slept in epoll
+    std::array<Duration, 4> spent{};  ///< by Spent; together all time since it was made, up to now()
+    Duration time(Spent what) const { return spent[static_cast<std::size_t>(what)]; }
   };
 
   explicit Loop(Clock& clock, LoopOptions options = {});
@@ -137,10 +147,16 @@ class Loop {
   TimePoint refresh_now() {
     refresh_due_ = false;
     now_is_fresh_ = true;
-    return now_ = clock_.now();
+    const TimePoint before = std::exchange(now_, clock_.now());
+    stats_.spent[static_cast<std::size_t>(std::exchange(spending_, Spent::kPolling))] += now_ - before;
+    return now_;
   }
   /// The time, as refresh_now(), but without reading the clock if that was done just now.
-  TimePoint fresh_now() { return std::exchange(now_is_fresh_, false) ? now_ : refresh_now(); }
+  TimePoint fresh_now() {
+    if (std::exchange(now_is_fresh_, false)) return now_;
+    spending_ = Spent::kBusy;  // who asks is at work
+    return refresh_now();
+  }
   /// Runs `task` in this round or the next, after what is ready already.
   void defer(Task task);
   void schedule(TimerNode& node, TimePoint due) {
@@ -208,8 +224,9 @@ class Loop {
   // With the turn only.
   void* context_ = nullptr;
   TimePoint now_;
-  bool now_is_fresh_ = false;  // nothing has run since the clock was read
-  bool refresh_due_ = false;   // the next round begins by reading the clock
+  bool now_is_fresh_ = false;        // nothing has run since the clock was read
+  bool refresh_due_ = false;         // the next round begins by reading the clock
+  Spent spending_ = Spent::kAbsent;  // the time since now_
   TimePoint descriptors_polled_at_;
   TimePoint polled_at_;  // by run_if_free()
   TimerWheel timers_;

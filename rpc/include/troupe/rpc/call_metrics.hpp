@@ -1,0 +1,164 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include <troupe/rpc/codec.hpp>
+#include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/error.hpp>
+
+namespace troupe {
+class Loop;
+}
+
+namespace troupe::rpc {
+
+/// Which end of a call counts it.
+enum class CallSide : std::uint8_t { kClient, kServer };
+
+/// Upper bounds of the buckets of durations, in ns: 1 µs, 2 µs, 5 µs ... 100 s. One more bucket has what is
+/// above them.
+inline constexpr std::size_t kDurationBounds = 25;
+const std::array<std::int64_t, kDurationBounds>& duration_bounds();
+
+/// What one end has counted of the calls of one function since it started. A plain value.
+struct FunctionMetrics {
+  std::string function;  ///< the method's name; "0x..." if only its hash is known
+  CallSide side = CallSide::kClient;
+  std::uint64_t calls = 0;      ///< begun
+  std::uint64_t in_flight = 0;  ///< begun and not ended
+  std::uint64_t waiting = 0;    ///< of these, those that wait for room on the way to a peer; clients only
+  std::uint64_t retries = 0;    ///< attempts beyond each call's first; clients only
+  std::uint64_t bytes_sent = 0, bytes_received = 0;  ///< envelopes and attachments
+  std::vector<std::uint64_t> ended;                  ///< by Code; without trailing zeros
+  std::vector<std::uint64_t> durations;              ///< in each bucket; without trailing zeros
+  std::int64_t duration_ns = 0;                      ///< their sum
+
+  std::uint64_t ended_in_all() const;
+  std::uint64_t errors() const;  ///< ended otherwise than in a value
+};
+
+/// The duration in ns that `fraction` (0..1) of all are not above, from counts in buckets, between the bounds
+/// of the bucket in proportion; 0 if there are none, the last bound if it is above that.
+double duration_percentile(const std::vector<std::uint64_t>& buckets, double fraction);
+
+namespace detail {
+
+/// One function's counters, at one end.
+struct CallSeries {
+  std::uint64_t method = 0;
+  std::string name;
+  std::uint64_t begun = 0, retries = 0, bytes_sent = 0, bytes_received = 0;
+  std::array<std::uint64_t, 17> ended{};  // by Code
+  std::array<std::uint64_t, kDurationBounds + 1> durations{};
+  std::int64_t duration_ns = 0;
+  TimePoint timed_at{-1'000'000'000'000};  // long ago
+  std::int64_t short_ns = 0;               // the last short call that was timed
+  std::uint32_t untimed = 0;               // short ones since
+};
+
+/// What a call carries until it ends. Without a series it is not counted.
+struct MeteredCall {
+  CallSeries* series = nullptr;
+  TimePoint begun;
+  Code code = Code::kOk;  // how it is about to end
+
+  void sent(std::size_t bytes) const {
+    if (series) series->bytes_sent += bytes;
+  }
+};
+
+}  // namespace detail
+
+/// Counts an endpoint's calls by function and side. Costs no lock, no allocation after a function's first
+/// call, and seldom a look at the clock: of calls shorter than about 10 µs one in eight is timed, and stands
+/// for those since the one before; longer ones are timed by the loop's now(). Counts are always exact. With
+/// the loop's turn.
+class CallMetrics {
+ public:
+  /// Functions on each side; what is called beyond is counted together, as "other".
+  static constexpr std::size_t kMaxFunctions = 1024;
+
+  explicit CallMetrics(const Loop& loop) : loop_(loop), sides_{Side(*this), Side(*this)} {}
+  CallMetrics(const CallMetrics&) = delete;
+  CallMetrics& operator=(const CallMetrics&) = delete;
+
+  /// A method's name, for the functions known by its hash.
+  void learn(std::string_view name);
+  /// The same for who tells it each time.
+  void learn_once(std::string_view name) {
+    if (!knows(fnv1a(name))) learn(name);
+  }
+  bool knows(std::uint64_t method) const { return names_.contains(method); }
+
+  detail::CallSeries& series(CallSide side, std::uint64_t method) {
+    return sides_[static_cast<std::size_t>(side)].find(method);
+  }
+  /// A call begins. `name()`, a std::string that ends with ".method", or with the method's name, is asked for
+  /// when the name is not known yet.
+  template <class Name>
+  detail::MeteredCall begin(CallSide side, std::uint64_t method, TimePoint now, Name&& name) {
+    detail::CallSeries& found = series(side, method);
+    if (found.begun++ == 0) [[unlikely]]
+      learn_of(method, name());
+    return {&found, now};
+  }
+  /// It ends with `call.code`. Precondition: it has a series, and has not ended before.
+  void end(const detail::MeteredCall& call);
+
+  /// All functions called so far, by name, clients first.
+  std::vector<FunctionMetrics> snapshot();
+
+ private:
+  /// The series of one side: an open-addressing table of pointers to them.
+  class Side {
+   public:
+    explicit Side(CallMetrics& owner) : owner_(owner), slots_(64) {}
+    detail::CallSeries& find(std::uint64_t method) {
+      const std::size_t mask = slots_.size() - 1;
+      for (std::size_t i = method & mask;; i = (i + 1) & mask) {
+        if (slots_[i].method == method && slots_[i].series) return *slots_[i].series;
+        if (!slots_[i].series) [[unlikely]]
+          return add(method);
+      }
+    }
+    std::deque<detail::CallSeries>& all() { return all_; }
+
+   private:
+    struct Slot {
+      std::uint64_t method = 0;
+      detail::CallSeries* series = nullptr;
+    };
+    detail::CallSeries& add(std::uint64_t method);
+    void insert(detail::CallSeries& series);
+
+    CallMetrics& owner_;
+    std::vector<Slot> slots_;  // at most half of them used
+    std::deque<detail::CallSeries> all_;
+    detail::CallSeries* other_ = nullptr;
+  };
+
+  void learn_of(std::uint64_t method, std::string_view what);
+  void record(detail::CallSeries& series, const detail::MeteredCall& call, Duration seen, bool due);
+
+  const Loop& loop_;
+  std::unordered_map<std::uint64_t, std::string> names_;
+  std::array<Side, 2> sides_;
+};
+
+}  // namespace troupe::rpc
+
+template <>
+struct troupe::rpc::Fields<troupe::rpc::FunctionMetrics> {
+  using T = troupe::rpc::FunctionMetrics;
+  static constexpr std::string_view name = "FunctionMetrics";
+  static constexpr auto fields =
+      std::tuple(&T::function, &T::side, &T::calls, &T::in_flight, &T::waiting, &T::retries, &T::bytes_sent,
+                 &T::bytes_received, &T::ended, &T::durations, &T::duration_ns);
+};

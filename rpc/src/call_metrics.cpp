@@ -1,0 +1,231 @@
+#include <troupe/rpc/call_metrics.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+#include <troupe/runtime/loop.hpp>
+
+#include "endpoint_parts.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+
+/// From here on the loop's now() is exact enough.
+constexpr Duration kLong = std::chrono::microseconds(10);
+/// Of shorter calls so many in a row may go untimed.
+constexpr std::uint32_t kMostUntimed = 7;
+constexpr std::string_view kOther = "other";
+/// Names beyond are not kept.
+constexpr std::size_t kMostNames = 1 << 14;
+
+std::size_t bucket_of(std::int64_t ns) {
+  const auto& bounds = duration_bounds();
+  return static_cast<std::size_t>(std::lower_bound(bounds.begin(), bounds.end(), ns) - bounds.begin());
+}
+
+template <std::size_t N>
+std::vector<std::uint64_t> without_zeros(const std::array<std::uint64_t, N>& counts) {
+  std::vector<std::uint64_t> kept(counts.begin(), counts.end());
+  while (!kept.empty() && kept.back() == 0) kept.pop_back();
+  return kept;
+}
+
+std::string hex(std::uint64_t method) {
+  char text[24];
+  std::snprintf(text, sizeof text, "0x%016llx", static_cast<unsigned long long>(method));
+  return text;
+}
+
+}  // namespace
+
+const std::array<std::int64_t, kDurationBounds>& duration_bounds() {
+  static constexpr auto kBounds = [] {
+    std::array<std::int64_t, kDurationBounds> bounds{};
+    std::int64_t decade = 1000;
+    for (std::size_t i = 0; i < kDurationBounds; ++i) {
+      bounds[i] = decade * (i % 3 == 0 ? 1 : i % 3 == 1 ? 2 : 5);
+      if (i % 3 == 2) decade *= 10;
+    }
+    return bounds;
+  }();
+  return kBounds;
+}
+
+std::uint64_t FunctionMetrics::ended_in_all() const {
+  return std::accumulate(ended.begin(), ended.end(), std::uint64_t{0});
+}
+
+std::uint64_t FunctionMetrics::errors() const {
+  return ended.empty() ? 0 : ended_in_all() - ended.front();
+}
+
+double duration_percentile(const std::vector<std::uint64_t>& buckets, double fraction) {
+  const auto& bounds = duration_bounds();
+  const auto all = static_cast<double>(std::accumulate(buckets.begin(), buckets.end(), std::uint64_t{0}));
+  if (all == 0) return 0;
+  const double wanted = std::clamp(fraction, 0.0, 1.0) * all;
+  double below = 0;
+  for (std::size_t i = 0; i < buckets.size() && i < kDurationBounds; ++i) {
+    const auto here = static_cast<double>(buckets[i]);
+    if (here > 0 && below + here >= wanted) {
+      const double low = i == 0 ? 0 : static_cast<double>(bounds[i - 1]);
+      return low + (static_cast<double>(bounds[i]) - low) * (wanted - below) / here;
+    }
+    below += here;
+  }
+  return static_cast<double>(bounds.back());
+}
+
+// ---- Names --------------------------------------------------------------------------------------
+
+void CallMetrics::learn(std::string_view name) {
+  if (names_.size() < kMostNames) names_.try_emplace(fnv1a(name), name);
+}
+
+void CallMetrics::learn_of(std::uint64_t method, std::string_view what) {
+  if (knows(method)) return;
+  const std::string_view name = what.substr(what.rfind('.') + 1);
+  if (fnv1a(name) == method) learn(name);
+}
+
+// ---- Series -------------------------------------------------------------------------------------
+
+void CallMetrics::Side::insert(detail::CallSeries& series) {
+  const std::size_t mask = slots_.size() - 1;
+  std::size_t i = series.method & mask;
+  while (slots_[i].series) i = (i + 1) & mask;
+  slots_[i] = {series.method, &series};
+}
+
+detail::CallSeries& CallMetrics::Side::add(std::uint64_t method) {
+  if (all_.size() >= kMaxFunctions) {
+    // The table is not full, so that whoever looks for what is not there finds its end.
+    if (!other_) {
+      other_ = &all_.emplace_back();
+      other_->name = kOther;
+    }
+    return *other_;
+  }
+  detail::CallSeries& made = all_.emplace_back();
+  made.method = method;
+  if (2 * all_.size() > slots_.size()) {
+    const std::vector<Slot> old = std::exchange(slots_, std::vector<Slot>(2 * slots_.size()));
+    for (const Slot& slot : old)
+      if (slot.series) insert(*slot.series);
+  }
+  insert(made);
+  return made;
+}
+
+// ---- Durations ----------------------------------------------------------------------------------
+
+void CallMetrics::end(const detail::MeteredCall& call) {
+  detail::CallSeries& series = *call.series;
+  ++series.ended[std::min<std::size_t>(static_cast<std::size_t>(call.code), series.ended.size() - 1)];
+  const TimePoint now = loop_.now();
+  const Duration seen = now - call.begun;
+  const bool due = series.untimed >= kMostUntimed || now - series.timed_at >= kLong;
+  if (seen < kLong && !due) {
+    ++series.untimed;
+    return;
+  }
+  record(series, call, seen, due);
+}
+
+void CallMetrics::record(detail::CallSeries& series, const detail::MeteredCall& call, Duration seen,
+                         bool due) {
+  std::uint64_t times = 1;
+  std::int64_t took = seen.count();
+  if (due) {
+    series.timed_at = loop_.clock().now();
+    took = (series.timed_at - call.begun).count();
+  }
+  if (seen < kLong) {
+    times += std::exchange(series.untimed, 0);
+    series.short_ns = took;
+  }
+  took = std::max<std::int64_t>(took, 0);
+  series.durations[bucket_of(took)] += times;
+  series.duration_ns += took * static_cast<std::int64_t>(times);
+}
+
+std::vector<FunctionMetrics> CallMetrics::snapshot() {
+  std::vector<FunctionMetrics> all;
+  for (const CallSide side : {CallSide::kClient, CallSide::kServer}) {
+    for (detail::CallSeries& series : sides_[static_cast<std::size_t>(side)].all()) {
+      // Those that no later call stands for yet.
+      series.durations[bucket_of(series.short_ns)] += series.untimed;
+      series.duration_ns += series.short_ns * static_cast<std::int64_t>(series.untimed);
+      series.untimed = 0;
+      if (series.name.empty())
+        if (const auto known = names_.find(series.method); known != names_.end()) series.name = known->second;
+      FunctionMetrics& made = all.emplace_back();
+      made.function = series.name.empty() ? hex(series.method) : series.name;
+      made.side = side;
+      made.calls = series.begun;
+      made.retries = series.retries;
+      made.bytes_sent = series.bytes_sent;
+      made.bytes_received = series.bytes_received;
+      made.ended = without_zeros(series.ended);
+      made.in_flight = made.calls - std::min(made.calls, made.ended_in_all());
+      made.durations = without_zeros(series.durations);
+      made.duration_ns = series.duration_ns;
+    }
+  }
+  std::sort(all.begin(), all.end(), [](const FunctionMetrics& a, const FunctionMetrics& b) {
+    return std::tie(a.side, a.function) < std::tie(b.side, b.function);
+  });
+  return all;
+}
+
+// ---- The endpoint's -----------------------------------------------------------------------------
+
+std::vector<FunctionMetrics> Endpoint::function_metrics() {
+  if (!metrics_) return {};
+  std::unordered_map<std::string_view, std::uint64_t> waiting;
+  for (const OpenCall& call : calls_)
+    if (call.sink && call.waits && call.metered.series) ++waiting[call.metered.series->name];
+  std::vector<FunctionMetrics> all = metrics_->snapshot();
+  for (FunctionMetrics& each : all)
+    if (const auto found = waiting.find(each.function);
+        each.side == CallSide::kClient && found != waiting.end())
+      each.waiting = found->second;
+  return all;
+}
+
+void Endpoint::end_metered(detail::MeteredCall& call, const Result<std::unique_ptr<InMessage>>& reply) {
+  if (!call.series) return;
+  if (reply) call.series->bytes_received += (*reply)->bytes();
+  call.code = !reply ? reply.error().code : (*reply)->is_error() ? (*reply)->error().code : Code::kOk;
+  metrics_->end(call);
+  call.series = nullptr;
+}
+
+void Endpoint::begin_metered(InboundCall& call) {
+  if (!metrics_) return;
+  call.metered_ =
+      metrics_->begin(CallSide::kServer, call.header().method, loop_.now(), [] { return std::string(); });
+  call.metered_.series->bytes_received += call.bytes();
+}
+
+/// It has no duration here, and no end that anybody hears of.
+void Endpoint::count_one_way(std::uint64_t method, std::size_t bytes) {
+  if (!metrics_) return;
+  detail::CallSeries& series = metrics_->series(CallSide::kClient, method);
+  ++series.begun;
+  ++series.ended[0];
+  series.bytes_sent += bytes;
+}
+
+/// A call that ends before it could begin.
+void Endpoint::count_refused(std::uint64_t method, Code code, const ReplySink& sink) {
+  if (!metrics_) return;
+  detail::MeteredCall call =
+      metrics_->begin(CallSide::kClient, method, loop_.now(), [&] { return sink.called(); });
+  call.code = code;
+  metrics_->end(call);
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,153 @@
+// `troupe top` beside a running job.
+#include "job.hpp"
+#include "tools/command.hpp"
+#include "top_table.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+using namespace troupe::tools;
+using command_test::Command;
+using command_test::Finished;
+using command_test::run;
+
+TEST_CASE("top: numbers and durations are short") {
+  CHECK(short_number(0) == "0");
+  CHECK(short_number(7.2) == "7.20");
+  CHECK(short_number(941) == "941");
+  CHECK(short_number(1240) == "1.24k");
+  CHECK(short_number(999.6) == "1.00k");
+  CHECK(short_number(52.1e6) == "52.1M");
+  CHECK(short_duration(0) == "-");
+  CHECK(short_duration(850) == "850ns");
+  CHECK(short_duration(1200) == "1.20us");
+  CHECK(short_duration(2.1e9) == "2.10s");
+}
+
+namespace {
+
+NodeView view_of(std::int64_t age_ns, std::uint64_t calls) {
+  NodeMetrics metrics;
+  metrics.age_ns = age_ns;
+  metrics.loop.busy_ns = age_ns / 4;
+  metrics.endpoint.bytes_sent = calls * 1'000'000;
+  rpc::FunctionMetrics function;
+  function.function = "push";
+  function.side = rpc::CallSide::kServer;
+  function.calls = calls + 3;
+  function.in_flight = 3;
+  function.ended = {calls, 0, 0, calls / 10};
+  function.durations = {0, calls};
+  metrics.functions.push_back(function);
+  TableStats table;
+  table.staleness_counts = {0, 0, calls};
+  metrics.tables.push_back(table);
+  Member member;
+  member.node_id = 7;
+  member.name = "ps-0";
+  member.role = "server";
+  return {member, metrics};
+}
+
+}  // namespace
+
+TEST_CASE("top: rates are those between two looks at one life of a node") {
+  const std::vector<NodeView> before{view_of(10'000'000'000, 100)}, now{view_of(12'000'000'000, 300)};
+  const auto rows = top_rows(before, now);
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0].calls_in == doctest::Approx(100));
+  CHECK(rows[0].calls_out == 0);
+  CHECK(rows[0].bytes == doctest::Approx(100e6));
+  CHECK(rows[0].errors == doctest::Approx(10));
+  CHECK(rows[0].in_flight == 3);
+  CHECK(rows[0].busy == doctest::Approx(0.25));
+  CHECK(rows[0].in_p50_ns == doctest::Approx(1500));
+  CHECK(rows[0].staleness_p50.value() == 2);
+  std::vector<NodeView> other = now;
+  other[0].member.node_id = 8;
+  CHECK(!top_rows(before, other)[0].has_rates);
+}
+
+TEST_CASE("top: a node that does not answer keeps its line") {
+  std::vector<NodeView> now{view_of(1, 1)};
+  now[0].metrics = Error{Code::kDeadlineExceeded, "no answer in time"};
+  const auto lines = top_lines(top_rows({}, now));
+  REQUIRE(lines.size() == 2);
+  CHECK(contains(lines[1], "ps-0"));
+  CHECK(contains(lines[1], "busy"));
+  CHECK(lines[0].size() == lines[1].size());
+}
+
+TEST_CASE("top: one look at a running job has a line for each node, and the job does not notice") {
+  SmallJob job;
+  const auto version = job.server->membership().version;
+  const Finished top = run({"top", "--address", job.server->address(), "--once", "--interval", "0.1"});
+  CHECK(top.code == 0);
+  CHECK_MESSAGE(top.err.empty(), top.err);
+  CHECK(contains(top.out, "2 nodes"));
+  CHECK(contains(top.out, "server-0  server  up"));
+  CHECK(contains(top.out, "worker-0  worker  up"));
+  CHECK(!contains(top.out, "\033"));
+  CHECK(job.server->membership().version == version);
+  job.work();
+}
+
+TEST_CASE("top: it looks again and again, and ends with Ctrl-C") {
+  SmallJob job;
+  Command top({"top", "--address", job.server->address(), "--interval", "0.1"});
+  const auto deadline = command_test::SteadyClock::now() + command_test::kPatience;
+  REQUIRE(top.wait_for("worker-0"));
+  while (command_test::count(top.out(), "worker-0") < 3 && command_test::SteadyClock::now() < deadline)
+    REQUIRE(top.read_more());
+  top.kill(SIGINT);
+  CHECK(top.finish() == 130);
+  CHECK_MESSAGE(top.err().empty(), top.err());
+}
+
+TEST_CASE("top: when the cluster ends it says so") {
+  SmallJob job;
+  Command top({"top", "--address", job.server->address(), "--interval", "0.1"});
+  REQUIRE(top.wait_for("worker-0"));
+  job.worker->shutdown();
+  job.server->shutdown();
+  CHECK(top.finish() == 1);
+  CHECK(contains(top.err(), "does not answer any more"));
+}
+
+TEST_CASE("top: a cluster that cannot be reached is one clear line") {
+  const Finished nobody = run({"top", "--address", "127.0.0.1:1", "--once"});
+  CHECK(nobody.code == 1);
+  CHECK(contains(nobody.err, "no first node of a cluster answers at 127.0.0.1:1"));
+  CHECK(command_test::count(nobody.err, "\n") == 1);
+  CHECK(run({"top", "--address", "nonsense"}).code == 2);
+  CHECK(run({"top"}).code == 2);
+  CHECK(run({"top", "--address", "127.0.0.1:1", "--secret-file", "/nowhere"}).code != 0);
+}
+
+TEST_CASE("top: a cluster with a secret lets in who knows it") {
+  const command_test::Folder folder;
+  RealCluster cluster;
+  const std::string secret = "sixteen bytes or more";
+  auto node = cluster.start({.name = "node", .secret = secret});
+  REQUIRE_MESSAGE(node.ok(), text_of(node));
+  const std::string file = folder.write("secret", secret), other = folder.write("other", secret + "?");
+  for (const std::string& each : {file, other})
+    std::filesystem::permissions(each,
+                                 std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const std::vector<std::string> flags{"top", "--once", "--interval", "0.1", "--address", (*node)->address()};
+  const auto with = [&](const std::string& path) {
+    std::vector<std::string> all = flags;
+    all.insert(all.end(), {"--secret-file", path});
+    return run(all);
+  };
+  CHECK(with(file).code == 0);
+  CHECK(with(other).code == 1);
+  CHECK(run(flags).code == 1);
+}
+
+TEST_CASE("top: it tells Prometheus where the nodes serve metrics") {
+  SmallJob job;
+  const Finished targets = run({"top", "--address", job.server->address(), "--targets"});
+  CHECK(targets.code == 0);
+  CHECK(contains(targets.out, job.server->metrics().address()));
+  CHECK(contains(targets.out, job.worker->metrics().address()));
+}

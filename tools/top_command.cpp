@@ -1,0 +1,174 @@
+#include "top_command.hpp"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <iostream>
+#include <optional>
+
+#include <troupe/actors/node_config.hpp>
+#include <troupe/runtime/json.hpp>
+
+#include "src/top_table.hpp"
+
+extern char** environ;
+
+using namespace troupe;
+
+namespace {
+
+std::atomic<int> ended_by{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+/// Ctrl-C and its kin end the view between two looks, so that the terminal is put back.
+void end_on_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { ended_by = signal; };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+int complain(const std::string& text, int code) {
+  std::cerr << "troupe top: " << text << "\n";
+  return code;
+}
+
+int complain(const Error& error) {
+  return complain(error.message, error.code == Code::kInvalidArgument ? 2 : 1);
+}
+
+/// The node's settings that matter to who only looks, from the environment and the flags.
+Result<ObserverOptions> observer_options(const std::vector<std::string>& flags) {
+  ConfigSchema schema;
+  add_node_settings(schema);
+  auto config = Config::load(std::move(schema), "", environ, flags);
+  if (!config) return std::move(config).error();
+  const NodeOptions node = node_options(*config, {});
+  ObserverOptions options;
+  options.secret = node.secret;
+  options.secret_file = node.secret_file;
+  options.transport = node.transport;
+  return options;
+}
+
+Duration seconds(double count) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(count));
+}
+
+constexpr const char* kEnterScreen = "\033[?1049h\033[?25l";
+constexpr const char* kLeaveScreen = "\033[?25h\033[?1049l";
+
+/// The terminal's other screen, without a cursor, while it lives.
+class OtherScreen {
+ public:
+  explicit OtherScreen(bool wanted) : wanted_(wanted) {
+    if (wanted_) std::cout << kEnterScreen << std::flush;
+  }
+  ~OtherScreen() {
+    if (wanted_) std::cout << kLeaveScreen << std::flush;
+  }
+  OtherScreen(const OtherScreen&) = delete;
+  OtherScreen& operator=(const OtherScreen&) = delete;
+
+ private:
+  bool wanted_;
+};
+
+std::string title(const std::string& address, const std::vector<tools::TopRow>& rows) {
+  double calls = 0;
+  for (const tools::TopRow& row : rows) calls += row.calls_in;
+  return "cluster at " + address + ": " + std::to_string(rows.size()) + " nodes, " +
+         tools::short_number(calls) + " calls/s";
+}
+
+}  // namespace
+
+void TopCommand::declare(CLI::App& app) {
+  app.footer(
+      "OUT and IN are calls made and answered; their times are of those that ended since the last look.\n"
+      "OPEN: calls without an answer yet. BUSY: the share of its time in which a node's loop had something\n"
+      "to do. STALE: staleness of the pushes to a shard server. A node that does not answer in time is "
+      "busy.\n\n"
+      "The secret of the cluster, if it has one: --secret-file, TROUPE_NODE_SECRET_FILE or\n"
+      "TROUPE_NODE_SECRET.\n\n"
+      "Exit code: 0; 1 when the cluster cannot be reached, or ends; 2 for bad input; 130 after Ctrl-C.");
+  app.add_option("--address", address_, "Where the cluster's first node listens")
+      ->required()
+      ->option_text("HOST:PORT");
+  app.add_option("--secret-file", secret_file_, "File that holds the cluster's secret")->option_text("FILE");
+  app.add_option("--transport", transport_, "UCX transports (default auto)")->option_text("NAMES");
+  app.add_option("--interval", interval_s_, "Time between two looks (default 1)")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->option_text("SECONDS");
+  app.add_option("--timeout", timeout_s_, "How long to wait for an answer (default 3)")
+      ->check(CLI::Range(0.1, 60.0))
+      ->option_text("SECONDS");
+  app.add_flag("--once", once_, "Print one table and end");
+  app.add_flag("--targets", targets_, "Print where the nodes serve metrics, as Prometheus's file_sd_configs");
+}
+
+int TopCommand::run() {
+  std::vector<std::string> flags;
+  if (!secret_file_.empty()) flags.push_back("node.secret_file=" + secret_file_);
+  if (!transport_.empty()) flags.push_back("node.transport=" + transport_);
+  auto options = observer_options(flags);
+  if (!options) return complain(options.error());
+  options->address = address_;
+  options->timeout = seconds(timeout_s_);
+  end_on_signals();
+  auto observer = ClusterObserver::connect(std::move(*options));
+  if (!observer) return complain(observer.error());
+  return targets_ ? print_targets(**observer) : watch(**observer);
+}
+
+int TopCommand::watch(ClusterObserver& observer) {
+  terminal_ = isatty(1) != 0 && !once_;
+  std::optional<Error> gone;
+  {
+    const OtherScreen screen(terminal_);
+    gone = draw_until_ended(observer);
+  }
+  if (ended_by != 0) return 128 + ended_by;
+  if (gone) return complain("the cluster at " + address_ + " does not answer any more: " + gone->message, 1);
+  return 0;
+}
+
+/// An error: the cluster has gone.
+std::optional<Error> TopCommand::draw_until_ended(ClusterObserver& observer) {
+  std::vector<NodeView> before;
+  for (bool first = true; ended_by == 0; first = false) {
+    auto now = observer.look();
+    if (!now) return std::move(now).error();
+    if (!once_ || !first) {
+      const auto rows = tools::top_rows(before, *now);
+      std::vector<std::string> lines = tools::top_lines(rows);
+      lines.insert(lines.begin(), title(address_, rows));
+      draw(lines);
+    }
+    if ((once_ && !first) || !std::cout) break;  // or nobody reads any more
+    before = std::move(*now);
+    observer.wait(seconds(interval_s_), [] { return ended_by != 0; });
+  }
+  return std::nullopt;
+}
+
+void TopCommand::draw(const std::vector<std::string>& lines) const {
+  std::string text = terminal_ ? "\033[H" : "";
+  for (const std::string& line : lines) text += line + (terminal_ ? "\033[K\n" : "\n");
+  text += terminal_ ? "\033[J" : once_ ? "" : "\n";
+  std::cout << text << std::flush;
+}
+
+int TopCommand::print_targets(ClusterObserver& observer) {
+  auto views = observer.look();
+  if (!views) return complain(views.error());
+  auto targets = nlohmann::json::array();
+  for (const NodeView& view : *views) {
+    const auto address = view.member.metadata.find("metrics_address");
+    if (address == view.member.metadata.end()) continue;
+    targets.push_back({{"targets", {address->second}}, {"labels", {{"role", view.member.role}}}});
+  }
+  std::cout << targets.dump(2) << "\n";
+  return 0;
+}

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <troupe/actors/observer.hpp>
+
+/// `troupe top`: the flags, and what they mean.
+class TopCommand {
+ public:
+  void declare(CLI::App& app);
+  /// Returns the process's exit code: 2 for bad input, 1 if the cluster cannot be reached, or goes.
+  int run();
+
+ private:
+  int watch(troupe::ClusterObserver& observer);
+  std::optional<troupe::Error> draw_until_ended(troupe::ClusterObserver& observer);
+  int print_targets(troupe::ClusterObserver& observer);
+  void draw(const std::vector<std::string>& lines) const;
+
+  std::string address_;
+  std::string secret_file_;
+  std::string transport_;
+  double interval_s_ = 1;
+  double timeout_s_ = 3;
+  bool once_ = false;
+  bool targets_ = false;
+  bool terminal_ = false;
+};
