@@ -28,6 +28,7 @@ OWNERS = [
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/"]),
     ("JSON", r"nlohmann/", ["runtime/", "tools/", "examples/", "tests/"]),
     ("logging", r"spdlog/|fmt/", ["runtime/src/"]),
+    ("HTTP", r"httplib\.h", ["runtime/src/", "tests/"]),
     ("command lines", r"CLI/", ["tools/", "examples/", "tests/"]),
     ("tests", r"doctest/", ["tests/"]),
 ]

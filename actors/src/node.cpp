@@ -84,6 +84,7 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
   if (options.node_id == 0) options.node_id = random_node_id();
   next_actor = first_actor(options.node_id);
   loop = std::make_unique<Loop>(*clock, options.loop);
+  options.log = rpc::follow_trace(options.log, *loop);
   unit = std::make_shared<LoopUnit>(*system, *loop);
 }
 
@@ -118,6 +119,7 @@ Result<void> NodeImpl::listen() {
   endpoint_options.shared = options.shared_pool;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;
+  if (auto traced = begin_tracing(*this, endpoint_options); !traced) return traced;
   endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);
   auto listening = endpoint->listen(options.listen);
   if (!listening) return with_context(listening.error(), "node '" + options.name + "' cannot listen");
@@ -213,6 +215,7 @@ void NodeImpl::leave() {
   if (thread.joinable()) thread.join();
   Loop::Turn turn(*loop);
   while (!actors.empty()) end_actor(actors.begin()->first);
+  if (tracing) tracing->close();
 }
 
 void NodeImpl::answer_everything() {

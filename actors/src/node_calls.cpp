@@ -85,7 +85,7 @@ Result<void> Node::tell(std::string_view actor, std::string_view method, const r
   auto target = node.resolve(actor);
   // No fingerprint, as the result's type is not known: the arguments are checked one by one.
   const Result<void> sent =
-      target ? node.endpoint->send(*target, {rpc::fnv1a(method), 0}, options, body) : target.error();
+      target ? node.endpoint->send(*target, {rpc::fnv1a(method), 0, method}, options, body) : target.error();
   return sent ? sent : with_context(sent.error(), std::string(actor) + "." + std::string(method));
 }
 

@@ -32,6 +32,10 @@ void add_node_settings(ConfigSchema& schema) {
       .between(0.01, kHour);
   schema.add("node.silence_limit", d.silence_limit, "a node silent for so long is taken for dead")
       .between(0.05, kHour);
+  schema.add("node.trace_file", "", "file to which spans of calls are appended, as OTLP JSON");
+  schema.add("node.trace_endpoint", "", "collector to which they are posted, http://host:port");
+  schema.add("node.trace_ratio", d.trace.ratio, "of the traces that begin at this node, how many are kept")
+      .between(0, 1);
   schema.add("loop.spin", d.loop.spin, "how long an idle loop polls before it sleeps").between(0, 1);
   schema.add("loop.yield_after", d.loop.yield_after, "from when on it gives the core away between polls")
       .between(0, 1);
@@ -52,6 +56,9 @@ NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.default_timeout", options.default_timeout);
   take(config, "node.heartbeat_interval", options.heartbeat_interval);
   take(config, "node.silence_limit", options.silence_limit);
+  take(config, "node.trace_file", options.trace.file);
+  take(config, "node.trace_endpoint", options.trace.endpoint);
+  take(config, "node.trace_ratio", options.trace.ratio);
   take(config, "loop.spin", options.loop.spin);
   take(config, "loop.yield_after", options.loop.yield_after);
   return options;

@@ -20,6 +20,7 @@
 #include <troupe/runtime/log.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/span_exporter.hpp>
 
 namespace caf {
 class actor;
@@ -58,6 +59,7 @@ struct NodeOptions {
   LoopOptions loop = {};
   /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
   Logger log = {};
+  TraceOptions trace = {};  ///< where spans of this node's calls go; nowhere: there are none
   /// Whether the node drives its loop on a thread of its own. Without one, somebody must be in run() or
   /// in a call for the node to answer anybody.
   bool own_thread = true;

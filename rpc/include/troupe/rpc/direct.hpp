@@ -92,6 +92,8 @@ class DirectResult {
   virtual void give(ReplySink& sink) = 0;
   /// For later: takes what this has.
   virtual std::unique_ptr<DirectResult> keep() = 0;
+  /// Null: it is a value.
+  virtual const Error* error() const = 0;
 };
 
 }  // namespace troupe::rpc::detail
