@@ -18,6 +18,8 @@ namespace {
 
 constexpr Duration kLeaveTimeout{std::chrono::seconds(1)};
 constexpr Duration kDialAgain{std::chrono::milliseconds(50)};
+/// Calls of the cluster's own are part of no other, and of no trace.
+const rpc::CallOptions kHousekeeping{.trace = TraceContext::not_traced(), .detached = true};
 
 std::uint64_t random_node_id() {
   std::random_device device;
@@ -135,7 +137,7 @@ Result<void> NodeImpl::listen() {
   registry =
       std::make_shared<Registry>(*loop, [this](rpc::SessionId session, const MembershipChange& change) {
         // A member that cannot be told is dying; its session's end will follow.
-        (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, {.detached = true},
+        (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, kHousekeeping,
                              [&](rpc::OutMessage& out) {
                                out.values(1);
                                rpc::Codec<MembershipChange>::encode(out.value(0), change);
@@ -179,8 +181,9 @@ Result<void> NodeImpl::join() {
     if (!met) return with_context(met.error(), "node '" + options.name + "' cannot join");
   }
   const Member self{options.node_id, options.name, options.role, address, options.metadata};
-  auto membership = rpc::call_sync<Membership>(*endpoint, {registry_session, kRegistryActor}, "join",
-                                               "joining", {.timeout = options.join_timeout}, self);
+  auto membership = rpc::call_sync<Membership>(
+      *endpoint, {registry_session, kRegistryActor}, "join", "joining",
+      {.timeout = options.join_timeout, .trace = TraceContext::not_traced()}, self);
   if (!membership) return with_context(membership.error(), "node '" + options.name + "' cannot join");
   Loop::Turn turn(*loop);
   directory.reset(*membership);
@@ -208,7 +211,7 @@ void Node::shutdown() {
 void NodeImpl::leave() {
   if (joined && !registry)
     (void)rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "leave", "leaving",
-                               {.timeout = kLeaveTimeout});
+                               {.timeout = kLeaveTimeout, .trace = TraceContext::not_traced()});
   answer_everything();
   // A handler that waits for a call has its answer now, so the thread comes home.
   loop->stop();
@@ -275,7 +278,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
     node.add_actor(name, std::move(state), std::move(methods), number);
   }
   auto published = rpc::call_sync<void>(*node.endpoint, {node.registry_session, kRegistryActor}, "publish",
-                                        "publishing '" + name + "'", {.detached = true}, name, number);
+                                        "publishing '" + name + "'", kHousekeeping, name, number);
   const bool unsure = !published && published.error().code != Code::kAlreadyExists;
   {
     Loop::Turn turn(*node.loop);
@@ -292,7 +295,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
 
 Result<void> NodeImpl::withdraw(const std::string& name) {
   return rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "unpublish",
-                              "unpublishing '" + name + "'", {.detached = true}, name);
+                              "unpublishing '" + name + "'", kHousekeeping, name);
 }
 
 Result<void> Node::kill(std::string_view name) {

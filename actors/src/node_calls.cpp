@@ -236,8 +236,9 @@ void NodeImpl::run_watchers() {
 /// longer than this takes.
 void NodeImpl::look_for_missed_notices() {
   loop->schedule_after(refresh, options.silence_limit);
-  rpc::call_async<std::uint64_t>(*endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
-                                 {.timeout = kListTimeout, .detached = true})
+  rpc::call_async<std::uint64_t>(
+      *endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
+      {.timeout = kListTimeout, .trace = TraceContext::not_traced(), .detached = true})
       .then([this](Result<std::uint64_t> version) {
         if (joined && version && *version > directory.version()) relist();
       });
@@ -246,8 +247,9 @@ void NodeImpl::look_for_missed_notices() {
 /// A notice was overtaken or lost: ask for everything.
 void NodeImpl::relist() {
   if (std::exchange(relisting, true)) return;
-  rpc::call_async<Membership>(*endpoint, {registry_session, kRegistryActor}, "list", "listing members",
-                              {.timeout = kListTimeout, .detached = true})
+  rpc::call_async<Membership>(
+      *endpoint, {registry_session, kRegistryActor}, "list", "listing members",
+      {.timeout = kListTimeout, .trace = TraceContext::not_traced(), .detached = true})
       .then([this](Result<Membership> membership) {
         relisting = false;
         if (!joined) return;
