@@ -2,9 +2,13 @@
 // span would take several times as long, on the cores that the calls need.
 #include "otlp.hpp"
 
+#include <array>
+#include <charconv>
 #include <string_view>
 
 #include <troupe/runtime/json.hpp>
+
+#include "hex.hpp"
 
 namespace troupe {
 
@@ -22,6 +26,11 @@ void append_text(std::string& out, std::string_view text) {
   ((out += '"') += text) += '"';
 }
 
+void append_number(std::string& out, std::int64_t value) {
+  std::array<char, 24> digits;
+  out.append(digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr);
+}
+
 void append_attribute(std::string& out, std::string_view key, std::string_view value) {
   if (out.back() == '}') out += ',';
   ((out += R"({"key":")") += key) += R"(","value":{"stringValue":)";
@@ -32,12 +41,20 @@ void append_attribute(std::string& out, std::string_view key, std::string_view v
 void append_attribute(std::string& out, std::string_view key, std::int64_t value) {
   if (out.back() == '}') out += ',';
   ((out += R"({"key":")") += key) += R"(","value":{"intValue":")";
-  (out += std::to_string(value)) += "\"}}";
+  append_number(out, value);
+  out += "\"}}";
 }
 
-/// "actor/method", as OpenTelemetry names the spans of remote calls.
-std::string name_of(const Span& span, const std::string& method) {
-  return span.actor ? *span.actor + "/" + method : method;
+void append_id(std::string& out, std::string_view key, std::uint64_t id) {
+  ((out += ",\"") += key) += "\":\"";
+  append_hex(out, id);
+  out += '"';
+}
+
+void append_time(std::string& out, std::string_view key, TimePoint time) {
+  ((out += ",\"") += key) += "\":\"";
+  append_number(out, time.ns);
+  out += '"';
 }
 
 }  // namespace
@@ -65,17 +82,22 @@ std::string OtlpWriter::request(std::span<const Span> spans) const {
 
 void OtlpWriter::append(std::string& out, const Span& span) const {
   const bool is_call = span.method_hash != 0;
-  const std::string method = span.method ? *span.method
-                             : is_call   ? "method-" + span_id_text(span.method_hash)
-                                         : std::string("work");
-  ((out += R"({"traceId":")") += trace_id_text(span.context)) += R"(","spanId":")";
-  (out += span_id_text(span.context.span_id)) += '"';
-  if (span.parent_id != 0) ((out += R"(,"parentSpanId":")") += span_id_text(span.parent_id)) += '"';
+  std::string unnamed;
+  if (!span.method) unnamed = is_call ? "method-" + span_id_text(span.method_hash) : "work";
+  const std::string& method = span.method ? *span.method : unnamed;
+  out += R"({"traceId":")";
+  append_hex(out, span.context.trace_high);
+  append_hex(out, span.context.trace_low);
+  out += '"';
+  append_id(out, "spanId", span.context.span_id);
+  if (span.parent_id != 0) append_id(out, "parentSpanId", span.parent_id);
   out += R"(,"name":)";
-  append_text(out, name_of(span, method));
-  (out += R"(,"kind":)") += std::to_string(static_cast<int>(span.kind));
-  ((out += R"(,"startTimeUnixNano":")") += std::to_string((span.start + clock_offset_).ns)) += '"';
-  ((out += R"(,"endTimeUnixNano":")") += std::to_string((span.end + clock_offset_).ns)) += '"';
+  // "actor/method", as OpenTelemetry names the spans of remote calls.
+  append_text(out, span.actor ? *span.actor + "/" + method : method);
+  out += R"(,"kind":)";
+  append_number(out, static_cast<int>(span.kind));
+  append_time(out, "startTimeUnixNano", span.start + clock_offset_);
+  append_time(out, "endTimeUnixNano", span.end + clock_offset_);
   out += R"(,"attributes":[)";
   if (is_call) {
     append_attribute(out, "rpc.system", "troupe");
@@ -92,7 +114,8 @@ void OtlpWriter::append(std::string& out, const Span& span) const {
   if (span.code != Code::kOk) {
     out += R"("message":)";
     append_text(out, span.error);
-    (out += R"(,"code":)") += std::to_string(kStatusError);
+    out += R"(,"code":)";
+    append_number(out, kStatusError);
   }
   out += "}}";
 }

@@ -4,17 +4,14 @@
 #include <charconv>
 #include <cmath>
 
+#include "hex.hpp"
+
 namespace troupe {
 
 namespace {
 
 // 00-<trace id>-<span id>-<flags>: https://www.w3.org/TR/trace-context/
 constexpr std::size_t kTraceAt = 3, kSpanAt = 36, kFlagsAt = 53, kLength = 55;
-
-void append_hex(std::string& text, std::uint64_t value, int digits) {
-  for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4)
-    text += "0123456789abcdef"[(value >> shift) & 15];
-}
 
 /// Upper-case digits are not allowed.
 bool read_hex(std::string_view digits, std::uint64_t& value) {
@@ -34,14 +31,14 @@ Error malformed(std::string_view text, std::string_view why) {
 
 std::string trace_id_text(const TraceContext& context) {
   std::string text;
-  append_hex(text, context.trace_high, 16);
-  append_hex(text, context.trace_low, 16);
+  append_hex(text, context.trace_high);
+  append_hex(text, context.trace_low);
   return text;
 }
 
 std::string span_id_text(std::uint64_t span_id) {
   std::string text;
-  append_hex(text, span_id, 16);
+  append_hex(text, span_id);
   return text;
 }
 
@@ -70,8 +67,8 @@ Result<TraceContext> parse_traceparent(std::string_view text) {
   return context;
 }
 
-TraceIds::TraceIds(std::uint64_t seed, double ratio)
-    : random_(seed),
-      rejected_(static_cast<std::uint64_t>(std::ldexp(1.0 - std::clamp(ratio, 0.0, 1.0), 56))) {}
+void TraceIds::set_ratio(double ratio) {
+  rejected_ = static_cast<std::uint64_t>(std::ldexp(1.0 - std::clamp(ratio, 0.0, 1.0), 56));
+}
 
 }  // namespace troupe

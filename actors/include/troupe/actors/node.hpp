@@ -109,6 +109,11 @@ class Node {
   Loop& loop();
   rpc::Endpoint& endpoint();
   caf::actor_system& system();
+  /// Of this node's spans; zeros if NodeOptions::trace names no place for them.
+  SpanExporter::Stats trace_stats() const;
+  /// Of the traces that begin here from now on, this fraction is kept: NodeOptions::trace.ratio, changed while
+  /// the node runs. Nothing if its spans go nowhere.
+  void set_trace_ratio(double ratio);
 
   // ---- Actors ------------------------------------------------------------------------------------
   /// Makes a named actor with the state State(args...), which tells its methods by

@@ -43,6 +43,8 @@ class Tracer {
       return {};
     return make(trace, kind);
   }
+  /// For traces that begin from now on.
+  void set_ratio(double ratio) { ids_.set_ratio(ratio); }
   SpanBuffer& spans() { return spans_; }
 
  private:

@@ -40,7 +40,8 @@ Result<TraceContext> parse_traceparent(std::string_view text);
 class TraceIds {
  public:
   /// Of all traces that begin here, the fraction `ratio` (0 to 1) is sampled.
-  TraceIds(std::uint64_t seed, double ratio);
+  TraceIds(std::uint64_t seed, double ratio) : random_(seed) { set_ratio(ratio); }
+  void set_ratio(double ratio);
 
   /// A new trace, without a span; kNotTraced if it is not sampled, which is decided by the id's low half.
   TraceContext begin() {
@@ -62,7 +63,7 @@ class TraceIds {
   }
 
   Random random_;
-  std::uint64_t rejected_;  // random numbers below it
+  std::uint64_t rejected_ = 0;  // random numbers below it
 };
 
 /// Says in which trace the calling thread works just now. Any thread.
