@@ -29,6 +29,7 @@ OWNERS = [
     ("JSON", r"nlohmann/", ["runtime/", "tools/", "examples/", "tests/"]),
     ("logging", r"spdlog/|fmt/", ["runtime/src/"]),
     ("metrics", r"prometheus/", ["runtime/src/"]),
+    ("HTTP", r"httplib\.h", ["runtime/src/", "tests/"]),
     ("command lines", r"CLI/", ["tools/", "examples/", "tests/"]),
     ("tests", r"doctest/", ["tests/"]),
 ]

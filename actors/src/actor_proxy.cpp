@@ -77,7 +77,7 @@ void NodeImpl::call_dynamic(const std::string& actor, const CafCall& call, const
   const std::string what = actor + "." + call.method;
   auto target = resolve(actor);
   if (!target) return answer_error(sender, id, with_context(target.error(), what));
-  const rpc::MethodId method_id{rpc::fnv1a(call.method), 0};
+  const rpc::MethodId method_id{rpc::fnv1a(call.method), 0, call.method};
   const auto body = [&](rpc::OutMessage& out) {
     write_elements(*system, message.content(), call.first, out);
   };

@@ -99,6 +99,12 @@ Result<NamedActor> Directory::find_actor(std::string_view name) const {
   return Error{Code::kNotFound, message};
 }
 
+std::string_view Directory::name_of_actor(std::uint64_t number) const {
+  for (const auto& [name, actor] : actors_)
+    if (actor.number == number) return name;
+  return {};
+}
+
 const Member* Directory::find_member(std::uint64_t node_id) const {
   const auto found = members_.find(node_id);
   return found == members_.end() ? nullptr : &found->second;

@@ -28,6 +28,8 @@ class Directory {
 
   /// kNotFound, with the nearest name, or kUnavailable if its node died or left.
   Result<NamedActor> find_actor(std::string_view name) const;
+  /// The name of the actor with this number; empty: it has none. Looks at all.
+  std::string_view name_of_actor(std::uint64_t number) const;
   const Member* find_member(std::uint64_t node_id) const;
   /// Whether this life of a node has ended for the cluster: it died, or was taken for dead, or left.
   bool is_over(std::uint64_t node_id) const { return over_.contains(node_id); }

@@ -13,6 +13,8 @@ namespace {
 
 constexpr Duration kLeaveTimeout{std::chrono::seconds(1)};
 constexpr Duration kDialAgain{std::chrono::milliseconds(50)};
+/// Calls of the cluster's own are part of no other, and of no trace.
+const rpc::CallOptions kHousekeeping{.trace = TraceContext::not_traced(), .detached = true};
 
 /// An actor system for actors that run on our loop: CAF's own threads have nothing to do, so there is one,
 /// and it waits instead of polling.
@@ -57,6 +59,7 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
   if (options.node_id == 0) options.node_id = random_node_id();
   next_actor = first_actor(options.node_id);
   loop = std::make_unique<Loop>(*clock, options.loop);
+  options.log = rpc::follow_trace(options.log, *loop);
   unit = std::make_shared<LoopUnit>(*system, *loop);
 }
 
@@ -93,6 +96,7 @@ Result<void> NodeImpl::listen() {
   endpoint_options.metrics = options.metrics;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;
+  if (auto traced = begin_tracing(*this, endpoint_options); !traced) return traced;
   endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);
   auto listening = endpoint->listen(options.listen);
   if (!listening) return with_context(listening.error(), "node '" + options.name + "' cannot listen");
@@ -109,7 +113,7 @@ Result<void> NodeImpl::listen() {
   registry =
       std::make_shared<Registry>(*loop, [this](rpc::SessionId session, const MembershipChange& change) {
         // A member that cannot be told is dying; its session's end will follow.
-        (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, {.detached = true},
+        (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, kHousekeeping,
                              [&](rpc::OutMessage& out) {
                                out.values(1);
                                rpc::Codec<MembershipChange>::encode(out.value(0), change);
@@ -153,8 +157,9 @@ Result<void> NodeImpl::join() {
     if (!met) return with_context(met.error(), "node '" + options.name + "' cannot join");
   }
   const Member self{options.node_id, options.name, options.role, address, options.metadata};
-  auto membership = rpc::call_sync<Membership>(*endpoint, {registry_session, kRegistryActor}, "join",
-                                               "joining", {.timeout = options.join_timeout}, self);
+  auto membership = rpc::call_sync<Membership>(
+      *endpoint, {registry_session, kRegistryActor}, "join", "joining",
+      {.timeout = options.join_timeout, .trace = TraceContext::not_traced()}, self);
   if (!membership) return with_context(membership.error(), "node '" + options.name + "' cannot join");
   Loop::Turn turn(*loop);
   directory.reset(*membership);
@@ -183,13 +188,14 @@ void NodeImpl::leave() {
   metrics.stop_serving();
   if (joined && !registry)
     (void)rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "leave", "leaving",
-                               {.timeout = kLeaveTimeout});
+                               {.timeout = kLeaveTimeout, .trace = TraceContext::not_traced()});
   answer_everything();
   // A handler that waits for a call has its answer now, so the thread comes home.
   loop->stop();
   if (thread.joinable()) thread.join();
   Loop::Turn turn(*loop);
   while (!actors.empty()) end_actor(actors.begin()->first);
+  if (tracing) tracing->close();
 }
 
 void NodeImpl::answer_everything() {
@@ -251,7 +257,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
     node.add_actor(name, std::move(state), std::move(methods), number);
   }
   auto published = rpc::call_sync<void>(*node.endpoint, {node.registry_session, kRegistryActor}, "publish",
-                                        "publishing '" + name + "'", {.detached = true}, name, number);
+                                        "publishing '" + name + "'", kHousekeeping, name, number);
   const bool unsure = !published && published.error().code != Code::kAlreadyExists;
   {
     Loop::Turn turn(*node.loop);
@@ -268,7 +274,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
 
 Result<void> NodeImpl::withdraw(const std::string& name) {
   return rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "unpublish",
-                              "unpublishing '" + name + "'", {.detached = true}, name);
+                              "unpublishing '" + name + "'", kHousekeeping, name);
 }
 
 Result<void> Node::kill(std::string_view name) {
@@ -302,6 +308,13 @@ rpc::Endpoint& Node::endpoint() {
 }
 MetricsBoard& Node::metrics() {
   return impl_->metrics;
+}
+SpanExporter::Stats Node::trace_stats() const {
+  return impl_->tracing ? impl_->tracing->exporter().stats() : SpanExporter::Stats{};
+}
+void Node::set_trace_ratio(double ratio) {
+  const Loop::Turn turn(*impl_->loop);
+  if (impl_->tracing) impl_->tracing->tracer().set_ratio(ratio);
 }
 caf::actor_system& Node::system() {
   return *impl_->system;

@@ -86,7 +86,7 @@ Result<void> Node::tell(std::string_view actor, std::string_view method, const r
   auto target = node.resolve(actor);
   // No fingerprint, as the result's type is not known: the arguments are checked one by one.
   const Result<void> sent =
-      target ? node.endpoint->send(*target, {rpc::fnv1a(method), 0}, options, body) : target.error();
+      target ? node.endpoint->send(*target, {rpc::fnv1a(method), 0, method}, options, body) : target.error();
   return sent ? sent : with_context(sent.error(), std::string(actor) + "." + std::string(method));
 }
 
@@ -237,8 +237,9 @@ void NodeImpl::run_watchers() {
 /// longer than this takes.
 void NodeImpl::look_for_missed_notices() {
   loop->schedule_after(refresh, options.silence_limit);
-  rpc::call_async<std::uint64_t>(*endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
-                                 {.timeout = kListTimeout, .detached = true})
+  rpc::call_async<std::uint64_t>(
+      *endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
+      {.timeout = kListTimeout, .trace = TraceContext::not_traced(), .detached = true})
       .then([this](Result<std::uint64_t> version) {
         if (joined && version && *version > directory.version()) relist();
       });
@@ -247,8 +248,9 @@ void NodeImpl::look_for_missed_notices() {
 /// A notice was overtaken or lost: ask for everything.
 void NodeImpl::relist() {
   if (std::exchange(relisting, true)) return;
-  rpc::call_async<Membership>(*endpoint, {registry_session, kRegistryActor}, "list", "listing members",
-                              {.timeout = kListTimeout, .detached = true})
+  rpc::call_async<Membership>(
+      *endpoint, {registry_session, kRegistryActor}, "list", "listing members",
+      {.timeout = kListTimeout, .trace = TraceContext::not_traced(), .detached = true})
       .then([this](Result<Membership> membership) {
         relisting = false;
         if (!joined) return;

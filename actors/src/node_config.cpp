@@ -23,7 +23,8 @@ void add_node_settings(ConfigSchema& schema) {
   schema.add("node.listen", d.listen, "address on which this node listens");
   schema.add("node.secret", d.secret, "what all nodes of the cluster must know").confidential();
   schema.add("node.secret_file", d.secret_file, "file that holds the secret");
-  schema.add("node.transport", d.transport.transports, "auto (shared memory on one machine, else RDMA or TCP), shm, tcp, or UCX's own names");
+  schema.add("node.transport", d.transport.transports,
+             "auto (shared memory on one machine, else RDMA or TCP), shm, tcp, or UCX's own names");
   schema.add("node.net_devices", d.transport.net_devices, "network devices, for instance lo or eth0");
   schema.add("node.join_timeout", d.join_timeout, "how long to wait for the first node").between(0, kHour);
   schema.add("node.default_timeout", d.default_timeout, "deadline of a call that names none")
@@ -34,6 +35,10 @@ void add_node_settings(ConfigSchema& schema) {
       .between(0.05, kHour);
   schema.add("node.metrics_address", d.metrics_address,
              "where Prometheus may read metrics, or port; empty: nowhere");
+  schema.add("node.trace_file", "", "file to which spans of calls are appended, as OTLP JSON");
+  schema.add("node.trace_endpoint", "", "collector to which they are posted, http://host:port");
+  schema.add("node.trace_ratio", d.trace.ratio, "of the traces that begin at this node, how many are kept")
+      .between(0, 1);
   schema.add("loop.spin", d.loop.spin, "how long an idle loop polls before it sleeps").between(0, 1);
   schema.add("loop.yield_after", d.loop.yield_after, "from when on it gives the core away between polls")
       .between(0, 1);
@@ -55,6 +60,9 @@ NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.heartbeat_interval", options.heartbeat_interval);
   take(config, "node.silence_limit", options.silence_limit);
   take(config, "node.metrics_address", options.metrics_address);
+  take(config, "node.trace_file", options.trace.file);
+  take(config, "node.trace_endpoint", options.trace.endpoint);
+  take(config, "node.trace_ratio", options.trace.ratio);
   take(config, "loop.spin", options.loop.spin);
   take(config, "loop.yield_after", options.loop.yield_after);
   return options;

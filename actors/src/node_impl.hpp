@@ -21,6 +21,7 @@
 #include "caf_values.hpp"
 #include "directory.hpp"
 #include "loop_unit.hpp"
+#include "node_tracing.hpp"
 #include "registry.hpp"
 #include "remote_objects.hpp"
 #include "worker_actor.hpp"
@@ -75,6 +76,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   // node_calls.cpp: calls and membership
   void on_call(rpc::InboundCallPtr call) override;
   bool takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) override;
+  rpc::CallNames names_of(const rpc::CallTarget& target, std::uint64_t method) override;
   Result<void> may_meet(const rpc::Peer& peer) override;
   void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
   void on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) override;
@@ -143,6 +145,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::map<std::string, caf::actor, std::less<>> proxies;
   std::uint64_t next_actor = 0;
   std::atomic<std::uint64_t> next_token{1};
+  std::unique_ptr<NodeTracing> tracing;  // null: no traces
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::unique_ptr<RemoteObjects> objects;
   MetricsBoard metrics{*this};

@@ -152,7 +152,8 @@ void EndWatch::actor_ended(const std::weak_ptr<void>& state, const std::string& 
     if (found == node->local_names.end()) return;
     node->end_actor(found->second);
     rpc::call_async<void>(*node->endpoint, {node->registry_session, kRegistryActor}, "unpublish",
-                          "unpublishing '" + name + "'", {.detached = true}, name)
+                          "unpublishing '" + name + "'",
+                          {.trace = TraceContext::not_traced(), .detached = true}, name)
         .then([](const Result<void>&) {});
   });
 }

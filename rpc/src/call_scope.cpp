@@ -13,6 +13,12 @@ std::shared_ptr<CallScope> scope_of_context(const Loop& loop) {
   return active.call ? active.call->scope() : active.scope;
 }
 
+TraceContext trace_of_context(const Loop& loop) {
+  const auto& active = *static_cast<const ActiveCall*>(loop.context());
+  if (active.call) return active.call->trace();
+  return active.scope ? active.scope->trace() : TraceContext{};
+}
+
 TimePoint deadline_of(const CallScope* scope) {
   return scope ? scope->deadline() : TimePoint::never();
 }
@@ -59,7 +65,7 @@ void CallScope::finish() {
 
 const std::shared_ptr<detail::CallScope>& InboundCall::scope() {
   if (!scope_ && endpoint_)
-    scope_ = std::make_shared<detail::CallScope>(*endpoint_, deadline_, header().trace, cancelled_);
+    scope_ = std::make_shared<detail::CallScope>(*endpoint_, deadline_, trace(), cancelled_);
   return scope_;
 }
 

@@ -64,6 +64,7 @@ Endpoint::~Endpoint() {
   std::vector<std::shared_ptr<detail::CallScope>> scopes;
   for (InboundCall* call = inbound_; call; call = call->next_) {
     call->endpoint_ = nullptr;
+    call->span_.reset();
     if (call->scope_) scopes.push_back(call->scope_);
   }
   for (const auto& scope : scopes) scope->finish();
@@ -107,6 +108,8 @@ ReplySink& Endpoint::release(OpenCall& call) {
 
 void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
   end_metered(call.metered, reply);
+  if (call.span) [[unlikely]]
+    end_span(call, reply);
   release(call).on_reply(std::move(reply));  // last: it may do anything
 }
 
@@ -130,8 +133,11 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
 
 std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
                              ReplySink& sink, detail::CallScope* scope) {
+  OpenSpan span;
   const auto refuse = [&](Error error) {
     count_refused(method.name, error.code, sink);
+    if (span) detail::note_error(*span, error);
+    span.reset();
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
   };
@@ -148,14 +154,16 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
         {Code::kInvalidArgument,
          "an answer is received into a contiguous tensor in host memory, not " + options.into->to_string()});
 
+  TraceContext trace = trace_of(options);
+  span = begin_span(trace, SpanKind::kClient, target, method);
   if (target.session == kLocal && options.token == 0 && body.type() && !options.into &&
       events_.takes_directly(target.actor, method.name, body.type()))
-    return open_directly(target, method, timeout, options.trace, body, sink, scope);
+    return open_directly(target, method, timeout, trace, std::move(span), body, sink, scope);
 
-  OutMessage message(pool_,
-                     {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout,
-                      options.trace, options.token},
-                     heads_.get());
+  OutMessage message(
+      pool_,
+      {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace, options.token},
+      heads_.get());
   try {
     body(message);
   } catch (...) {
@@ -164,6 +172,7 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
   OpenCall& opened = open_call();
   opened.sink = &sink;
   opened.target = target;
+  opened.span = std::move(span);
   if (options.into) [[unlikely]] {
     opened.into = options.into;
     ++calls_into_;
@@ -212,13 +221,18 @@ Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOption
     if (auto scope = join_scope(own); !scope) return std::move(scope).error();
   if (own.timeout <= Duration::zero())
     return Error{Code::kDeadlineExceeded, "no time was left when the call was made"};
+  own.trace = trace_of(own);
+  const OpenSpan span = begin_span(own.trace, SpanKind::kProducer, target, method);
   ++stats_.calls_sent;
   auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, own.timeout,
                        own.trace, own.token},
                       body, target.session, own.token == 0);
-  if (!frame) return frame.error();
-  count_one_way(method.name, bytes_of(*frame));
-  return send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + own.timeout);
+  if (frame) count_one_way(method.name, bytes_of(*frame));
+  auto sent =
+      frame ? send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + own.timeout)
+            : Result<void>(std::move(frame).error());
+  if (span && !sent) detail::note_error(*span, sent.error());
+  return sent;
 }
 
 bool Endpoint::is_open(std::uint64_t call_id) const {
@@ -340,6 +354,7 @@ void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message)
     return call->reply_error({Code::kResourceExhausted, std::to_string(options_.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
   if (call->header().token != 0 && take_repeat(call)) return;
+  if (options_.tracer) begin_span(*call);
   events_.on_call(std::move(call));
 }
 
@@ -398,6 +413,7 @@ void InboundCall::reply_error(Error error) {
   if (error.code == Code::kCancelled && expired()) error.code = Code::kDeadlineExceeded;
   if (error.node.empty()) error.node = endpoint_->options().node_name;
   metered_.code = error.code;
+  if (span_) note_error(error);
   if (direct_) return reply_directly_error(std::move(error));
   reply_with([&](OutMessage& out) { out.error(error); });
 }
@@ -406,6 +422,7 @@ void InboundCall::refuse(Error error) {
   if (!endpoint_ || token_owner_ == 0) return reply_error(std::move(error));
   if (error.node.empty()) error.node = endpoint_->options().node_name;
   metered_.code = error.code;
+  if (span_) note_error(error);
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
   endpoint.answer_token(
@@ -418,6 +435,7 @@ void InboundCall::reply_with(BodyWriter body) {
   endpoint.forget(*this);
   if (token_owner_ != 0) return endpoint.answer_token(*this, body, true);
   if (header().kind == MessageKind::kRequest && !cancelled_) endpoint.answer(*this, body);
+  span_.reset();
 }
 
 void Endpoint::forget(InboundCall& call) {
@@ -430,10 +448,12 @@ void Endpoint::forget(InboundCall& call) {
     call.scope_->finish();
 }
 
-void Endpoint::answer(const InboundCall& call, BodyWriter body) {
+void Endpoint::answer(InboundCall& call, BodyWriter body) {
   auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
                       call.session_, true);
   if (frame) call.metered_.sent(bytes_of(*frame));
+  if (call.span_ && !frame) detail::note_error(*call.span_, frame.error());
+  call.span_.reset();  // before the caller's
   const Result<void> sent =
       frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
   // The caller must hear of it all the same; if it is gone this does nothing.

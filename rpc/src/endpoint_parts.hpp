@@ -83,6 +83,7 @@ struct Endpoint::OpenCall final : TimerNode {
   bool attempt = false;  // of a call that may be tried again: its end is not the caller's last word
   std::shared_ptr<const Tensor> into;  // where the answer's first tensor is to lie
   std::unique_ptr<InMessage> parked;   // a stream's reply that came before the last item
+  OpenSpan span;                       // null: it is not traced
 
  private:
   void on_timer() override;
@@ -103,6 +104,22 @@ inline Result<void> Endpoint::send_now(Session& to, OutFrame frame) {
   if (frame.leases) [[unlikely]]
     to.memory.lend(std::move(*frame.leases));
   return transport_->send(to.link, std::move(frame));
+}
+
+/// What a call that is made now is part of: what its caller says, or the call that is being answered.
+inline TraceContext Endpoint::trace_of(const CallOptions& options) const {
+  if (!loop_.context() || options.trace.decided()) return options.trace;
+  return detail::trace_of_context(loop_);
+}
+
+/// Begins the span of a call of ours, within `trace`, which becomes what the callee is told.
+inline OpenSpan Endpoint::begin_span(TraceContext& trace, SpanKind kind, const CallTarget& target,
+                                     const MethodId& method) {
+  if (!options_.tracer) return {};
+  OpenSpan span = options_.tracer->begin(trace, kind);
+  if (span) [[unlikely]]
+    name_span(*span, target, method);
+  return span;
 }
 
 /// A call gives its place back.

@@ -11,7 +11,7 @@ struct EnvelopeLayout {
   static constexpr flat::Layout kLayout{6, 3};
   static constexpr std::size_t kKind = 0, kFlags = 2, kCallId = 8, kTarget = 16, kMethod = 24,
                                kSignature = 32, kRemaining = 40;
-  static constexpr std::uint8_t kBodyApart = 1;  // a bit of kFlags
+  static constexpr std::uint8_t kBodyApart = 1, kNotTraced = 2;  // bits of kFlags
   static constexpr unsigned kExtras = 0, kAttachments = 1, kBody = 2;
 };
 

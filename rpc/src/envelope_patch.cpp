@@ -7,6 +7,7 @@
 #include <capnp/schema.h>
 
 #include "capnp_support.hpp"
+#include "envelope_layout.hpp"
 
 namespace troupe::rpc {
 
@@ -18,9 +19,13 @@ std::size_t place_of(const char* field) {
   return proto.getSlot().getOffset() * sizeof(std::uint64_t);
 }
 
-void patch(const Buffer& head, std::size_t place, std::uint64_t value) {
-  capnp::FlatArrayMessageReader reader(
+capnp::FlatArrayMessageReader reader_of(const Buffer& head) {
+  return capnp::FlatArrayMessageReader(
       kj::arrayPtr(reinterpret_cast<const capnp::word*>(head.data()), head.size() / sizeof(capnp::word)));
+}
+
+void patch(const Buffer& head, std::size_t place, std::uint64_t value) {
+  auto reader = reader_of(head);
   const auto data = reader.getRoot<capnp::AnyStruct>().getDataSection();
   assert(place + sizeof value <= data.size() && "an envelope is written whole");
   // The reader looks at our own bytes: data lies inside of head.
@@ -43,6 +48,18 @@ void patch_target(const Buffer& head, std::uint64_t target) {
 void patch_remaining(const Buffer& head, Duration remaining) {
   static const std::size_t place = place_of("remainingNs");
   patch(head, place, static_cast<std::uint64_t>(remaining.count()));
+}
+
+void patch_trace(const Buffer& head, const TraceContext& trace) {
+  auto reader = reader_of(head);
+  const auto envelope = reader.getRoot<wire::Envelope>();
+  assert(envelope.hasExtras());
+  const auto data = capnp::toAny(envelope.getExtras()).getDataSection();
+  std::byte* extras = head.data() + (data.begin() - reinterpret_cast<const kj::byte*>(head.data()));
+  std::memcpy(extras + ExtrasLayout::kTraceHigh, &trace.trace_high, sizeof trace.trace_high);
+  std::memcpy(extras + ExtrasLayout::kTraceLow, &trace.trace_low, sizeof trace.trace_low);
+  std::memcpy(extras + ExtrasLayout::kSpan, &trace.span_id, sizeof trace.span_id);
+  std::memcpy(extras + ExtrasLayout::kFlags, &trace.flags, sizeof trace.flags);
 }
 
 }  // namespace troupe::rpc

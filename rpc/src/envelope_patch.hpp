@@ -4,6 +4,7 @@
 
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/trace.hpp>
 
 namespace troupe::rpc {
 
@@ -12,5 +13,7 @@ namespace troupe::rpc {
 void patch_call_id(const Buffer& head, std::uint64_t call_id);
 void patch_target(const Buffer& head, std::uint64_t target);
 void patch_remaining(const Buffer& head, Duration remaining);
+/// Precondition: it has extras, as all calls with a token do.
+void patch_trace(const Buffer& head, const TraceContext& trace);
 
 }  // namespace troupe::rpc

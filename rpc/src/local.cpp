@@ -58,6 +58,7 @@ void Endpoint::hand_over(Local local) {
     return local.call->reply_error(
         {Code::kResourceExhausted,
          std::to_string(options_.max_inbound_calls) + " calls wait for their answers here already"});
+  if (options_.tracer) begin_span(*local.call);
   events_.on_call(std::move(local.call));
 }
 
@@ -74,19 +75,23 @@ void Endpoint::deliver_waiting_local() {
 // ---- Calls without a message --------------------------------------------------------------------
 
 std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Duration timeout,
-                                      const TraceContext& trace, BodyWriter body, ReplySink& sink,
-                                      detail::CallScope* scope) {
+                                      const TraceContext& trace, OpenSpan span, BodyWriter body,
+                                      ReplySink& sink, detail::CallScope* scope) {
   std::unique_ptr<detail::DirectCall> direct;
   try {
     direct =
         body.copy({MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace});
   } catch (...) {
-    sink.on_reply(detail::current_exception_error("copying the arguments"));
+    Error error = detail::current_exception_error("copying the arguments");
+    if (span) detail::note_error(*span, error);
+    span.reset();
+    sink.on_reply(std::move(error));
     return 0;
   }
   OpenCall& opened = open_call();
   opened.sink = &sink;
   opened.target = target;
+  opened.span = std::move(span);
   const std::uint64_t call_id = opened.id();
   const TimePoint begun = loop_.fresh_now();
   const TimePoint deadline = begun + timeout;
@@ -112,6 +117,7 @@ class DirectError final : public detail::DirectResult {
   void give(ReplySink& sink) override { sink.on_reply(std::move(error_)); }
   Code code() const override { return error_.code; }
   std::unique_ptr<DirectResult> keep() override { return std::make_unique<DirectError>(std::move(error_)); }
+  const Error* error() const override { return &error_; }
 
  private:
   Error error_;
@@ -122,6 +128,8 @@ void InboundCall::reply_directly(detail::DirectResult& result) {
   if (!endpoint_) return;
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
+  if (span_ && span_->code == Code::kOk && result.error()) detail::note_error(*span_, *result.error());
+  span_.reset();  // before the caller's
   if (!cancelled_) endpoint.answer_directly(header().call_id, result);
 }
 
@@ -145,6 +153,8 @@ void Endpoint::give(std::uint64_t call_id, detail::DirectResult& result) {
   open->metered.code = result.code();
   if (open->metered.series) metrics_->end(open->metered);
   open->metered.series = nullptr;
+  if (open->span) [[unlikely]]
+    end_span(*open, result.error());
   result.give(release(*open));  // last: it may do anything
 }
 

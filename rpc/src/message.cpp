@@ -109,6 +109,8 @@ OutMessage::OutMessage(MemoryPool& pool, const MessageHeader& header, HeadPool* 
   writer.put(envelope, EnvelopeLayout::kMethod, header.method);
   writer.put(envelope, EnvelopeLayout::kSignature, header.signature);
   writer.put(envelope, EnvelopeLayout::kRemaining, std::int64_t{header.remaining.count()});
+  if (header.trace.flags == TraceContext::kNotTraced)
+    writer.put(envelope, EnvelopeLayout::kFlags, EnvelopeLayout::kNotTraced);
   if (!has_extras(header)) return;
   impl->extras = {header.trace, header.token};
   write_extras(writer, envelope, header.trace, header.token);
@@ -194,7 +196,8 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
   const std::uint32_t envelope = begin_envelope(head);
   // Before the old one's words are overwritten.
   std::memcpy(head.at(envelope), old.at(message.envelope), EnvelopeLayout::kLayout.data * flat::kWord);
-  head.put(envelope, EnvelopeLayout::kFlags, EnvelopeLayout::kBodyApart);
+  const auto flags = static_cast<std::uint8_t>(head.at(envelope)[EnvelopeLayout::kFlags]);
+  head.put(envelope, EnvelopeLayout::kFlags, static_cast<std::uint8_t>(flags | EnvelopeLayout::kBodyApart));
   if (message.extras) write_extras(head, envelope, message.extras->trace, message.extras->token);
 
   const bool table_in_body = message.table_words() * flat::kWord + kShortHead > max_head_bytes;
@@ -268,6 +271,8 @@ Result<void> InMessage::open(SharedTensors* shared) {
                      extras.get<std::uint8_t>(ExtrasLayout::kFlags)};
     header_.token = extras.get<std::uint64_t>(ExtrasLayout::kToken);
   }
+  const auto flags = envelope.get<std::uint8_t>(EnvelopeLayout::kFlags);
+  if ((flags & EnvelopeLayout::kNotTraced) != 0 && !header_.trace) header_.trace = TraceContext::not_traced();
   if (!flat::Reader::is_null(envelope, EnvelopeLayout::kAttachments) || !parts_.empty())
     if (auto checked = check_attachments(shared); !checked) return checked;
   return open_body();

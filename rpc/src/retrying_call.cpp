@@ -27,13 +27,15 @@ bool worth_another(const Result<std::unique_ptr<InMessage>>& reply) {
 }  // namespace
 
 Endpoint::RetryingCall::RetryingCall(Endpoint& endpoint, std::uint64_t id, FindTarget find,
-                                     const CallOptions& options, OutFrame frame, ReplySink& sink)
+                                     const CallOptions& options, OutFrame frame, ReplySink& sink,
+                                     OpenSpan span)
     : endpoint_(endpoint),
       id_(id),
       find_(std::move(find)),
       policy_(options.retry),
       frame_(std::move(frame)),
       sink_(sink),
+      span_(std::move(span)),
       deadline_(endpoint.loop_.refresh_now() + timeout_of(endpoint.options_, options)),
       attempt_timeout_(policy_.attempt_timeout > Duration::zero()
                            ? policy_.attempt_timeout
@@ -59,11 +61,12 @@ void Endpoint::RetryingCall::attempt() {
   OutFrame frame{Buffer::copy_of(frame_.head.bytes()), frame_.parts};
   patch_target(frame.head, target_.actor);
   metered_.sent(bytes_of(frame));
+  OpenSpan span = begin_attempt(frame);
   // An answer may come inside of this, and end this object.
   Endpoint& endpoint = endpoint_;
   const std::uint64_t id = id_;
-  const std::uint64_t made =
-      endpoint.call_encoded(target_, std::move(frame), std::min(left, attempt_timeout_), left, *this);
+  const std::uint64_t made = endpoint.call_encoded(
+      target_, std::move(frame), std::min(left, attempt_timeout_), left, *this, std::move(span));
   const auto self = endpoint.retrying_.find(id);
   if (self != endpoint.retrying_.end() && endpoint.find_call(made)) self->second->attempt_id_ = made;
 }
@@ -111,6 +114,9 @@ void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
   const auto found = endpoint_.retrying_.find(id_);
   const std::unique_ptr<RetryingCall> self = std::move(found->second);
   endpoint_.retrying_.erase(found);
+  if (self->span_ && !reply) detail::note_error(*self->span_, reply.error());
+  if (self->span_ && reply && (*reply)->is_error()) detail::note_error(*self->span_, (*reply)->error());
+  self->span_.reset();
   sink.on_reply(std::move(reply));
 }
 
@@ -137,11 +143,14 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
   const Duration timeout = timeout_of(options_, own);
   if (timeout <= Duration::zero())
     return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
+  own.trace = trace_of(own);
+  OpenSpan span = begin_span(own.trace, SpanKind::kInternal, {}, method);
   auto frame = encode(
       {MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, own.trace, own.token}, body);
   if (!frame) return refuse(frame.error());
   const std::uint64_t id = kRetryingBit | (++next_retrying_ << 32);
-  auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), own, std::move(*frame), sink);
+  auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), own, std::move(*frame), sink,
+                                             std::move(span));
   RetryingCall& made = *call;
   retrying_.emplace(id, std::move(call));
   if (scope) scope->add(id);
@@ -151,16 +160,19 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
 }
 
 std::uint64_t Endpoint::call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
-                                     ReplySink& sink) {
+                                     ReplySink& sink, OpenSpan span) {
   if (open_calls_ >= options_.max_open_calls) {
-    sink.on_reply(Error{Code::kResourceExhausted,
-                        std::to_string(open_calls_) + " calls are open already; wait for some"});
+    const Error error{Code::kResourceExhausted,
+                      std::to_string(open_calls_) + " calls are open already; wait for some"};
+    if (span) detail::note_error(*span, error);
+    sink.on_reply(error);
     return 0;
   }
   OpenCall& open = open_call();
   open.sink = &sink;
   open.target = target;
   open.attempt = true;
+  open.span = std::move(span);
   const std::uint64_t call_id = open.id();
   loop_.schedule(open, loop_.now() + timeout);
   ++stats_.calls_sent;

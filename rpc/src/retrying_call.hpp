@@ -15,8 +15,9 @@ namespace troupe::rpc {
 ///     kTrying --failure--> kPausing --timer--> kTrying
 class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
  public:
+  /// `span` is that of all attempts together, or null.
   RetryingCall(Endpoint& endpoint, std::uint64_t id, FindTarget find, const CallOptions& options,
-               OutFrame frame, ReplySink& sink);
+               OutFrame frame, ReplySink& sink, OpenSpan span);
 
   /// Makes an attempt. May end this object.
   void attempt();
@@ -34,6 +35,7 @@ class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
   void on_timer() override { attempt(); }
   Duration next_pause();
   void give_up_attempt();
+  OpenSpan begin_attempt(OutFrame& frame);
 
   Endpoint& endpoint_;
   const std::uint64_t id_;
@@ -41,6 +43,7 @@ class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
   const RetryPolicy policy_;
   const OutFrame frame_;  // as it was encoded; each attempt sends a copy of its head
   ReplySink& sink_;
+  OpenSpan span_;
   const TimePoint deadline_;
   const Duration attempt_timeout_;
   State state_ = State::kTrying;

@@ -82,8 +82,9 @@ struct JsonValue {
   }
 };
 
-std::string hex(std::uint64_t trace_id) {
-  return fmt::format("{:016x}", trace_id);
+/// All 32 digits, but of an error only the low half has travelled.
+std::string text_of_trace(const TraceContext& trace) {
+  return trace.trace_high != 0 ? trace_id_text(trace) : span_id_text(trace.trace_low);
 }
 
 /// Line feeds and other control characters of a message would break the one-line rule.
@@ -138,7 +139,7 @@ struct Logger::Context {
   std::string node;
   std::string worker;
 
-  std::string text_line(std::string_view message, Fields fields, std::uint64_t trace_id) const {
+  std::string text_line(std::string_view message, Fields fields, const TraceContext& trace) const {
     std::string line;
     if (sink->virtual_time()) line += sink->time() + " ";
     if (!node.empty()) line += node + (worker.empty() ? " " : "");
@@ -150,18 +151,20 @@ struct Logger::Context {
       line += '=';
       std::visit(TextValue{line}, field.value);
     }
-    if (trace_id != 0) line += " trace=" + hex(trace_id);
+    if (trace) line += " trace=" + text_of_trace(trace);
+    if (trace && trace.span_id != 0) line += " span=" + span_id_text(trace.span_id);
     return line;
   }
 
   std::string json_line(LogLevel level, std::string_view message, Fields fields,
-                        std::uint64_t trace_id) const {
+                        const TraceContext& trace) const {
     nlohmann::ordered_json line;
     line["time"] = sink->time();
     line["level"] = to_string(level);
     if (!node.empty()) line["node"] = node;
     if (!worker.empty()) line["worker"] = worker;
-    if (trace_id != 0) line["trace"] = hex(trace_id);
+    if (trace) line["trace"] = text_of_trace(trace);
+    if (trace && trace.span_id != 0) line["span"] = span_id_text(trace.span_id);
     line["message"] = message;
     for (const LogField& field : fields) line[std::string(field.key)] = std::visit(JsonValue{}, field.value);
     return line.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -220,9 +223,28 @@ Logger Logger::with_worker(std::string_view worker) const {
 }
 
 Logger Logger::with_trace(std::uint64_t trace_id) const {
+  return with_trace(TraceContext{0, trace_id, 0, 0});
+}
+
+Logger Logger::with_trace(const TraceContext& trace) const {
   Logger marked = *this;
-  marked.trace_id_ = trace_id;
+  marked.trace_ = trace;
   return marked;
+}
+
+Logger Logger::with_current_trace(std::shared_ptr<const CurrentTrace> current) const {
+  Logger marked = *this;
+  marked.current_ = std::move(current);
+  return marked;
+}
+
+TraceContext Logger::trace_of_line() const {
+  if (!current_) return trace_;
+  const TraceContext current = current_->current();
+  if (!current.sampled()) return trace_;
+  // What is known of an error's trace may be a part of the current one.
+  const bool same = trace_.trace_high == 0 && trace_.span_id == 0 && trace_.trace_low == current.trace_low;
+  return trace_ && !same ? trace_ : current;
 }
 
 void Logger::set_level(LogLevel level) {
@@ -232,8 +254,9 @@ void Logger::set_level(LogLevel level) {
 void Logger::write(LogLevel level, std::string_view message, Fields fields) const {
   if (level == LogLevel::kOff || !context_) return;
   Sink& sink = *context_->sink;
-  sink.put(level, sink.json() ? context_->json_line(level, message, fields, trace_id_)
-                              : context_->text_line(message, fields, trace_id_));
+  const TraceContext trace = trace_of_line();
+  sink.put(level, sink.json() ? context_->json_line(level, message, fields, trace)
+                              : context_->text_line(message, fields, trace));
 }
 
 void Logger::error(std::string_view message, const Error& error) const {

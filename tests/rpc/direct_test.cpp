@@ -1,5 +1,5 @@
 // Calls of an endpoint to itself that need no message: the same as those that do, but for the message.
-#include "endpoint_support.hpp"
+#include "tracing_support.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -109,6 +109,30 @@ TEST_CASE("direct: equal types need no message, others get one") {
   CHECK(self.state.direct == 4);
   CHECK(self.state.encoded == 4);
   CHECK(self.endpoint->open_calls() == 0);
+}
+
+TEST_CASE("direct: traces have the same spans with a message and without") {
+  NodeTraces traces(1, 1);
+  Self self(traced(options_of(1, "alice"), &traces.tracer));
+  traces.clock.clock = &self.world.a.clock();
+  CHECK(self.call<std::int64_t>("plus", std::int64_t{1}, std::int64_t{2}).get().ok());
+  CHECK(self.call<std::int64_t>("plus", 1, 2).get().ok());
+  CHECK(self.call<std::int64_t>("fail", "why").get().error().trace_id != 0);
+  CHECK(self.call<std::int64_t>("throws").get().error().trace_id != 0);
+  CHECK(self.state.direct == 3);
+  const auto spans = traces.take();
+  REQUIRE(spans.size() == 8);
+  for (std::size_t i = 0; i < spans.size(); i += 2) {
+    const Span& server = spans[i];
+    const Span& client = spans[i + 1];
+    CHECK(server.kind == SpanKind::kServer);
+    CHECK(client.kind == SpanKind::kClient);
+    CHECK(server.parent_id == client.context.span_id);
+    CHECK(lies_within(server, client));
+    CHECK(*client.peer == "alice");
+    CHECK(client.code == server.code);
+    CHECK(server.code == (i < 4 ? Code::kOk : i == 4 ? Code::kAborted : Code::kInternal));
+  }
 }
 
 TEST_CASE("direct: arguments are values, of which tensors share their elements") {

@@ -161,6 +161,19 @@ TEST_CASE("flat: Cap'n Proto's library reads our bodies apart, and tables in the
   }
 }
 
+TEST_CASE("flat: Cap'n Proto's library reads that a call is in no trace") {
+  MemoryPool pool;
+  MessageHeader header;
+  header.trace = TraceContext::not_traced();
+  OutMessage out(pool, header);
+  out.values(0);
+  const OutFrame frame = out.finish(kMaxHead).value();
+  auto reader = library_reader(frame.head);
+  CHECK(reader.getRoot<wire::Envelope>().getNotTraced());
+  CHECK_FALSE(reader.getRoot<wire::Envelope>().getBodyApart());
+  CHECK_FALSE(reader.getRoot<wire::Envelope>().hasExtras());
+}
+
 TEST_CASE("flat: Cap'n Proto's library reads our errors") {
   MemoryPool pool;
   OutMessage out(pool, kHeader);

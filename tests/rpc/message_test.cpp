@@ -107,6 +107,24 @@ TEST_CASE("message: the header comes back") {
   CHECK_FALSE(in->is_error());
 }
 
+TEST_CASE("message: that a call is in no trace comes back, be its body long or short") {
+  MemoryPool pool;
+  for (const std::size_t length : {std::size_t{8}, 2 * kMaxHead}) {
+    for (const TraceContext& trace : {TraceContext::not_traced(), TraceContext{}}) {
+      MessageHeader header;
+      header.trace = trace;
+      OutMessage out(pool, header);
+      out.values(1);
+      Codec<std::string>::encode(out.value(0), std::string(length, 'x'));
+      OutFrame frame = out.finish(kMaxHead).value();
+      CHECK(frame.parts.size() == (length > kMaxHead ? 1 : 0));
+      const auto in = receive(pool, std::move(frame));
+      CHECK(in->header().trace == trace);
+      CHECK(in->value_count() == 1);
+    }
+  }
+}
+
 TEST_CASE("message: an error comes back whole") {
   MemoryPool pool;
   OutMessage out(pool, {MessageKind::kReply, 1, 0, 0, 0, Duration{0}, {}});

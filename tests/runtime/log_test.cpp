@@ -43,6 +43,37 @@ TEST_CASE("a text line has level, time, node, worker, message, fields and trace"
   CHECK(captured.lines[1] == "info  1.250000 plain");
 }
 
+TEST_CASE("a line carries the whole trace and the span in which its thread works") {
+  struct Working final : CurrentTrace {
+    TraceContext current() const override { return trace; }
+    TraceContext trace;
+  };
+  Captured captured(LogFormat::kText);
+  const auto working = std::make_shared<Working>();
+  const Logger log = captured.log.with_current_trace(working);
+  log.info("outside");
+  working->trace = {0x4bf92f3577b34da6U, 0xa3ce929d0e0e4736U, 0xf067aa0ba902b7U, TraceContext::kSampled};
+  log.info("within");
+  log.error("failed", Error{Code::kAborted, "why", {}, {}, working->trace.trace_low});
+  log.error("other", Error{Code::kAborted, "why", {}, {}, 1});
+  working->trace.flags = 0;
+  log.info("not sampled");
+  const std::string within = " trace=4bf92f3577b34da6a3ce929d0e0e4736 span=00f067aa0ba902b7";
+  REQUIRE(captured.lines.size() == 5);
+  CHECK(captured.lines[0].ends_with("outside"));
+  CHECK(captured.lines[1].ends_with("within" + within));
+  CHECK(captured.lines[2].ends_with("code=ABORTED error=why" + within));
+  CHECK(captured.lines[3].ends_with(" trace=0000000000000001"));
+  CHECK(captured.lines[4].ends_with("not sampled"));
+  Captured json(LogFormat::kJson);
+  working->trace.flags = TraceContext::kSampled;
+  json.log.with_current_trace(working).info("x");
+  const auto line = parse_json(json.lines.at(0), "line");
+  REQUIRE(line.ok());
+  CHECK(line->at("trace") == "4bf92f3577b34da6a3ce929d0e0e4736");
+  CHECK(line->at("span") == "00f067aa0ba902b7");
+}
+
 TEST_CASE("a JSON line holds the same, in order, as one object") {
   Captured captured(LogFormat::kJson);
   captured.log.with_node("ps-0").with_trace(1).info("joined \"x\"\n", {{"count", 7U}, {"bad", "\xff"}});

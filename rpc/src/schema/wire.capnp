@@ -85,6 +85,8 @@ struct Envelope {
   extras     @7 :Extras;       # request, oneWay: null if the call is not traced and has no token.
   attachments @8 :List(Attachment);
   body       @9 :Body;
+  notTraced  @10 :Bool;        # request, oneWay: the caller has decided that this call belongs to no trace; calls
+                               # made within it do not, either. Not set beside a trace in `extras`.
 
   enum Kind {
     request @0;   # Answered by one reply, within the deadline or not at all.

@@ -20,6 +20,7 @@
 #include <troupe/runtime/log.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/span_exporter.hpp>
 
 namespace caf {
 class actor;
@@ -61,6 +62,7 @@ struct NodeOptions {
   std::string metrics_address = {};  ///< where Prometheus may read them: see MetricsServer; empty: nowhere
   /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
   Logger log = {};
+  TraceOptions trace = {};  ///< where spans of this node's calls go; nowhere: there are none
   /// Whether the node drives its loop on a thread of its own. Without one, somebody must be in run() or
   /// in a call for the node to answer anybody.
   bool own_thread = true;
@@ -111,6 +113,11 @@ class Node {
   rpc::Endpoint& endpoint();
   MetricsBoard& metrics();  ///< troupe/actors/node_metrics.hpp
   caf::actor_system& system();
+  /// Of this node's spans; zeros if NodeOptions::trace names no place for them.
+  SpanExporter::Stats trace_stats() const;
+  /// Of the traces that begin here from now on, this fraction is kept: NodeOptions::trace.ratio, changed while
+  /// the node runs. Nothing if its spans go nowhere.
+  void set_trace_ratio(double ratio);
 
   // ---- Actors ------------------------------------------------------------------------------------
   /// Makes a named actor with the state State(args...), which tells its methods by

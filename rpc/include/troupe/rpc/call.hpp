@@ -11,6 +11,7 @@
 #include <troupe/rpc/direct.hpp>
 #include <troupe/rpc/message.hpp>
 #include <troupe/rpc/scope.hpp>
+#include <troupe/rpc/tracing.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/task.hpp>
@@ -35,10 +36,12 @@ struct CallTarget {
 };
 
 /// What is called: the hash of the method's name, and the fingerprint of the types that the caller
-/// believes in (0: unchecked, for dynamically typed callers).
+/// believes in (0: unchecked, for dynamically typed callers). `text` is the name itself, for traces; it may
+/// be missing, and is valid only while the call is begun.
 struct MethodId {
   std::uint64_t name = 0;
   std::uint64_t signature = 0;
+  std::string_view text = {};
 };
 
 /// How often a call is repeated that found no callee (kUnavailable) or had no answer in time. Between two
@@ -107,6 +110,7 @@ class DirectResultOf final : public DirectResult {
   std::unique_ptr<DirectResult> keep() override {
     return std::make_unique<DirectResultOf<T>>(std::move(value_));
   }
+  const Error* error() const override { return value_ ? nullptr : &value_.error(); }
 
  private:
   Result<T> value_;
@@ -175,6 +179,11 @@ class InboundCall {
   bool expired() const;
   /// Null once it is answered.
   Loop* loop() const;
+  /// What calls within it take over: its span's context, or the caller's if it has no span.
+  TraceContext trace() const {
+    if (span_) return span_->context;
+    return not_traced_ ? TraceContext::not_traced() : header().trace;
+  }
   /// Made now if there is none; null if the call was answered before there was one.
   const std::shared_ptr<detail::CallScope>& scope();
   /// What is to hear if the call is cancelled: a future from which the answer is to come.
@@ -210,6 +219,7 @@ class InboundCall {
   void enlist();
   void reply_directly(detail::DirectResult& result);
   void reply_directly_error(Error error);
+  void note_error(Error& error);
 
   Endpoint* endpoint_;  // null: gone, or answered
   SessionId session_;
@@ -217,6 +227,8 @@ class InboundCall {
   std::unique_ptr<detail::DirectCall> direct_;  // in place of a message
   TimePoint deadline_;
   bool cancelled_ = false;
+  bool not_traced_ = false;        // decided here
+  OpenSpan span_;                  // null: it is not traced, or its answer is on its way
   std::uint64_t token_owner_ = 0;  // the caller's node id, if repeats may wait for the answer
   std::uint64_t items_ = 0;        // sent before the answer
   std::shared_ptr<detail::CallScope> scope_;
@@ -235,14 +247,14 @@ class CallContext {
  public:
   CallContext() = default;
   explicit CallContext(InboundCall& call)
-      : session(call.session()), deadline(call.deadline()), trace(call.header().trace), active_{&call, {}} {}
+      : session(call.session()), deadline(call.deadline()), trace(call.trace()), active_{&call, {}} {}
   CallContext(const CallContext& other);
   CallContext& operator=(const CallContext& other);
   ~CallContext() = default;
 
   SessionId session = kLocal;  ///< who calls
   TimePoint deadline;          ///< when the caller stops waiting, in the loop's clock
-  TraceContext trace;
+  TraceContext trace;          ///< the call's own span if it is sampled
 
   /// Whether nobody waits for the answer any more: the caller gave it up, its node died, or the deadline has
   /// passed. Reads the clock, so that also a handler that computes for long sees the deadline; the others

@@ -181,7 +181,7 @@ class PendingCall {
 template <class R, class What, class Start, class... Args>
 Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
                          Start start, const Args&... args) {
-  const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
+  const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>(), method};
   detail::SyncCall<R, What> call(what, &signature_text<R, WireType<Args>...>);
   std::uint64_t call_id = 0;
   bool started = false;
@@ -206,7 +206,7 @@ Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view 
 template <class R, class Start, class... Args>
 Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view method, std::string what,
                           Start start, const Args&... args) {
-  const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>()};
+  MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>(), method};
   Loop& loop = endpoint.loop();
   const bool in_turn = loop.in_turn();
   auto state = std::make_shared<detail::AsyncCall<R>>(
@@ -219,8 +219,10 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
   };
   if (!loop.run_if_free(std::ref(begin))) {
     state->expect_by(loop.clock().now() + timeout);
-    loop.post([id, pending = detail::PendingCall<R>(state), start = std::move(start),
+    loop.post([id, text = std::string(method), pending = detail::PendingCall<R>(state),
+               start = std::move(start),
                values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
+      id.text = text;
       detail::AsyncCall<R>::begin(pending.take(), [&](ReplySink& sink) {
         return std::apply(
             [&](const auto&... value) { return start(id, detail::typed_arguments<R>(value...), sink); },

@@ -93,6 +93,8 @@ class DirectResult {
   virtual Code code() const = 0;
   /// For later: takes what this has.
   virtual std::unique_ptr<DirectResult> keep() = 0;
+  /// Null: it is a value.
+  virtual const Error* error() const = 0;
 };
 
 }  // namespace troupe::rpc::detail

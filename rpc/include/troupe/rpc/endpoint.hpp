@@ -55,6 +55,8 @@ struct EndpointOptions {
   AnswerLimits answers;
   SharedPool::Limits shared;  ///< of shared_pool(); max_bytes 0: nothing is shared, either way
   std::uint64_t seed = 0;     ///< of the pauses between attempts; 0: the node id
+  Tracer* tracer =
+      nullptr;  ///< makes spans of calls; null: contexts are only passed on. Outlives the endpoint.
   std::size_t max_message_bytes = std::size_t{16}
                                   << 30;  ///< none longer is sent; one that comes closes its link
   bool metrics = true;                    ///< calls are counted by function: see Endpoint::function_metrics()
@@ -79,6 +81,11 @@ class EndpointEvents {
   virtual bool takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) {
     (void)actor, (void)method, (void)type;
     return false;
+  }
+  /// For traces: who is called. Asked only for calls that are sampled; valid until this is asked again.
+  virtual CallNames names_of(const CallTarget& target, std::uint64_t method) {
+    (void)target, (void)method;
+    return {};
   }
   /// Whether a session with this peer, which has just said who it is, may begin; the error is the refusal
   /// that it gets.
@@ -223,7 +230,7 @@ class Endpoint final : private TransportEvents {
   void end_of_flow(OpenCall& call);
   // retrying_call.cpp
   std::uint64_t call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
-                             ReplySink& sink);
+                             ReplySink& sink, OpenSpan span);
   // answers.cpp: calls with a token
   bool take_repeat(InboundCallPtr& call);
   InboundCall* first_of(const InboundCall& repeat);
@@ -236,6 +243,15 @@ class Endpoint final : private TransportEvents {
   void send_credit(std::uint64_t call_id, std::uint64_t items, std::uint64_t bytes);
   void end_streams(SessionId session, const Error& error);
 
+  // tracing.cpp
+  TraceContext trace_of(const CallOptions& options) const;
+  OpenSpan begin_span(TraceContext& trace, SpanKind kind, const CallTarget& target, const MethodId& method);
+  void begin_span(InboundCall& call);
+  void end_span(OpenCall& call, const Error* error);
+  void end_span(OpenCall& call, Result<std::unique_ptr<InMessage>>& reply);
+  void name_span(Span& span, const CallTarget& target, const MethodId& method);
+  const std::string* peer_name(SessionId session);
+
   // What an endpoint sends to itself (local.cpp).
   struct Local {
     std::unique_ptr<InMessage> message;  // or
@@ -244,7 +260,7 @@ class Endpoint final : private TransportEvents {
     std::uint64_t call_id = 0;  // whose result it is
   };
   std::uint64_t open_directly(CallTarget target, MethodId method, Duration timeout, const TraceContext& trace,
-                              BodyWriter body, ReplySink& sink, detail::CallScope* scope);
+                              OpenSpan span, BodyWriter body, ReplySink& sink, detail::CallScope* scope);
   void answer_directly(std::uint64_t call_id, detail::DirectResult& result);
   Result<void> send_local(OutFrame frame);
   class Deeper;
@@ -263,7 +279,7 @@ class Endpoint final : private TransportEvents {
   void cancel_inbound(SessionId session, std::uint64_t call_id);
   static constexpr std::uint64_t kAllCalls = 0;
   Result<std::shared_ptr<detail::CallScope>> join_scope(CallOptions& options) const;
-  void answer(const InboundCall& call, BodyWriter body);
+  void answer(InboundCall& call, BodyWriter body);
   void answer_error(const InboundCall& call, const Error& error);
   /// `to` matters to those that may have many attachments. `share`: tensors may be mapped there; the frame
   /// then goes nowhere else, and once only.

@@ -14,17 +14,13 @@
 #include <troupe/runtime/memory_pool.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/shared_pool.hpp>
+#include <troupe/runtime/trace.hpp>
 
 namespace troupe::rpc {
 
 class HeadPool;
 
-/// W3C trace context of a call; all zero if it is not traced.
-struct TraceContext {
-  std::uint64_t trace_high = 0, trace_low = 0, span_id = 0;
-  std::uint8_t flags = 0;
-  explicit operator bool() const { return (trace_high | trace_low) != 0; }
-};
+using troupe::TraceContext;
 
 enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel, kItem, kCredit, kRelease };
 
@@ -36,7 +32,7 @@ struct MessageHeader {
   std::uint64_t method = 0;
   std::uint64_t signature = 0;
   Duration remaining{0};
-  TraceContext trace = {};
+  TraceContext trace = {};  ///< of its flags only kSampled and kNotTraced mean anything
   std::uint64_t token = 0;  ///< of a call that may be repeated; 0: none
 };
 

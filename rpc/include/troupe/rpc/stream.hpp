@@ -174,7 +174,7 @@ struct Entries<void, std::tuple<StreamWriter<T>, P...>> {
 template <class T, class Start, class... Args>
 StreamReader<T> open_stream_with(Endpoint& endpoint, const StreamWindow& window, std::string_view method,
                                  std::string what, Start start, const Args&... args) {
-  const MethodId id{fnv1a(method), signature_fingerprint<Stream<T>, WireType<Args>...>()};
+  const MethodId id{fnv1a(method), signature_fingerprint<Stream<T>, WireType<Args>...>(), method};
   const Loop::Turn turn(endpoint.loop());
   auto sink = std::make_shared<detail::StreamSink>(endpoint, window);
   sink->set_called(method);

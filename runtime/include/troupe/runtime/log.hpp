@@ -13,6 +13,7 @@
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/error.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/trace.hpp>
 
 namespace troupe {
 
@@ -23,7 +24,7 @@ std::string_view to_string(LogLevel level);
 Result<LogLevel> parse_log_level(std::string_view text);
 
 enum class LogFormat : std::uint8_t {
-  kText,  ///< for people: 12:00:01.250 info  ps-0 joined peer=w-1 trace=00000000000000ff
+  kText,  ///< for people: 12:00:01.250 info  ps-0 joined peer=w-1 trace=4bf9...4736 span=00f0...02b7
   kJson,  ///< one JSON object a line
 };
 
@@ -77,6 +78,11 @@ class Logger {
   Logger with_worker(std::string_view worker) const;
   /// The same log, with every line joined to a trace; 0: to none. Does not allocate.
   Logger with_trace(std::uint64_t trace_id) const;
+  /// The same log, with every line joined to a trace and a span of it; none: to none.
+  Logger with_trace(const TraceContext& trace) const;
+  /// The same log, whose lines are joined to the trace in which the thread works that writes them, if that is
+  /// sampled and they are not joined to another.
+  Logger with_current_trace(std::shared_ptr<const CurrentTrace> current) const;
 
   /// Changes the level of this log and all its copies.
   void set_level(LogLevel level);
@@ -101,10 +107,12 @@ class Logger {
   static constexpr std::atomic<LogLevel> kSilent{LogLevel::kOff};
 
   void write(LogLevel level, std::string_view message, Fields fields) const;
+  TraceContext trace_of_line() const;
 
   const std::atomic<LogLevel>* level_ = &kSilent;  // the sink's, if there is one
   std::shared_ptr<const Context> context_;
-  std::uint64_t trace_id_ = 0;
+  std::shared_ptr<const CurrentTrace> current_;
+  TraceContext trace_;
 };
 
 }  // namespace troupe
