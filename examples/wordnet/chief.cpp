@@ -123,6 +123,7 @@ Result<void> Chief::gather_processes() {
   options.role = "chief";
   options.listen = place_.registry;
   options.transport.transports = place_.transport;
+  options.metrics_address = place_.metrics_address;
   options.silence_limit = kJobSilenceLimit;
   auto node = Node::start(options);
   if (!node) return node.error();

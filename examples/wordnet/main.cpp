@@ -211,6 +211,9 @@ int train(TrainFlags& flags, const CLI::App& app, const std::string& program) {
 void add_place_flags(CLI::App& app, Place& place) {
   app.add_option("--registry", place.registry, "Address of the chief")->required();
   app.add_option("--transport", place.transport, "auto, shm or tcp");
+  app.add_option("--metrics-address", place.metrics_address,
+                 "Where it serves metrics, 127.0.0.1:0 for instance")
+      ->envname("TROUPE_NODE_METRICS_ADDRESS");
 }
 
 }  // namespace

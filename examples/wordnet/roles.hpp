@@ -14,6 +14,7 @@ struct Place {
   std::string name;
   std::string registry;  ///< of the chief: where it listens; of the others: where it is
   std::string transport = "auto";
+  std::string metrics_address = {};  ///< where the process serves its metrics; empty: nowhere
 };
 
 /// After so long a silence a process of the job is taken for dead; writing a checkpoint must not take as

@@ -39,6 +39,7 @@ int run_server(const Place& place, std::uint32_t index, std::uint32_t count) {
   options.role = "server";
   options.registry = place.registry;
   options.transport.transports = place.transport;
+  options.metrics_address = place.metrics_address;
   options.silence_limit = kJobSilenceLimit;
   options.own_thread = false;
   auto node = Node::start(options);

@@ -307,6 +307,7 @@ int run_worker(const Place& place, double speed) {
   options.role = "worker";
   options.registry = place.registry;
   options.transport.transports = place.transport;
+  options.metrics_address = place.metrics_address;
   options.silence_limit = kJobSilenceLimit;
   options.own_thread = false;  // nobody calls a worker, and its own calls drive the loop: no thread switches
   auto node = Node::start(options);

@@ -4,6 +4,7 @@
 #include <future>
 #include <set>
 
+#include <troupe/actors/node_config.hpp>
 #include <troupe/runtime/json.hpp>
 
 #include "exposition.hpp"
@@ -100,6 +101,15 @@ TEST_CASE("metrics over HTTP: a node with none serves none, and shuts down while
   over = true;
   CHECK(reader.get() >= 0);
   CHECK(http_get(address, "/metrics", 1s).status == 0);
+}
+
+TEST_CASE("metrics over HTTP: the environment can say where") {
+  ConfigSchema schema;
+  add_node_settings(schema);
+  const char* const environment[] = {"TROUPE_NODE_METRICS_ADDRESS=127.0.0.1:9464", nullptr};
+  const auto config = Config::load(std::move(schema), "", environment, {});
+  REQUIRE_MESSAGE(config.ok(), text_of(config));
+  CHECK(node_options(*config, {}).metrics_address == "127.0.0.1:9464");
 }
 
 TEST_CASE("metrics over HTTP: a bad address, or one in use, is one clear error") {
