@@ -30,6 +30,7 @@ class actor_system;
 namespace troupe {
 
 struct NodeImpl;
+class NodeTraces;
 template <class T>
 class RemoteRef;
 namespace detail {
@@ -109,11 +110,6 @@ class Node {
   Loop& loop();
   rpc::Endpoint& endpoint();
   caf::actor_system& system();
-  /// Of this node's spans; zeros if NodeOptions::trace names no place for them.
-  SpanExporter::Stats trace_stats() const;
-  /// Of the traces that begin here from now on, this fraction is kept: NodeOptions::trace.ratio, changed while
-  /// the node runs. Nothing if its spans go nowhere.
-  void set_trace_ratio(double ratio);
 
   // ---- Actors ------------------------------------------------------------------------------------
   /// Makes a named actor with the state State(args...), which tells its methods by
@@ -299,6 +295,7 @@ class Node {
 
  private:
   explicit Node(std::unique_ptr<NodeImpl> impl);
+  friend class NodeTraces;
   /// "actor.method", made only if somebody asks.
   struct CallName {
     std::string_view actor, method;
