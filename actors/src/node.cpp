@@ -309,13 +309,6 @@ rpc::Endpoint& Node::endpoint() {
 MetricsBoard& Node::metrics() {
   return impl_->metrics;
 }
-SpanExporter::Stats Node::trace_stats() const {
-  return impl_->tracing ? impl_->tracing->exporter().stats() : SpanExporter::Stats{};
-}
-void Node::set_trace_ratio(double ratio) {
-  const Loop::Turn turn(*impl_->loop);
-  if (impl_->tracing) impl_->tracing->tracer().set_ratio(ratio);
-}
 caf::actor_system& Node::system() {
   return *impl_->system;
 }

@@ -3,7 +3,8 @@
 #include <unistd.h>
 
 #include <array>
-#include <cmath>
+
+#include <troupe/actors/node_traces.hpp>
 
 #include "node_impl.hpp"
 
@@ -45,6 +46,17 @@ Result<void> begin_tracing(NodeImpl& node, rpc::EndpointOptions& endpoint) {
                                                options.node_id ^ 0x7472616365, options.trace.ratio);
   endpoint.tracer = &node.tracing->tracer();
   return {};
+}
+
+SpanExporter::Stats NodeTraces::stats() const {
+  const auto& tracing = node_.impl_->tracing;
+  return tracing ? tracing->exporter().stats() : SpanExporter::Stats{};
+}
+
+void NodeTraces::set_ratio(double ratio) const {
+  NodeImpl& node = *node_.impl_;
+  const Loop::Turn turn(*node.loop);
+  if (node.tracing) node.tracing->tracer().set_ratio(ratio);
 }
 
 rpc::CallNames NodeImpl::names_of(const rpc::CallTarget& target, std::uint64_t method) {

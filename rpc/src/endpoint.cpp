@@ -434,7 +434,7 @@ void InboundCall::reply_with(BodyWriter body) {
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
   if (token_owner_ != 0) return endpoint.answer_token(*this, body, true);
-  if (header().kind == MessageKind::kRequest && !cancelled_) endpoint.answer(*this, body);
+  if (header().kind == MessageKind::kRequest && !cancelled_) return endpoint.answer(*this, body);
   span_.reset();
 }
 

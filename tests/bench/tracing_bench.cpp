@@ -20,6 +20,7 @@
 #include <vector>
 
 #include <troupe/actors/node.hpp>
+#include <troupe/actors/node_traces.hpp>
 
 #include "harness.hpp"
 
@@ -109,7 +110,7 @@ void measure(int fd, const std::string& folder, const std::string& addresses, st
   std::array<std::vector<double>, kModes> times;
   const auto take = [&](std::size_t mode) {
     Node& node = *nodes[kMode[mode].pair];
-    node.set_trace_ratio(kMode[mode].ratio);
+    NodeTraces(node).set_ratio(kMode[mode].ratio);
     times[mode].push_back(block(node));
   };
   for (std::size_t round = 0; round < kRounds; ++round)
@@ -119,7 +120,7 @@ void measure(int fd, const std::string& folder, const std::string& addresses, st
     std::this_thread::sleep_for(kDrain);
   }
   if (times[kAll].empty()) times[kAll].push_back(0);  // not taken
-  const auto stats = nodes[1]->trace_stats();
+  const auto stats = NodeTraces(*nodes[1]).stats();
   std::ostringstream line;
   for (const auto& each : times) line << median(each) << " ";
   line << 100.0 * static_cast<double>(stats.dropped) /

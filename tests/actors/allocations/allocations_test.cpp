@@ -7,6 +7,8 @@
 #include <string>
 #include <tuple>
 
+#include <troupe/actors/node_traces.hpp>
+
 #include "actors/cluster.hpp"
 
 namespace {
@@ -75,9 +77,10 @@ using allocations_test::Words;
 
 /// Nodes that say nothing by themselves meanwhile: heartbeats are not what is counted.
 struct QuietCluster {
-  std::unique_ptr<Node> add(const std::string& name) {
+  std::unique_ptr<Node> add(const std::string& name, const TraceOptions& trace = {}) {
     constexpr Duration kLong = std::chrono::hours(1);
-    auto node = cluster.start({.name = name, .heartbeat_interval = kLong, .silence_limit = 2 * kLong});
+    auto node = cluster.start(
+        {.name = name, .heartbeat_interval = kLong, .silence_limit = 2 * kLong, .trace = trace});
     REQUIRE_MESSAGE(node.ok(), text_of(node));
     return std::move(*node);
   }
@@ -126,6 +129,22 @@ TEST_CASE("a call of 64 bytes to an actor on another node allocates nothing, on 
           const auto answer = caller->rpc_sync<std::uint64_t>("echo", "text", text);
           return answer.ok() && *answer == 64;
         }) <= kNow);
+}
+
+TEST_CASE("a call that is not sampled allocates nothing, either, on nodes that trace") {
+  QuietCluster cluster;
+  const TraceOptions trace{.file = "/dev/null", .ratio = 0};
+  const auto caller = cluster.add("caller", trace), callee = cluster.add("callee", trace);
+  REQUIRE(callee->spawn<Echo>("echo").ok());
+  REQUIRE(caller->wait_for_actor("echo", kPatience).ok());
+  const Words words{1, 2, 3, 4, 5, 6, 7, 8};
+  constexpr int kCalls = 5000;
+  CHECK(allocations_in(kCalls, [&] { return caller->rpc_sync<Words>("echo", "words", words).ok(); }) <= kNow);
+  CHECK(NodeTraces(*caller).stats().exported == 0);
+  NodeTraces(*caller).set_ratio(1);
+  REQUIRE(caller->rpc_sync<Words>("echo", "words", words).ok());
+  caller->shutdown();
+  CHECK(NodeTraces(*caller).stats().exported == 1);
 }
 
 TEST_CASE(

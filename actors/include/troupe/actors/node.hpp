@@ -31,6 +31,7 @@ namespace troupe {
 
 class MetricsBoard;
 struct NodeImpl;
+class NodeTraces;
 template <class T>
 class RemoteRef;
 namespace detail {
@@ -113,11 +114,6 @@ class Node {
   rpc::Endpoint& endpoint();
   MetricsBoard& metrics();  ///< troupe/actors/node_metrics.hpp
   caf::actor_system& system();
-  /// Of this node's spans; zeros if NodeOptions::trace names no place for them.
-  SpanExporter::Stats trace_stats() const;
-  /// Of the traces that begin here from now on, this fraction is kept: NodeOptions::trace.ratio, changed while
-  /// the node runs. Nothing if its spans go nowhere.
-  void set_trace_ratio(double ratio);
 
   // ---- Actors ------------------------------------------------------------------------------------
   /// Makes a named actor with the state State(args...), which tells its methods by
@@ -303,6 +299,7 @@ class Node {
 
  private:
   explicit Node(std::unique_ptr<NodeImpl> impl);
+  friend class NodeTraces;
   /// "actor.method", made only if somebody asks.
   struct CallName {
     std::string_view actor, method;

@@ -55,13 +55,15 @@ struct RetryPolicy {
 };
 
 struct CallOptions {
-  Duration timeout{0};      ///< 0: the endpoint's default; negative: too late already. All attempts together.
-  TraceContext trace = {};  ///< none: that of the call within which this one is made
+  Duration timeout{0};  ///< 0: the endpoint's default; negative: too late already. All attempts together.
+  /// Of what it is part. None: the call within which it is made, if there is one, detached or not.
+  TraceContext trace = {};
   /// Names the call to its callee, which runs it once and answers repeats with the first answer, as long as
   /// it remembers (AnswerLimits). Never used for two calls by one node id. 0: none.
   std::uint64_t token = 0;
   RetryPolicy retry = {};  ///< more than one attempt only with a token
-  /// The call is part of no other: a handler that makes it passes on neither its deadline nor its end.
+  /// The call is part of no other, but for its trace: a handler that makes it passes on neither its deadline
+  /// nor its end.
   bool detached = false;
   /// Where the answer's first tensor is to lie: see into(). Not with retries.
   std::shared_ptr<const Tensor> into = {};
