@@ -238,7 +238,8 @@ class WorkerProcess {
         continue;
       }
       auto outcome = worker.run(*next);
-      if (outcome) outcome->times.idle_ns += asked_for;
+      // What was waited between two phases is no part of either.
+      if (outcome && !waiting) outcome->times.idle_ns += asked_for;
       if (!outcome) {
         worker.rest();  // at the bound others wait for those who take part, also for who has failed
         return fail(outcome.error());
