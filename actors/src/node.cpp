@@ -7,6 +7,7 @@
 #include <cassert>
 #include <random>
 
+#include <troupe/actors/caf.hpp>
 #include <troupe/runtime/files.hpp>
 
 #include "actor_proxy.hpp"
@@ -30,8 +31,7 @@ std::uint64_t random_node_id() {
 /// and it waits instead of polling.
 std::unique_ptr<caf::actor_system_config> small_system_config() {
   auto config = std::make_unique<caf::actor_system_config>();
-  config->set("scheduler.policy", caf::atom("sharing"));
-  config->set("scheduler.max-threads", std::size_t{1});
+  use_waiting_scheduler(*config, 1);
   return config;
 }
 
@@ -77,6 +77,7 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
   if (!options.clock) own_clock = std::make_unique<RealClock>();
   clock = options.clock ? options.clock : own_clock.get();
   if (!options.system) {
+    register_caf_types();
     own_config = small_system_config();
     own_system = std::make_unique<caf::actor_system>(*own_config);
   }
@@ -89,6 +90,11 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
 
 Result<std::unique_ptr<Node>> Node::start(NodeOptions options) {
   if (options.name.empty()) return Error{Code::kInvalidArgument, "a node needs a name"};
+  if (options.system && !caf_types_registered())
+    return Error{
+        Code::kFailedPrecondition,
+        "this CAF must know Troupe's types: call troupe::register_caf_types() before the first actor "
+        "system is made"};
   std::unique_ptr<Node> node(new Node(std::make_unique<NodeImpl>(std::move(options))));
   if (auto started = node->impl_->start(); !started) return started.error();
   return node;
