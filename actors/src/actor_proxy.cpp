@@ -14,8 +14,7 @@ namespace {
 /// Gives a request's sender an error.
 void answer_error(const caf::strong_actor_ptr& sender, caf::message_id id, const Error& error) {
   if (!sender || !id.is_request()) return;
-  sender->enqueue(caf::make_mailbox_element(nullptr, id.response_id(), caf::no_stages, to_caf(error)),
-                  nullptr);
+  sender->enqueue(make_mail(nullptr, id.response_id(), to_caf(error)), nullptr);
 }
 
 /// A call on behalf of a CAF actor; deletes itself with the answer.
@@ -29,12 +28,10 @@ class ProxyCall final : public rpc::ReplySink {
     const std::unique_ptr<ProxyCall> self(this);
     if (!reply) return answer_error(sender_, id_, with_context(reply.error(), what_));
     if ((*reply)->is_error()) return answer_error(sender_, id_, with_context((*reply)->error(), what_));
-    CafElements values;
+    MessageElements values;
     if (auto read = read_values(system_, **reply, values); !read)
       return answer_error(sender_, id_, with_context(read.error(), what_));
-    sender_->enqueue(
-        caf::make_mailbox_element(nullptr, id_.response_id(), caf::no_stages, to_message(std::move(values))),
-        nullptr);
+    sender_->enqueue(make_mail(nullptr, id_.response_id(), values.to_message()), nullptr);
   }
 
  private:
@@ -46,25 +43,31 @@ class ProxyCall final : public rpc::ReplySink {
 
 }  // namespace
 
-void ActorProxy::enqueue(caf::mailbox_element_ptr element, caf::execution_unit*) {
-  caf::message message = element->move_content_to_message();
+Enqueued ActorProxy::enqueue(caf::mailbox_element_ptr element, SchedulingContext*) {
+  caf::message message = take_content(*element);
   // System messages are between CAF and the proxy itself.
-  if (message.match_elements<caf::exit_msg>()) return;
-  if (message.match_elements<caf::down_msg>()) return;
+  if (message.match_elements<caf::exit_msg>()) return taken();
+  if (message.match_elements<caf::down_msg>()) return taken();
   const caf::strong_actor_ptr sender = element->sender;
   const caf::message_id id = element->mid;
-  CafCall call = call_of(message.content());
+  CafCall call = call_of(message);
 
   std::lock_guard lock(mutex_);
-  if (!node_) return answer_error(sender, id, {Code::kUnavailable, "the actor '" + name_ + "' is gone"});
-  if (auto sendable = check_elements(*node_->system, message.content(), call.first); !sendable)
-    return answer_error(sender, id, with_context(sendable.error(), name_ + "." + call.method));
+  if (!node_) {
+    answer_error(sender, id, {Code::kUnavailable, "the actor '" + name_ + "' is gone"});
+    return taken();
+  }
+  if (auto sendable = check_elements(*node_->system, message, call.first); !sendable) {
+    answer_error(sender, id, with_context(sendable.error(), name_ + "." + call.method));
+    return taken();
+  }
   // A node runs what its proxies have posted before it goes.
   node_->loop->post([node = node_, name = name_, call = std::move(call), message = std::move(message), sender,
                      id] { node->call_dynamic(name, call, message, sender, id); });
+  return taken();
 }
 
-void ActorProxy::kill_proxy(caf::execution_unit* context, caf::error reason) {
+void ActorProxy::kill_proxy(SchedulingContext* context, caf::error reason) {
   {
     std::lock_guard lock(mutex_);
     node_ = nullptr;
@@ -78,9 +81,7 @@ void NodeImpl::call_dynamic(const std::string& actor, const CafCall& call, const
   auto target = resolve(actor);
   if (!target) return answer_error(sender, id, with_context(target.error(), what));
   const rpc::MethodId method_id{rpc::fnv1a(call.method), 0, call.method};
-  const auto body = [&](rpc::OutMessage& out) {
-    write_elements(*system, message.content(), call.first, out);
-  };
+  const auto body = [&](rpc::OutMessage& out) { write_elements(*system, message, call.first, out); };
   if (id.is_request() && sender) {
     endpoint->call(*target, method_id, {}, body, *new ProxyCall(*system, sender, id, what));
   } else {

@@ -5,9 +5,7 @@
 #include <mutex>
 #include <string>
 
-#include <caf/actor_proxy.hpp>
-#include <caf/all.hpp>
-
+#include <troupe/actors/caf_compat.hpp>
 #include <troupe/runtime/error.hpp>
 
 namespace troupe {
@@ -16,15 +14,15 @@ struct NodeImpl;
 
 /// A named actor of the cluster as a CAF actor: what is sent to it becomes a call, the answer a response
 /// message. It may be used from any thread and may outlive its node; then it answers with errors.
-class ActorProxy final : public caf::actor_proxy {
+class ActorProxy final : public ProxyBase {
  public:
   ActorProxy(caf::actor_config& config, NodeImpl& node, std::string name)
-      : caf::actor_proxy(config), node_(&node), name_(std::move(name)) {}
+      : ProxyBase(config), node_(&node), name_(std::move(name)) {}
 
-  void enqueue(caf::mailbox_element_ptr message, caf::execution_unit* context) override;
-  using caf::actor_proxy::enqueue;
+  Enqueued enqueue(caf::mailbox_element_ptr message, SchedulingContext* context) override;
+  using ProxyBase::enqueue;
   /// The actor behind it is gone: tells those who monitor or link to it, and refuses from now on.
-  void kill_proxy(caf::execution_unit* context, caf::error reason) override;
+  void kill_proxy(SchedulingContext* context, caf::error reason) override;
 
  private:
   std::mutex mutex_;  // of node_, against a node that goes while another thread sends

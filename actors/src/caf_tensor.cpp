@@ -23,37 +23,34 @@ bool is_shape(const std::vector<std::int64_t>& extents) {
 
 }  // namespace
 
-caf::error inspect(caf::serializer& sink, Tensor& tensor) {
-  if (auto* ours = dynamic_cast<TensorSerializer*>(&sink)) {
-    ours->put(tensor);
-    return caf::none;
-  }
-  auto dtype = static_cast<std::uint8_t>(tensor.dtype());
-  const auto extents = tensor.shape().extents();
-  std::vector<std::int64_t> shape(extents.begin(), extents.end());
-  const Tensor packed = tensor.contiguous();
-  std::string bytes(reinterpret_cast<const char*>(packed.data()), packed.bytes());
-  return sink(dtype, shape, bytes);
+bool put_aside(AnySerializer& sink, const Tensor& tensor) {
+  auto* ours = BinarySink::as<TensorSerializer>(sink);
+  if (ours) ours->put(tensor);
+  return ours;
 }
 
-caf::error inspect(caf::deserializer& source, Tensor& tensor) {
-  if (auto* ours = dynamic_cast<TensorDeserializer*>(&source)) {
-    if (ours->take(tensor)) return caf::none;
-    return caf::sec::end_of_stream;
-  }
-  std::uint8_t dtype = 0;
-  std::vector<std::int64_t> extents;
-  std::string bytes;
-  if (auto error = source(dtype, extents, bytes)) return error;
-  if (dtype > static_cast<std::uint8_t>(DType::kBool) || !is_shape(extents))
-    return caf::sec::invalid_argument;
-  const Shape shape{std::span<const std::int64_t>(extents)};
-  const std::size_t width = size_of(static_cast<DType>(dtype));
-  if (bytes.size() % width != 0 || bytes.size() / width != static_cast<std::size_t>(shape.elements()))
-    return caf::sec::invalid_argument;
-  tensor = Tensor::empty(static_cast<DType>(dtype), shape);
-  if (!bytes.empty()) std::memcpy(tensor.data(), bytes.data(), bytes.size());
-  return caf::none;
+std::optional<bool> take_back(AnyDeserializer& source, Tensor& tensor) {
+  auto* ours = BinarySource::as<TensorDeserializer>(source);
+  return ours ? std::optional(ours->take(tensor)) : std::nullopt;
+}
+
+TensorParts parts_of(const Tensor& tensor) {
+  const auto extents = tensor.shape().extents();
+  const Tensor packed = tensor.contiguous();
+  return {.dtype = static_cast<std::uint8_t>(tensor.dtype()),
+          .extents = std::vector<std::int64_t>(extents.begin(), extents.end()),
+          .bytes = std::string(reinterpret_cast<const char*>(packed.data()), packed.bytes())};
+}
+
+bool make_tensor(const TensorParts& parts, Tensor& tensor) {
+  if (parts.dtype > static_cast<std::uint8_t>(DType::kBool) || !is_shape(parts.extents)) return false;
+  const auto dtype = static_cast<DType>(parts.dtype);
+  const Shape shape{std::span<const std::int64_t>(parts.extents)};
+  const std::size_t width = size_of(dtype), size = parts.bytes.size();
+  if (size % width != 0 || size / width != static_cast<std::size_t>(shape.elements())) return false;
+  tensor = Tensor::empty(dtype, shape);
+  if (size > 0) std::memcpy(tensor.data(), parts.bytes.data(), size);
+  return true;
 }
 
 std::string to_string(const Tensor& tensor) {

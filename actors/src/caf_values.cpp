@@ -7,8 +7,6 @@
 #include <stdexcept>
 #include <vector>
 
-#include <caf/detail/dynamic_message_data.hpp>
-
 #include <troupe/actors/caf.hpp>
 #include <troupe/rpc/codec.hpp>
 
@@ -36,18 +34,12 @@ bool any_type(Visit&& visit) {
       static_cast<std::vector<std::uint64_t>*>(nullptr));
 }
 
-template <class T>
-bool holds(const caf::type_erased_tuple& message, std::size_t position) {
-  constexpr auto number = caf::type_nr<T>::value;
-  return message.matches(position, number, number == 0 ? &typeid(T) : nullptr);
-}
-
-bool append_number(const rpc::ValueReader& in, CafElements& out) {
+bool append_number(const rpc::ValueReader& in, MessageElements& out) {
   return any_type([&]<class T>(T*) {
     if constexpr (rpc::Number<T>) {
       T value{};
       if (in.width() != rpc::Codec<T>::kWidth || !rpc::Codec<T>::decode(in, value)) return false;
-      append_element(out, value);
+      out.append(value);
       return true;
     } else {
       return false;
@@ -56,14 +48,14 @@ bool append_number(const rpc::ValueReader& in, CafElements& out) {
 }
 
 template <class T>
-bool append_as(const rpc::ValueReader& in, CafElements& out) {
+bool append_as(const rpc::ValueReader& in, MessageElements& out) {
   T value{};
   if (!rpc::Codec<T>::decode(in, value)) return false;
-  append_element(out, std::move(value));
+  out.append(std::move(value));
   return true;
 }
 
-bool append_numbers(const rpc::ValueReader& in, CafElements& out) {
+bool append_numbers(const rpc::ValueReader& in, MessageElements& out) {
   return append_as<std::vector<float>>(in, out) || append_as<std::vector<double>>(in, out) ||
          append_as<std::vector<std::int32_t>>(in, out) || append_as<std::vector<std::int64_t>>(in, out) ||
          append_as<std::vector<std::uint32_t>>(in, out) || append_as<std::vector<std::uint64_t>>(in, out) ||
@@ -71,24 +63,15 @@ bool append_numbers(const rpc::ValueReader& in, CafElements& out) {
          append_as<std::vector<std::int16_t>>(in, out) || append_as<std::vector<std::uint16_t>>(in, out);
 }
 
-/// The announced name of element `position`'s type; empty if it has none.
-const std::string& announced_name(const caf::actor_system& system, const caf::type_erased_tuple& message,
-                                  std::size_t position) {
-  static const std::string kNone;
-  const auto& types = system.types();
-  const std::string& name = types.portable_name(message.type(position));
-  return name == types.default_type_name() ? kNone : name;
-}
-
-bool is_native(const caf::type_erased_tuple& message, std::size_t position) {
+bool is_native(const caf::message& message, std::size_t position) {
   return any_type([&]<class T>(T*) { return holds<T>(message, position); });
 }
 
-void write_foreign(caf::actor_system& system, const caf::type_erased_tuple& message, std::size_t position,
+void write_foreign(caf::actor_system& system, const caf::message& message, std::size_t position,
                    rpc::ValueWriter out) {
-  std::vector<char> bytes;
+  Bytes bytes;
   TensorSerializer sink(system, bytes);
-  if (auto error = message.save(position, sink)) throw std::runtime_error(system.render(error));
+  if (auto error = save_element(message, position, sink)) throw std::runtime_error(error_text(system, error));
   const auto& tensors = sink.tensors();
   out.list(3 + tensors.size());
   out.item(0).text(kForeign);
@@ -97,7 +80,7 @@ void write_foreign(caf::actor_system& system, const caf::type_erased_tuple& mess
   for (std::uint32_t i = 0; i < tensors.size(); ++i) out.item(3 + i).tensor(tensors[i]);
 }
 
-void write_element(caf::actor_system& system, const caf::type_erased_tuple& message, std::size_t position,
+void write_element(caf::actor_system& system, const caf::message& message, std::size_t position,
                    rpc::ValueWriter out) {
   const bool native = any_type([&]<class T>(T*) {
     if (!holds<T>(message, position)) return false;
@@ -112,29 +95,33 @@ bool is_foreign(const rpc::ValueList& list) {
   return list.size() >= 3 && list[0].read(mark) && mark == kForeign;
 }
 
-Result<void> append_foreign(caf::actor_system& system, const rpc::ValueList& list, CafElements& out) {
+Error unannounced(std::string_view name) {
+  return {Code::kUnimplemented, "a value of type '" + std::string(name) +
+                                    "' came, which this application has not announced: "
+                                    "config.add_message_type<T>(\"" +
+                                    std::string(name) + "\")"};
+}
+
+Result<void> append_foreign(caf::actor_system& system, const rpc::ValueList& list, MessageElements& out) {
   std::string_view name;
   std::span<const std::byte> bytes;
   std::vector<Tensor> tensors(list.size() - 3);
   bool well_formed = list[1].read(name) && list[2].read(bytes);
   for (std::uint32_t i = 3; i < list.size(); ++i) well_formed = well_formed && list[i].read(tensors[i - 3]);
   if (!well_formed) return Error{Code::kDataLoss, "a malformed element of a CAF message"};
-  caf::type_erased_value_ptr value = system.types().make_value(std::string(name));
-  if (!value)
-    return Error{Code::kUnimplemented, "a value of type '" + std::string(name) +
-                                           "' came, which this application has not announced: "
-                                           "config.add_message_type<T>(\"" +
-                                           std::string(name) + "\")"};
-  std::vector<char> text(bytes.size());
-  if (!bytes.empty()) std::memcpy(text.data(), bytes.data(), bytes.size());
-  TensorDeserializer source(system, text, std::move(tensors));
+  Bytes saved(bytes.size());
+  if (!bytes.empty()) std::memcpy(saved.data(), bytes.data(), bytes.size());
+  TensorDeserializer source(system, saved, std::move(tensors));
+  const auto unread = [&](const std::string& why) {
+    return Error{Code::kDataLoss, "reading a '" + std::string(name) + "': " + why};
+  };
   try {
-    if (auto error = value->load(source))
-      return Error{Code::kDataLoss, "reading a '" + std::string(name) + "': " + system.render(error)};
+    const caf::error error = out.append_saved(system, std::string(name), source);
+    if (error == caf::sec::unknown_type) return unannounced(name);
+    if (error) return unread(error_text(system, error));
   } catch (const std::exception& exception) {
-    return Error{Code::kDataLoss, "reading a '" + std::string(name) + "': " + exception.what()};
+    return unread(exception.what());
   }
-  out.push_back(std::move(value));
   return {};
 }
 
@@ -142,7 +129,7 @@ Error unreadable() {
   return {Code::kUnimplemented, "there is a type that CAF actors cannot be given; see troupe/actors/caf.hpp"};
 }
 
-Result<void> append_value(caf::actor_system& system, const rpc::ValueReader& in, CafElements& out) {
+Result<void> append_value(caf::actor_system& system, const rpc::ValueReader& in, MessageElements& out) {
   const auto done = [](bool read) { return read ? Result<void>() : unreadable(); };
   switch (in.kind()) {
     case rpc::ValueKind::kNone:
@@ -176,37 +163,31 @@ Result<void> append_value(caf::actor_system& system, const rpc::ValueReader& in,
 
 }  // namespace
 
-caf::message to_message(CafElements elements) {
-  if (elements.empty()) return {};
-  return caf::message(
-      caf::message::data_ptr(caf::make_counted<caf::detail::dynamic_message_data>(std::move(elements))));
-}
-
-CafCall call_of(const caf::type_erased_tuple& message) {
-  if (message.size() > 0 && holds<std::string>(message, 0)) return {message.get_as<std::string>(0), 1};
-  if (message.size() > 0 && holds<caf::atom_value>(message, 0))
-    return {caf::to_string(message.get_as<caf::atom_value>(0)), 1};
+CafCall call_of(const caf::message& message) {
+  if (message.size() > 0) {
+    if (holds<std::string>(message, 0)) return {message.get_as<std::string>(0), 1};
+    if (auto atom = atom_at(message, 0)) return {std::move(*atom), 1};
+  }
   return {std::string(kWholeMessage), 0};
 }
 
-Result<void> check_elements(const caf::actor_system& system, const caf::type_erased_tuple& message,
-                            std::size_t first) {
+Result<void> check_elements(const caf::actor_system& system, const caf::message& message, std::size_t first) {
   for (std::size_t i = first; i < message.size(); ++i)
     if (!is_native(message, i) && announced_name(system, message, i).empty())
-      return Error{Code::kInvalidArgument, "argument " + std::to_string(i) + " (" + message.stringify(i) +
+      return Error{Code::kInvalidArgument, "argument " + std::to_string(i) + " (" + element_text(message, i) +
                                                ") is of a type that has not been announced: "
                                                "config.add_message_type<T>(\"name\")"};
   return {};
 }
 
-void write_elements(caf::actor_system& system, const caf::type_erased_tuple& message, std::size_t first,
+void write_elements(caf::actor_system& system, const caf::message& message, std::size_t first,
                     rpc::OutMessage& out) {
   const auto count = static_cast<std::uint32_t>(message.size() - first);
   out.values(count);
   for (std::uint32_t i = 0; i < count; ++i) write_element(system, message, first + i, out.value(i));
 }
 
-void write_answer(caf::actor_system& system, const caf::type_erased_tuple& message, rpc::OutMessage& out) {
+void write_answer(caf::actor_system& system, const caf::message& message, rpc::OutMessage& out) {
   out.values(1);
   if (message.size() == 1) return write_element(system, message, 0, out.value(0));
   rpc::ValueWriter list = out.value(0);
@@ -214,7 +195,7 @@ void write_answer(caf::actor_system& system, const caf::type_erased_tuple& messa
   for (std::uint32_t i = 0; i < message.size(); ++i) write_element(system, message, i, list.item(i));
 }
 
-Result<void> read_values(caf::actor_system& system, const rpc::InMessage& message, CafElements& out) {
+Result<void> read_values(caf::actor_system& system, const rpc::InMessage& message, MessageElements& out) {
   for (std::uint32_t i = 0; i < message.value_count(); ++i)
     if (auto read = append_value(system, message.value(i), out); !read) return read;
   return {};
@@ -223,16 +204,15 @@ Result<void> read_values(caf::actor_system& system, const rpc::InMessage& messag
 // ---- Errors -------------------------------------------------------------------------------------
 
 caf::error to_caf(const Error& error) {
-  return caf::error(static_cast<std::uint8_t>(error.code), kCafErrorCategory,
-                    caf::make_message(error.to_string()));
+  return make_caf_error(error.code, error.to_string());
 }
 
 Error from_caf(const caf::actor_system& system, const caf::error& error) {
   if (error == caf::sec::request_receiver_down) return {Code::kUnavailable, "the actor has ended"};
   if (error == caf::sec::unexpected_message)
     return {Code::kUnimplemented, "the actor does not handle such a message"};
-  if (error == caf::sec::request_timeout) return {Code::kDeadlineExceeded, system.render(error)};
-  if (error.category() != kCafErrorCategory) return {Code::kUnknown, system.render(error)};
+  if (error == caf::sec::request_timeout) return {Code::kDeadlineExceeded, error_text(system, error)};
+  if (error.category() != kCafErrorCategory) return {Code::kUnknown, error_text(system, error)};
   std::string message;
   if (error.context().match_elements<std::string>()) message = error.context().get_as<std::string>(0);
   return {static_cast<Code>(error.code()), std::move(message)};

@@ -8,6 +8,7 @@
 
 #include <caf/all.hpp>
 
+#include <troupe/actors/caf_compat.hpp>
 #include <troupe/rpc/message.hpp>
 #include <troupe/runtime/result.hpp>
 
@@ -15,14 +16,6 @@
 /// no kind of value is a list of kForeign, the type's announced name, what CAF's inspection wrote, and the
 /// tensors within it.
 namespace troupe {
-
-/// A CAF message being made, of elements of types that are known only at run time, too.
-using CafElements = std::vector<caf::type_erased_value_ptr>;
-template <class T>
-void append_element(CafElements& elements, T value) {
-  elements.push_back(caf::make_type_erased_value<T>(std::move(value)));
-}
-caf::message to_message(CafElements elements);
 
 /// Marks an element that only a CAF application can read.
 inline constexpr std::string_view kForeign = "caf.type";
@@ -35,20 +28,19 @@ struct CafCall {
   std::string method;
   std::size_t first = 0;
 };
-CafCall call_of(const caf::type_erased_tuple& message);
+CafCall call_of(const caf::message& message);
 
 /// Whether elements `first`.. can all be sent; kInvalidArgument names the first that cannot.
-Result<void> check_elements(const caf::actor_system& system, const caf::type_erased_tuple& message,
-                            std::size_t first);
+Result<void> check_elements(const caf::actor_system& system, const caf::message& message, std::size_t first);
 /// Writes elements `first`.. as values. Precondition: check_elements().
-void write_elements(caf::actor_system& system, const caf::type_erased_tuple& message, std::size_t first,
+void write_elements(caf::actor_system& system, const caf::message& message, std::size_t first,
                     rpc::OutMessage& out);
 /// The same as one value: the element, or a list if there are several, as other languages' structs are.
 /// Precondition: there is one at least.
-void write_answer(caf::actor_system& system, const caf::type_erased_tuple& message, rpc::OutMessage& out);
+void write_answer(caf::actor_system& system, const caf::message& message, rpc::OutMessage& out);
 
 /// Appends the values of a message to a CAF message. kUnimplemented: one is of a type that CAF actors cannot
 /// be given, or that this application has not announced.
-Result<void> read_values(caf::actor_system& system, const rpc::InMessage& message, CafElements& out);
+Result<void> read_values(caf::actor_system& system, const rpc::InMessage& message, MessageElements& out);
 
 }  // namespace troupe

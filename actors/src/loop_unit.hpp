@@ -5,10 +5,7 @@
 #include <mutex>
 #include <vector>
 
-#include <caf/actor_system.hpp>
-#include <caf/execution_unit.hpp>
-#include <caf/resumable.hpp>
-
+#include <troupe/actors/caf_compat.hpp>
 #include <troupe/runtime/loop.hpp>
 
 namespace troupe {
@@ -17,9 +14,9 @@ namespace troupe {
 /// every enqueue(), never runs anywhere else.
 ///
 /// exec_later(): any thread. The rest: with the loop's turn.
-class LoopUnit final : public caf::execution_unit {
+class LoopUnit final : public ActorRunner {
  public:
-  LoopUnit(caf::actor_system& system, Loop& loop) : caf::execution_unit(&system), loop_(loop) {}
+  LoopUnit(caf::actor_system& system, Loop& loop) : ActorRunner(system), loop_(loop) {}
   ~LoopUnit() override;
 
   void exec_later(caf::resumable* job) override;

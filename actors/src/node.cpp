@@ -3,6 +3,8 @@
 
 #include <cassert>
 
+#include <troupe/actors/caf.hpp>
+
 #include "actor_proxy.hpp"
 #include "identity.hpp"
 #include "node_impl.hpp"
@@ -20,8 +22,7 @@ const rpc::CallOptions kHousekeeping{.trace = TraceContext::not_traced(), .detac
 /// and it waits instead of polling.
 std::unique_ptr<caf::actor_system_config> small_system_config() {
   auto config = std::make_unique<caf::actor_system_config>();
-  config->set("scheduler.policy", caf::atom("sharing"));
-  config->set("scheduler.max-threads", std::size_t{1});
+  use_waiting_scheduler(*config, 1);
   return config;
 }
 
@@ -52,6 +53,7 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
   if (!options.clock) own_clock = std::make_unique<RealClock>();
   clock = options.clock ? options.clock : own_clock.get();
   if (!options.system) {
+    register_caf_types();
     own_config = small_system_config();
     own_system = std::make_unique<caf::actor_system>(*own_config);
   }
@@ -65,6 +67,11 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
 
 Result<std::unique_ptr<Node>> Node::start(NodeOptions options) {
   if (options.name.empty()) return Error{Code::kInvalidArgument, "a node needs a name"};
+  if (options.system && !caf_types_registered())
+    return Error{
+        Code::kFailedPrecondition,
+        "this CAF must know Troupe's types: call troupe::register_caf_types() before the first actor "
+        "system is made"};
   std::unique_ptr<Node> node(new Node(std::make_unique<NodeImpl>(std::move(options))));
   if (auto started = node->impl_->start(); !started) return started.error();
   return node;

@@ -1,6 +1,5 @@
 #include "published_actor.hpp"
 
-#include <algorithm>
 #include <utility>
 
 #include <troupe/actors/caf.hpp>
@@ -16,30 +15,23 @@ namespace {
 /// How often calls are looked for that nobody waits for any more.
 constexpr Duration kLookEvery{std::chrono::seconds(1)};
 
-/// CAF packs a short name of letters, digits and '_' into an atom; that is how its actors match names.
-bool can_be_atom(const std::string& name) {
-  return !name.empty() && name.size() <= 10 && std::all_of(name.begin(), name.end(), [](char letter) {
-    return (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'z') ||
-           (letter >= 'A' && letter <= 'Z') || letter == '_';
-  });
-}
-
 }  // namespace
 
 // ---- Responses ----------------------------------------------------------------------------------
 
-void ResponseReceiver::enqueue(caf::mailbox_element_ptr element, caf::execution_unit*) {
-  if (!element->mid.is_response()) return;
+Enqueued ResponseReceiver::enqueue(caf::mailbox_element_ptr element, SchedulingContext*) {
+  if (!element->mid.is_response()) return taken();
   const std::uint64_t id = element->mid.request_id().integer_value();
-  caf::message message = element->move_content_to_message();
+  caf::message message = take_content(*element);
   const std::lock_guard lock(mutex_);
-  if (!loop_) return;
+  if (!loop_) return taken();
   loop_->post([owner = owner_, id, message = std::move(message)] {
     if (const auto published = owner.lock()) published->respond(id, message);
   });
+  return taken();
 }
 
-void ResponseReceiver::kill_proxy(caf::execution_unit* context, caf::error reason) {
+void ResponseReceiver::kill_proxy(SchedulingContext* context, caf::error reason) {
   {
     const std::lock_guard lock(mutex_);
     loop_ = nullptr;
@@ -79,27 +71,21 @@ std::shared_ptr<const rpc::MethodTable> PublishedActor::table(const std::vector<
 }
 
 void PublishedActor::take(const std::string& method, rpc::InboundCallPtr call) {
-  CafElements elements;
-  if (can_be_atom(method))
-    append_element(elements, caf::atom_from_string(method));
-  else if (!method.empty())
-    append_element(elements, method);
+  MessageElements elements;
+  if (!method.empty()) elements.append_method(method);
   if (auto read = read_values(system_, call->message(), elements); !read)
     return call->reply_error(read.error());
   if (call->header().kind == rpc::MessageKind::kOneWay) {
-    actor_->enqueue(caf::make_mailbox_element(nullptr, caf::make_message_id(), caf::no_stages,
-                                              to_message(std::move(elements))),
-                    nullptr);
+    actor_->enqueue(make_mail(nullptr, caf::make_message_id(), elements.to_message()), nullptr);
     return call->reply_void();
   }
   drop_expired();
   const std::uint64_t id = next_++;
   asked_.emplace(id, std::move(call));
   // A dead actor answers too: CAF bounces the request.
-  actor_->enqueue(
-      caf::make_mailbox_element(caf::actor_cast<caf::strong_actor_ptr>(receiver_), caf::make_message_id(id),
-                                caf::no_stages, to_message(std::move(elements))),
-      nullptr);
+  actor_->enqueue(make_mail(caf::actor_cast<caf::strong_actor_ptr>(receiver_), caf::make_message_id(id),
+                            elements.to_message()),
+                  nullptr);
 }
 
 void PublishedActor::respond(std::uint64_t id, const caf::message& response) {
@@ -110,9 +96,9 @@ void PublishedActor::respond(std::uint64_t id, const caf::message& response) {
   if (response.match_elements<caf::error>())
     return call->reply_error(from_caf(system_, response.get_as<caf::error>(0)));
   if (response.empty()) return call->reply_void();
-  if (auto sendable = check_elements(system_, response.content(), 0); !sendable)
+  if (auto sendable = check_elements(system_, response, 0); !sendable)
     return call->reply_error(with_context(sendable.error(), "the response"));
-  call->reply_with([&](rpc::OutMessage& out) { write_answer(system_, response.content(), out); });
+  call->reply_with([&](rpc::OutMessage& out) { write_answer(system_, response, out); });
 }
 
 void PublishedActor::drop_expired() {

@@ -7,9 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <caf/actor_proxy.hpp>
-#include <caf/all.hpp>
-
+#include <troupe/actors/caf_compat.hpp>
 #include <troupe/rpc/methods.hpp>
 #include <troupe/runtime/loop.hpp>
 
@@ -19,15 +17,15 @@ class PublishedActor;
 
 /// Who asks an actor of the application in the name of remote callers: its responses come here, on whatever
 /// thread of CAF's, and go on to the node's loop.
-class ResponseReceiver final : public caf::actor_proxy {
+class ResponseReceiver final : public ProxyBase {
  public:
   ResponseReceiver(caf::actor_config& config, Loop& loop, std::weak_ptr<PublishedActor> owner)
-      : caf::actor_proxy(config), loop_(&loop), owner_(std::move(owner)) {}
+      : ProxyBase(config), loop_(&loop), owner_(std::move(owner)) {}
 
-  void enqueue(caf::mailbox_element_ptr message, caf::execution_unit* context) override;
-  using caf::actor_proxy::enqueue;
+  Enqueued enqueue(caf::mailbox_element_ptr message, SchedulingContext* context) override;
+  using ProxyBase::enqueue;
   /// Responses that come from now on are dropped.
-  void kill_proxy(caf::execution_unit* context, caf::error reason) override;
+  void kill_proxy(SchedulingContext* context, caf::error reason) override;
 
  private:
   std::mutex mutex_;  // of loop_, against a node that goes while a response comes

@@ -3,21 +3,16 @@
 #include <utility>
 #include <vector>
 
-#include <caf/all.hpp>
-#include <caf/stream_deserializer.hpp>
-#include <caf/stream_serializer.hpp>
-#include <caf/streambuf.hpp>
-
+#include <troupe/actors/caf_compat.hpp>
 #include <troupe/runtime/tensor.hpp>
 
 namespace troupe {
 
 /// CAF's binary serializer, but tensors are put aside, to travel without being copied: see inspect() in
-/// troupe/actors/caf.hpp.
-class TensorSerializer final : public caf::stream_serializer<caf::vectorbuf> {
+/// troupe/actors/caf_compat.hpp.
+class TensorSerializer final : public BinarySink {
  public:
-  TensorSerializer(caf::actor_system& system, std::vector<char>& out)
-      : caf::stream_serializer<caf::vectorbuf>(system, out) {}
+  using BinarySink::BinarySink;
   void put(const Tensor& tensor) { tensors_.push_back(tensor); }
   const std::vector<Tensor>& tensors() const { return tensors_; }
 
@@ -26,10 +21,10 @@ class TensorSerializer final : public caf::stream_serializer<caf::vectorbuf> {
 };
 
 /// Its counterpart: tensors come from where they were put.
-class TensorDeserializer final : public caf::stream_deserializer<caf::charbuf> {
+class TensorDeserializer final : public BinarySource {
  public:
-  TensorDeserializer(caf::actor_system& system, std::vector<char>& in, std::vector<Tensor> tensors)
-      : caf::stream_deserializer<caf::charbuf>(system, in.data(), in.size()), tensors_(std::move(tensors)) {}
+  TensorDeserializer(caf::actor_system& system, Bytes& in, std::vector<Tensor> tensors)
+      : BinarySource(system, in), tensors_(std::move(tensors)) {}
   /// False if there is none left.
   bool take(Tensor& tensor) {
     if (next_ == tensors_.size()) return false;

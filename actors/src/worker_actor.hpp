@@ -4,8 +4,7 @@
 #include <string>
 #include <utility>
 
-#include <caf/all.hpp>
-
+#include <troupe/actors/caf_compat.hpp>
 #include <troupe/rpc/methods.hpp>
 
 #include "loop_unit.hpp"
@@ -55,8 +54,8 @@ class WorkerActor final : public caf::event_based_actor {
   const rpc::MethodTable& methods() const { return *methods_; }
 
   /// Every wake-up goes through our unit, whoever sends: so the actor runs on the node's loop only.
-  void enqueue(caf::mailbox_element_ptr message, caf::execution_unit*) override {
-    caf::event_based_actor::enqueue(std::move(message), unit_.get());
+  Enqueued enqueue(caf::mailbox_element_ptr message, SchedulingContext*) override {
+    return caf::event_based_actor::enqueue(std::move(message), unit_.get());
   }
   using caf::event_based_actor::enqueue;
 
@@ -72,9 +71,7 @@ class WorkerActor final : public caf::event_based_actor {
                                                            " bytes) wait for this actor already"});
       ++waiting_.calls;
       waiting_.bytes += bytes;
-      enqueue(caf::make_mailbox_element(nullptr, caf::make_message_id(), caf::no_stages,
-                                        CallBox(std::move(call))),
-              nullptr);
+      enqueue(make_mail(nullptr, caf::make_message_id(), CallBox(std::move(call))), nullptr);
       return unit_->run();
     }
     const caf::strong_actor_ptr self(ctrl());  // the call may end the actor
@@ -89,13 +86,11 @@ class WorkerActor final : public caf::event_based_actor {
   /// The actor ends after the message it is at. An empty box tells it to; being urgent it comes before what
   /// waits in the mailbox, which is then answered with errors. With the loop's turn.
   void end() {
-    enqueue(caf::make_mailbox_element(nullptr, caf::make_message_id(caf::message_priority::high),
-                                      caf::no_stages, CallBox()),
-            nullptr);
+    enqueue(make_mail(nullptr, caf::make_message_id(caf::message_priority::high), CallBox()), nullptr);
   }
 
   /// One message at a time: what is in the mailbox waits for the end of take().
-  resume_result resume(caf::execution_unit* host, std::size_t max_throughput) override {
+  resume_result resume(SchedulingContext* host, std::size_t max_throughput) override {
     if (!running_) return caf::event_based_actor::resume(host, max_throughput);
     postponed_ = true;
     return awaiting_message;

@@ -19,14 +19,14 @@ constexpr auto kPatience = 5s;
 }  // namespace
 
 Ledger::behavior_type ledger(Ledger::stateful_pointer<std::vector<double>> self) {
-  return {[=](NoteAtom, const std::string& what, double figure) {
+  return {[=](note_atom, const std::string& what, double figure) {
             if (what == "loss")
-              self->state.push_back(figure);
+              state_of(self).push_back(figure);
             else
               std::printf("ledger: %s: %g\n", what.c_str(), figure);
           },
-          [=](MeanAtom) {
-            const auto& losses = self->state;
+          [=](mean_atom) {
+            const auto& losses = state_of(self);
             const std::size_t from = losses.size() > kLatest ? losses.size() - kLatest : 0;
             double sum = 0;
             for (std::size_t i = from; i < losses.size(); ++i) sum += losses[i];
@@ -35,7 +35,7 @@ Ledger::behavior_type ledger(Ledger::stateful_pointer<std::vector<double>> self)
 }
 
 caf::behavior source(caf::event_based_actor*) {
-  return {[](BatchAtom, std::uint64_t number) {
+  return {[](batch_atom, std::uint64_t number) {
     std::mt19937_64 random(number);
     Example example;
     while (example.features.size() < 3) {
@@ -58,31 +58,31 @@ void push(Trainer* self, const Tensor& keys, float gradient, const std::function
   Tensor gradients = Tensor::zeros(troupe::DType::kFloat32, {keys.elements(), 1});
   for (float& each : gradients.as<float>()) each = gradient;
   // table, keys, gradients, worker, clock, sequence, version pulled (none)
-  self->request(self->state.shard, kPatience, "push", std::string("weights"), keys, gradients,
-                std::uint64_t{1}, std::uint64_t{0}, self->state.step, UINT64_MAX)
+  self->request(state_of(self).shard, kPatience, "push", std::string("weights"), keys, gradients,
+                std::uint64_t{1}, std::uint64_t{0}, state_of(self).step, UINT64_MAX)
       .then([=](std::uint64_t, std::uint64_t, bool) { then(); },
             [](const caf::error&) { /* the shard is gone: the down handler tells */ });
 }
 
 void train(Trainer* self, const Example& example, const Ledger& ledger, const std::function<void()>& then) {
   const Tensor keys = Tensor::of<std::uint64_t>(std::span<const std::uint64_t>(example.features));
-  self->request(self->state.shard, kPatience, "peek", std::string("weights"), keys)
+  self->request(state_of(self).shard, kPatience, "peek", std::string("weights"), keys)
       .then(
           [=](const Tensor& rows, std::uint64_t) {
             float sum = 0;
             for (const float weight : rows.as<float>()) sum += weight;
             const float error = sum - example.target;
-            self->send(ledger, NoteAtom::value, std::string("loss"), static_cast<double>(error) * error);
+            self->send(ledger, note_atom_v, std::string("loss"), static_cast<double>(error) * error);
             push(self, keys, error, then);
           },
           [](const caf::error&) {});
 }
 
 void next_step(Trainer* self, const caf::actor& source, const Ledger& ledger, const caf::actor& boss) {
-  if (self->state.step == self->state.last) return self->send(boss, DoneAtom::value, self->state.step);
-  self->request(source, kPatience, BatchAtom::value, self->state.step).then([=](const Example& example) {
+  if (state_of(self).step == state_of(self).last) return self->send(boss, done_atom_v, state_of(self).step);
+  self->request(source, kPatience, batch_atom_v, state_of(self).step).then([=](const Example& example) {
     train(self, example, ledger, [=] {
-      ++self->state.step;
+      ++state_of(self).step;
       next_step(self, source, ledger, boss);
     });
   });
@@ -91,10 +91,10 @@ void next_step(Trainer* self, const caf::actor& source, const Ledger& ledger, co
 }  // namespace
 
 caf::behavior trainer(Trainer* self, const caf::actor& source, const Ledger& ledger, const caf::actor& boss) {
-  self->set_down_handler([=](const caf::down_msg&) { self->send(boss, LostAtom::value, self->state.step); });
-  return {[=](StepAtom, std::uint64_t last) { self->state.last = last; },
-          [=](ShardAtom, const caf::actor& shard) {
-            self->state.shard = shard;
+  self->set_down_handler([=](const caf::down_msg&) { self->send(boss, lost_atom_v, state_of(self).step); });
+  return {[=](step_atom, std::uint64_t last) { state_of(self).last = last; },
+          [=](shard_atom, const caf::actor& shard) {
+            state_of(self).shard = shard;
             self->monitor(shard);
             next_step(self, source, ledger, boss);
           }};

@@ -49,15 +49,20 @@ std::uint64_t wait_for(caf::scoped_actor& self, const char* what) {
 
 double mean_loss(caf::scoped_actor& self, const Ledger& keeper) {
   double mean = 0;
-  self->request(keeper, 5s, MeanAtom::value)
+  self->request(keeper, 5s, mean_atom_v)
       .receive([&](double value) { mean = value; },
-               [&](const caf::error& error) { throw std::runtime_error(self->system().render(error)); });
+               [&](const caf::error& error) { throw std::runtime_error(caf::to_string(error)); });
   return mean;
 }
 
 void application(const std::filesystem::path& folder) {
+  register_caf_types();
   caf::actor_system_config config;
+#if TROUPE_CAF < 18
   config.add_message_type<Example>("Example");
+#else
+  caf::init_global_meta_objects<caf::id_block::caf_embed>();
+#endif
   caf::actor_system system(config);
   caf::scoped_actor self(system);
   const Ledger keeper = system.spawn(ledger);
@@ -82,9 +87,9 @@ void application(const std::filesystem::path& folder) {
 
   const caf::actor worker =
       self->spawn(trainer, system.spawn(source), keeper, caf::actor_cast<caf::actor>(self));
-  self->send(worker, StepAtom::value, kFirstSteps);
-  self->send(worker, ShardAtom::value, shard);
-  wait_for<DoneAtom>(self, "the first half");
+  self->send(worker, step_atom_v, kFirstSteps);
+  self->send(worker, shard_atom_v, shard);
+  wait_for<done_atom>(self, "the first half");
   std::printf("step %llu: mean loss %.4f\n", static_cast<unsigned long long>(kFirstSteps),
               mean_loss(self, keeper));
 
@@ -92,13 +97,13 @@ void application(const std::filesystem::path& folder) {
   save_checkpoint(*node, spec, checkpoint);
   first.kill();
   std::printf("the shard's process was killed; the trainer heard of it at step %llu\n",
-              static_cast<unsigned long long>(wait_for<LostAtom>(self, "the news of the shard's death")));
+              static_cast<unsigned long long>(wait_for<lost_atom>(self, "the news of the shard's death")));
 
   const ShardProcess second(node->address(), checkpoint);
   shard = find_shard();
-  self->send(worker, StepAtom::value, kAllSteps);
-  self->send(worker, ShardAtom::value, shard);
-  wait_for<DoneAtom>(self, "the second half");
+  self->send(worker, step_atom_v, kAllSteps);
+  self->send(worker, shard_atom_v, shard);
+  wait_for<done_atom>(self, "the second half");
   std::printf("step %llu: mean loss %.4f\n", static_cast<unsigned long long>(kAllSteps),
               mean_loss(self, keeper));
   self->send_exit(worker, caf::exit_reason::user_shutdown);

@@ -29,8 +29,8 @@ inline constexpr Duration kPatience = std::chrono::seconds(30);
 class SharedSystem {
  public:
   SharedSystem() {
-    config_.set("scheduler.policy", caf::atom("sharing"));
-    config_.set("scheduler.max-threads", std::size_t{1});
+    register_caf_types();
+    use_waiting_scheduler(config_, 1);
     system_ = std::make_unique<caf::actor_system>(config_);
   }
   caf::actor_system& get() { return *system_; }

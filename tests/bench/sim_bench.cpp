@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <caf/all.hpp>
+#include <troupe/actors/caf.hpp>
 #include <troupe/actors/node.hpp>
 #include <troupe/rpc/sim.hpp>
 
@@ -132,6 +133,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) sizes.push_back(std::atoi(argv[i]));
   if (sizes.empty()) sizes = {50, 100, 200};
   caf::actor_system_config config;
+  register_caf_types();
   config.set("scheduler.max-threads", 1);
   caf::actor_system system(config);
   Costs least;

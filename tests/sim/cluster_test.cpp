@@ -12,6 +12,8 @@
 
 #include <doctest/doctest.h>
 
+#include <troupe/actors/caf.hpp>
+
 #include "schedule.hpp"
 
 using namespace troupe;
@@ -21,8 +23,8 @@ namespace {
 
 struct System {
   System() {
-    config.set("scheduler.policy", caf::atom("sharing"));
-    config.set("scheduler.max-threads", std::size_t{1});
+    register_caf_types();
+    use_waiting_scheduler(config, 1);
     system = std::make_unique<caf::actor_system>(config);
   }
   caf::actor_system_config config;

@@ -262,7 +262,7 @@ void Schedule::call(bool may_wait) {
     case CallKind::kSyncChain:
       return node.rpc_async<std::int64_t>(relay, "relay_sync", number, actor).then(end);
     case CallKind::kOneWay:
-      if (auto handle = node.actor(actor)) caf::anon_send(*handle, caf::atom("execute"), number);
+      if (auto handle = node.actor(actor)) caf::anon_send(*handle, std::string("execute"), number);
   }
 }
 

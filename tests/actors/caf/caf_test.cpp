@@ -4,6 +4,7 @@
 #include <thread>
 #include <vector>
 
+#include "actors/caf/types.hpp"
 #include "actors/cluster.hpp"
 #include "actors/process.hpp"
 #include "actors/states.hpp"
@@ -49,9 +50,7 @@ struct Echo {
   }
 };
 
-struct Unannounced {};
-
-struct Caf {
+struct Caf : TestTypes {
   Caf() {
     REQUIRE(bob.spawn<Calculator>("calculator").ok());
     REQUIRE(bob.spawn<Echo>("echo").ok());
@@ -83,8 +82,6 @@ struct Caf {
 
 }  // namespace
 
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(Unannounced)
-
 TEST_CASE_FIXTURE(Caf, "a scoped actor requests of local and remote named actors") {
   for (Node* node : {&alice, &bob}) {
     const auto calculator = node->actor("calculator");
@@ -92,7 +89,7 @@ TEST_CASE_FIXTURE(Caf, "a scoped actor requests of local and remote named actors
     CHECK(*node->actor("calculator") == *calculator);
     CHECK(ask<std::int64_t>(*calculator, std::string("plus"), std::int64_t{40}, std::int64_t{2}).value() ==
           42);
-    CHECK(ask<std::int64_t>(*calculator, caf::atom("plus"), std::int64_t{4}, std::int64_t{2}).value() == 6);
+    CHECK(ask<std::int64_t>(*calculator, plus_atom_v, std::int64_t{4}, std::int64_t{2}).value() == 6);
     const Tensor x = Tensor::of<float>({1, 2, 3});
     const auto sum = ask<Tensor>(*calculator, std::string("add"), x, x);
     REQUIRE_MESSAGE(sum.ok(), text_of(sum));
@@ -102,9 +99,9 @@ TEST_CASE_FIXTURE(Caf, "a scoped actor requests of local and remote named actors
     self->request(*calculator, 20s, std::string("nothing"))
         .receive([&] { done = true; }, [](const caf::error&) {});
     CHECK(done);
-    self->send(*calculator, caf::atom("count"));  // one-way
+    self->send(*calculator, count_atom_v);  // one-way
   }
-  while (ask<std::int64_t>(*alice.actor("calculator"), caf::atom("count")).value() < 3) continue;
+  while (ask<std::int64_t>(*alice.actor("calculator"), count_atom_v).value() < 3) continue;
 }
 
 TEST_CASE_FIXTURE(Caf, "every supported type makes the round trip") {
@@ -140,7 +137,7 @@ TEST_CASE_FIXTURE(Caf, "every supported type makes the round trip") {
   bool came = false;
   self->request(echo, 20s, std::string("pair"), std::int64_t{7}, std::string("x"))
       .receive([&](std::int64_t a, const std::string& b) { came = a == 7 && b == "x"; },
-               [&](const caf::error& error) { FAIL(cluster.system().render(error)); });
+               [&](const caf::error& error) { FAIL(caf::to_string(error)); });
   CHECK(came);
   const auto bytes = ask<std::string>(echo, std::string("bytes"));
   CHECK(code_of(bytes) == Code::kUnimplemented);
@@ -197,7 +194,7 @@ TEST_CASE_FIXTURE(Caf, "an event-based actor on CAF's scheduler requests, chains
   } all(alice.loop());
   Seen* const seen = &all;  // it outlives the actor's lambdas, which are gone once they have run
   const auto refuse = [seen, calculator](caf::event_based_actor* self) {
-    self->request(calculator, 20s, caf::atom("refuse"), std::string("no"))
+    self->request(calculator, 20s, refuse_atom_v, std::string("no"))
         .then([](std::int64_t) {},
               [=](const caf::error& error) {
                 seen->look();
@@ -206,15 +203,13 @@ TEST_CASE_FIXTURE(Caf, "an event-based actor on CAF's scheduler requests, chains
               });
   };
   const auto worker = cluster.system().spawn([=](caf::event_based_actor* self) {
-    self->request(calculator, 20s, caf::atom("plus"), std::int64_t{1}, std::int64_t{2})
-        .then([=](std::int64_t sum) {
-          seen->look();
-          self->request(calculator, 20s, caf::atom("plus"), sum, std::int64_t{10})
-              .then([=](std::int64_t next) {
-                seen->last = next;
-                refuse(self);
-              });
-        });
+    self->request(calculator, 20s, plus_atom_v, std::int64_t{1}, std::int64_t{2}).then([=](std::int64_t sum) {
+      seen->look();
+      self->request(calculator, 20s, plus_atom_v, sum, std::int64_t{10}).then([=](std::int64_t next) {
+        seen->last = next;
+        refuse(self);
+      });
+    });
   });
   REQUIRE(cluster.wait(seen->done));
   CHECK(seen->last == 13);
@@ -244,7 +239,7 @@ namespace {
           self->monitor(target);
         }
         begun->set();
-        return caf::behavior{[](caf::atom_value) {}};
+        return caf::behavior{[](caf::ok_atom) {}};
       });
   REQUIRE(cluster.wait(watching));
   return watcher;
@@ -265,7 +260,7 @@ TEST_CASE_FIXTURE(Caf, "who monitors or links to a handle hears of the actor's e
   REQUIRE(cluster.wait(calculator_down));
   CHECK(codes[0] == static_cast<int>(Code::kUnavailable));
   CHECK_FALSE(echo_down.is_set());
-  CHECK(code_of(ask<std::int64_t>(calculator, caf::atom("count"))) == Code::kUnavailable);
+  CHECK(code_of(ask<std::int64_t>(calculator, count_atom_v)) == Code::kUnavailable);
   cluster.end("bob");
   REQUIRE(cluster.wait(echo_down));
   REQUIRE(cluster.wait(echo_exit));
@@ -276,10 +271,11 @@ TEST_CASE_FIXTURE(Caf, "who monitors or links to a handle hears of the actor's e
   const auto again = alice.actor("calculator");
   REQUIRE_MESSAGE(again.ok(), text_of(again));
   CHECK(*again != calculator);
-  CHECK(ask<std::int64_t>(*again, caf::atom("count")).value() == 1);
+  CHECK(ask<std::int64_t>(*again, count_atom_v).value() == 1);
 }
 
 TEST_CASE("down_msg comes also when the process is killed, be it the first node's") {
+  register_test_types();
   for (const bool first : {false, true}) {
     CAPTURE(first);
     RealCluster cluster;
@@ -310,14 +306,15 @@ TEST_CASE_FIXTURE(Caf, "a handle may outlive its node and then answers with erro
   cluster.end("bob");
   cluster.end("alice");
   for (const caf::actor& handle : {remote, local}) {
-    const auto answer = ask<std::int64_t>(handle, caf::atom("count"));
+    const auto answer = ask<std::int64_t>(handle, count_atom_v);
     CHECK(code_of(answer) == Code::kUnavailable);
-    caf::anon_send(handle, caf::atom("count"));
+    caf::anon_send(handle, count_atom_v);
     caf::anon_send_exit(handle, caf::exit_reason::kill);
   }
 }
 
 TEST_CASE("requests from other threads while the node goes are all answered") {
+  register_test_types();
   for (int round = 0; round < 20; ++round) {
     RealCluster cluster;
     Node& alice = cluster.add("alice");
@@ -335,7 +332,7 @@ TEST_CASE("requests from other threads while the node goes are all answered") {
         for (int after = 0; after < 5; after += going) {
           unanswered += 3;
           for (int i = 0; i < 3; ++i)
-            self->request(handle, 20s, caf::atom("count"))
+            self->request(handle, 20s, count_atom_v)
                 .receive(
                     [&](std::int64_t) { --unanswered; },
                     [&](const caf::error& error) { unanswered -= error.category() == kCafErrorCategory; });

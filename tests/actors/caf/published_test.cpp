@@ -1,59 +1,30 @@
 // Actors of an application's own under names of the cluster, and its own message types, with tensors in them.
 #include <caf/binary_deserializer.hpp>
 #include <caf/binary_serializer.hpp>
+#ifdef TROUPE_CAF_IO
 #include <caf/io/all.hpp>
+#endif
 
 #include <atomic>
 #include <string>
 #include <vector>
 
+#include "actors/caf/types.hpp"
 #include "actors/cluster.hpp"
 
 using namespace troupe;
 using namespace troupe::test;
 using namespace std::chrono_literals;
 
-namespace published_test {
-
-/// A message type of the application's, known to CAF by its inspection only.
-struct Step {
-  std::int64_t number = 0;
-  Tensor gradient;
-  std::vector<std::string> notes;
-};
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& inspector, Step& step) {
-  return inspector(caf::meta::type_name("Step"), step.number, step.gradient, step.notes);
-}
-/// One that only one side has announced.
-struct Secret {
-  std::int64_t number = 0;
-};
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& inspector, Secret& secret) {
-  return inspector(caf::meta::type_name("Secret"), secret.number);
-}
-
-}  // namespace published_test
-
 namespace {
 
-using published_test::Secret;
-using published_test::Step;
-
-using MeanAtom = caf::atom_constant<caf::atom("mean")>;
-using FailAtom = caf::atom_constant<caf::atom("fail")>;
-using HoldAtom = caf::atom_constant<caf::atom("hold")>;
-using NoteAtom = caf::atom_constant<caf::atom("note")>;
-using KindAtom = caf::atom_constant<caf::atom("kind")>;
-using BothAtom = caf::atom_constant<caf::atom("both")>;
-
 /// An application with a CAF system of its own, as it comes: with CAF's scheduler and its threads.
-struct Application {
+struct Application : TestTypes {
   explicit Application(const std::string& name, const std::string& registry = "", bool knows_secret = false) {
-    config.add_message_type<Step>("Step");
+    announce_test_types(config, knows_secret);
+#ifdef TROUPE_CAF_IO
     config.load<caf::io::middleman>();
-    if (knows_secret) config.add_message_type<Secret>("Secret");
+#endif
     system = std::make_unique<caf::actor_system>(config);
     auto started = Node::start({.name = name, .registry = registry, .system = system.get()});
     REQUIRE_MESSAGE(started.ok(), text_of(started));
@@ -80,15 +51,15 @@ std::atomic<std::int64_t> notes{0};
 caf::behavior analyst(caf::event_based_actor* self) {
   auto held = std::make_shared<std::vector<caf::response_promise>>();
   return {
-      [](MeanAtom, const std::string& of, double a, double b) -> caf::result<double> {
+      [](mean_atom, const std::string& of, double a, double b) -> caf::result<double> {
         if (of.empty()) return to_caf({Code::kFailedPrecondition, "the mean of what?"});
         return (a + b) / 2;
       },
-      [](FailAtom) -> caf::result<double> { return caf::make_error(caf::sec::runtime_error); },
-      [=](HoldAtom) { held->push_back(self->make_response_promise()); },
-      [](NoteAtom, std::int64_t number) { notes += number; },
-      [](KindAtom) { return caf::atom("analyst"); },
-      [](BothAtom) { return caf::make_message(std::int64_t{1}, std::string("two")); },
+      [](fail_atom) -> caf::result<double> { return caf::make_error(caf::sec::runtime_error); },
+      [=](hold_atom) { held->push_back(self->make_response_promise()); },
+      [](note_atom, std::int64_t number) { notes += number; },
+      [](kind_atom) { return AtomValue<analyst_atom>(analyst_atom_v); },
+      [](both_atom) { return caf::make_message(std::int64_t{1}, std::string("two")); },
       [](Step step) {
         ++step.number;
         step.notes.push_back(std::to_string(reinterpret_cast<std::uintptr_t>(step.gradient.data())));
@@ -166,12 +137,14 @@ TEST_CASE_FIXTURE(Published,
     CHECK(address_of(answer->gradient) == address_of(step.gradient));
   }
   const caf::actor there = caller.node->actor("analyst").value();
-  CHECK(caller.ask<caf::atom_value>(there, caf::atom("kind")).value() == caf::atom("analyst"));
-  CHECK(caller.ask<double>(there, caf::atom("mean"), std::string("x"), 3.0, 4.0).value() == 3.5);
+  CHECK(caller.ask<AtomValue<analyst_atom>>(there, kind_atom_v).value() == analyst_atom_v);
+  CHECK(caller.ask<double>(there, mean_atom_v, std::string("x"), 3.0, 4.0).value() == 3.5);
   const auto unhandled = caller.ask<double>(there, std::int64_t{5});
   CHECK(code_of(unhandled) == Code::kUnimplemented);
 }
 
+// Since 0.18 a type has a number in the whole process or none at all.
+#if TROUPE_CAF < 18
 TEST_CASE_FIXTURE(Published, "published: a type that one side has not announced is named in the error") {
   const auto unannounced = caller.ask<Secret>(caller.node->actor("analyst").value(), Secret{1});
   CHECK(code_of(unannounced) == Code::kInvalidArgument);
@@ -186,6 +159,8 @@ TEST_CASE_FIXTURE(Published, "published: a type that one side has not announced 
   CHECK(code_of(unknown) == Code::kUnimplemented);
   CHECK(contains(text_of(unknown), "'Secret'"));
 }
+
+#endif
 
 TEST_CASE_FIXTURE(Published, "published: the actor's end, or its node's, is the name's, and is heard of") {
   const caf::actor handle = caller.node->actor("analyst").value();
@@ -232,26 +207,27 @@ TEST_CASE_FIXTURE(Published, "published: a name can be taken once, and again aft
 
 TEST_CASE_FIXTURE(Published,
                   "published: tensors pass CAF's own serializers, and what is no tensor is refused") {
-  std::vector<char> bytes;
+  Bytes bytes;
   Tensor tensor(DType::kFloat32, Shape{2, 2}, Shape{1, 2}, Tensor::of<float>({1, 2, 3, 4}).buffer(), 0);
   caf::binary_serializer sink(*office.system, bytes);
-  REQUIRE_FALSE(sink(tensor));
+  REQUIRE(passes(sink, tensor));
   Tensor read;
   caf::binary_deserializer source(*office.system, bytes);
-  REQUIRE_FALSE(source(read));
+  REQUIRE(passes(source, read));
   CHECK(read.to_string() == "float32[2, 2]");
   CHECK(read.as<float>()[1] == 3);  // packed
   for (std::size_t i = 0; i < bytes.size(); ++i) {
     CAPTURE(i);
-    std::vector<char> cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(i));
+    Bytes cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(i));
     caf::binary_deserializer from_cut(*office.system, cut);
-    CHECK(from_cut(read));
+    CHECK_FALSE(passes(from_cut, read));
   }
-  bytes[0] = 77;  // no such dtype
+  bytes[0] = Bytes::value_type{77};  // no such dtype
   caf::binary_deserializer from_bad(*office.system, bytes);
-  CHECK(from_bad(read));
+  CHECK_FALSE(passes(from_bad, read));
 }
 
+#ifdef TROUPE_CAF_IO
 TEST_CASE_FIXTURE(Published, "published: CAF's I/O module works beside it, and carries tensors as copies") {
   const auto port = office.system->middleman().publish(analyst_actor, 0, "127.0.0.1");
   REQUIRE(port);
@@ -266,3 +242,4 @@ TEST_CASE_FIXTURE(Published, "published: CAF's I/O module works beside it, and c
     CHECK(answer->gradient.as<float>()[1] == 5);
   }
 }
+#endif
