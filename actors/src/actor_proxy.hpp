@@ -5,8 +5,9 @@
 #include <mutex>
 #include <string>
 
-#include <troupe/actors/caf_compat.hpp>
 #include <troupe/runtime/error.hpp>
+
+#include "caf_internals.hpp"
 
 namespace troupe {
 

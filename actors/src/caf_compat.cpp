@@ -1,11 +1,11 @@
-// The longer halves of caf_compat.hpp.
+// The longer halves of caf_compat.hpp and caf_internals.hpp.
 #include <mutex>
 #include <string>
 #include <string_view>
 
 #include <troupe/actors/caf.hpp>
-#include <troupe/actors/caf_compat.hpp>
 
+#include "caf_internals.hpp"
 #include "worker_actor.hpp"
 
 #if TROUPE_CAF < 18

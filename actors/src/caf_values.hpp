@@ -8,9 +8,10 @@
 
 #include <caf/all.hpp>
 
-#include <troupe/actors/caf_compat.hpp>
 #include <troupe/rpc/message.hpp>
 #include <troupe/runtime/result.hpp>
+
+#include "caf_internals.hpp"
 
 /// CAF messages to and from values on the wire: as troupe/actors/caf.hpp says. An element of a type that has
 /// no kind of value is a list of kForeign, the type's announced name, what CAF's inspection wrote, and the

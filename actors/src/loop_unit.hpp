@@ -5,8 +5,9 @@
 #include <mutex>
 #include <vector>
 
-#include <troupe/actors/caf_compat.hpp>
 #include <troupe/runtime/loop.hpp>
+
+#include "caf_internals.hpp"
 
 namespace troupe {
 

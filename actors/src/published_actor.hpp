@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
-#include <troupe/actors/caf_compat.hpp>
 #include <troupe/rpc/methods.hpp>
 #include <troupe/runtime/loop.hpp>
+
+#include "caf_internals.hpp"
 
 namespace troupe {
 

@@ -3,8 +3,9 @@
 #include <utility>
 #include <vector>
 
-#include <troupe/actors/caf_compat.hpp>
 #include <troupe/runtime/tensor.hpp>
+
+#include "caf_internals.hpp"
 
 namespace troupe {
 

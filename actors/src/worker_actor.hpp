@@ -4,9 +4,9 @@
 #include <string>
 #include <utility>
 
-#include <troupe/actors/caf_compat.hpp>
 #include <troupe/rpc/methods.hpp>
 
+#include "caf_internals.hpp"
 #include "loop_unit.hpp"
 
 namespace troupe {

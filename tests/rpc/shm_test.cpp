@@ -269,13 +269,17 @@ TEST_CASE("shm: who is no process, has no ring, or another one's, is not opened"
   Side side(1);
   Side peer(2);
   const Address right = peer.plane.address(2);
-  const auto refused = [&](auto&& change) {
+  const auto fails = [&](Code code, auto&& change) {
     Address address = right;
     change(address);
     const auto opened = side.plane.open(1, address);
-    return !opened.ok() && opened.error().code == Code::kUnavailable && !side.plane.has(1);
+    return !opened.ok() && opened.error().code == code && !side.plane.has(1);
   };
-  CHECK(refused([](Address& address) { address.pid = 0; }));
+  const auto refused = [&](auto&& change) { return fails(Code::kUnavailable, change); };
+  // There is no such way: another one is to be found.
+  CHECK(fails(Code::kUnimplemented, [](Address& address) { address.pid = 0; }));
+  CHECK(fails(Code::kUnimplemented, [](Address& address) { ++address.pid_namespace; }));
+  // There was one, or so it says.
   CHECK(refused([](Address& address) { address.pid = UINT32_MAX; }));
   CHECK(refused([](Address& address) { address.ring_fd = -1; }));
   CHECK(refused([](Address& address) { address.ring_fd = 0; }));

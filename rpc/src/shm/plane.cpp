@@ -1,9 +1,11 @@
 #include "shm/plane.hpp"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <utility>
 
 namespace troupe::rpc::shm {
@@ -24,6 +26,15 @@ constexpr unsigned kQuietSteps = 16;
 constexpr int kLooks = 8;
 /// How long a loop that goes to sleep watches with its flags up.
 constexpr auto kWatch = std::chrono::microseconds(3);
+
+/// A number for the process ids' namespace that we live in.
+std::uint32_t own_pid_namespace() {
+  static const std::uint32_t number = [] {
+    struct stat info {};
+    return ::stat("/proc/self/ns/pid", &info) == 0 ? static_cast<std::uint32_t>(info.st_ino) : 0;
+  }();
+  return number;
+}
 
 }  // namespace
 
@@ -66,14 +77,17 @@ Address Plane::address(LinkId link) {
   address.pid = static_cast<std::uint32_t>(::getpid());
   address.ring_fd = channel->in->fd();
   address.bell_fd = doorbell_.fd();
+  address.pid_namespace = own_pid_namespace();
   address.cookie = channel->in->cookie();
   address.probe = channel->in->probe();
   return address;
 }
 
 Result<void> Plane::open(LinkId link, const Address& peer) {
-  if (!enabled_ || peer.pid == 0) return Error{Code::kUnavailable, "the peer is on another machine"};
-  if (address(link).pid == 0) return Error{Code::kUnavailable, "no shared memory is to be had"};
+  const auto no_way = [](const std::string& why) { return Error{Code::kUnimplemented, why}; };
+  if (!enabled_ || peer.pid == 0) return no_way("one side has no shared memory");
+  if (peer.pid_namespace != own_pid_namespace()) return no_way("the peer is in another container");
+  if (address(link).pid == 0) return no_way("no shared memory is to be had");
   const auto pid = static_cast<pid_t>(peer.pid);
   auto segment = Segment::open(pid, peer.ring_fd, ring::kSegmentBytes);
   if (!segment) return segment.error();

@@ -19,7 +19,7 @@ struct Address {
   std::uint32_t pid = 0;  ///< 0: there is no such way
   std::int32_t ring_fd = -1;
   std::int32_t bell_fd = -1;
-  std::uint32_t reserved = 0;
+  std::uint32_t pid_namespace = 0;  ///< in which `pid` means something
   std::uint64_t cookie = 0;
   std::uint64_t probe = 0;  ///< where the cookie stands in the process's own memory
 };
@@ -35,7 +35,8 @@ class Plane {
 
   /// Makes our side of a link's way to us; idempotent. An address without pid if there can be none.
   Address address(LinkId link);
-  /// Opens the way to the peer. kUnavailable: it has none, or we may not open it.
+  /// Opens the way to the peer. kUnimplemented: there is no such way between the two processes; another must
+  /// be found. kUnavailable: there was one, and the peer has taken it away: it is going, or gone.
   Result<void> open(LinkId link, const Address& peer);
   /// Whether data to the peer goes this way.
   bool has(LinkId link) const {

@@ -23,6 +23,10 @@ Error cannot_open(const std::string& why) {
   return {Code::kUnavailable, "a peer's shared memory cannot be opened: " + why};
 }
 
+Error may_not() {
+  return {Code::kUnimplemented, "this process may not open the peer's shared memory: it is another user's"};
+}
+
 /// Opens another process's descriptor anew, if it is what it should be: looked at first, because opening
 /// can have effects of its own.
 Result<UniqueFd> open_of(pid_t owner, int fd, std::string_view expected) {
@@ -30,10 +34,12 @@ Result<UniqueFd> open_of(pid_t owner, int fd, std::string_view expected) {
   const std::string path = "/proc/" + std::to_string(owner) + "/fd/" + std::to_string(fd);
   std::array<char, 64> target{};
   const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
+  if (length < 0 && (errno == EACCES || errno == EPERM)) return may_not();
   if (length < 0 || !std::string_view(target.data(), static_cast<std::size_t>(length)).starts_with(expected))
     return cannot_open("it is not there");
   // For reading, too: a pipe with no reader left would end the writer's process.
   UniqueFd opened(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!opened && (errno == EACCES || errno == EPERM)) return may_not();
   if (!opened) return cannot_open("errno " + std::to_string(errno));
   return opened;
 }

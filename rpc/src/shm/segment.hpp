@@ -16,8 +16,8 @@ class Segment {
  public:
   /// Fresh memory, all zero. `size` is a multiple of the page size.
   static Result<Segment> create(std::size_t size);
-  /// A peer's, through /proc, which takes the same user, or root. kUnavailable: it cannot be opened, or is
-  /// not what a Segment of that size must be.
+  /// A peer's, through /proc, which takes the same user, or root: else kUnimplemented. kUnavailable: it is
+  /// not there, or not what a Segment of that size must be.
   static Result<Segment> open(pid_t owner, int fd, std::size_t size);
   Segment() = default;
   ~Segment();
