@@ -298,9 +298,8 @@ Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> pee
     return Error{Code::kInvalidArgument, "the peer's data address is malformed"};
   }
   channel->peer_tag = header.tag;
-  const Result<void> near = channel->over_network
-                                ? Error{Code::kUnimplemented, "the peer is on another machine"}
-                                : shm_.open(link, header.shared);
+  Result<void> near = channel->over_network ? Error{Code::kUnimplemented, "the peer is on another machine"}
+                                            : shm_.open(link, header.shared);
   // A peer that has closed its rings already is going; UCX over TCP would stumble over it.
   if (near || near.error().code != Code::kUnimplemented) return near;
   ucx_used_ = true;
