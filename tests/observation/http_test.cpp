@@ -52,10 +52,11 @@ TEST_CASE("metrics over HTTP: names end as Prometheus wants it") {
   const SmallJob job;
   const Exposition server = scrape(*job.server);
   CHECK(server.types().size() > 30);
-  for (const auto& [name, type] : server.types()) {
+  for (const auto& family : server.types()) {
+    const std::string& name = family.first;
     CAPTURE(name);
     if (name.rfind("troupe_", 0) != 0) continue;  // the library's own
-    CHECK((type == "counter") == name.ends_with("_total"));
+    CHECK((family.second == "counter") == name.ends_with("_total"));
   }
 }
 
@@ -161,7 +162,9 @@ TEST_CASE("metrics over HTTP: every series of the dashboard and of the page on o
     if (line.rfind("| `troupe_", 0) == 0) described.insert(line.substr(3, line.find('`', 3) - 3));
   std::map<std::string, std::string> families = scrape(*job.worker).types();
   families.merge(std::map<std::string, std::string>(scrape(*job.server).types()));
-  for (const auto& [name, type] : families)
+  for (const auto& family : families) {
+    const std::string& name = family.first;
     if (name.rfind("troupe_", 0) == 0) CHECK_MESSAGE(described.contains(name), name << " is not described");
+  }
   for (const std::string& name : described) CHECK_MESSAGE(families.contains(name), name << " is not served");
 }

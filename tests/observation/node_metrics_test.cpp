@@ -19,7 +19,9 @@ TEST_CASE_TEMPLATE("node metrics: both ends count a call by its function", Kind,
   REQUIRE(!caller.template rpc_sync<std::int64_t>("calculator", "refuse", std::string("no")).ok());
   const std::vector<std::pair<Node*, CallSide>> ends{{&caller, CallSide::kClient},
                                                      {&callee, CallSide::kServer}};
-  for (const auto& [node, side] : ends) {
+  for (const auto& end : ends) {
+    Node* const node = end.first;
+    const CallSide side = end.second;
     CAPTURE(node->name());
     const NodeMetrics metrics = node->metrics().snapshot();
     CHECK(metrics.node == node->name());

@@ -118,7 +118,7 @@ TEST_CASE("message: that a call is in no trace comes back, be its body long or s
       Codec<std::string>::encode(out.value(0), std::string(length, 'x'));
       OutFrame frame = out.finish(kMaxHead).value();
       CHECK(frame.parts.size() == (length > kMaxHead ? 1 : 0));
-      const auto in = receive(pool, std::move(frame));
+      const auto in = receive(pool, frame);
       CHECK(in->header().trace == trace);
       CHECK(in->value_count() == 1);
     }
