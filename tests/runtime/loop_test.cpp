@@ -52,9 +52,10 @@ struct EventFd {
     const std::uint64_t one = 1;
     REQUIRE(write(fd, &one, sizeof one) == sizeof one);
   }
-  void lower() const {
+  void lower() const { REQUIRE(lower_if_raised()); }
+  bool lower_if_raised() const {
     std::uint64_t value = 0;
-    REQUIRE(read(fd, &value, sizeof value) == sizeof value);
+    return read(fd, &value, sizeof value) == sizeof value;
   }
 };
 
@@ -74,10 +75,8 @@ struct PollSource final : Source {
 struct QueueSource final : Source {
   int poll() override {
     const int got = waiting.exchange(0);
-    if (got > 0 && armed) {
-      events.lower();
-      armed = false;
-    }
+    // Who has added one may not have raised the event yet.
+    if (armed && events.lower_if_raised()) armed = false;
     received += got;
     return got;
   }
@@ -285,7 +284,8 @@ TEST_CASE("wait_until ends at its deadline, with and without run()") {
     CHECK(clock.now() - start >= 20ms);
     CHECK(clock.now() - start < 5s);
     CHECK_FALSE(loop.wait_until([] { return false; }, start));  // passed already: one round
-    CHECK(loop.wait_until([] { return true; }, start));
+    // Not at once: run() may have the turn, and who does not get it in time is not asked.
+    CHECK(loop.wait_until([] { return true; }, clock.now() + 5s));
   };
   RealClock clock;
   Loop alone(clock);
