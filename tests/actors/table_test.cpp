@@ -17,6 +17,7 @@
 #include <troupe/shards/snapshot.hpp>
 
 #include "cluster.hpp"
+#include "support/temporary_folder.hpp"
 
 using namespace troupe;
 using namespace troupe::test;
@@ -114,22 +115,6 @@ void check_equal(TableClient& client, Model& model) {
   REQUIRE_MESSAGE(read.ok(), text_of(read));
   CHECK(rows == model.pull(keys));
 }
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "troupe-tables-XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// A checkpoint of the table on `servers`, as a job makes it.
 void save(Node& node, const shards::TableSpec& spec, const std::vector<std::string>& servers,

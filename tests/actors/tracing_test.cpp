@@ -16,27 +16,12 @@
 #include <troupe/runtime/json.hpp>
 
 #include "cluster.hpp"
+#include "support/temporary_folder.hpp"
 
 using namespace troupe;
 using namespace troupe::test;
 
 namespace {
-
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "troupe-test-XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// What one needs of a span here, and the node that wrote it.
 struct Read {
@@ -125,7 +110,7 @@ struct Line {
     return all;
   }
 
-  Folder folder;
+  TemporaryFolder folder;
   C cluster;
   std::vector<std::unique_ptr<Node>> nodes;
 };

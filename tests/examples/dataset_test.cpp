@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <set>
 
-#include "examples/temporary_folder.hpp"
+#include "support/temporary_folder.hpp"
 #include "wordnet/permutation.hpp"
 
 namespace troupe::wordnet {
+
+using test::TemporaryFolder;
 namespace {
 
 void write_graph(const TemporaryFolder& folder) {

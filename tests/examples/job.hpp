@@ -2,11 +2,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include "examples/temporary_folder.hpp"
+#include "support/temporary_folder.hpp"
 #include "tools/command.hpp"
 
 /// What the tests of the whole job share: a small graph that is learned in no time, the program on it.
 namespace troupe::wordnet {
+
+using test::TemporaryFolder;
 
 using command_test::Command;
 using command_test::Finished;

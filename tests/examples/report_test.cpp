@@ -4,10 +4,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include "examples/temporary_folder.hpp"
+#include "support/temporary_folder.hpp"
 #include "wordnet/svg_chart.hpp"
 
 namespace troupe::wordnet {
+
+using test::TemporaryFolder;
 namespace {
 
 RunReport sample() {

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
-#include "examples/temporary_folder.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace troupe::wordnet {
+
+using test::TemporaryFolder;
 namespace {
 
 // A made-up WordNet: dog and cat below animal, hot and warm and cold among the adjectives.

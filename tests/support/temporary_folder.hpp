@@ -8,13 +8,13 @@
 #include <string>
 #include <string_view>
 
-namespace troupe::wordnet {
+namespace troupe::test {
 
 /// A folder of its own for one test, gone with the object.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "troupe-wordnet-XXXXXX").string();
+    std::string pattern = (std::filesystem::temp_directory_path() / "troupe-test-XXXXXX").string();
     path_ = mkdtemp(pattern.data()) == nullptr ? "" : pattern;
   }
   ~TemporaryFolder() {
@@ -25,6 +25,7 @@ class TemporaryFolder {
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
 
   void write(const std::string& name, std::string_view text) const {
     std::ofstream(path_ / name, std::ios::binary) << text;
@@ -40,4 +41,4 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
-}  // namespace troupe::wordnet
+}  // namespace troupe::test
