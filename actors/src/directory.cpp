@@ -85,8 +85,8 @@ void Directory::remove_member(const Member& member, const std::string& why) {
   });
 }
 
-Result<NamedActor> Directory::find_actor(std::string_view name) const {
-  if (const auto found = actors_.find(name); found != actors_.end()) return found->second;
+Result<const NamedActor*> Directory::find_actor(std::string_view name) const {
+  if (const auto found = actors_.find(name); found != actors_.end()) return &found->second;
   if (const auto gone = gone_.find(name); gone != gone_.end())
     return Error{Code::kUnavailable, "the actor is gone: " + gone->second};
   NearestName nearest(name);

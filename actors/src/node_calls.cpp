@@ -40,10 +40,11 @@ Result<rpc::CallTarget> NodeImpl::resolve(std::string_view actor) {
   if (const auto local = local_names.find(actor); local != local_names.end())
     return rpc::CallTarget{rpc::kLocal, local->second};
   auto found = directory.find_actor(actor);
-  if (!found) return found.error();
-  auto session = session_to(found->node_id);
-  if (!session) return session.error();
-  return rpc::CallTarget{*session, found->number};
+  if (!found) return std::move(found).error();
+  const std::uint64_t number = (*found)->number;
+  auto session = session_to((*found)->node_id);
+  if (!session) return std::move(session).error();
+  return rpc::CallTarget{*session, number};
 }
 
 Result<rpc::SessionId> NodeImpl::session_to(std::uint64_t node_id) {
@@ -185,7 +186,7 @@ void NodeImpl::apply_change(const MembershipChange& change) {
   if (change.event == MembershipEvent::kUnpublished) ended.push_back(change.actor.name);
   if (gone)
     for (const auto& [name, proxy] : proxies)
-      if (const auto actor = directory.find_actor(name); actor && actor->node_id == change.member.node_id)
+      if (const auto actor = directory.find_actor(name); actor && (*actor)->node_id == change.member.node_id)
         ended.push_back(name);
   directory.apply(change);
   log_change(change);

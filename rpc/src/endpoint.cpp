@@ -160,14 +160,25 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
       events_.takes_directly(target.actor, method.name, body.type()))
     return open_directly(target, method, timeout, trace, std::move(span), body, sink, scope);
 
-  OutMessage message(
-      pool_,
-      {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace, options.token},
-      heads_.get());
+  auto begun = begin({MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace,
+                      options.token},
+                     target, options, body, sink, span, scope);
+  if (!begun) return refuse(std::move(begun).error());
+  // A sink may do anything, and so hears of it last.
+  if (begun->failure)
+    if (OpenCall* failed = find_call(begun->call_id)) complete(*failed, std::move(*begun->failure));
+  return begun->call_id;
+}
+
+Result<Endpoint::Begun> Endpoint::begin(const MessageHeader& header, CallTarget target,
+                                        const CallOptions& options, BodyWriter body, ReplySink& sink,
+                                        OpenSpan& span, detail::CallScope* scope) {
+  const HeadPool::Scope heads(*heads_);
+  OutMessage message(pool_, header, heads_.get());
   try {
     body(message);
   } catch (...) {
-    return refuse(detail::current_exception_error("encoding the arguments"));
+    return detail::current_exception_error("encoding the arguments");
   }
   OpenCall& opened = open_call();
   opened.sink = &sink;
@@ -179,22 +190,21 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
   }
   const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
-  const TimePoint begun = loop_.fresh_now();
-  loop_.schedule(opened, begun + timeout);
+  const TimePoint now = loop_.fresh_now();
+  loop_.schedule(opened, now + header.remaining);
   if (metrics_)
-    opened.metered = metrics_->begin(CallSide::kClient, method.name, begun, [&] { return sink.called(); });
+    opened.metered = metrics_->begin(CallSide::kClient, header.method, now, [&] { return sink.called(); });
   ++stats_.calls_sent;
   if (scope) scope->add(call_id);
 
   message.set_call_id(call_id);
   if (options.token == 0) allow_sharing(message, target.session);
   auto frame = message.finish(max_head_bytes(target.session));
-  if (frame) opened.metered.sent(bytes_of(*frame));
-  const Result<void> sent =
-      frame ? send_frame(target.session, std::move(*frame), Flow::kCall, &opened) : std::move(frame).error();
-  if (!sent)
-    if (OpenCall* failed = find_call(call_id)) complete(*failed, sent.error());
-  return call_id;
+  if (!frame) return Begun{call_id, std::move(frame).error()};
+  opened.metered.sent(bytes_of(*frame));
+  Result<void> sent = send_frame(target.session, std::move(*frame), Flow::kCall, &opened);
+  if (!sent) return Begun{call_id, std::move(sent).error()};
+  return Begun{call_id, std::nullopt};
 }
 
 /// What we send to ourselves goes through no transport, and so its parts stay apart.
@@ -271,7 +281,7 @@ bool Endpoint::can_go(const Session& to, Flow flow, std::size_t bytes) const {
          (nothing_is_before(to.queue, flow == Flow::kReply, bytes > long_from_) && may_send(to, flow, bytes));
 }
 
-Result<void> Endpoint::send_frame(SessionId session, OutFrame frame, Flow flow, OpenCall* call,
+Result<void> Endpoint::send_frame(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call,
                                   TimePoint deadline) {
   const std::size_t bytes = bytes_of(frame);
   if (bytes > options_.max_message_bytes)
@@ -312,12 +322,13 @@ const Tensor* Endpoint::destination(LinkId link, std::span<const std::byte> head
   return call && call->target.session == link ? call->into.get() : nullptr;
 }
 
-void Endpoint::on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) {
+void Endpoint::on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& parts) {
   Session* session = find(link);
   if (!session) return;
   if (session->state < Session::State::kOpening)
     return end_session(link, {Code::kUnauthenticated, "a message came before the meeting"}, true);
   session->last_heard = loop_.now();
+  const HeadPool::Scope heads(*heads_);
   stats_.bytes_received += head.size();
   for (const Buffer& part : parts) stats_.bytes_received += part.size();
   auto message = InMessage::parse(std::move(head), std::move(parts), &session->memory);

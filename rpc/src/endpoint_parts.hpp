@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,12 @@ struct Endpoint::Greeting {
   std::span<const std::byte> nonce;
 };
 
+/// A call that has its place among the open ones, and why it could not be sent.
+struct Endpoint::Begun {
+  std::uint64_t call_id = 0;
+  std::optional<Error> failure;
+};
+
 /// A call of ours that has no answer yet; its timer is its deadline.
 struct Endpoint::OpenCall final : TimerNode {
   OpenCall(Endpoint& owner, std::uint32_t own_slot) : endpoint(owner), slot(own_slot) {}
@@ -100,7 +107,7 @@ inline bool Endpoint::may_send(const Session& to, Flow flow, std::size_t bytes) 
   return flow == Flow::kReply || in_flight + bytes <= 2 * most;
 }
 
-inline Result<void> Endpoint::send_now(Session& to, OutFrame frame) {
+inline Result<void> Endpoint::send_now(Session& to, OutFrame&& frame) {
   if (frame.leases) [[unlikely]]
     to.memory.lend(std::move(*frame.leases));
   return transport_->send(to.link, std::move(frame));

@@ -100,10 +100,10 @@ class Writer {
   }
 
   std::size_t flat_bytes() const { return kTableBytes + std::size_t{used_} * kWord; }
-  /// The message with its table.
-  Buffer flat() {
+  /// The message with its table. Nothing may be done with the writer any more.
+  Buffer flat() && {
     write_table(base_ - kTableBytes, used_);
-    return buffer_.slice(0, flat_bytes());
+    return std::move(buffer_).slice(0, flat_bytes());
   }
   /// The words from `first` on as a message of their own, the root of which is the struct at `first`. They
   /// must not point out of themselves. Overwrites the two words before; nothing may be written any more.

@@ -15,7 +15,7 @@ FlowQueue::Lane lane_of(bool is_reply, bool is_long) {
 }
 }  // namespace
 
-Result<void> Endpoint::wait_for_room(Session& to, OutFrame frame, Flow flow, std::size_t bytes,
+Result<void> Endpoint::wait_for_room(Session& to, OutFrame&& frame, Flow flow, std::size_t bytes,
                                      OpenCall* call, TimePoint deadline) {
   FlowQueue& queue = to.queue;
   if (flow != Flow::kReply) {

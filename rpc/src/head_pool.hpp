@@ -145,21 +145,26 @@ class HeadPool {
   std::size_t max_bytes_;
 
  public:
-  /// While it lives, this thread has the loop's turn and stays inside one poll(): buffers that it drops
-  /// go back without an atomic operation. Nests.
+  /// While it lives, this thread does nothing without the loop's turn: buffers that it drops go back without
+  /// an atomic operation. Nests; also with those of a thread to which the turn is lent meanwhile, in any order:
+  /// the last to come is believed, and none is after it has gone.
   class Scope {
    public:
-    explicit Scope(HeadPool& pool)
-        : shared_(pool.shared_), outer_(shared_->inside.load(std::memory_order_relaxed)) {
-      shared_->inside.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    explicit Scope(HeadPool& pool) : shared_(pool.shared_), self_(std::this_thread::get_id()) {
+      nested_ = shared_->inside.load(std::memory_order_relaxed) == self_;
+      if (!nested_) shared_->inside.store(self_, std::memory_order_relaxed);
     }
-    ~Scope() { shared_->inside.store(outer_, std::memory_order_relaxed); }
+    ~Scope() {
+      if (nested_ || shared_->inside.load(std::memory_order_relaxed) != self_) return;
+      shared_->inside.store({}, std::memory_order_relaxed);
+    }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
    private:
     Shared* shared_;
-    std::thread::id outer_;
+    const std::thread::id self_;
+    bool nested_ = false;
   };
 };
 

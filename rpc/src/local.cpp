@@ -24,7 +24,7 @@ class Endpoint::Deeper {
   Loop::Context none_;
 };
 
-Result<void> Endpoint::send_local(OutFrame frame) {
+Result<void> Endpoint::send_local(OutFrame&& frame) {
   auto message = InMessage::parse(std::move(frame.head), std::move(frame.parts));
   if (!message) return message.error();
   deliver_local({std::move(*message), nullptr, nullptr});

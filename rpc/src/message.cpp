@@ -180,7 +180,7 @@ Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
       message.write_table(message.writer,
                           message.writer.add_structs(slot, message.tensors.size(), message.table_layout()));
     }
-    frame.head = message.writer.flat();
+    frame.head = std::move(message.writer).flat();
     message.add_parts(frame);
   });
   if (message.failure) return std::move(*message.failure);
@@ -218,7 +218,7 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
     write_bytes_attachment(head, next, message.tensor_bytes(), layout);
   else
     message.write_table(head, next);
-  frame.head = head.flat();
+  frame.head = std::move(head).flat();
   message.add_parts(frame);
   return frame;
 }

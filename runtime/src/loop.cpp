@@ -123,7 +123,8 @@ bool Loop::begin_and_wait(const std::function<void()>& begin, const std::functio
 
 // Drives for a thread other than run()'s, which has just got the turn.
 bool Loop::help(const std::function<void()>* begin, const std::function<bool()>& done, TimePoint deadline) {
-  helped_.store(helped_.load(std::memory_order_relaxed) + 1);
+  // What run()'s thread needs to see at once it sees in owner_.
+  helped_.store(helped_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   if (home_.load() == Home::kAsleep) poller_->kick();  // it parks now, instead of waking for our answer
   slept_ = false;
   const std::uint64_t rounds = stats_.rounds;

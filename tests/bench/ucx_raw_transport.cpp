@@ -48,7 +48,7 @@ class End final : public rpc::TransportEvents {
     parts.push_back(sink_.slice(0, total));
     return {};
   }
-  void on_frame(LinkId id, Buffer head, std::vector<Buffer>) override {
+  void on_frame(LinkId id, Buffer&& head, std::vector<Buffer>&&) override {
     ++received;
     if (answer_each || (answer_at && received == answer_at)) {
       static_cast<void>(transport->send(id, OutFrame{std::move(head), {}}));

@@ -94,7 +94,7 @@ class Between final : public TransportEvents {
   Result<void> on_parts(LinkId, std::span<const std::byte>, std::size_t, std::vector<Buffer>&) override {
     return {};
   }
-  void on_frame(LinkId, Buffer, std::vector<Buffer>) override {}
+  void on_frame(LinkId, Buffer&&, std::vector<Buffer>&&) override {}
   void on_closed(LinkId, Error) override {}
 
   std::unique_ptr<Transport> transport_;

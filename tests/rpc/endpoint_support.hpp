@@ -181,7 +181,7 @@ class Stranger final : public TransportEvents {
   Result<void> on_parts(LinkId, std::span<const std::byte>, std::size_t, std::vector<Buffer>&) override {
     return Error{Code::kInternal, "nothing is expected"};
   }
-  void on_frame(LinkId, Buffer, std::vector<Buffer>) override {}
+  void on_frame(LinkId, Buffer&&, std::vector<Buffer>&&) override {}
   void on_closed(LinkId, Error error) override { closed.push_back(std::move(error)); }
 };
 

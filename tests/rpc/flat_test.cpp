@@ -243,7 +243,7 @@ TEST_CASE("flat: pointers to one place again and again use the budget up") {
     std::memcpy(&pointer, writer.at(items), sizeof pointer);
     writer.put(items + i, 0, pointer - (std::uint64_t{i} << 2));  // the same target, from further on
   }
-  const Buffer message = writer.flat();
+  const Buffer message = std::move(writer).flat();
   flat::Reader reader;
   flat::StructView view;
   flat::StructsView list;

@@ -53,7 +53,7 @@ class Side final : public TransportEvents {
       parts.push_back(Buffer::allocate(words[i] <= kMost ? words[i] : 0));
     return {};
   }
-  void on_frame(LinkId id, Buffer head, std::vector<Buffer> parts) override {
+  void on_frame(LinkId id, Buffer&& head, std::vector<Buffer>&& parts) override {
     frames.push_back(contract::check_frame(id, head, parts));
     if (frame_hook) frame_hook();
   }

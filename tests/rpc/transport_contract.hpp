@@ -136,7 +136,7 @@ class Peer final : public TransportEvents {
     for (std::size_t i = 1; i < words.size(); ++i) parts.push_back(Buffer::allocate(words[i]));
     return {};
   }
-  void on_frame(LinkId id, Buffer head, std::vector<Buffer> parts) override {
+  void on_frame(LinkId id, Buffer&& head, std::vector<Buffer>&& parts) override {
     if (reinterpret_cast<std::uintptr_t>(head.data()) % 8 != 0) heads_aligned = false;
     frames.push_back(check_frame(id, head, parts));
     if (frame_hook) frame_hook(id);

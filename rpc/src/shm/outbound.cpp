@@ -36,7 +36,7 @@ void Outbound::publish(RecordKind kind, std::size_t head_bytes, std::size_t part
   if (sleeps.load(std::memory_order_relaxed) != 0 && sleeps.exchange(0) != 0) bell_.ring();
 }
 
-void Outbound::send(OutFrame frame) {
+void Outbound::send(OutFrame&& frame) {
   const std::size_t part_bytes = frame.parts.empty() ? 0 : bytes_of(frame.parts);
   if (part_bytes > kCopiedBytes && !lends(frame, part_bytes)) {
     bytes_in_flight_ += frame.head.size() + part_bytes;

@@ -24,7 +24,7 @@ class Outbound {
 
   Outbound(Segment ring, Bell bell);
 
-  void send(OutFrame frame);
+  void send(OutFrame&& frame);
   /// Goes on with what could not be done at once; returns how much was done.
   int progress();
   /// Whether there is anything for progress().

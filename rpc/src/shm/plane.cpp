@@ -134,7 +134,7 @@ void Plane::lose(Channel& channel) {
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-void Plane::send(LinkId link, OutFrame frame) {
+void Plane::send(LinkId link, OutFrame&& frame) {
   const Depth depth(*this);
   Channel& channel = *channels_.find(link);
   channel.out->send(std::move(frame));
@@ -143,7 +143,7 @@ void Plane::send(LinkId link, OutFrame frame) {
   sending_.push_back(&channel);
 }
 
-void Plane::deliver(Arrival arrival) {
+void Plane::deliver(Arrival&& arrival) {
   data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
 }
 

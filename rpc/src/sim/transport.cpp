@@ -200,7 +200,7 @@ Result<void> SimTransport::open_data(LinkId id, std::span<const std::byte> peer_
   return {};
 }
 
-Result<void> SimTransport::send(LinkId id, OutFrame frame) {
+Result<void> SimTransport::send(LinkId id, OutFrame&& frame) {
   Link* link = links_.find(id);
   if (!link || !alive_) return no_such_link();
   if (!link->open) return Error{Code::kUnavailable, "the link's data way is not open yet"};

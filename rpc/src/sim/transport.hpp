@@ -35,7 +35,7 @@ class SimTransport final : public Transport {
   void send_control(LinkId link, std::span<const std::byte> message) override;
   std::vector<std::byte> data_address(LinkId link) override;
   Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
-  Result<void> send(LinkId link, OutFrame frame) override;
+  Result<void> send(LinkId link, OutFrame&& frame) override;
   std::size_t bytes_in_flight(LinkId link) const override;
   void close(LinkId link) override;
 

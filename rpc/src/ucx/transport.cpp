@@ -308,7 +308,7 @@ Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> pee
   return opened;
 }
 
-Result<void> UcxTransport::send(LinkId link, OutFrame frame) {
+Result<void> UcxTransport::send(LinkId link, OutFrame&& frame) {
   Channel* channel = plane_.channels.find(link);
   if (!channel) return no_such_link();
   const bool is_near = shm_.has(link);

@@ -46,7 +46,7 @@ class UcxTransport final : public Transport, private MeetingEvents {
   }
   std::vector<std::byte> data_address(LinkId link) override;
   Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
-  Result<void> send(LinkId link, OutFrame frame) override;
+  Result<void> send(LinkId link, OutFrame&& frame) override;
   std::size_t bytes_in_flight(LinkId link) const override;
   void close(LinkId link) override;
 

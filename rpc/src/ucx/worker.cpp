@@ -177,7 +177,7 @@ UcxWorker::Payload UcxWorker::describe(const std::vector<Buffer>& parts, std::ve
   return payload;
 }
 
-Result<void> UcxWorker::send(Channel& channel, OutFrame frame) {
+Result<void> UcxWorker::send(Channel& channel, OutFrame&& frame) {
   SendOperation& operation = take_send_operation();
   const auto header = write_header(operation, channel.peer_tag, frame.head.bytes());
   Payload payload;

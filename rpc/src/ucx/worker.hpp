@@ -87,7 +87,7 @@ class UcxWorker {
   void attach() { ++attached_; }
   Result<void> open(Channel& channel, std::span<const std::byte> peer_worker_address);
   /// Precondition: the channel is open.
-  Result<void> send(Channel& channel, OutFrame frame);
+  Result<void> send(Channel& channel, OutFrame&& frame);
   /// Ends a channel whose link is closed.
   void detach(std::unique_ptr<Channel> channel);
 

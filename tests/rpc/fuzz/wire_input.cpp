@@ -36,7 +36,7 @@ class DeafTransport final : public Transport {
   void send_control(LinkId, std::span<const std::byte>) override {}
   std::vector<std::byte> data_address(LinkId) override { return std::vector<std::byte>(8); }
   Result<void> open_data(LinkId, std::span<const std::byte>) override { return {}; }
-  Result<void> send(LinkId, OutFrame) override { return {}; }
+  Result<void> send(LinkId, OutFrame&&) override { return {}; }
   std::size_t bytes_in_flight(LinkId) const override { return 0; }
   void close(LinkId) override { closed = true; }
 

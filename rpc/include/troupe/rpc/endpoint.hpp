@@ -188,7 +188,7 @@ class Endpoint final : private TransportEvents {
   void on_control(LinkId link, std::span<const std::byte> message) override;
   Result<void> on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
                         std::vector<Buffer>& parts) override;
-  void on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) override;
+  void on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& parts) override;
   const Tensor* destination(LinkId link, std::span<const std::byte> head);
   void on_closed(LinkId link, Error error) override;
 
@@ -210,9 +210,9 @@ class Endpoint final : private TransportEvents {
   void end_session(SessionId session, Error error, bool tell);
   void fail_calls(SessionId session, const Error& error);
 
-  Result<void> send_frame(SessionId session, OutFrame frame, Flow flow, OpenCall* call = nullptr,
+  Result<void> send_frame(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call = nullptr,
                           TimePoint deadline = TimePoint::never());
-  Result<void> send_now(Session& to, OutFrame frame);
+  Result<void> send_now(Session& to, OutFrame&& frame);
   void open_peer_memory(Session& session);
   void on_release(SessionId session, const InMessage& message);
   void return_leases(SessionId session);
@@ -222,7 +222,7 @@ class Endpoint final : private TransportEvents {
 
   // flow.cpp: what must wait
   bool may_send(const Session& to, Flow flow, std::size_t bytes) const;
-  Result<void> wait_for_room(Session& to, OutFrame frame, Flow flow, std::size_t bytes, OpenCall* call,
+  Result<void> wait_for_room(Session& to, OutFrame&& frame, Flow flow, std::size_t bytes, OpenCall* call,
                              TimePoint deadline);
   bool send_waiting(SessionId session);
   using FlowLane = std::uint8_t;
@@ -262,7 +262,7 @@ class Endpoint final : private TransportEvents {
   std::uint64_t open_directly(CallTarget target, MethodId method, Duration timeout, const TraceContext& trace,
                               OpenSpan span, BodyWriter body, ReplySink& sink, detail::CallScope* scope);
   void answer_directly(std::uint64_t call_id, detail::DirectResult& result);
-  Result<void> send_local(OutFrame frame);
+  Result<void> send_local(OutFrame&& frame);
   class Deeper;
   bool may_deliver() const;
   void wait_local(Local local);
@@ -291,6 +291,9 @@ class Endpoint final : private TransportEvents {
 
   std::uint64_t open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
                      ReplySink& sink, detail::CallScope* scope);
+  struct Begun;
+  Result<Begun> begin(const MessageHeader& header, CallTarget target, const CallOptions& options,
+                      BodyWriter body, ReplySink& sink, OpenSpan& span, detail::CallScope* scope);
   OpenCall& open_call();
   OpenCall* find_call(std::uint64_t call_id);
   void complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply);

@@ -43,7 +43,7 @@ class TransportEvents {
                                 std::vector<Buffer>& parts) = 0;
   /// A whole message. `head`'s data is 8-byte aligned. Small messages of one link arrive in order;
   /// large ones (rendezvous) may be overtaken by later small ones.
-  virtual void on_frame(LinkId link, Buffer head, std::vector<Buffer> parts) = 0;
+  virtual void on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& parts) = 0;
   /// The link is gone: the peer closed it, died, could not be reached, or broke the transport's
   /// protocol. Called once for a link, also for one that never came up; not after close().
   virtual void on_closed(LinkId link, Error error) = 0;
@@ -92,9 +92,9 @@ class Transport : public Source {
   virtual std::vector<std::byte> data_address(LinkId link) = 0;
   /// Makes the data way usable, with the peer's data_address(). kInvalidArgument: malformed.
   virtual Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) = 0;
-  /// Sends a message. Takes the frame in any case. kUnavailable: no such link, or its data way is not
+  /// Sends a message; of the frame nothing is to be used any more. kUnavailable: no such link, or its data way is not
   /// open.
-  virtual Result<void> send(LinkId link, OutFrame frame) = 0;
+  virtual Result<void> send(LinkId link, OutFrame&& frame) = 0;
   /// Bytes handed to send() on this link that have not left yet.
   virtual std::size_t bytes_in_flight(LinkId link) const = 0;
   /// Ends a link at once, without on_closed(). What was queued on it may be lost. Safe for a link that

@@ -46,8 +46,12 @@ class MemoryBlock {
   Device device() const { return device_; }
   Sharing sharing() const { return sharing_; }
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
+  /// Whoever has the only reference can be followed by nobody, and saves the locked instruction, which would
+  /// also wait for all stores before it.
   void release() {
-    if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) recycle();
+    if (references_.load(std::memory_order_acquire) == 1 ||
+        references_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      recycle();
   }
   /// Whether exactly one Buffer refers to the block, so that its holder may write into it.
   bool unique() const {
@@ -112,7 +116,8 @@ class Buffer {
   std::span<std::byte> bytes() const { return {data_, size_}; }
 
   /// The part [offset, offset + size) of this buffer, sharing its memory. Precondition: it lies inside.
-  Buffer slice(std::size_t offset, std::size_t size) const;
+  Buffer slice(std::size_t offset, std::size_t size) const&;
+  Buffer slice(std::size_t offset, std::size_t size) &&;
 
  private:
   MemoryBlock* block_ = nullptr;
