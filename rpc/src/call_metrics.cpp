@@ -12,10 +12,6 @@ namespace troupe::rpc {
 
 namespace {
 
-/// From here on the loop's now() is exact enough.
-constexpr Duration kLong = std::chrono::microseconds(10);
-/// Of shorter calls so many in a row may go untimed.
-constexpr std::uint32_t kMostUntimed = 7;
 constexpr std::string_view kOther = "other";
 /// Names beyond are not kept.
 constexpr std::size_t kMostNames = 1 << 14;
@@ -121,19 +117,6 @@ detail::CallSeries& CallMetrics::Side::add(std::uint64_t method) {
 
 // ---- Durations ----------------------------------------------------------------------------------
 
-void CallMetrics::end(const detail::MeteredCall& call) {
-  detail::CallSeries& series = *call.series;
-  ++series.ended[std::min<std::size_t>(static_cast<std::size_t>(call.code), series.ended.size() - 1)];
-  const TimePoint now = loop_.now();
-  const Duration seen = now - call.begun;
-  const bool due = series.untimed >= kMostUntimed || now - series.timed_at >= kLong;
-  if (seen < kLong && !due) {
-    ++series.untimed;
-    return;
-  }
-  record(series, call, seen, due);
-}
-
 void CallMetrics::record(detail::CallSeries& series, const detail::MeteredCall& call, Duration seen,
                          bool due) {
   std::uint64_t times = 1;
@@ -193,14 +176,6 @@ std::vector<FunctionMetrics> Endpoint::function_metrics() {
         each.side == CallSide::kClient && found != waiting.end())
       each.waiting = found->second;
   return all;
-}
-
-void Endpoint::end_metered(detail::MeteredCall& call, const Result<std::unique_ptr<InMessage>>& reply) {
-  if (!call.series) return;
-  if (reply) call.series->bytes_received += (*reply)->bytes();
-  call.code = !reply ? reply.error().code : (*reply)->is_error() ? (*reply)->error().code : Code::kOk;
-  metrics_->end(call);
-  call.series = nullptr;
 }
 
 void Endpoint::begin_metered(InboundCall& call) {

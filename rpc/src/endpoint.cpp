@@ -201,7 +201,6 @@ Result<Endpoint::Begun> Endpoint::begin(const MessageHeader& header, CallTarget 
   if (options.token == 0) allow_sharing(message, target.session);
   auto frame = message.finish(max_head_bytes(target.session));
   if (!frame) return Begun{call_id, std::move(frame).error()};
-  opened.metered.sent(bytes_of(*frame));
   Result<void> sent = send_frame(target.session, std::move(*frame), Flow::kCall, &opened);
   if (!sent) return Begun{call_id, std::move(sent).error()};
   return Begun{call_id, std::nullopt};
@@ -288,6 +287,7 @@ Result<void> Endpoint::send_frame(SessionId session, OutFrame&& frame, Flow flow
     return Error{Code::kResourceExhausted,
                  "a message of " + std::to_string(bytes) + " bytes is longer than the " +
                      std::to_string(options_.max_message_bytes) + " allowed; send it in pieces"};
+  if (call) call->metered.sent(bytes);
   if (session == kLocal) return send_local(std::move(frame));
   Session* to = find(session);
   if (!to) return Error{Code::kUnavailable, "the peer is gone"};
@@ -365,7 +365,8 @@ void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message)
     return call->reply_error({Code::kResourceExhausted, std::to_string(options_.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
   if (call->header().token != 0 && take_repeat(call)) return;
-  if (options_.tracer) begin_span(*call);
+  // Most callers have decided against it.
+  if (options_.tracer && call->header().trace.flags != TraceContext::kNotTraced) begin_span(*call);
   events_.on_call(std::move(call));
 }
 

@@ -129,6 +129,15 @@ inline OpenSpan Endpoint::begin_span(TraceContext& trace, SpanKind kind, const C
   return span;
 }
 
+inline void Endpoint::end_metered(detail::MeteredCall& call,
+                                  const Result<std::unique_ptr<InMessage>>& reply) {
+  if (!call.series) return;
+  if (reply) call.series->bytes_received += (*reply)->bytes();
+  call.code = !reply ? reply.error().code : (*reply)->is_error() ? (*reply)->error().code : Code::kOk;
+  metrics_->end(call);
+  call.series = nullptr;
+}
+
 /// A call gives its place back.
 inline void Endpoint::end_of_flow(OpenCall& call) {
   Session& session = *std::exchange(call.session, nullptr);

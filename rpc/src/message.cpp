@@ -411,12 +411,6 @@ Result<void> InMessage::receive_into(const Tensor& into) {
   return {};
 }
 
-std::size_t InMessage::bytes() const {
-  std::size_t sum = head_.size();
-  for (const Buffer& part : parts_) sum += part.size();
-  return sum;
-}
-
 ValueReader InMessage::value(std::uint32_t index) const {
   assert(index < value_count_);
   const flat::StructView value = impl().values[index];

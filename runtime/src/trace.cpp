@@ -69,6 +69,29 @@ Result<TraceContext> parse_traceparent(std::string_view text) {
 
 void TraceIds::set_ratio(double ratio) {
   rejected_ = static_cast<std::uint64_t>(std::ldexp(1.0 - std::clamp(ratio, 0.0, 1.0), 56));
+  draw_next();
+}
+
+/// The id's low half is uniform among those that is_sampled() accepts.
+TraceContext TraceIds::begin_sampled() {
+  const std::uint64_t accepted = kRandomBits + 1 - rejected_;
+  const std::uint64_t above = random_() & ~kRandomBits;
+  const auto low = static_cast<std::uint64_t>((static_cast<unsigned __int128>(random_()) * accepted) >> 64);
+  draw_next();
+  return {nonzero(), above | (rejected_ + low), 0, TraceContext::kSampled};
+}
+
+/// How many trials it takes until one that succeeds with probability p succeeds: the geometric distribution,
+/// by inversion (Devroye, Non-Uniform Random Variate Generation, X.2.1).
+void TraceIds::draw_next() {
+  if (rejected_ == 0) {
+    until_sampled_ = 1;
+    return;
+  }
+  const double p = 1.0 - std::ldexp(static_cast<double>(rejected_), -56);
+  const double uniform = std::ldexp(static_cast<double>((random_() >> 11) + 1), -53);  // (0, 1]
+  const double trials = p > 0 ? 1 + std::floor(std::log(uniform) / std::log1p(-p)) : HUGE_VAL;
+  until_sampled_ = trials < 1e18 ? static_cast<std::uint64_t>(trials) : 0;
 }
 
 }  // namespace troupe

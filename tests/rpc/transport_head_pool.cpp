@@ -33,6 +33,26 @@ TEST_CASE("head pool: inside and outside of a scope blocks come back") {
   CHECK(pool.blocks() == 1);
 }
 
+TEST_CASE("head pool: scopes of two threads that lend each other the turn may end in any order") {
+  HeadPool pool(1000);
+  auto first = std::make_unique<HeadPool::Scope>(pool);
+  std::unique_ptr<HeadPool::Scope> second;
+  std::thread other([&] { second = std::make_unique<HeadPool::Scope>(pool); });
+  other.join();
+  first.reset();
+  other = std::thread([&] { second.reset(); });
+  other.join();
+  // Were this thread still taken for being in its scope, its drop would race with the other's acquire().
+  Buffer outside = pool.acquire(10);
+  std::thread holder([&] {
+    const HeadPool::Scope scope(pool);
+    for (int i = 0; i < 1000; ++i) const Buffer inside = pool.acquire(10);
+  });
+  outside = {};
+  holder.join();
+  CHECK(pool.blocks() <= 2);
+}
+
 TEST_CASE("head pool: other threads may drop buffers, also after the pool has gone") {
   for (int round = 0; round < 50; ++round) {
     auto pool = std::make_unique<HeadPool>(1000);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
@@ -12,10 +13,7 @@
 #include <troupe/rpc/codec.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/error.hpp>
-
-namespace troupe {
-class Loop;
-}
+#include <troupe/runtime/loop.hpp>
 
 namespace troupe::rpc {
 
@@ -50,17 +48,18 @@ double duration_percentile(const std::vector<std::uint64_t>& buckets, double fra
 
 namespace detail {
 
-/// One function's counters, at one end.
-struct CallSeries {
-  std::uint64_t method = 0;
-  std::string name;
-  std::uint64_t begun = 0, retries = 0, bytes_sent = 0, bytes_received = 0;
-  std::array<std::uint64_t, 17> ended{};  // by Code
-  std::array<std::uint64_t, kDurationBounds + 1> durations{};
-  std::int64_t duration_ns = 0;
+/// One function's counters, at one end. What each call touches lies in one cache line.
+struct alignas(64) CallSeries {
+  std::uint64_t begun = 0, bytes_sent = 0, bytes_received = 0;
   TimePoint timed_at{-1'000'000'000'000};  // long ago
   std::int64_t short_ns = 0;               // the last short call that was timed
-  std::uint32_t untimed = 0;               // short ones since
+  std::int64_t duration_ns = 0;
+  std::uint32_t untimed = 0;              // short ones since
+  std::array<std::uint64_t, 17> ended{};  // by Code
+  std::array<std::uint64_t, kDurationBounds + 1> durations{};
+  std::uint64_t retries = 0;
+  std::uint64_t method = 0;
+  std::string name;
 };
 
 /// What a call carries until it ends. Without a series it is not counted.
@@ -110,12 +109,27 @@ class CallMetrics {
     return {&found, now};
   }
   /// It ends with `call.code`. Precondition: it has a series, and has not ended before.
-  void end(const detail::MeteredCall& call);
+  void end(const detail::MeteredCall& call) {
+    detail::CallSeries& series = *call.series;
+    ++series.ended[std::min<std::size_t>(static_cast<std::size_t>(call.code), series.ended.size() - 1)];
+    const TimePoint now = loop_.now();
+    const Duration seen = now - call.begun;
+    const bool due = series.untimed >= kMostUntimed || now - series.timed_at >= kLong;
+    if (seen < kLong && !due)
+      ++series.untimed;
+    else
+      record(series, call, seen, due);
+  }
 
   /// All functions called so far, by name, clients first.
   std::vector<FunctionMetrics> snapshot();
 
  private:
+  /// From here on the loop's now() is exact enough.
+  static constexpr Duration kLong = std::chrono::microseconds(10);
+  /// Of shorter calls so many in a row may go untimed.
+  static constexpr std::uint32_t kMostUntimed = 7;
+
   /// The series of one side: an open-addressing table of pointers to them.
   class Side {
    public:

@@ -107,7 +107,11 @@ class InMessage {
 
   const MessageHeader& header() const { return header_; }
   /// Envelope and attachments, as they came.
-  std::size_t bytes() const;
+  std::size_t bytes() const {
+    std::size_t sum = head_.size();
+    for (const Buffer& part : parts_) sum += part.size();
+    return sum;
+  }
   /// The number of values in the body; 0 if it is an error.
   std::uint32_t value_count() const { return value_count_; }
   /// Precondition: index < value_count().

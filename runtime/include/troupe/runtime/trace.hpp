@@ -43,11 +43,13 @@ class TraceIds {
   TraceIds(std::uint64_t seed, double ratio) : random_(seed) { set_ratio(ratio); }
   void set_ratio(double ratio);
 
-  /// A new trace, without a span; kNotTraced if it is not sampled, which is decided by the id's low half.
+  /// A new trace, without a span; kNotTraced if it is not sampled. Ids are drawn only for those that are, and
+  /// how many there are between two of them is drawn with the first: so a trace that is not sampled costs
+  /// nearly nothing, and the sampled ones are those that drawing an id for each would give.
   TraceContext begin() {
-    const std::uint64_t low = random_();
-    return is_sampled(low) ? TraceContext{nonzero(), low, 0, TraceContext::kSampled}
-                           : TraceContext::not_traced();
+    if (--until_sampled_ != 0) [[likely]]
+      return TraceContext::not_traced();
+    return begin_sampled();
   }
   std::uint64_t span_id() { return nonzero(); }
   /// Whether the trace with this low half of an id is sampled. The same for equal ratios everywhere, and what
@@ -56,6 +58,8 @@ class TraceIds {
 
  private:
   static constexpr std::uint64_t kRandomBits = (std::uint64_t{1} << 56) - 1;
+  TraceContext begin_sampled();
+  void draw_next();
   std::uint64_t nonzero() {
     std::uint64_t id = 0;
     while (id == 0) id = random_();
@@ -63,7 +67,8 @@ class TraceIds {
   }
 
   Random random_;
-  std::uint64_t rejected_ = 0;  // random numbers below it
+  std::uint64_t rejected_ = 0;       // random numbers below it
+  std::uint64_t until_sampled_ = 0;  // traces, that one included; 0: 2^64, which nobody lives to see
 };
 
 /// Says in which trace the calling thread works just now. Any thread.
