@@ -81,7 +81,6 @@ void CallMetrics::learn(std::string_view name) {
 }
 
 void CallMetrics::learn_of(std::uint64_t method, std::string_view what) {
-  if (knows(method)) return;
   const std::string_view name = what.substr(what.rfind('.') + 1);
   if (fnv1a(name) == method) learn(name);
 }
@@ -89,9 +88,8 @@ void CallMetrics::learn_of(std::uint64_t method, std::string_view what) {
 // ---- Series -------------------------------------------------------------------------------------
 
 void CallMetrics::Side::insert(detail::CallSeries& series) {
-  const std::size_t mask = slots_.size() - 1;
-  std::size_t i = series.method & mask;
-  while (slots_[i].series) i = (i + 1) & mask;
+  std::size_t i = series.method & mask_;
+  while (slots_[i].series) i = (i + 1) & mask_;
   slots_[i] = {series.method, &series};
 }
 
@@ -106,10 +104,12 @@ detail::CallSeries& CallMetrics::Side::add(std::uint64_t method) {
   }
   detail::CallSeries& made = all_.emplace_back();
   made.method = method;
-  if (2 * all_.size() > slots_.size()) {
-    const std::vector<Slot> old = std::exchange(slots_, std::vector<Slot>(2 * slots_.size()));
-    for (const Slot& slot : old)
-      if (slot.series) insert(*slot.series);
+  if (2 * all_.size() > mask_ + 1) {
+    const std::size_t count = mask_ + 1;
+    mask_ = 2 * count - 1;
+    const auto old = std::exchange(slots_, std::make_unique<Slot[]>(mask_ + 1));
+    for (std::size_t i = 0; i < count; ++i)
+      if (old[i].series) insert(*old[i].series);
   }
   insert(made);
   return made;
@@ -178,17 +178,11 @@ std::vector<FunctionMetrics> Endpoint::function_metrics() {
   return all;
 }
 
-void Endpoint::begin_metered(InboundCall& call) {
-  if (!metrics_) return;
-  call.metered_ =
-      metrics_->begin(CallSide::kServer, call.header().method, loop_.now(), [] { return std::string(); });
-  call.metered_.series->bytes_received += call.bytes();
-}
-
 /// It has no duration here, and no end that anybody hears of.
 void Endpoint::count_one_way(std::uint64_t method, std::size_t bytes) {
   if (!metrics_) return;
-  detail::CallSeries& series = metrics_->series(CallSide::kClient, method);
+  detail::CallSeries& series =
+      metrics_->series(CallSide::kClient, method, [] { return std::string(); });
   ++series.begun;
   ++series.ended[0];
   series.bytes_sent += bytes;

@@ -129,6 +129,13 @@ inline OpenSpan Endpoint::begin_span(TraceContext& trace, SpanKind kind, const C
   return span;
 }
 
+inline void Endpoint::begin_metered(InboundCall& call) {
+  if (!metrics_) return;
+  call.metered_ =
+      metrics_->begin(CallSide::kServer, call.header().method, loop_.now(), [] { return std::string(); });
+  call.metered_.series->bytes_received += call.bytes();
+}
+
 inline void Endpoint::end_metered(detail::MeteredCall& call,
                                   const Result<std::unique_ptr<InMessage>>& reply) {
   if (!call.series) return;

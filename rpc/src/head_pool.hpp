@@ -146,8 +146,8 @@ class HeadPool {
 
  public:
   /// While it lives, this thread does nothing without the loop's turn: buffers that it drops go back without
-  /// an atomic operation. Nests; also with those of a thread to which the turn is lent meanwhile, in any order:
-  /// the last to come is believed, and none is after it has gone.
+  /// an atomic operation. Nests; also with those of a thread to which the turn is lent meanwhile, in any
+  /// order: the last to come is believed, and none is after it has gone.
   class Scope {
    public:
     explicit Scope(HeadPool& pool) : shared_(pool.shared_), self_(std::this_thread::get_id()) {

@@ -1,8 +1,9 @@
-// What traces cost: 64-byte calls between two processes with traces off, with none of them sampled, 1 %, and
-// all, in turns, so that what else the machine does meets all of them. Caller and callee are pinned to a core
-// each, on which their exporters write the spans to a file, too. The last three are taken of the same pair of
-// nodes, the first of a pair of its own: two equal pairs differ by several per cent by where their memory
-// happens to lie, so there are many launches, each with other places.
+// What observation costs: 64-byte calls between two processes with nothing observed, with metrics, and with
+// metrics and traces of which none is sampled, 1 %, and all; in turns, so that what else the machine does
+// meets all of them. Caller and callee are pinned to a core each, on which their exporters write the spans to
+// a file, too. The last three are taken of the same pair of nodes, the others of pairs of their own: two
+// equal pairs differ by several per cent by where their memory happens to lie, so there are many launches,
+// each with other places.
 //   tracing_bench [part of a figure's name ...]
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include <troupe/actors/node.hpp>
@@ -41,13 +43,13 @@ struct Mode {
   std::size_t pair;
   double ratio;
 };
-enum : std::size_t { kOff, kNone, kOnePercent, kAll, kModes };
+enum : std::size_t { kNothing, kOff, kNone, kOnePercent, kAll, kModes };
 constexpr std::array<Mode, kModes> kMode{
-    {{"off", 0, 0}, {"none", 1, 0}, {"1_percent", 1, 0.01}, {"all", 1, 1}}};
-/// The nodes of a process: one without traces, one with.
-using Nodes = std::array<std::unique_ptr<Node>, 2>;
+    {{"unobserved", 0, 0}, {"off", 1, 0}, {"none", 2, 0}, {"1_percent", 2, 0.01}, {"all", 2, 1}}};
+/// The nodes of a process: one that observes nothing, one with metrics, and one with both.
+using Nodes = std::array<std::unique_ptr<Node>, 3>;
 
-constexpr std::size_t kLaunches = 24;
+constexpr std::size_t kLaunches = 48;
 constexpr int kRounds = 20;
 constexpr std::size_t kLaunchesOfAll = 8;  // the first ones
 constexpr int kRoundsOfAll = 2;
@@ -56,13 +58,14 @@ constexpr int kCalls = 10000;
 /// Until the exporters have written what a block has left: longer than their interval.
 constexpr auto kDrain = 1200ms;
 
-std::unique_ptr<Node> start(const std::string& name, bool traced, const std::string& folder,
+std::unique_ptr<Node> start(const std::string& name, std::size_t pair, const std::string& folder,
                             const std::string& registry) {
   NodeOptions options;
   options.name = name;
   options.registry = registry;
   options.transport.transports = "shm";
-  if (traced) options.trace = {.file = folder + "/" + name, .ratio = 0};
+  options.metrics = pair > 0;
+  if (pair == 2) options.trace = {.file = folder + "/" + name, .ratio = 0};
   return Node::start(std::move(options)).value();
 }
 
@@ -81,7 +84,7 @@ double block(Node& node) {
 
 /// Which pair is made as number `i` of a launch.
 std::size_t made_as(std::size_t i, std::size_t launch) {
-  return (i + launch) % 2;
+  return (i + launch) % std::tuple_size_v<Nodes>;
 }
 
 void serve(int fd, const std::string& folder, std::size_t launch) {
@@ -89,7 +92,7 @@ void serve(int fd, const std::string& folder, std::size_t launch) {
   Nodes nodes;
   std::string addresses;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    auto& node = nodes[made_as(i, launch)] = start("server", made_as(i, launch) == 1, folder, "");
+    auto& node = nodes[made_as(i, launch)] = start("server", made_as(i, launch), folder, "");
     node->spawn<Echo>("echo").value();
     addresses += node->address() + " ";
   }
@@ -104,7 +107,7 @@ void measure(int fd, const std::string& folder, const std::string& addresses, st
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     std::string address;
     words >> address;
-    auto& node = nodes[made_as(i, launch)] = start("client", made_as(i, launch) == 1, folder, address);
+    auto& node = nodes[made_as(i, launch)] = start("client", made_as(i, launch), folder, address);
     node->wait_for_actor("echo", 10s).value();
   }
   std::array<std::vector<double>, kModes> times;
@@ -120,7 +123,7 @@ void measure(int fd, const std::string& folder, const std::string& addresses, st
     std::this_thread::sleep_for(kDrain);
   }
   if (times[kAll].empty()) times[kAll].push_back(0);  // not taken
-  const auto stats = NodeTraces(*nodes[1]).stats();
+  const auto stats = NodeTraces(*nodes.back()).stats();
   std::ostringstream line;
   for (const auto& each : times) line << median(each) << " ";
   line << 100.0 * static_cast<double>(stats.dropped) /
@@ -165,10 +168,10 @@ int main(int argc, char** argv) {
   for (std::size_t i = 0; i < kModes; ++i) {
     const std::string own = name + kMode[i].name;
     if (!wanted(own, parts)) continue;
-    if (i == kOff)
+    if (i == kNothing)
       print_json(own, median(figures[i]), "us");
     else
-      print_json(own, median(figures[i]), "us", name + kMode[kOff].name, median(figures[kOff]));
+      print_json(own, median(figures[i]), "us", name + kMode[kNothing].name, median(figures[kNothing]));
   }
   // Of the same pairs: what is left when their places count for nothing.
   std::vector<double> ratios;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -76,15 +77,15 @@ struct MeteredCall {
 }  // namespace detail
 
 /// Counts an endpoint's calls by function and side. Costs no lock, no allocation after a function's first
-/// call, and seldom a look at the clock: of calls shorter than about 10 µs one in eight is timed, and stands
-/// for those since the one before; longer ones are timed by the loop's now(). Counts are always exact. With
-/// the loop's turn.
+/// call, and seldom a look at the clock: of calls shorter than about 10 µs one in 32 is timed, and
+/// stands for those since the one before; longer ones are timed by the loop's now(). Counts are always exact.
+/// With the loop's turn.
 class CallMetrics {
  public:
   /// Functions on each side; what is called beyond is counted together, as "other".
   static constexpr std::size_t kMaxFunctions = 1024;
 
-  explicit CallMetrics(const Loop& loop) : loop_(loop), sides_{Side(*this), Side(*this)} {}
+  explicit CallMetrics(const Loop& loop) : loop_(loop) {}
   CallMetrics(const CallMetrics&) = delete;
   CallMetrics& operator=(const CallMetrics&) = delete;
 
@@ -96,16 +97,21 @@ class CallMetrics {
   }
   bool knows(std::uint64_t method) const { return names_.contains(method); }
 
-  detail::CallSeries& series(CallSide side, std::uint64_t method) {
-    return sides_[static_cast<std::size_t>(side)].find(method);
+  /// `name()`, a std::string that ends with ".method", or with the method's name, is asked for when the
+  /// function is new and its name not known yet.
+  template <class Name>
+  detail::CallSeries& series(CallSide side, std::uint64_t method, Name&& name) {
+    Side& here = sides_[static_cast<std::size_t>(side)];
+    if (detail::CallSeries* known = here.find(method)) [[likely]]
+      return *known;
+    if (!knows(method)) learn_of(method, name());
+    return here.add(method);
   }
-  /// A call begins. `name()`, a std::string that ends with ".method", or with the method's name, is asked for
-  /// when the name is not known yet.
+  /// A call begins.
   template <class Name>
   detail::MeteredCall begin(CallSide side, std::uint64_t method, TimePoint now, Name&& name) {
-    detail::CallSeries& found = series(side, method);
-    if (found.begun++ == 0) [[unlikely]]
-      learn_of(method, name());
+    detail::CallSeries& found = series(side, method, name);
+    ++found.begun;
     return {&found, now};
   }
   /// It ends with `call.code`. Precondition: it has a series, and has not ended before.
@@ -114,7 +120,7 @@ class CallMetrics {
     ++series.ended[std::min<std::size_t>(static_cast<std::size_t>(call.code), series.ended.size() - 1)];
     const TimePoint now = loop_.now();
     const Duration seen = now - call.begun;
-    const bool due = series.untimed >= kMostUntimed || now - series.timed_at >= kLong;
+    const bool due = series.untimed >= kMostUntimed || now - series.timed_at >= kLongestUntimed;
     if (seen < kLong && !due)
       ++series.untimed;
     else
@@ -127,21 +133,21 @@ class CallMetrics {
  private:
   /// From here on the loop's now() is exact enough.
   static constexpr Duration kLong = std::chrono::microseconds(10);
-  /// Of shorter calls so many in a row may go untimed.
-  static constexpr std::uint32_t kMostUntimed = 7;
+  /// Of shorter calls so many in a row may go untimed, for so long.
+  static constexpr std::uint32_t kMostUntimed = 31;
+  static constexpr Duration kLongestUntimed = std::chrono::microseconds(50);
 
   /// The series of one side: an open-addressing table of pointers to them.
   class Side {
    public:
-    explicit Side(CallMetrics& owner) : owner_(owner), slots_(64) {}
-    detail::CallSeries& find(std::uint64_t method) {
-      const std::size_t mask = slots_.size() - 1;
-      for (std::size_t i = method & mask;; i = (i + 1) & mask) {
-        if (slots_[i].method == method && slots_[i].series) return *slots_[i].series;
-        if (!slots_[i].series) [[unlikely]]
-          return add(method);
-      }
+    /// Null if there is none.
+    detail::CallSeries* find(std::uint64_t method) const {
+      const Slot* const slots = slots_.get();
+      for (std::size_t i = method & mask_;; i = (i + 1) & mask_)
+        if (slots[i].method == method || !slots[i].series) return slots[i].series;
     }
+    /// Precondition: there is none.
+    detail::CallSeries& add(std::uint64_t method);
     std::deque<detail::CallSeries>& all() { return all_; }
 
    private:
@@ -149,11 +155,10 @@ class CallMetrics {
       std::uint64_t method = 0;
       detail::CallSeries* series = nullptr;
     };
-    detail::CallSeries& add(std::uint64_t method);
     void insert(detail::CallSeries& series);
 
-    CallMetrics& owner_;
-    std::vector<Slot> slots_;  // at most half of them used
+    std::size_t mask_ = 63;
+    std::unique_ptr<Slot[]> slots_ = std::make_unique<Slot[]>(mask_ + 1);  // at most half of them used
     std::deque<detail::CallSeries> all_;
     detail::CallSeries* other_ = nullptr;
   };

@@ -92,8 +92,8 @@ class Transport : public Source {
   virtual std::vector<std::byte> data_address(LinkId link) = 0;
   /// Makes the data way usable, with the peer's data_address(). kInvalidArgument: malformed.
   virtual Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) = 0;
-  /// Sends a message; of the frame nothing is to be used any more. kUnavailable: no such link, or its data way is not
-  /// open.
+  /// Sends a message; of the frame nothing is to be used any more. kUnavailable: no such link, or its data
+  /// way is not open.
   virtual Result<void> send(LinkId link, OutFrame&& frame) = 0;
   /// Bytes handed to send() on this link that have not left yet.
   virtual std::size_t bytes_in_flight(LinkId link) const = 0;
