@@ -1,5 +1,6 @@
 #include "top_command.hpp"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -144,7 +145,7 @@ std::optional<Error> TopCommand::draw_until_ended(ClusterObserver& observer) {
       const auto rows = tools::top_rows(before, *now);
       std::vector<std::string> lines = tools::top_lines(rows);
       lines.insert(lines.begin(), title(address_, rows));
-      draw(lines);
+      draw(std::move(lines));
     }
     if ((once_ && !first) || !std::cout) break;  // or nobody reads any more
     before = std::move(*now);
@@ -153,10 +154,20 @@ std::optional<Error> TopCommand::draw_until_ended(ClusterObserver& observer) {
   return std::nullopt;
 }
 
-void TopCommand::draw(const std::vector<std::string>& lines) const {
-  std::string text = terminal_ ? "\033[H" : "";
-  for (const std::string& line : lines) text += line + (terminal_ ? "\033[K\n" : "\n");
-  text += terminal_ ? "\033[J" : once_ ? "" : "\n";
+void TopCommand::draw(std::vector<std::string> lines) const {
+  std::string text;
+  if (terminal_) {
+    winsize window{};
+    if (ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col > 0)
+      lines = tools::fit(std::move(lines), window.ws_col, window.ws_row);
+    // No line end after the last one, which would scroll the first one away.
+    text = "\033[H";
+    for (std::size_t i = 0; i < lines.size(); ++i) text += (i > 0 ? "\r\n" : "") + lines[i] + "\033[K";
+    text += "\033[J";
+  } else {
+    for (const std::string& line : lines) text += line + "\n";
+    if (!once_) text += "\n";
+  }
   std::cout << text << std::flush;
 }
 

@@ -18,7 +18,7 @@ class TopCommand {
   int watch(troupe::ClusterObserver& observer);
   std::optional<troupe::Error> draw_until_ended(troupe::ClusterObserver& observer);
   int print_targets(troupe::ClusterObserver& observer);
-  void draw(const std::vector<std::string>& lines) const;
+  void draw(std::vector<std::string> lines) const;
 
   std::string address_;
   std::string secret_file_;

@@ -48,6 +48,15 @@ NodeView view_of(std::int64_t age_ns, std::uint64_t calls) {
   return {member, metrics};
 }
 
+TEST_CASE("top: lines fit on the terminal, and what does not is counted") {
+  const std::vector<std::string> lines{"cluster", "NODE ROLE", "a", "b", "c", "d"};
+  CHECK(fit(lines, 80, 6) == lines);
+  CHECK(fit(lines, 80, 5) ==
+        std::vector<std::string>{"cluster", "NODE ROLE", "a", "b", "... and 2 more; make the window higher"});
+  CHECK(fit(lines, 4, 6) == std::vector<std::string>{"clus", "NODE", "a", "b", "c", "d"});
+  CHECK(fit({"h\u00f6chst"}, 2, 1) == std::vector<std::string>{"h\u00f6"});
+}
+
 }  // namespace
 
 TEST_CASE("top: rates are those between two looks at one life of a node") {

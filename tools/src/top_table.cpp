@@ -183,4 +183,22 @@ std::vector<std::string> top_lines(const std::vector<TopRow>& rows) {
   return lines;
 }
 
+std::vector<std::string> fit(std::vector<std::string> lines, std::size_t columns, std::size_t rows) {
+  if (rows > 0 && lines.size() > rows) {
+    const std::size_t hidden = lines.size() - rows + 1;
+    lines.resize(rows - 1);
+    lines.push_back("... and " + std::to_string(hidden) + " more; make the window higher");
+  }
+  for (std::string& line : lines) {
+    const auto begins_character = [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; };
+    std::size_t width = 0;
+    for (std::size_t at = 0; at < line.size(); ++at) {
+      if (!begins_character(line[at]) || width++ < columns) continue;
+      line.resize(at);
+      break;
+    }
+  }
+  return lines;
+}
+
 }  // namespace troupe::tools

@@ -29,6 +29,10 @@ std::vector<TopRow> top_rows(const std::vector<NodeView>& before, const std::vec
 /// Lines of a table, without line ends; what they hold is aligned in columns.
 std::vector<std::string> top_lines(const std::vector<TopRow>& rows);
 
+/// What of them fits on a terminal: lines are cut, and when there are too many the last one says how many are
+/// not shown. Characters count as one column each.
+std::vector<std::string> fit(std::vector<std::string> lines, std::size_t columns, std::size_t rows);
+
 /// "0", "7.2", "941", "1.24k", "52.1M".
 std::string short_number(double value);
 /// "850ns", "1.2us", "3.4ms", "2.1s"; "-" for 0.
