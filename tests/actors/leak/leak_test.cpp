@@ -65,6 +65,12 @@ std::string text_of(const Holding& held) {
          std::to_string(held.shm_segments) + " files in /dev/shm";
 }
 
+Tensor pooled_zeros(Node& node) {
+  Tensor made = Tensor::empty(DType::kFloat32, Shape({256 << 10}), node.endpoint().shared_pool());
+  std::fill_n(made.as<float>().data(), made.elements(), 0.0F);
+  return made;
+}
+
 /// One life of the peer: started, called, called again when it stands still, killed.
 void one_life(RealCluster& cluster, Node& survivor) {
   Process peer(NodeProcess{.name = "peer", .registry = survivor.address()}.command());
@@ -74,14 +80,17 @@ void one_life(RealCluster& cluster, Node& survivor) {
   const Tensor large = Tensor::zeros(DType::kFloat32, Shape({64 << 10}));  // goes by rendezvous
   for (int i = 0; i < 20; ++i) REQUIRE(survivor.rpc_sync<std::int64_t>("peer", "count").ok());
   CHECK(survivor.rpc_sync<Tensor>("peer", "add", large, large).ok());
+  const Tensor pooled = pooled_zeros(survivor);  // mapped by the peer, which holds a lease when it dies
+  CHECK(survivor.rpc_sync<Tensor>("peer", "add", pooled, pooled).ok());
   peer.stop();
   Changes changes(survivor);
   std::vector<rpc::Future<std::int64_t>> small;
   std::vector<rpc::Future<Tensor>> tensors;
   small.reserve(100);
-  tensors.reserve(4);
+  tensors.reserve(8);
   for (int i = 0; i < 100; ++i) small.push_back(survivor.rpc_async<std::int64_t>("peer", "count"));
   for (int i = 0; i < 4; ++i) tensors.push_back(survivor.rpc_async<Tensor>("peer", "add", large, large));
+  for (int i = 0; i < 4; ++i) tensors.push_back(survivor.rpc_async<Tensor>("peer", "add", pooled, pooled));
   peer.kill();
   for (auto& call : small) CHECK(code_of(call.get()) == Code::kUnavailable);
   for (auto& call : tensors) CHECK(code_of(call.get()) == Code::kUnavailable);
@@ -104,6 +113,7 @@ TEST_CASE("a peer killed and started again many times leaves nothing behind") {
   for (std::size_t round = 0; round < rounds; ++round) {
     one_life(cluster, survivor);
     REQUIRE(survivor.rpc_sync<std::int64_t>("bystander", "count").ok());
+    CHECK(survivor.endpoint().shared_pool().stats().blocks_in_use == 0);  // what the dead held is free again
     held.push_back(measure());
     if ((round + 1) % 100 == 0) MESSAGE("after " << round + 1 << ": " << text_of(held.back()));
   }
