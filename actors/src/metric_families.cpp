@@ -79,6 +79,8 @@ void add_function(Families& to, const rpc::FunctionMetrics& function) {
   to.histogram(prefix + "duration_seconds",
                client ? "From the call to its end" : "From a call's arrival to its answer", labels,
                durations_of(function));
+  to.counter(prefix + "open_seconds_total", "How long at least one call " + whose + " was in flight", labels,
+             static_cast<double>(function.open_ns) / kSecond);
   to.counter(prefix + "sent_bytes_total", client ? "Bytes of requests" : "Bytes of answers", labels,
              number(function.bytes_sent));
   to.counter(prefix + "received_bytes_total", client ? "Bytes of answers" : "Bytes of requests", labels,
@@ -159,6 +161,13 @@ void add_table(Families& to, const TableStats& table) {
              number(table.deferred_pulls));
   to.counter(prefix + "deferred_seconds_total", "How long they waited, together", labels,
              number(table.deferred_ns) / kSecond);
+  for (const CallerTimes& caller : table.callers) {
+    const Labels whose{{"table", table.table}, {"caller", caller.node}};
+    to.counter(prefix + "caller_bound_seconds_total", "How long a node's pulls waited at the staleness bound",
+               whose, number(caller.bound_ns) / kSecond);
+    to.counter(prefix + "caller_work_seconds_total", "How long rows were read and stepped for a node", whose,
+               number(caller.work_ns) / kSecond);
+  }
   to.histogram(prefix + "staleness_updates", "Pushes of others between a worker's pull and its push", labels,
                staleness_of(table));
 }

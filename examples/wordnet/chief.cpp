@@ -223,6 +223,7 @@ Result<void> Chief::train_epoch(std::uint64_t epoch) {
   const Sampler sampler(graph_.train, graph_.entity_count(), graph_.relation_count(),
                         settings_.parameters.batch_size, settings_.parameters.negatives,
                         settings_.parameters.seed);
+  const JobMetrics before = job_metrics();
   {
     Loop::Turn turn(node_->loop());
     coordinator_->queue().begin_training(epoch, sampler.batches_per_epoch());
@@ -230,10 +231,14 @@ Result<void> Chief::train_epoch(std::uint64_t epoch) {
   }
   const auto start = SteadyClock::now();
   auto driven = drive("epoch " + std::to_string(epoch) + "/" + std::to_string(settings_.parameters.epochs));
-  Loop::Turn turn(node_->loop());
-  train_seconds_ += seconds_since(start);
-  phase_seconds_ = 0;
+  {
+    Loop::Turn turn(node_->loop());
+    train_seconds_ += seconds_since(start);
+    phase_seconds_ = 0;
+  }
   if (!driven) return driven;
+  step_times_.add(before, job_metrics());
+  Loop::Turn turn(node_->loop());
   epochs_done_ = epoch;
   report_.examples += coordinator_->examples();
   report_.epochs.push_back(

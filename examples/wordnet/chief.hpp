@@ -21,6 +21,7 @@
 #include "wordnet/roles.hpp"
 #include "wordnet/sampler.hpp"
 #include "wordnet/settings.hpp"
+#include "wordnet/step_times.hpp"
 
 namespace troupe::wordnet {
 
@@ -84,12 +85,13 @@ class Chief {
   ProgressView view(const std::string& phase) const;
   /// Of a table, by server, asked now.
   Result<std::vector<TableStats>> table_stats(const std::string& table);
+  /// Of the workers' and the servers' nodes, asked now; without those that do not answer.
+  JobMetrics job_metrics() const;
 
   // chief_report.cpp: what remains of it
   Result<void> add_neighbours();
   Result<void> add_staleness();
   void add_workers_and_latencies();
-  TimeShares time_shares(const std::string& worker, const StepTimes& times) const;
   Result<void> add_reference(const std::string& file);
   void print_summary() const;
 
@@ -102,6 +104,7 @@ class Chief {
   std::unique_ptr<TableClient> entities_, relations_;
   Progress progress_;
   RunReport report_;
+  StepTimes step_times_;
   std::uint64_t first_epoch_ = 1;
   std::uint64_t epochs_done_ = 0;
   std::atomic<std::uint64_t> checkpoint_epoch_{0};  // 0: none
@@ -126,7 +129,6 @@ class Chief {
   std::map<std::string, TableStats> entity_stats_;  // by server, as last heard
   std::map<std::string, bool> asked_;
   std::pair<double, std::uint64_t> loss_before_{0, 0};  // sum, examples of the epoch
-  std::vector<std::vector<TableStats>> own_stats_;      // by server: of the model's tables, at the end
   double staleness_mean_ = -1;
   std::pair<double, double> staleness_before_{0, 0};  // sum, pushes
 };

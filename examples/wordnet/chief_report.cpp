@@ -45,39 +45,14 @@ Result<void> Chief::add_staleness() {
     counts.resize(std::max(counts.size(), server.staleness_counts.size()));
     for (std::size_t i = 0; i < server.staleness_counts.size(); ++i) counts[i] += server.staleness_counts[i];
   }
-  auto relations = table_stats("relation");
-  if (!relations) return relations.error();
-  for (std::size_t server = 0; server < stats->size(); ++server)
-    own_stats_.push_back({std::move((*stats)[server]), std::move(relations->at(server))});
   return {};
-}
-
-/// A worker asks all servers, and of each both tables, at once: what the slowest of them took is what it
-/// waited for. A server works on one table after the other; at the bound both tables wait together.
-TimeShares Chief::time_shares(const std::string& worker, const StepTimes& times) const {
-  std::uint64_t bound_ns = 0, work_ns = 0;
-  for (const auto& server : own_stats_) {
-    std::uint64_t bound_here = 0, work_here = 0;
-    for (const TableStats& table : server)
-      for (const CallerTimes& caller : table.callers) {
-        if (caller.node != worker) continue;
-        bound_here = std::max(bound_here, caller.bound_ns);
-        work_here += caller.work_ns;
-      }
-    bound_ns = std::max(bound_ns, bound_here);
-    work_ns = std::max(work_ns, work_here);
-  }
-  const auto seconds = [](std::uint64_t ns) { return static_cast<double>(ns) / 1e9; };
-  const std::uint64_t calls_ns = std::max(times.calls_ns, bound_ns + work_ns);
-  return {seconds(times.compute_ns), seconds(bound_ns), seconds(work_ns),
-          seconds(calls_ns - bound_ns - work_ns), seconds(times.idle_ns)};
 }
 
 void Chief::add_workers_and_latencies() {
   Loop::Turn turn(node_->loop());
   for (const auto& [name, worker] : coordinator_->workers())
     report_.workers.push_back({name, worker.speed, worker.batches, worker.examples, worker.alive,
-                               throughput_[name], time_shares(name, worker.times)});
+                               throughput_[name], step_times_.of(name)});
   for (const auto& entry : coordinator_->latencies()) {
     const Histogram& histogram = entry.second;
     const auto us = [&](double percent) { return static_cast<double>(histogram.percentile(percent)) / 1000; };

@@ -9,6 +9,8 @@ namespace {
 constexpr Duration kFrame{std::chrono::milliseconds(500)};
 /// A failed call may be told before the death that explains it.
 constexpr Duration kNewsDelay{std::chrono::seconds(1)};
+/// Between two phases nobody has much to do; a process that is stopped shall not hold up the job for long.
+constexpr Duration kMetricsPatience{std::chrono::seconds(2)};
 constexpr double kSampleSeconds = 1;  // between points of the report's charts
 constexpr std::chrono::duration<double> kLong = std::chrono::hours(100);
 }  // namespace
@@ -154,6 +156,16 @@ Result<std::vector<TableStats>> Chief::table_stats(const std::string& table) {
       if (each.table == table) found.push_back(std::move(each));
   }
   return found;
+}
+
+JobMetrics Chief::job_metrics() const {
+  JobMetrics all;
+  for (const Member& member : node_->membership().members) {
+    if (member.role != "worker" && member.role != "server") continue;
+    if (auto metrics = node_->metrics().of(member.name, kMetricsPatience))
+      all.emplace(member.name, std::move(*metrics));
+  }
+  return all;
 }
 
 ProgressView Chief::view(const std::string& phase) const {

@@ -22,7 +22,6 @@ struct WorkerRecord {
   std::uint64_t batches = 0;
   std::uint64_t examples = 0;        ///< of the model, not of comparisons
   std::uint64_t phase_examples = 0;  ///< of the present phase
-  StepTimes times;                   ///< of the model's batches
 };
 
 /// The state of the actor "coordinator" on the chief's node: hands out work and gathers what comes of it.

@@ -27,12 +27,12 @@ struct EpochReport {
   std::optional<double> valid_mrr;
 };
 
-/// Where a worker's time in training went, in seconds.
+/// Where a worker's time in training went, in seconds: see StepTimes.
 struct TimeShares {
   double compute = 0;  ///< its own arithmetic
   double bound = 0;    ///< at the staleness bound, waiting for slower workers
-  double shard = 0;    ///< the shard server that did most for it read and stepped rows
-  double network = 0;  ///< the rest of the time from pulls and pushes to their answers: on the way, in queues
+  double shard = 0;    ///< the shard servers had its pulls and pushes
+  double network = 0;  ///< these were on the way, or in queues
   double idle = 0;     ///< waiting for its next batch, or held back to be slower
   double sum() const { return compute + bound + shard + network + idle; }
 };

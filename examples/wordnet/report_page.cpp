@@ -226,9 +226,9 @@ std::string times_card(const RunReport& report) {
   }
   return card(
       "Where the time went",
-      "Of each worker's training: its own arithmetic; the shards' work on its rows; what else pulls and "
-      "pushes "
-      "took, on the way and in queues; waiting at the staleness bound; waiting for a batch, or held back.",
+      "From the nodes' metrics. Of each worker alone: compute; waiting for pulls and pushes, divided as what "
+      "these took into shard, network and the staleness bound; idle, with none open. The shard's part is the "
+      "servers' time for all workers, divided among these as the work on their rows is.",
       legend(names) + bars + table(columns, rows));
 }
 

@@ -42,24 +42,12 @@ struct Work {
   friend bool operator==(const Work&, const Work&) = default;
 };
 
-/// Where a worker's time went, in nanoseconds.
-struct StepTimes {
-  std::uint64_t compute_ns = 0;  ///< sampling, the model's step
-  std::uint64_t calls_ns = 0;    ///< waiting for the shards' answers to pulls and pushes
-  std::uint64_t idle_ns = 0;     ///< waiting for the next batch, or held back to be slower
-  StepTimes& operator+=(const StepTimes& other) {
-    compute_ns += other.compute_ns, calls_ns += other.calls_ns, idle_ns += other.idle_ns;
-    return *this;
-  }
-};
-
 /// What became of it.
 struct WorkDone {
   Work work;
   double loss_sum = 0;         ///< kTrain
   std::uint64_t examples = 0;  ///< kTrain
   RankingSums ranks;           ///< kEvaluate
-  StepTimes times;             ///< kTrain; idle_ns is of the time before the batch
 };
 
 }  // namespace troupe::wordnet
@@ -84,14 +72,8 @@ struct troupe::rpc::Fields<troupe::wordnet::RankingSums> {
       std::tuple(&T::questions, &T::reciprocal_ranks, &T::hits_at_1, &T::hits_at_3, &T::hits_at_10);
 };
 template <>
-struct troupe::rpc::Fields<troupe::wordnet::StepTimes> {
-  using T = troupe::wordnet::StepTimes;
-  static constexpr std::string_view name = "StepTimes";
-  static constexpr auto fields = std::tuple(&T::compute_ns, &T::calls_ns, &T::idle_ns);
-};
-template <>
 struct troupe::rpc::Fields<troupe::wordnet::WorkDone> {
   using T = troupe::wordnet::WorkDone;
   static constexpr std::string_view name = "WorkDone";
-  static constexpr auto fields = std::tuple(&T::work, &T::loss_sum, &T::examples, &T::ranks, &T::times);
+  static constexpr auto fields = std::tuple(&T::work, &T::loss_sum, &T::examples, &T::ranks);
 };

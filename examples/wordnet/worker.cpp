@@ -78,7 +78,6 @@ Result<WorkDone> Worker::run(const Work& work) {
       (SteadyClock::now() - start - waited_) * (1 / speed_ - 1));
   Loop& loop = node_.loop();
   loop.wait_until([] { return false; }, loop.clock().now() + std::chrono::duration_cast<Duration>(rest));
-  if (done) done->times.idle_ns += static_cast<std::uint64_t>(std::max<std::int64_t>(0, rest.count()));
   return done;
 }
 
@@ -90,7 +89,6 @@ Result<WorkDone> Worker::train(const Work& work) {
     if (auto joined = TableClient::join_together({tables.entities.get(), tables.relations.get()}); !joined)
       return joined.error();
 
-  const auto begun = SteadyClock::now();
   sampler_.sample(work.epoch, work.index, batch_);
   planner_.make(batch_, plan_);
   auto step = pull_and_compute(tables);
@@ -106,17 +104,13 @@ Result<WorkDone> Worker::train(const Work& work) {
   auto relation_pushed = relation_push.get();
   if (!entity_pushed) return entity_pushed.error();
   if (!relation_pushed) return relation_pushed.error();
-  const std::uint64_t pushed_in = nanoseconds_since(push_start);
-  latencies_["push (both tables)"].record(pushed_in);
+  latencies_["push (both tables)"].record(nanoseconds_since(push_start));
 
   for (auto* table : {tables.entities.get(), tables.relations.get()}) table->set_clock(table->clock() + 1);
   WorkDone done;
   done.work = work;
   done.loss_sum = step->loss_sum;
   done.examples = step->examples;
-  done.times.calls_ns = pulled_in_ + pushed_in;
-  const std::uint64_t in_all = nanoseconds_since(begun);
-  done.times.compute_ns = in_all - std::min(in_all, done.times.calls_ns);
   return done;
 }
 
@@ -136,10 +130,10 @@ Result<StepResult> Worker::pull_and_compute(Tables& tables) {
   if (!relation_versions) return relation_versions.error();
   entity_versions_ = std::move(*entity_versions);
   relation_versions_ = std::move(*relation_versions);
-  pulled_in_ = nanoseconds_since(pull_start);
-  latencies_["pull (both tables)"].record(pulled_in_);
+  const std::uint64_t pulled_in = nanoseconds_since(pull_start);
+  latencies_["pull (both tables)"].record(pulled_in);
   const bool bounded = std::holds_alternative<shards::BoundedStaleness>(tables.entities->spec().consistency);
-  waited_ = std::chrono::nanoseconds(bounded ? pulled_in_ : 0);
+  waited_ = std::chrono::nanoseconds(bounded ? pulled_in : 0);
   return model_.step(plan_, entity_rows_.data(), relation_rows_.data(), entity_grads_.data(),
                      relation_grads_.data());
 }
@@ -229,8 +223,7 @@ class WorkerProcess {
       const auto start = SteadyClock::now();
       auto next = node_.rpc_sync<Work>(Coordinator::kName, "next", name_, done);
       if (!next) return chief_failed(next.error());
-      const std::uint64_t asked_for = nanoseconds_since(start);
-      if (!waiting) next_latency_.record(asked_for);
+      if (!waiting) next_latency_.record(nanoseconds_since(start));
       if (next->kind == WorkKind::kFinish) return say_farewell(worker);
       done = WorkDone{};
       if (next->kind == WorkKind::kWait) {
@@ -238,8 +231,6 @@ class WorkerProcess {
         continue;
       }
       auto outcome = worker.run(*next);
-      // What was waited between two phases is no part of either.
-      if (outcome && !waiting) outcome->times.idle_ns += asked_for;
       if (!outcome) {
         worker.rest();  // at the bound others wait for those who take part, also for who has failed
         return fail(outcome.error());

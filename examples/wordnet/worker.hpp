@@ -53,7 +53,6 @@ class Worker {
   std::map<TableSet, Tables> tables_;
   bool resting_ = false;
   std::chrono::nanoseconds waited_{0};          // of the last batch, for slower workers
-  std::uint64_t pulled_in_ = 0;                 // ns, the last batch's rows
   std::map<std::string, Histogram> latencies_;  // ns, by method
 
   Batch batch_;

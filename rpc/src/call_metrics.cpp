@@ -28,6 +28,12 @@ std::vector<std::uint64_t> without_zeros(const std::array<std::uint64_t, N>& cou
   return kept;
 }
 
+/// How long some calls have been open now, in ns. The first may seem to have begun before the last one of
+/// those before it ended, for it is the loop's now() that is taken for its beginning.
+std::int64_t open_until(const detail::CallSeries& series, TimePoint end) {
+  return std::max<std::int64_t>(0, (end - std::max(series.opened_at, series.closed_at)).count());
+}
+
 std::string hex(std::uint64_t method) {
   char text[24];
   std::snprintf(text, sizeof text, "0x%016llx", static_cast<unsigned long long>(method));
@@ -125,13 +131,18 @@ void CallMetrics::record(detail::CallSeries& series, const detail::MeteredCall& 
     series.timed_at = loop_.clock().now();
     took = (series.timed_at - call.begun).count();
   }
+  took = std::max<std::int64_t>(took, 0);
   if (seen < kLong) {
-    times += std::exchange(series.untimed, 0);
+    times += std::exchange(series.untimed, std::uint8_t{0});
+    series.open_ns += took * std::exchange(series.untimed_alone, std::uint8_t{0});
     series.short_ns = took;
   }
-  took = std::max<std::int64_t>(took, 0);
   series.durations[bucket_of(took)] += times;
   series.duration_ns += took * static_cast<std::int64_t>(times);
+  if (series.open > 0) return;
+  const TimePoint ended = call.begun + Duration(took);
+  series.open_ns += open_until(series, ended);
+  series.closed_at = std::max(series.closed_at, ended);
 }
 
 std::vector<FunctionMetrics> CallMetrics::snapshot() {
@@ -141,20 +152,22 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
       // Those that no later call stands for yet.
       series.durations[bucket_of(series.short_ns)] += series.untimed;
       series.duration_ns += series.short_ns * static_cast<std::int64_t>(series.untimed);
-      series.untimed = 0;
+      series.open_ns += series.short_ns * series.untimed_alone;
+      series.untimed = series.untimed_alone = 0;
       if (series.name.empty())
         if (const auto known = names_.find(series.method); known != names_.end()) series.name = known->second;
       FunctionMetrics& made = all.emplace_back();
       made.function = series.name.empty() ? hex(series.method) : series.name;
       made.side = side;
-      made.calls = series.begun;
       made.retries = series.retries;
       made.bytes_sent = series.bytes_sent;
       made.bytes_received = series.bytes_received;
       made.ended = without_zeros(series.ended);
-      made.in_flight = made.calls - std::min(made.calls, made.ended_in_all());
+      made.in_flight = series.open;
+      made.calls = made.ended_in_all() + made.in_flight;
       made.durations = without_zeros(series.durations);
       made.duration_ns = series.duration_ns;
+      made.open_ns = series.open_ns + (series.open > 0 ? open_until(series, loop_.now()) : 0);
     }
   }
   std::sort(all.begin(), all.end(), [](const FunctionMetrics& a, const FunctionMetrics& b) {
@@ -181,9 +194,7 @@ std::vector<FunctionMetrics> Endpoint::function_metrics() {
 /// It has no duration here, and no end that anybody hears of.
 void Endpoint::count_one_way(std::uint64_t method, std::size_t bytes) {
   if (!metrics_) return;
-  detail::CallSeries& series =
-      metrics_->series(CallSide::kClient, method, [] { return std::string(); });
-  ++series.begun;
+  detail::CallSeries& series = metrics_->series(CallSide::kClient, method, [] { return std::string(); });
   ++series.ended[0];
   series.bytes_sent += bytes;
 }

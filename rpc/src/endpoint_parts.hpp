@@ -131,8 +131,7 @@ inline OpenSpan Endpoint::begin_span(TraceContext& trace, SpanKind kind, const C
 
 inline void Endpoint::begin_metered(InboundCall& call) {
   if (!metrics_) return;
-  call.metered_ =
-      metrics_->begin(CallSide::kServer, call.header().method, loop_.now(), [] { return std::string(); });
+  call.metered_ = metrics_->arrive(call.header().method);
   call.metered_.series->bytes_received += call.bytes();
 }
 

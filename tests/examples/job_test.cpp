@@ -72,15 +72,17 @@ TEST_CASE("two servers and three workers, one of them throttled, train, evaluate
   }
   CHECK(triples == 60 * 2 * kTrain);
   for (const auto& worker : result["workers"]) {
-    // The parts of a worker's time are parts of the whole.
+    // The parts of a worker's time are the whole.
     double sum = 0;
     for (const auto& [part, seconds] : worker["seconds"].items()) sum += seconds.get<double>();
     CHECK(worker["seconds"]["compute"] > 0);
     CHECK(worker["seconds"]["shard"] > 0);
     CHECK(worker["seconds"]["bound"] == 0);
+    CHECK(sum > 0.98 * result["train_seconds"].get<double>());
     CHECK(sum < 1.2 * result["train_seconds"].get<double>() + 0.5);
   }
   CHECK(result["workers"][2]["speed"] == 0.4);
+  CHECK(result["workers"][2]["seconds"]["idle"] > result["workers"][0]["seconds"]["idle"]);
   CHECK(result["workers"][2]["batches"] < result["workers"][0]["batches"]);
   const auto& staleness = result["staleness"][0];
   CHECK(staleness["mode"] == "asynchronous");
@@ -144,8 +146,13 @@ TEST_CASE("bounded staleness, many servers and workers, one direction of symmetr
     REQUIRE(done.code == 0);
     const auto result = folder.result();
     std::uint64_t triples = 0;
-    for (const auto& worker : result["workers"]) triples += worker["triples"].get<std::uint64_t>();
+    double bound = 0;
+    for (const auto& worker : result["workers"]) {
+      triples += worker["triples"].get<std::uint64_t>();
+      bound += worker["seconds"]["bound"].get<double>();
+    }
     CHECK(triples == 4 * 2 * kTrain);
+    CHECK((bound > 0) == (more[0] == "--staleness"));
     if (more[0] == "--staleness") CHECK(result["staleness"][0]["mode"] == "bounded, " + more[1]);
   }
   JobFolder folder;

@@ -97,6 +97,75 @@ TEST_CASE("call metrics: of short calls some are timed, and stand for all") {
   CHECK(brief.duration_ns == 1000 * 1500);
 }
 
+TEST_CASE("call metrics: while calls overlap, time counts once; between them, not at all") {
+  Counted counted;
+  const auto begin = [&] {
+    return counted.metrics.begin(CallSide::kClient, fnv1a("pull"), counted.loop.refresh_now(),
+                                 [] { return std::string("ps0.pull"); });
+  };
+  const auto pass = [&](Duration time) {
+    counted.clock.advance_to(counted.clock.now() + time);
+    counted.loop.refresh_now();
+  };
+  const auto first = begin();
+  pass(2ms);
+  const auto second = begin();
+  pass(3ms);
+  counted.metrics.end(first);
+  CHECK(counted.only().open_ns == 5'000'000);  // the second still is
+  pass(1ms);
+  counted.metrics.end(second);
+  CHECK(counted.only().open_ns == 6'000'000);
+  CHECK(counted.only().duration_ns == 9'000'000);
+  pass(7ms);
+  counted.call("pull", 2ms);
+  CHECK(counted.only().open_ns == 8'000'000);
+}
+
+TEST_CASE(
+    "call metrics: of calls that came in one round and are answered in turn, none's time counts twice") {
+  Counted counted;
+  const TimePoint round = counted.loop.refresh_now();
+  for (int i = 0; i < 3; ++i) {
+    auto call = counted.metrics.begin(CallSide::kServer, fnv1a("push"), round, [] { return "push"; });
+    counted.clock.advance_to(counted.clock.now() + 1ms);  // the loop does not look
+    counted.metrics.end(call);
+  }
+  CHECK(counted.only().duration_ns == 6'000'000);  // the third has waited for two
+  CHECK(counted.only().open_ns == 3'000'000);
+}
+
+TEST_CASE("call metrics: a call that comes is timed from then on, though its round began long before") {
+  Counted counted;
+  counted.metrics.learn("push");
+  counted.loop.refresh_now();
+  counted.clock.advance_to(counted.clock.now() + 5ms);  // others had the core
+  const auto call = counted.metrics.arrive(fnv1a("push"));
+  counted.clock.advance_to(counted.clock.now() + 1ms);
+  counted.metrics.end(call);
+  CHECK(counted.only().duration_ns == 1'000'000);
+  CHECK(counted.only().open_ns == 1'000'000);
+}
+
+TEST_CASE("call metrics: handlers that hold the loop in one round are timed one by one") {
+  Counted counted;
+  counted.metrics.learn("push");
+  counted.loop.refresh_now();
+  for (const auto took : {5ms, 1ms, 2ms}) {
+    const auto call = counted.metrics.arrive(fnv1a("push"));
+    counted.clock.advance_to(counted.clock.now() + took);
+    counted.metrics.end(call);
+  }
+  CHECK(counted.only().duration_ns == 8'000'000);
+  CHECK(counted.only().open_ns == 8'000'000);
+}
+
+TEST_CASE("call metrics: short calls that were not timed are taken to be as long as one that was") {
+  Counted counted;
+  for (int i = 0; i < 1000; ++i) counted.call("short", 1500ns, false);
+  CHECK(counted.only().open_ns == 1000 * 1500);
+}
+
 TEST_CASE(
     "call metrics: a handler that holds the loop is timed though the loop has not looked at its clock") {
   Counted counted;

@@ -44,6 +44,16 @@ TEST_CASE("metrics over HTTP: what was called can be read, with its labels") {
   CHECK(server.sum("troupe_table_staleness_updates_sum", {{"table", "words"}}) == 1);
   CHECK(server.sum("troupe_table_staleness_updates_bucket", {{"le", "0"}}) == 1);
   CHECK(server.sum("troupe_table_staleness_updates_bucket", {{"le", "1"}}) == 2);
+  for (const char* side : {"client", "server"}) {
+    const Exposition& asked = side == std::string("client") ? worker : server;
+    const std::string prefix = "troupe_rpc_" + std::string(side) + "_";
+    const double open = asked.sum(prefix + "open_seconds_total", {{"function", "push"}});
+    CHECK(open > 0);
+    CHECK(open <= asked.sum(prefix + "duration_seconds_sum", {{"function", "push"}}));
+  }
+  const Exposition::Labels caller{{"table", "words"}, {"caller", "worker-0"}};
+  CHECK(server.sum("troupe_table_caller_work_seconds_total", caller) > 0);
+  CHECK(server.sum("troupe_table_caller_bound_seconds_total", caller) == 0);  // there is none
   const double age = server.sum("troupe_node_age_seconds");
   CHECK(server.sum("troupe_loop_seconds_total") == doctest::Approx(age));
 }

@@ -1,5 +1,6 @@
 // What nodes say of themselves, and of each other.
 #include <future>
+#include <map>
 
 #include "job.hpp"
 
@@ -118,6 +119,43 @@ TEST_CASE("node metrics: any node can be asked for another's, with its tables") 
   CHECK(function_of(*answer, CallSide::kServer, "push").durations.size() > 0);
   CHECK(code_of(job.worker->metrics().of("nobody", kPatience)) == Code::kNotFound);
   CHECK(job.worker->metrics().of("worker-0", kPatience).value().node == "worker-0");
+}
+
+TEST_CASE("node metrics: a table says of each caller how long its pulls waited at the staleness bound") {
+  SimCluster cluster;
+  Node& server = cluster.add("server");
+  REQUIRE(server.spawn<ShardServer>("ps0", 0U, 1U, server).ok());
+  shards::TableSpec spec;
+  spec.name = "words";
+  spec.kind = shards::TableKind::kEmbedding;
+  spec.dim = 4;
+  spec.consistency = shards::BoundedStaleness{0};
+  std::map<std::string, std::unique_ptr<TableClient>> tables;
+  for (const char* name : {"slow", "fast"}) {
+    Node& node = cluster.add(name);
+    REQUIRE(node.wait_for_actor("ps0", kPatience).ok());
+    auto opened = TableClient::open(node, spec, {"ps0"});
+    REQUIRE_MESSAGE(opened.ok(), text_of(opened));
+    tables[name] = std::move(*opened);
+  }
+  std::vector<float> row(4), other(4);
+  const std::vector<std::uint64_t> keys{1};
+  tables["fast"]->set_clock(1);
+  auto waiting = tables["fast"]->pull(keys, other.data());
+  cluster.world.run_for(3s);
+  tables["slow"]->set_clock(1);
+  REQUIRE(tables["slow"]->pull(keys, row.data()).get().ok());
+  REQUIRE(waiting.get().ok());
+  const NodeMetrics metrics = server.metrics().snapshot();
+  REQUIRE(metrics.tables.size() == 1);
+  const auto& callers = metrics.tables[0].callers;  // by name
+  REQUIRE(callers.size() == 2);
+  CHECK(callers[0].node == "fast");
+  CHECK(callers[0].bound_ns >= 2'900'000'000);
+  CHECK(callers[0].bound_ns == metrics.tables[0].deferred_ns);
+  CHECK(callers[1].node == "slow");
+  CHECK(callers[1].bound_ns == 0);
+  CHECK(function_of(metrics, CallSide::kServer, "pull").duration_ns >= 2'900'000'000);
 }
 
 TEST_CASE("node metrics: a node whose loop is held gives no snapshot, after the time that it was given") {

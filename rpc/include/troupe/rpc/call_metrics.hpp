@@ -38,6 +38,7 @@ struct FunctionMetrics {
   std::vector<std::uint64_t> ended;                  ///< by Code; without trailing zeros
   std::vector<std::uint64_t> durations;              ///< in each bucket; without trailing zeros
   std::int64_t duration_ns = 0;                      ///< their sum
+  std::int64_t open_ns = 0;  ///< how long at least one was in flight: what overlaps counts once
 
   std::uint64_t ended_in_all() const;
   std::uint64_t errors() const;  ///< ended otherwise than in a value
@@ -51,13 +52,18 @@ namespace detail {
 
 /// One function's counters, at one end. What each call touches lies in one cache line.
 struct alignas(64) CallSeries {
-  std::uint64_t begun = 0, bytes_sent = 0, bytes_received = 0;
+  std::uint64_t bytes_sent = 0, bytes_received = 0;
   TimePoint timed_at{-1'000'000'000'000};  // long ago
   std::int64_t short_ns = 0;               // the last short call that was timed
-  std::int64_t duration_ns = 0;
-  std::uint32_t untimed = 0;              // short ones since
-  std::array<std::uint64_t, 17> ended{};  // by Code
+  TimePoint opened_at;                     // the first of those that are open began
+  std::uint32_t open = 0;                  // begun and not ended
+  std::uint8_t untimed = 0;                // short ones since
+  std::uint8_t untimed_alone = 0;          // of these, those after which none was open
+  std::array<std::uint64_t, 17> ended{};   // by Code
   std::array<std::uint64_t, kDurationBounds + 1> durations{};
+  std::int64_t duration_ns = 0;
+  std::int64_t open_ns = 0;  // while some were open, until closed_at
+  TimePoint closed_at{-1'000'000'000'000};
   std::uint64_t retries = 0;
   std::uint64_t method = 0;
   std::string name;
@@ -110,9 +116,13 @@ class CallMetrics {
   /// A call begins.
   template <class Name>
   detail::MeteredCall begin(CallSide side, std::uint64_t method, TimePoint now, Name&& name) {
-    detail::CallSeries& found = series(side, method, name);
-    ++found.begun;
-    return {&found, now};
+    return open(series(side, method, name), now);
+  }
+  /// A call of the server's side has come. The round in which it is found may have begun long ago, if others
+  /// had the core meanwhile.
+  detail::MeteredCall arrive(std::uint64_t method) {
+    detail::CallSeries& found = series(CallSide::kServer, method, [] { return std::string(); });
+    return open(found, deserves_clock(found) ? loop_.clock().now() : loop_.now());
   }
   /// It ends with `call.code`. Precondition: it has a series, and has not ended before.
   void end(const detail::MeteredCall& call) {
@@ -120,11 +130,14 @@ class CallMetrics {
     ++series.ended[std::min<std::size_t>(static_cast<std::size_t>(call.code), series.ended.size() - 1)];
     const TimePoint now = loop_.now();
     const Duration seen = now - call.begun;
-    const bool due = series.untimed >= kMostUntimed || now - series.timed_at >= kLongestUntimed;
-    if (seen < kLong && !due)
+    const bool due = series.untimed >= kMostUntimed || deserves_clock(series);
+    --series.open;
+    if (seen < kLong && !due) {
       ++series.untimed;
-    else
+      if (series.open == 0) ++series.untimed_alone;
+    } else {
       record(series, call, seen, due);
+    }
   }
 
   /// All functions called so far, by name, clients first.
@@ -134,8 +147,18 @@ class CallMetrics {
   /// From here on the loop's now() is exact enough.
   static constexpr Duration kLong = std::chrono::microseconds(10);
   /// Of shorter calls so many in a row may go untimed, for so long.
-  static constexpr std::uint32_t kMostUntimed = 31;
+  static constexpr std::uint8_t kMostUntimed = 31;
   static constexpr Duration kLongestUntimed = std::chrono::microseconds(50);
+
+  /// Whether calls of the series are rare or long enough for a look at the clock with each. What seems short
+  /// may be a handler that holds the loop, whose now() then stands still.
+  bool deserves_clock(const detail::CallSeries& series) const {
+    return loop_.now() - series.timed_at >= kLongestUntimed || series.short_ns >= kLong.count();
+  }
+  static detail::MeteredCall open(detail::CallSeries& series, TimePoint now) {
+    if (series.open++ == 0) series.opened_at = now;
+    return {&series, now};
+  }
 
   /// The series of one side: an open-addressing table of pointers to them.
   class Side {
@@ -179,5 +202,5 @@ struct troupe::rpc::Fields<troupe::rpc::FunctionMetrics> {
   static constexpr std::string_view name = "FunctionMetrics";
   static constexpr auto fields =
       std::tuple(&T::function, &T::side, &T::calls, &T::in_flight, &T::waiting, &T::retries, &T::bytes_sent,
-                 &T::bytes_received, &T::ended, &T::durations, &T::duration_ns);
+                 &T::bytes_received, &T::ended, &T::durations, &T::duration_ns, &T::open_ns);
 };
