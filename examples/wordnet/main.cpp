@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <string>
 
+#include <troupe/kernels/blas.hpp>
 #include <troupe/runtime/files.hpp>
 #include <troupe/tools/job.hpp>
 #include <troupe/tools/launcher.hpp>
@@ -219,6 +220,7 @@ void add_place_flags(CLI::App& app, Place& place) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  troupe::kernels::restart_with_better_blas(argv);
   CLI::App app{"Trains embeddings of a knowledge graph on parameter shards, in several processes"};
   app.require_subcommand(1);
   TrainFlags flags;

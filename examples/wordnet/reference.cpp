@@ -106,6 +106,7 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  troupe::kernels::restart_with_better_blas(argv);
   Options options;
   CLI::App app{"Trains ComplEx on a knowledge graph in one process: the reference of the wordnet example"};
   add_dataset_flags(app, options.dataset);

@@ -1,10 +1,14 @@
 #include "troupe/kernels/blas.hpp"
 
 #include <cblas.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <cstdlib>
 #include <limits>
+#include <string_view>
 
 namespace troupe::kernels {
 namespace {
@@ -69,6 +73,30 @@ void axpy(std::int64_t n, float alpha, const float* x, float* y) {
 void set_blas_threads(int count) {
   assert(count >= 1);
   openblas_set_num_threads(count);
+}
+
+std::string better_blas_core() {
+  constexpr std::string_view kOldest = "Prescott";
+  if (std::getenv("OPENBLAS_CORETYPE") || openblas_get_corename() != kOldest) return {};
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return {};
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? "SkylakeX" : "Haswell";
+#else
+  return {};
+#endif
+}
+
+void restart_with_better_blas(char** argv) {
+  const std::string core = better_blas_core();
+  if (core.empty() || ::setenv("OPENBLAS_CORETYPE", core.c_str(), 0) != 0) return;
+  std::array<char, 4096> path;
+  const auto length = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
+  if (length <= 0) return;
+  path[static_cast<std::size_t>(length)] = '\0';
+  ::execv(path.data(), argv);
 }
 
 }  // namespace troupe::kernels

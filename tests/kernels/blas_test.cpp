@@ -1,6 +1,8 @@
 #include "troupe/kernels/blas.hpp"
 
+#include <cstdlib>
 #include <limits>
+#include <string>
 
 #include "support.hpp"
 
@@ -40,6 +42,18 @@ void check_gemm(std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a
     return 0.5 * product_at(a, b, transpose_a, transpose_b, i, j, k, lda, ldb) - 2.0 * before[at];
   };
   CHECK(first_difference(c, expected, 1e-4) == -1);
+}
+
+TEST_CASE("blas: who has chosen OpenBLAS's code keeps it") {
+  const char* const before = std::getenv("OPENBLAS_CORETYPE");
+  const std::string kept = before ? before : "";
+  setenv("OPENBLAS_CORETYPE", "Haswell", 1);
+  CHECK(better_blas_core().empty());
+  unsetenv("OPENBLAS_CORETYPE");
+  const std::string better = better_blas_core();
+  CAPTURE(better);
+  CHECK((better.empty() || better == "SkylakeX" || better == "Haswell"));
+  if (before) setenv("OPENBLAS_CORETYPE", kept.c_str(), 1);
 }
 
 }  // namespace

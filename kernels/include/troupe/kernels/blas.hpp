@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 /// Dense linear algebra in float32 over OpenBLAS. All matrices are row-major: element (i, j) of a matrix
 /// with leading dimension ld lies at [i * ld + j].
@@ -32,5 +33,14 @@ void axpy(std::int64_t n, float alpha, const float* x, float* y);
 /// How many threads gemm and gemv may use, for the whole process: OpenBLAS has one pool. Call it at the
 /// start of a program, not while products run. A worker that shares its cores with others wants 1.
 void set_blas_threads(int count);
+
+/// OpenBLAS chooses its code by the processor's model when the process starts, and takes its oldest, of SSE3,
+/// for models that are newer than itself: a fifth of what they can do. The name under which the environment's
+/// OPENBLAS_CORETYPE makes it choose better; empty if it has chosen well, or somebody has chosen already.
+std::string better_blas_core();
+
+/// If there is a better_blas_core(), starts the program anew with it. For the first line of main(); returns
+/// if nothing is to be done, or cannot be.
+void restart_with_better_blas(char** argv);
 
 }  // namespace troupe::kernels
