@@ -26,8 +26,8 @@ class Directory {
   /// Makes a change. Precondition: its version is not below version().
   void apply(const MembershipChange& change);
 
-  /// Never null; valid until the next change. kNotFound, with the nearest name, or kUnavailable if its node died
-  /// or left.
+  /// Never null; valid until the next change. kNotFound, with the nearest name, or kUnavailable if its node
+  /// died or left.
   Result<const NamedActor*> find_actor(std::string_view name) const;
   /// The name of the actor with this number; empty: it has none. Looks at all.
   std::string_view name_of_actor(std::uint64_t number) const;

@@ -76,7 +76,8 @@ void StepTimes::add(const JobMetrics& before, const JobMetrics& after) {
   Caller all;
   for (const auto& [name, caller] : callers) all.bound += caller.bound, all.work += caller.work;
   const double shard_per_work = all.work > 0 ? std::max(0.0, served - all.bound) / all.work : 0;
-  for (const auto& [name, now] : after) {
+  for (const auto& node : after) {
+    const NodeMetrics& now = node.second;  // no structured binding, which clang lets no lambda use
     const NodeMetrics* then = earlier(before, now);
     if (is_server(now) || !then) continue;
     const auto made = [&](Functions functions) {
@@ -84,8 +85,8 @@ void StepTimes::add(const JobMetrics& before, const JobMetrics& after) {
              calls_of(*then, rpc::CallSide::kClient, functions);
     };
     const Calls tables = made(kTableCalls);
-    const Caller& caller = callers[name];
-    Worker& worker = workers_[name];
+    const Caller& caller = callers[node.first];
+    Worker& worker = workers_[node.first];
     worker.wall += static_cast<double>(now.age_ns - then->age_ns);
     worker.absent += static_cast<double>(now.loop.absent_ns - then->loop.absent_ns);
     worker.next += made(kNext).open;

@@ -160,9 +160,9 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
       events_.takes_directly(target.actor, method.name, body.type()))
     return open_directly(target, method, timeout, trace, std::move(span), body, sink, scope);
 
-  auto begun = begin({MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace,
-                      options.token},
-                     target, options, body, sink, span, scope);
+  auto begun = begin(
+      {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace, options.token},
+      target, options, body, sink, span, scope);
   if (!begun) return refuse(std::move(begun).error());
   // A sink may do anything, and so hears of it last.
   if (begun->failure)
