@@ -28,12 +28,6 @@ std::vector<std::uint64_t> without_zeros(const std::array<std::uint64_t, N>& cou
   return kept;
 }
 
-/// How long some calls have been open now, in ns. The first may seem to have begun before the last one of
-/// those before it ended, for it is the loop's now() that is taken for its beginning.
-std::int64_t open_until(const detail::CallSeries& series, TimePoint end) {
-  return std::max<std::int64_t>(0, (end - std::max(series.opened_at, series.closed_at)).count());
-}
-
 std::string hex(std::uint64_t method) {
   char text[24];
   std::snprintf(text, sizeof text, "0x%016llx", static_cast<unsigned long long>(method));
@@ -139,10 +133,15 @@ void CallMetrics::record(detail::CallSeries& series, const detail::MeteredCall& 
   }
   series.durations[bucket_of(took)] += times;
   series.duration_ns += took * static_cast<std::int64_t>(times);
-  if (series.open > 0) return;
-  const TimePoint ended = call.begun + Duration(took);
-  series.open_ns += open_until(series, ended);
-  series.closed_at = std::max(series.closed_at, ended);
+  if (series.open == 0) count_open(series, call.begun + Duration(took));
+}
+
+void CallMetrics::count_open(detail::CallSeries& series, TimePoint now) {
+  // The first call may seem to have begun before those before it ended: the loop's now() can be old.
+  const TimePoint from = std::max(series.opened_at, series.counted_at);
+  if (now <= from) return;
+  series.open_ns += (now - from).count();
+  series.counted_at = now;
 }
 
 std::vector<FunctionMetrics> CallMetrics::snapshot() {
@@ -154,6 +153,8 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
       series.duration_ns += series.short_ns * static_cast<std::int64_t>(series.untimed);
       series.open_ns += series.short_ns * series.untimed_alone;
       series.untimed = series.untimed_alone = 0;
+      // Kept, so that no later snapshot has less: Prometheus would take that for a restart.
+      if (series.open > 0) count_open(series, loop_.now());
       if (series.name.empty())
         if (const auto known = names_.find(series.method); known != names_.end()) series.name = known->second;
       FunctionMetrics& made = all.emplace_back();
@@ -167,7 +168,7 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
       made.calls = made.ended_in_all() + made.in_flight;
       made.durations = without_zeros(series.durations);
       made.duration_ns = series.duration_ns;
-      made.open_ns = series.open_ns + (series.open > 0 ? open_until(series, loop_.now()) : 0);
+      made.open_ns = series.open_ns;
     }
   }
   std::sort(all.begin(), all.end(), [](const FunctionMetrics& a, const FunctionMetrics& b) {

@@ -122,6 +122,38 @@ TEST_CASE("call metrics: while calls overlap, time counts once; between them, no
   CHECK(counted.only().open_ns == 8'000'000);
 }
 
+TEST_CASE("call metrics: a long call's time counts, also if a short one that is not timed ends last") {
+  Counted counted;
+  for (int i = 0; i < 3; ++i) counted.call("pull", 1us);  // the others are not timed
+  const auto begin = [&] {
+    return counted.metrics.begin(CallSide::kClient, fnv1a("pull"), counted.loop.refresh_now(),
+                                 [] { return std::string("pull"); });
+  };
+  const auto slow = begin();
+  counted.clock.advance_to(counted.clock.now() + 5ms);
+  const auto quick = begin();
+  const std::int64_t meanwhile = counted.only().open_ns;
+  CHECK(meanwhile == 5'003'000);
+  counted.metrics.end(slow);
+  counted.clock.advance_to(counted.clock.now() + 1us);
+  counted.loop.refresh_now();
+  counted.metrics.end(quick);
+  CHECK(counted.only().open_ns == 5'004'000);
+}
+
+TEST_CASE("call metrics: the time in which calls were open never goes back from one snapshot to the next") {
+  Counted counted;
+  counted.call("pull", 1us);
+  auto call = counted.metrics.begin(CallSide::kClient, fnv1a("pull"), counted.loop.refresh_now(),
+                                    [] { return std::string("pull"); });
+  counted.clock.advance_to(counted.clock.now() + 8us);
+  counted.loop.refresh_now();
+  const std::int64_t before = counted.only().open_ns;
+  CHECK(before == 9'000);
+  counted.metrics.end(call);  // not timed: the short one before stands for it
+  CHECK(counted.only().open_ns >= before);
+}
+
 TEST_CASE(
     "call metrics: of calls that came in one round and are answered in turn, none's time counts twice") {
   Counted counted;

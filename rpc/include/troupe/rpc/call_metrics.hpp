@@ -58,12 +58,12 @@ struct alignas(64) CallSeries {
   TimePoint opened_at;                     // the first of those that are open began
   std::uint32_t open = 0;                  // begun and not ended
   std::uint8_t untimed = 0;                // short ones since
-  std::uint8_t untimed_alone = 0;          // of these, those after which none was open
+  std::uint8_t untimed_alone = 0;          // of these, those with which no long one was open
   std::array<std::uint64_t, 17> ended{};   // by Code
   std::array<std::uint64_t, kDurationBounds + 1> durations{};
   std::int64_t duration_ns = 0;
-  std::int64_t open_ns = 0;  // while some were open, until closed_at
-  TimePoint closed_at{-1'000'000'000'000};
+  std::int64_t open_ns = 0;  // while some were open, until counted_at
+  TimePoint counted_at{-1'000'000'000'000};
   std::uint64_t retries = 0;
   std::uint64_t method = 0;
   std::string name;
@@ -134,7 +134,11 @@ class CallMetrics {
     --series.open;
     if (seen < kLong && !due) {
       ++series.untimed;
-      if (series.open == 0) ++series.untimed_alone;
+      if (series.open > 0) return;
+      if (now - series.opened_at < kLong)
+        ++series.untimed_alone;
+      else
+        count_open(series, now);  // a long one was open with it
     } else {
       record(series, call, seen, due);
     }
@@ -155,6 +159,8 @@ class CallMetrics {
   bool deserves_clock(const detail::CallSeries& series) const {
     return loop_.now() - series.timed_at >= kLongestUntimed || series.short_ns >= kLong.count();
   }
+  /// Adds the time until now in which calls were open.
+  static void count_open(detail::CallSeries& series, TimePoint now);
   static detail::MeteredCall open(detail::CallSeries& series, TimePoint now) {
     if (series.open++ == 0) series.opened_at = now;
     return {&series, now};
