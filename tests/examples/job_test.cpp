@@ -81,9 +81,14 @@ TEST_CASE("two servers and three workers, one of them throttled, train, evaluate
     CHECK(sum > 0.98 * result["train_seconds"].get<double>());
     CHECK(sum < 1.2 * result["train_seconds"].get<double>() + 0.5);
   }
-  CHECK(result["workers"][2]["speed"] == 0.4);
-  CHECK(result["workers"][2]["seconds"]["idle"] > result["workers"][0]["seconds"]["idle"]);
-  CHECK(result["workers"][2]["batches"] < result["workers"][0]["batches"]);
+  // After each batch the throttled worker rests for 1.5 times as long as the batch took, on any machine. How
+  // long the others are idle is a matter of the machine's load, so they are no measure of it.
+  const auto& throttled = result["workers"][2];
+  CHECK(throttled["speed"] == 0.4);
+  CHECK(throttled["seconds"]["idle"] > throttled["seconds"]["compute"]);
+  CHECK(2 * throttled["batches"].get<std::uint64_t>() <
+        result["workers"][0]["batches"].get<std::uint64_t>() +
+            result["workers"][1]["batches"].get<std::uint64_t>());
   const auto& staleness = result["staleness"][0];
   CHECK(staleness["mode"] == "asynchronous");
   for (const char* field : {"mean", "p50", "p90", "p99", "max"}) CHECK(staleness.contains(field));
