@@ -17,6 +17,7 @@
 
 #include "meeting/address.hpp"
 #include "transport_contract.hpp"
+#include "ucx/left_behind.hpp"
 #include "ucx/transport.hpp"
 
 namespace troupe::rpc::contract {
@@ -305,6 +306,38 @@ TEST_CASE("ucx: messages for links that never were are dropped and counted") {
   REQUIRE(world.run_until([&] { return tb->stats().stray == 3 && ta->unfinished() == 0; },
                           std::chrono::seconds(5)));
   CHECK(b.frames.empty());
+}
+
+TEST_CASE("ucx: a transport may go while a connection over TCP is being made") {
+  bool some_left_behind = false;
+  for (int polls = 0; polls < 40; ++polls) {
+    CAPTURE(polls);
+    RealWorld world;
+    auto ta = UcxTransport::create(world.a, {"tcp", ""}).value();
+    auto tb = UcxTransport::create(world.b, {"tcp", ""}).value();
+    Peer a;
+    Peer b;
+    a.transport = ta.get();
+    b.transport = tb.get();
+    ta->set_events(a);
+    tb->set_events(b);
+    REQUIRE(ta->dial(tb->listen("127.0.0.1:0").value()).ok());
+    REQUIRE(world.run_until([&] { return a.open() && b.open(); }, std::chrono::seconds(5)));
+    CHECK(ta->send(a.link(), make_frame(0)).ok());
+    CHECK(tb->send(b.link(), make_frame(0)).ok());
+    for (int i = 0; i < polls / 2; ++i) {
+      ta->poll();
+      tb->poll();
+    }
+    (polls % 2 == 0 ? ta : tb).reset();
+    some_left_behind |= LeftBehind::all().count() > 0;
+  }
+  CHECK(some_left_behind);
+  // What was left behind goes once the peer has gone, too.
+  const auto begin = std::chrono::steady_clock::now();
+  while (LeftBehind::all().count() > 0 && std::chrono::steady_clock::now() - begin < std::chrono::seconds(5))
+    LeftBehind::all().look_after();
+  CHECK(LeftBehind::all().count() == 0);
 }
 
 }  // namespace troupe::rpc::contract

@@ -231,7 +231,7 @@ void UcxTransport::on_met(LinkId link, std::string_view peer_address, bool incom
   channel->own_tag = *tag;
   const auto address = SocketAddress::parse(peer_address);
   channel->over_network = options_.transports == "tcp" || (address && !address->is_local());
-  workers_.back()->attach();
+  workers_.back()->attach(*channel);
   plane_.events->on_link(link, peer_address, incoming);
 }
 

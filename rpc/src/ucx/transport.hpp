@@ -78,7 +78,7 @@ class UcxTransport final : public Transport, private MeetingEvents {
   bool watching_ = false;  // whether it has them
   UcxPlane plane_;
   shm::Plane shm_;
-  std::vector<std::unique_ptr<UcxWorker>> workers_;  // the last takes new links
+  std::vector<UcxWorker::Handle> workers_;  // the last takes new links
   Meeting meeting_;
   bool loopback_only_ = false;
   bool ucx_used_ = false;  // there is, or was, a peer that is reached through UCX

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "ucx/left_behind.hpp"
+
 namespace troupe::rpc {
 
 namespace {
@@ -26,8 +28,9 @@ constexpr unsigned kClosingRounds = 32;
 
 }  // namespace
 
-Result<std::unique_ptr<UcxWorker>> UcxWorker::create(const UcxOptions& options, UcxPlane& plane) {
-  std::unique_ptr<UcxWorker> worker(new UcxWorker(plane));
+Result<UcxWorker::Handle> UcxWorker::create(const UcxOptions& options, UcxPlane& plane) {
+  LeftBehind::all().look_after();
+  Handle worker(new UcxWorker(plane));
   auto started = worker->start(options);
   if (!started) return started.error();
   return worker;
@@ -60,34 +63,58 @@ Result<void> UcxWorker::start(const UcxOptions& options) {
   address_.assign(bytes, bytes + size);
   ucp_worker_release_address(worker_, address);
 
+  return receive_with(&UcxWorker::on_message);
+}
+
+Result<void> UcxWorker::receive_with(ucp_am_recv_callback_t callback) {
   ucp_am_handler_param_t handler{};
   handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
                        UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   handler.id = kMessageId;
   handler.flags = UCP_AM_FLAG_WHOLE_MSG;
-  handler.cb = &UcxWorker::on_message;
+  handler.cb = callback;
   handler.arg = this;
-  status = ucp_worker_set_am_recv_handler(worker_, &handler);
+  const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &handler);
   if (status != UCS_OK) return ucx_error(status, "setting UCX's message handler");
   return {};
 }
 
+void UcxWorker::Retire::operator()(UcxWorker* worker) const {
+  std::unique_ptr<UcxWorker> owned(worker);
+  if (!owned->worker_) return;
+  assert(owned->attached_ == 0);
+  owned->finish();
+  if (owned->can_end()) return;
+  static_cast<void>(owned->receive_with(&UcxWorker::on_message_too_late));
+  owned->postponed_.clear();
+  LeftBehind::all().add(std::move(owned));
+}
+
 UcxWorker::~UcxWorker() {
   if (!worker_) return;
-  assert(attached_ == 0);
-  finish();
-  if (receiving_ > 0 && !tcp_only_) {
-    abandon();
-    return;
-  }
   // UCX insists that nobody waits for a closing that it cuts short.
   for (void* request : closing_) ucp_request_free(request);
   // Ends everything else; the operations' buffers go after it.
   ucp_worker_destroy(worker_);
 }
 
+/// UCX 1.13 ends the process, by an assertion, when a worker goes
+/// - in the middle of a copy from another process's memory. Such a copy needs nobody's help and so ends within
+///   finish(), unless it is of many gigabytes;
+/// - while an answer to a peer that is connecting waits for its TCP connection (ucp_request_send_state_ff).
+bool UcxWorker::can_end() const {
+  if (receiving_ > 0 && !tcp_only_) return false;
+  return unfinished() == 0 || !over_network_;
+}
+
 void UcxWorker::finish() {
   using SteadyClock = std::chrono::steady_clock;
+  if (over_network_) {
+    // There may be connections that no channel knows of, because the peer opened them.
+    const ucp_request_param_t params{};
+    void* request = ucp_worker_flush_nbx(worker_, &params);
+    if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
+  }
   const auto begin = SteadyClock::now();
   auto last_event = begin;
   while (unfinished() > 0) {
@@ -98,14 +125,9 @@ void UcxWorker::finish() {
   check_closing();
 }
 
-/// UCX 1.13 ends the process when a worker goes in the middle of a copy from another process's memory
-/// (an assertion in its cma transport). Such a copy needs nobody's help and so ends within finish(),
-/// unless it is of many gigabytes, or the peer stopped in the middle of a transfer over another transport:
-/// then the worker, and what it may still write to, is left alone for good.
-void UcxWorker::abandon() {
-  static_cast<void>(context_.release());
-  new std::deque<SendOperation>(std::move(sends_));
-  new std::deque<ReceiveOperation>(std::move(receives_));
+void UcxWorker::look_after() {
+  progress();
+  check_closing();
 }
 
 int UcxWorker::progress() {
@@ -253,6 +275,11 @@ ucs_status_t UcxWorker::on_message(void* self, const void* header, std::size_t h
   return kept ? UCS_INPROGRESS : UCS_OK;
 }
 
+ucs_status_t UcxWorker::on_message_too_late(void*, const void*, std::size_t, void*, std::size_t,
+                                            const ucp_am_recv_param_t*) {
+  return UCS_OK;
+}
+
 /// Returns whether UCX's descriptor, `data`, is kept.
 bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous) {
   if (header.size() <= kTagBytes || header.size() > kTagBytes + plane_.max_head_bytes) {
@@ -374,6 +401,11 @@ void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
 }
 
 // ---- Ends -----------------------------------------------------------------------------------------
+
+void UcxWorker::attach(const Channel& channel) {
+  ++attached_;
+  over_network_ |= channel.over_network;
+}
 
 void UcxWorker::end_operation(Channel& channel) {
   --channel.operations;

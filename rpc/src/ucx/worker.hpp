@@ -68,9 +68,15 @@ struct UcxPlane : DataPlane {
 /// transport acts on it after progress() has returned.
 class UcxWorker {
  public:
-  static Result<std::unique_ptr<UcxWorker>> create(const UcxOptions& options, UcxPlane& plane);
-  /// Gives unfinished operations a little time, then ends them. Precondition: every channel on this
-  /// worker is detached.
+  /// Lets a worker go: what is unfinished gets a little time, then it is ended; or, where UCX would end the
+  /// process for that, left behind (left_behind.hpp). Precondition: every channel on it is detached.
+  struct Retire {
+    void operator()(UcxWorker* worker) const;
+  };
+  using Handle = std::unique_ptr<UcxWorker, Retire>;
+
+  static Result<Handle> create(const UcxOptions& options, UcxPlane& plane);
+  /// Precondition: can_end().
   ~UcxWorker();
   UcxWorker(const UcxWorker&) = delete;
   UcxWorker& operator=(const UcxWorker&) = delete;
@@ -84,7 +90,7 @@ class UcxWorker {
   const std::vector<std::byte>& address() const { return address_; }
   std::size_t max_am_header() const { return max_am_header_; }
 
-  void attach() { ++attached_; }
+  void attach(const Channel& channel);
   Result<void> open(Channel& channel, std::span<const std::byte> peer_worker_address);
   /// Precondition: the channel is open.
   Result<void> send(Channel& channel, OutFrame&& frame);
@@ -95,6 +101,10 @@ class UcxWorker {
   std::size_t attached() const { return attached_; }
   /// Detached channels whose operations, or whose closing, have not ended.
   std::size_t unfinished() const { return draining_.size() + closing_.size(); }
+  /// Whether UCX can be told to end all that is unfinished.
+  bool can_end() const;
+  /// Looks what has ended meanwhile, on a worker whose plane has gone.
+  void look_after();
 
  private:
   static constexpr std::size_t kTagBytes = sizeof(std::uint64_t);
@@ -131,6 +141,8 @@ class UcxWorker {
 
   static ucs_status_t on_message(void* self, const void* header, std::size_t header_size, void* data,
                                  std::size_t size, const ucp_am_recv_param_t* param);
+  static ucs_status_t on_message_too_late(void* self, const void* header, std::size_t header_size, void* data,
+                                          std::size_t size, const ucp_am_recv_param_t* param);
   static void on_sent(void* request, ucs_status_t status, void* operation);
   static void on_received(void* request, ucs_status_t status, std::size_t size, void* operation);
 
@@ -146,7 +158,7 @@ class UcxWorker {
   void close_endpoint(const Channel& channel);
   void check_closing();
   void finish();
-  void abandon();
+  Result<void> receive_with(ucp_am_recv_callback_t callback);
   static Payload describe(const std::vector<Buffer>& parts, std::vector<ucp_dt_iov_t>& pieces);
   std::span<const std::byte> write_header(SendOperation& operation, std::uint64_t tag,
                                           std::span<const std::byte> head);
@@ -162,6 +174,7 @@ class UcxWorker {
 
   std::size_t attached_ = 0;
   std::vector<void*> closing_;  // requests for the closing of endpoints that UCX is flushing
+  bool over_network_ = false;   // some channel was, of those that this worker has had
   unsigned rounds_ = 0;
   std::vector<std::unique_ptr<Channel>> draining_;
   bool drained_some_ = false;
