@@ -231,7 +231,7 @@ void UcxTransport::on_met(LinkId link, std::string_view peer_address, bool incom
   channel->own_tag = *tag;
   const auto address = SocketAddress::parse(peer_address);
   channel->over_network = options_.transports == "tcp" || (address && !address->is_local());
-  workers_.back()->attach(*channel);
+  workers_.back()->attach();
   plane_.events->on_link(link, peer_address, incoming);
 }
 
@@ -269,8 +269,9 @@ void UcxTransport::close(LinkId link) {
 // ---- Data -----------------------------------------------------------------------------------------
 
 std::vector<std::byte> UcxTransport::data_address(LinkId link) {
-  const Channel* channel = plane_.channels.find(link);
+  Channel* channel = plane_.channels.find(link);
   if (!channel) return {};
+  channel->address_given = true;
   const bool is_near = !channel->over_network;
   const std::vector<std::byte>& address = channel->worker.address();
   DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()), channel->own_tag, 0,
@@ -302,6 +303,10 @@ Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> pee
                                             : shm_.open(link, header.shared);
   // A peer that has closed its rings already is going; UCX over TCP would stumble over it.
   if (near || near.error().code != Code::kUnimplemented) return near;
+  // UCX 1.13 over TCP ends the process if the peer has connected to it and died since (an assertion in
+  // uct_tcp_ep_destroy_progress). A process that dies closes its older sockets first, and so this one
+  // before that of UCX: what is left is a death between these two lines.
+  if (meeting_.peer_has_left(link)) return Error{Code::kUnavailable, "the peer has left"};
   ucx_used_ = true;
   auto opened = channel->worker.open(*channel, address);
   if (!opened && options_.transports == "shm") return near;

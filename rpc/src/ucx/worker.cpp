@@ -6,7 +6,7 @@
 #include <cstring>
 #include <string>
 
-#include "ucx/left_behind.hpp"
+#include "ucx/parked_workers.hpp"
 
 namespace troupe::rpc {
 
@@ -29,24 +29,26 @@ constexpr unsigned kClosingRounds = 32;
 }  // namespace
 
 Result<UcxWorker::Handle> UcxWorker::create(const UcxOptions& options, UcxPlane& plane) {
-  LeftBehind::all().look_after();
-  Handle worker(new UcxWorker(plane));
-  auto started = worker->start(options);
+  if (auto parked = ParkedWorkers::all().take(options)) {
+    parked->plane_ = &plane;
+    return Handle(parked.release());
+  }
+  Handle worker(new UcxWorker(options, plane));
+  auto started = worker->start();
   if (!started) return started.error();
   return worker;
 }
 
-Result<void> UcxWorker::start(const UcxOptions& options) {
-  auto context = UcxContext::create(options);
+Result<void> UcxWorker::start() {
+  auto context = UcxContext::create(options_);
   if (!context) return context.error();
   context_ = std::move(*context);
-  tcp_only_ = options.transports == "tcp";
 
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;  // the loop's turn moves between threads
   ucs_status_t status = ucp_worker_create(context_->get(), &params, &worker_);
-  if (status != UCS_OK) return ucx_error(status, "making a UCX worker for '" + options.transports + "'");
+  if (status != UCS_OK) return ucx_error(status, "making a UCX worker for '" + options_.transports + "'");
   status = ucp_worker_get_efd(worker_, &event_fd_);
   if (status != UCS_OK) return ucx_error(status, "getting the UCX worker's event descriptor");
 
@@ -63,18 +65,14 @@ Result<void> UcxWorker::start(const UcxOptions& options) {
   address_.assign(bytes, bytes + size);
   ucp_worker_release_address(worker_, address);
 
-  return receive_with(&UcxWorker::on_message);
-}
-
-Result<void> UcxWorker::receive_with(ucp_am_recv_callback_t callback) {
   ucp_am_handler_param_t handler{};
   handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
                        UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   handler.id = kMessageId;
   handler.flags = UCP_AM_FLAG_WHOLE_MSG;
-  handler.cb = callback;
+  handler.cb = &UcxWorker::on_message;
   handler.arg = this;
-  const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &handler);
+  status = ucp_worker_set_am_recv_handler(worker_, &handler);
   if (status != UCS_OK) return ucx_error(status, "setting UCX's message handler");
   return {};
 }
@@ -85,9 +83,9 @@ void UcxWorker::Retire::operator()(UcxWorker* worker) const {
   assert(owned->attached_ == 0);
   owned->finish();
   if (owned->can_end()) return;
-  static_cast<void>(owned->receive_with(&UcxWorker::on_message_too_late));
+  owned->plane_ = nullptr;
   owned->postponed_.clear();
-  LeftBehind::all().add(std::move(owned));
+  ParkedWorkers::all().park(std::move(owned));
 }
 
 UcxWorker::~UcxWorker() {
@@ -98,23 +96,8 @@ UcxWorker::~UcxWorker() {
   ucp_worker_destroy(worker_);
 }
 
-/// UCX 1.13 ends the process, by an assertion, when a worker goes
-/// - in the middle of a copy from another process's memory. Such a copy needs nobody's help and so ends within
-///   finish(), unless it is of many gigabytes;
-/// - while an answer to a peer that is connecting waits for its TCP connection (ucp_request_send_state_ff).
-bool UcxWorker::can_end() const {
-  if (receiving_ > 0 && !tcp_only_) return false;
-  return unfinished() == 0 || !over_network_;
-}
-
 void UcxWorker::finish() {
   using SteadyClock = std::chrono::steady_clock;
-  if (over_network_) {
-    // There may be connections that no channel knows of, because the peer opened them.
-    const ucp_request_param_t params{};
-    void* request = ucp_worker_flush_nbx(worker_, &params);
-    if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
-  }
   const auto begin = SteadyClock::now();
   auto last_event = begin;
   while (unfinished() > 0) {
@@ -125,14 +108,19 @@ void UcxWorker::finish() {
   check_closing();
 }
 
-void UcxWorker::look_after() {
-  progress();
-  check_closing();
+/// UCX 1.13 ends the process, by an assertion, when a worker goes
+/// - in the middle of a copy from another process's memory. Such a copy needs nobody's help and so ends within
+///   finish(), unless it is of many gigabytes;
+/// - while its answer to a peer that connects waits for a connection of its own (ucp_request_send_state_ff,
+///   ucp_wireup_ep). Of that we see nothing; but there is none left when a message has gone each way.
+bool UcxWorker::can_end() const {
+  const bool copies = receiving_ > 0 && options_.transports != "tcp";
+  return !copies && !half_connected_;
 }
 
 int UcxWorker::progress() {
   assert(!in_progress_ && "progress() inside of a UCX callback");
-  if (!postponed_.empty() && plane_.arrivals.empty()) accept_postponed();
+  if (!postponed_.empty() && plane_->arrivals.empty()) accept_postponed();
   in_progress_ = true;
   const unsigned events = ucp_worker_progress(worker_);
   in_progress_ = false;
@@ -172,7 +160,7 @@ std::span<const std::byte> UcxWorker::write_header(SendOperation& operation, std
                                                    std::span<const std::byte> head) {
   std::byte* header = operation.short_header.data();
   if (head.size() > HeadPool::kSmallBytes) {
-    operation.long_header = plane_.heads.acquire(kTagBytes + head.size());
+    operation.long_header = plane_->heads.acquire(kTagBytes + head.size());
     header = operation.long_header.data();
   }
   std::memcpy(header, &tag, kTagBytes);
@@ -235,9 +223,12 @@ Result<void> UcxWorker::send(Channel& channel, OutFrame&& frame) {
   operation.parts.clear();
   operation.long_header = {};
   free_sends_.push_back(&operation);
-  if (request == nullptr) return {};
+  if (request == nullptr) {
+    channel.has_sent = true;
+    return {};
+  }
   Error error = ucx_error(UCS_PTR_STATUS(request), "sending to the peer");
-  plane_.lose(channel.link, error);
+  plane_->lose(channel.link, error);
   return error;
 }
 
@@ -247,8 +238,9 @@ void UcxWorker::on_sent(void* request, ucs_status_t status, void* user_data) {
   Channel& channel = *operation.channel;
   ucp_request_free(request);
   channel.bytes_in_flight -= operation.bytes;
+  channel.has_sent |= status == UCS_OK;
   if (status != UCS_OK && !channel.detached)
-    self.plane_.lose(channel.link, ucx_error(status, "sending to the peer"));
+    self.plane_->lose(channel.link, ucx_error(status, "sending to the peer"));
   self.end_operation(channel);
   self.ended_sends_.push_back(&operation);
 }
@@ -275,28 +267,24 @@ ucs_status_t UcxWorker::on_message(void* self, const void* header, std::size_t h
   return kept ? UCS_INPROGRESS : UCS_OK;
 }
 
-ucs_status_t UcxWorker::on_message_too_late(void*, const void*, std::size_t, void*, std::size_t,
-                                            const ucp_am_recv_param_t*) {
-  return UCS_OK;
-}
-
 /// Returns whether UCX's descriptor, `data`, is kept.
 bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous) {
-  if (header.size() <= kTagBytes || header.size() > kTagBytes + plane_.max_head_bytes) {
-    ++plane_.stats.malformed;
+  if (header.size() <= kTagBytes || header.size() > kTagBytes + plane_->max_head_bytes) {
+    ++plane_->stats.malformed;
     return false;
   }
   std::uint64_t tag = 0;
   std::memcpy(&tag, header.data(), kTagBytes);
-  Channel* channel = plane_.channels.in_slot(tag);
+  Channel* channel = plane_->channels.in_slot(tag);
   if (!channel || channel->own_tag != tag || &channel->worker != this) {
-    ++plane_.stats.stray;
+    ++plane_->stats.stray;
     return false;
   }
+  channel->has_received = true;
   Arrival arrival;
   arrival.link = channel->link;
   // Where UCX put the header is neither aligned nor ours to keep.
-  arrival.head = plane_.heads.acquire(header.size() - kTagBytes);
+  arrival.head = plane_->heads.acquire(header.size() - kTagBytes);
   std::memcpy(arrival.head.data(), header.data() + kTagBytes, arrival.head.size());
   if (rendezvous && size > 0) {
     channel->announced.push_back({std::move(arrival), size, data});
@@ -304,10 +292,10 @@ bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size
     return true;
   }
   if (size > 0) {
-    if (!plane_.ask_for_parts(arrival, size)) return false;
+    if (!plane_->ask_for_parts(arrival, size)) return false;
     scatter(static_cast<const std::byte*>(data), arrival.parts);
   }
-  plane_.arrivals.push(std::move(arrival));
+  plane_->arrivals.push(std::move(arrival));
   return false;
 }
 
@@ -322,7 +310,7 @@ void UcxWorker::accept_announced(Channel& channel) {
     if (channel.receiving > 0 && !one_more) return;
     Announced announced = std::move(next);
     channel.announced.pop_front();
-    if (plane_.ask_for_parts(announced.arrival, announced.bytes)) {
+    if (plane_->ask_for_parts(announced.arrival, announced.bytes)) {
       start_rendezvous(channel, std::move(announced));
     } else {
       ucp_am_data_release(worker_, announced.descriptor);
@@ -375,7 +363,7 @@ void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, voi
 /// into the same memory.
 void UcxWorker::accept_postponed() {
   for (const LinkId link : std::exchange(postponed_, {})) {
-    Channel* const channel = plane_.channels.find(link);
+    Channel* const channel = plane_->channels.find(link);
     if (channel && &channel->worker == this) accept_announced(*channel);
   }
 }
@@ -391,21 +379,16 @@ void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
   if (channel.detached) return;
   // Parts were read from the sender's own memory, perhaps. A sender that goes closes its socket before it
   // frees anything: if that is open still, what we have read was the message.
-  if (status == UCS_OK && plane_.meeting->peer_has_left(channel.link)) {
-    ++plane_.stats.lost;
+  if (status == UCS_OK && plane_->meeting->peer_has_left(channel.link)) {
+    ++plane_->stats.lost;
     return;
   }
-  if (status == UCS_OK) return plane_.arrivals.push(std::move(arrival));
-  ++plane_.stats.lost;
-  plane_.lose(channel.link, ucx_error(status, "receiving from the peer"));
+  if (status == UCS_OK) return plane_->arrivals.push(std::move(arrival));
+  ++plane_->stats.lost;
+  plane_->lose(channel.link, ucx_error(status, "receiving from the peer"));
 }
 
 // ---- Ends -----------------------------------------------------------------------------------------
-
-void UcxWorker::attach(const Channel& channel) {
-  ++attached_;
-  over_network_ |= channel.over_network;
-}
 
 void UcxWorker::end_operation(Channel& channel) {
   --channel.operations;
@@ -415,6 +398,8 @@ void UcxWorker::end_operation(Channel& channel) {
 void UcxWorker::detach(std::unique_ptr<Channel> channel) {
   --attached_;
   channel->detached = true;
+  half_connected_ |= channel->over_network && channel->address_given &&
+                     !(channel->has_sent && channel->has_received);
   decline_announced(*channel);
   if (channel->operations == 0) return close_endpoint(*channel);
   draining_.push_back(std::move(channel));

@@ -51,6 +51,9 @@ struct Channel {
   std::size_t bytes_receiving = 0;  // of those
   bool detached = false;            // the link is closed
   bool over_network = false;        // the peer may be on another machine, or TCP is wanted
+  bool address_given = false;       // the peer knows where to send
+  bool has_sent = false;            // something whole, and
+  bool has_received = false;        // ... the peer, too: UCX has connected both
 };
 
 /// What the workers of one transport share.
@@ -69,14 +72,15 @@ struct UcxPlane : DataPlane {
 class UcxWorker {
  public:
   /// Lets a worker go: what is unfinished gets a little time, then it is ended; or, where UCX would end the
-  /// process for that, left behind (left_behind.hpp). Precondition: every channel on it is detached.
+  /// process for that, parked. Precondition: every channel on it is detached.
   struct Retire {
     void operator()(UcxWorker* worker) const;
   };
   using Handle = std::unique_ptr<UcxWorker, Retire>;
 
+  /// A new one, or one that was parked.
   static Result<Handle> create(const UcxOptions& options, UcxPlane& plane);
-  /// Precondition: can_end().
+  /// Precondition: can_end(), or it was never started.
   ~UcxWorker();
   UcxWorker(const UcxWorker&) = delete;
   UcxWorker& operator=(const UcxWorker&) = delete;
@@ -90,7 +94,7 @@ class UcxWorker {
   const std::vector<std::byte>& address() const { return address_; }
   std::size_t max_am_header() const { return max_am_header_; }
 
-  void attach(const Channel& channel);
+  void attach() { ++attached_; }
   Result<void> open(Channel& channel, std::span<const std::byte> peer_worker_address);
   /// Precondition: the channel is open.
   Result<void> send(Channel& channel, OutFrame&& frame);
@@ -101,10 +105,7 @@ class UcxWorker {
   std::size_t attached() const { return attached_; }
   /// Detached channels whose operations, or whose closing, have not ended.
   std::size_t unfinished() const { return draining_.size() + closing_.size(); }
-  /// Whether UCX can be told to end all that is unfinished.
-  bool can_end() const;
-  /// Looks what has ended meanwhile, on a worker whose plane has gone.
-  void look_after();
+  const UcxOptions& options() const { return options_; }
 
  private:
   static constexpr std::size_t kTagBytes = sizeof(std::uint64_t);
@@ -136,13 +137,11 @@ class UcxWorker {
     std::size_t bytes = 0;
   };
 
-  explicit UcxWorker(UcxPlane& plane) : plane_(plane) {}
-  Result<void> start(const UcxOptions& options);
+  UcxWorker(const UcxOptions& options, UcxPlane& plane) : options_(options), plane_(&plane) {}
+  Result<void> start();
 
   static ucs_status_t on_message(void* self, const void* header, std::size_t header_size, void* data,
                                  std::size_t size, const ucp_am_recv_param_t* param);
-  static ucs_status_t on_message_too_late(void* self, const void* header, std::size_t header_size, void* data,
-                                          std::size_t size, const ucp_am_recv_param_t* param);
   static void on_sent(void* request, ucs_status_t status, void* operation);
   static void on_received(void* request, ucs_status_t status, std::size_t size, void* operation);
 
@@ -158,13 +157,14 @@ class UcxWorker {
   void close_endpoint(const Channel& channel);
   void check_closing();
   void finish();
-  Result<void> receive_with(ucp_am_recv_callback_t callback);
+  bool can_end() const;
   static Payload describe(const std::vector<Buffer>& parts, std::vector<ucp_dt_iov_t>& pieces);
   std::span<const std::byte> write_header(SendOperation& operation, std::uint64_t tag,
                                           std::span<const std::byte> head);
   SendOperation& take_send_operation();
 
-  UcxPlane& plane_;
+  const UcxOptions options_;
+  UcxPlane* plane_;  // null while parked
   std::unique_ptr<UcxContext> context_;
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;
@@ -174,7 +174,7 @@ class UcxWorker {
 
   std::size_t attached_ = 0;
   std::vector<void*> closing_;  // requests for the closing of endpoints that UCX is flushing
-  bool over_network_ = false;   // some channel was, of those that this worker has had
+  bool half_connected_ = false;  // UCX may be in the middle of connecting to somebody
   unsigned rounds_ = 0;
   std::vector<std::unique_ptr<Channel>> draining_;
   bool drained_some_ = false;
@@ -186,7 +186,6 @@ class UcxWorker {
   std::vector<SendOperation*> ended_sends_;  // their buffers wait for being dropped outside of UCX
   std::deque<ReceiveOperation> receives_;
   std::size_t receiving_ = 0;
-  bool tcp_only_ = false;
   std::vector<ReceiveOperation*> free_receives_;
 };
 

@@ -110,6 +110,8 @@ struct UcxOptions {
   /// Network devices ("lo", "eth0", a UCX_NET_DEVICES list). Empty: "lo" until listen() or dial() names
   /// another host, so that nothing off this machine can reach a node that listens on loopback.
   std::string net_devices = {};
+
+  bool operator==(const UcxOptions&) const = default;
 };
 
 /// The transport of real processes; adds itself to `loop`'s sources while it lives.

@@ -1,0 +1,71 @@
+// Processes that come and go in the middle of each other's connecting, over TCP, where UCX has a connection
+// of its own for each pair of nodes. TROUPE_CHURN_ROUNDS sets how many come and go (2,000 for a long look).
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cluster.hpp"
+#include "process.hpp"
+
+using namespace troupe;
+using namespace troupe::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::size_t kNodes = 6;
+
+std::string name_of(std::size_t node) {
+  return "n" + std::to_string(node);
+}
+
+}  // namespace
+
+TEST_CASE("processes that come, leave and are killed over TCP take nobody with them") {
+  const char* wanted = std::getenv("TROUPE_CHURN_ROUNDS");
+  const std::size_t rounds = wanted ? std::strtoull(wanted, nullptr, 10) : 100;
+  std::mt19937 random(20261126);
+  const auto pick = [&](std::size_t below) { return random() % below; };
+  RealCluster cluster;
+  NodeOptions options{.name = "first"};
+  options.transport.transports = "tcp";
+  auto first = cluster.start(options);
+  REQUIRE(first.ok());
+  const auto come = [&](std::size_t node) {
+    return std::make_unique<Process>(
+        NodeProcess{.name = name_of(node), .registry = (*first)->address(), .transports = "tcp"}.command());
+  };
+  std::vector<std::unique_ptr<Process>> nodes;
+  for (std::size_t node = 0; node < kNodes; ++node) nodes.push_back(come(node));
+  for (std::size_t round = 0; round < rounds; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(pick(20)));
+    // They may have to connect for it, to somebody who comes or goes just now.
+    for (int call = 0; call < 4; ++call) {
+      const std::size_t caller = pick(kNodes);
+      CAPTURE(round);
+      CAPTURE(name_of(caller));
+      REQUIRE(nodes[caller]->runs());
+      nodes[caller]->tell("call " + name_of(pick(kNodes)) + " 300");
+    }
+    const std::size_t node = pick(kNodes);
+    CAPTURE(round);
+    CAPTURE(name_of(node));
+    REQUIRE(nodes[node]->runs());
+    if (pick(2) == 0) {
+      nodes[node]->kill();
+    } else {
+      CHECK(nodes[node]->end() != -1);  // not by a signal
+    }
+    nodes[node] = come(node);
+  }
+  for (std::size_t node = 0; node < kNodes; ++node) {
+    CAPTURE(name_of(node));
+    CHECK((*first)->wait_for_actor(name_of(node), kPatience).ok());
+    CHECK((*first)->rpc_sync<std::int64_t>(name_of(node), "count").ok());
+    CHECK(nodes[node]->end() == 0);
+  }
+}
