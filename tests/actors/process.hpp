@@ -84,7 +84,8 @@ class Process {
   }
   bool runs() const {
     siginfo_t ended{};
-    return waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0;
+    return waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           ended.si_pid == 0;
   }
   void kill() {
     if (pid_ == 0) return;

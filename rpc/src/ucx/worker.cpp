@@ -109,7 +109,8 @@ void UcxWorker::finish() {
 }
 
 /// UCX 1.13 ends the process, by an assertion, when a worker goes
-/// - in the middle of a copy from another process's memory. Such a copy needs nobody's help and so ends within
+/// - in the middle of a copy from another process's memory. Such a copy needs nobody's help and so ends
+/// within
 ///   finish(), unless it is of many gigabytes;
 /// - while its answer to a peer that connects waits for a connection of its own (ucp_request_send_state_ff,
 ///   ucp_wireup_ep). Of that we see nothing; but there is none left when a message has gone each way.
@@ -398,8 +399,8 @@ void UcxWorker::end_operation(Channel& channel) {
 void UcxWorker::detach(std::unique_ptr<Channel> channel) {
   --attached_;
   channel->detached = true;
-  half_connected_ |= channel->over_network && channel->address_given &&
-                     !(channel->has_sent && channel->has_received);
+  half_connected_ |=
+      channel->over_network && channel->address_given && !(channel->has_sent && channel->has_received);
   decline_announced(*channel);
   if (channel->operations == 0) return close_endpoint(*channel);
   draining_.push_back(std::move(channel));

@@ -173,7 +173,7 @@ class UcxWorker {
   bool in_progress_ = false;  // UCX is on the stack
 
   std::size_t attached_ = 0;
-  std::vector<void*> closing_;  // requests for the closing of endpoints that UCX is flushing
+  std::vector<void*> closing_;   // requests for the closing of endpoints that UCX is flushing
   bool half_connected_ = false;  // UCX may be in the middle of connecting to somebody
   unsigned rounds_ = 0;
   std::vector<std::unique_ptr<Channel>> draining_;
