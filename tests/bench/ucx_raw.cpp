@@ -96,8 +96,14 @@ class Side {
 
   std::uint64_t received = 0;
   std::size_t pending = 0;
+  Receiver receiver = Receiver::kReadsNothing;
+  std::uint64_t sum = 0;  // of all that was read
 
  private:
+  void take(std::size_t bytes) {
+    if (receiver == Receiver::kReadsAll) sum += sum_of(sink_.data(), bytes);
+    ++received;
+  }
   void connect(int fd) {
     ucp_address_t* address = nullptr;
     std::size_t size = 0;
@@ -119,19 +125,19 @@ class Side {
     auto& self = *static_cast<Side*>(arg);
     if (!(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) {
       if (size > 0) std::memcpy(self.sink_.data(), data, std::min(size, self.sink_.size()));
-      ++self.received;
+      self.take(size);
       return UCS_OK;
     }
     ucp_request_param_t params{};
     params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-    params.cb.recv_am = [](void* request, ucs_status_t status, std::size_t, void* user_data) {
+    params.cb.recv_am = [](void* request, ucs_status_t status, std::size_t bytes, void* user_data) {
       check(status, "receiving");
       ucp_request_free(request);
-      ++static_cast<Side*>(user_data)->received;
+      static_cast<Side*>(user_data)->take(bytes);
     };
     params.user_data = &self;
     void* request = ucp_am_recv_data_nbx(self.worker_, data, self.sink_.data(), size, &params);
-    if (request == nullptr) ++self.received;
+    if (request == nullptr) self.take(size);
     return UCS_OK;
   }
 
@@ -231,7 +237,7 @@ namespace {
 
 /// Seconds of one repetition of `count` messages.
 RawResult one_way(std::size_t header_bytes, std::size_t data_bytes, std::size_t window,
-                  const std::string& tls, std::size_t count) {
+                  const std::string& tls, std::size_t count, Receiver kind = Receiver::kReadsNothing) {
   const std::vector<char> header(header_bytes, 1);
   const std::vector<char> data(data_bytes, 2);
   const Work sender = [&](Side& side) {
@@ -245,9 +251,11 @@ RawResult one_way(std::size_t header_bytes, std::size_t data_bytes, std::size_t 
     return median(seconds);
   };
   const Work receiver = [&](Side& side) {
+    side.receiver = kind;
     std::uint64_t expected = std::min<std::size_t>(count, 1000);
     for (int i = 0; i <= kRepetitions; ++i) {
       side.wait_for(expected);
+      if (kind == Receiver::kReadsAll && side.sum == 0) throw std::runtime_error("nothing was read");
       side.send(header.data(), header.size(), nullptr, 0);
       expected += count;
     }
@@ -265,11 +273,26 @@ RawResult raw_am_rate(std::size_t bytes, std::size_t window, const std::string& 
   return result;
 }
 
-RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::string& tls) {
+RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::string& tls, Receiver receiver) {
   const std::size_t count = std::clamp<std::size_t>(kBandwidthBytes / bytes / 2, 16, 4000);
-  RawResult result = one_way(16, bytes, window, tls, count);
+  RawResult result = one_way(16, bytes, window, tls, count, receiver);
   if (result.ok) result.value = static_cast<double>(count * bytes) / 1e9 / result.value;
   return result;
+}
+
+std::uint64_t sum_of(const void* data, std::size_t bytes) {
+  // Four places at once, a cache line at each: a processor fetches ahead for each of them.
+  constexpr std::size_t kPlaces = 4;
+  constexpr std::size_t kLine = 8;
+  std::uint64_t sums[kLine] = {};
+  const auto* words = static_cast<const std::uint64_t*>(data);
+  const std::size_t part = bytes / sizeof *words / kPlaces;
+  for (std::size_t i = 0; i + kLine <= part; i += kLine)
+    for (std::size_t place = 0; place < kPlaces; ++place)
+      for (std::size_t word = 0; word < kLine; ++word) sums[word] += words[place * part + i + word];
+  std::uint64_t sum = 0;
+  for (const std::uint64_t each : sums) sum += each;
+  return sum;
 }
 
 std::string raw_tls(const std::string& transports) {

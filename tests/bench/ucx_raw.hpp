@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 /// Raw UCX active messages between two processes, without a line of Troupe on their path: what the
@@ -21,8 +22,15 @@ RawResult raw_am_rtt(std::size_t bytes, const std::string& tls, std::size_t iter
 /// Messages of `bytes` a second, one way, `window` of them under way at most.
 RawResult raw_am_rate(std::size_t bytes, std::size_t window, const std::string& tls, std::size_t iterations);
 /// Payload in GB/s, one way: messages of `bytes`, `window` of them under way at most, received into
-/// memory that the receiver uses again for each (rendezvous), or copied there (eager).
-RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::string& tls);
+/// memory that the receiver uses again for each (rendezvous), or copied there (eager). The receiver reads
+/// every byte of each before it takes the next, or none.
+enum class Receiver { kReadsNothing, kReadsAll };
+RawResult raw_am_bandwidth(std::size_t bytes, std::size_t window, const std::string& tls,
+                           Receiver receiver = Receiver::kReadsNothing);
+
+/// Sum of the memory as 64-bit words, read about as fast as memory gives it. Precondition: `bytes` is a
+/// multiple of 256.
+std::uint64_t sum_of(const void* data, std::size_t bytes);
 
 /// UCX_TLS for "shm", "tcp" and "auto".
 std::string raw_tls(const std::string& transports);
