@@ -48,9 +48,10 @@ Loop::~Loop() {
   }
 }
 
-// The poster pushes, then reads owner_ (and owner_asleep_ or home_). A driver that stops looking at the
-// inbox first says so in owner_, owner_asleep_ or home_, then reads the inbox. All of it is sequentially
-// consistent: either the driver sees the task, or the poster sees that somebody has to be woken.
+// The poster pushes, then reads owner_ (and owner_asleep_ or home_). A driver that goes to sleep first says
+// so in owner_, owner_asleep_ or home_, then reads the inbox. All of it is sequentially consistent: either
+// the driver sees the task, or the poster sees that somebody has to be woken. Who gives the turn without
+// going to sleep may miss a task: see give_turn().
 void Loop::post(Task task) {
   inbox_->push(std::move(task));
   wake_driver();
@@ -341,6 +342,7 @@ bool Loop::sleep_without_turn() {
   spending_ = Spent::kAsleep;
   home_.store(Home::kAsleep);
   give_turn();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // what post() relies on; giving the turn has none
   if (inbox_->empty() && !stopping_.load()) {
     std::array<epoll_event, 64> events{};
     poller_->wait(events, bound);  // the descriptors are asked again once we have the turn

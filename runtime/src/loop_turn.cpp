@@ -27,13 +27,15 @@ void Loop::take_turn() {
   wait_for_turn(self, TimePoint::never());
 }
 
-// A waiter raises wanting_turn_ and then tries to take the turn; here the turn is set free and then
-// wanting_turn_ is read. All four are sequentially consistent, so one of the two sees the other.
+// Without a fence: it would wait until the message that the thread has just written has reached another
+// core's cache. So a waiter that has raised wanting_turn_ just now may be overlooked, and sees itself that
+// the turn is free (wait_for_turn). A task that was posted just now may be overlooked too, while run()'s
+// thread stands aside: it looks every kParkStep, and it is always told of a turn that was only borrowed.
 void Loop::give_turn() {
   for (;;) {
-    if (wanting_turn_.load() > 0 && hand_over(false)) return;
-    owner_.store(std::thread::id{});
-    if (wanting_turn_.load() == 0) break;
+    if (wanting_turn_.load(std::memory_order_relaxed) > 0 && hand_over(false)) return;
+    owner_.store(std::thread::id{}, std::memory_order_release);
+    if (wanting_turn_.load(std::memory_order_relaxed) == 0) break;
     if (!try_take_turn()) return;  // whoever has it now will hand it over
   }
   if (!inbox_->empty()) wake_home();
@@ -110,21 +112,38 @@ Loop::Wait Loop::wait_for_turn(Waiter& self, TimePoint deadline) {
       _mm_pause();
       continue;
     }
+    if (try_take_turn()) return taken_by(self);
     const TimePoint now = clock_.now();
     if (now >= deadline || now - start >= options_.spin) return block(self, deadline);
     if (now - start >= options_.yield_after) sched_yield();
   }
 }
 
+// With the turn, which nobody has handed to us. Meanwhile somebody may have found done what we wait for.
+Loop::Wait Loop::taken_by(Waiter& self) {
+  {
+    const std::lock_guard lock(turn_);
+    remove(self);
+  }
+  const Wait state = self.state.load(std::memory_order_acquire);
+  if (state == Wait::kWaiting) return Wait::kGranted;
+  give_turn();
+  return state;
+}
+
 Loop::Wait Loop::block(Waiter& self, TimePoint deadline) {
   std::unique_lock lock(turn_);
   self.blocked = true;
-  for (;;) {
+  for (Duration step = kParkStep;; step = kLongStep) {
     const Wait state = self.state.load(std::memory_order_acquire);
     if (state != Wait::kWaiting) return state;
+    if (try_take_turn()) {
+      lock.unlock();
+      return taken_by(self);
+    }
     const Duration left = deadline == TimePoint::never() ? kLongStep : deadline - clock_.now();
     if (left > Duration::zero()) {
-      self.wake.wait_for(lock, std::min(left, kLongStep));
+      self.wake.wait_for(lock, std::min(left, step));
     } else if (self.nested) {
       self.done = nullptr;  // from now on it waits for the turn only
       deadline = TimePoint::never();

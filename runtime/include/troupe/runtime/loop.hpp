@@ -196,6 +196,7 @@ class Loop {
   bool hand_over(bool to_exclusive);
   bool ask_waiters();
   Wait wait_for_turn(Waiter& self, TimePoint deadline);
+  Wait taken_by(Waiter& self);
   Wait block(Waiter& self, TimePoint deadline);
   void remove(Waiter& waiter);
   void wake_driver();
