@@ -247,6 +247,7 @@ void NodeImpl::end_actor(std::uint64_t number) {
   if (!actor.name.empty()) local_names.erase(actor.name);
   actor.worker->end();
   unit->run();
+  actor.worker->outlive_call(actor.handle);
 }
 
 Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,

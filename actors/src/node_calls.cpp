@@ -63,7 +63,7 @@ Result<rpc::SessionId> NodeImpl::meet(std::uint64_t node_id) {
 }
 
 std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
-                         rpc::BodyWriter body, rpc::ReplySink& sink) {
+                         const rpc::BodyWriter& body, rpc::ReplySink& sink) {
   if (options.retry.max_attempts > 1) {
     rpc::CallOptions named = options;
     if (named.token == 0) named.token = make_token();
@@ -80,7 +80,7 @@ std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc
 }
 
 Result<void> Node::tell(std::string_view actor, std::string_view method, const rpc::CallOptions& options,
-                        rpc::BodyWriter body) {
+                        const rpc::BodyWriter& body) {
   NodeImpl& node = *impl_;
   Loop::Turn turn(*node.loop);
   if (rpc::CallMetrics* counted = node.endpoint->metrics()) counted->learn_once(method);

@@ -28,9 +28,9 @@ class RemoteObject final : public std::enable_shared_from_this<RemoteObject> {
   rpc::Endpoint& endpoint() const { return endpoint_; }
   const std::string& name() const { return name_; }
   /// Sends the creation. A failure is found by whoever asks.
-  void create(std::uint64_t node_id, std::uint64_t number, rpc::MethodId method, rpc::BodyWriter body);
+  void create(std::uint64_t node_id, std::uint64_t number, rpc::MethodId method, const rpc::BodyWriter& body);
   void fail(Error error);
-  std::uint64_t call(rpc::MethodId method, const rpc::CallOptions& options, rpc::BodyWriter body,
+  std::uint64_t call(rpc::MethodId method, const rpc::CallOptions& options, const rpc::BodyWriter& body,
                      rpc::ReplySink& sink);
   rpc::Future<void> creation();
 
@@ -113,7 +113,7 @@ RemoteObject::~RemoteObject() {
 }
 
 void RemoteObject::create(std::uint64_t node_id, std::uint64_t number, rpc::MethodId method,
-                          rpc::BodyWriter body) {
+                          const rpc::BodyWriter& body) {
   node_id_ = node_id;
   number_ = number;
   NodeImpl& node = owner_.lock()->node();
@@ -155,8 +155,8 @@ void RemoteObject::fail(Error error) {
   }
 }
 
-std::uint64_t RemoteObject::call(rpc::MethodId method, const rpc::CallOptions& options, rpc::BodyWriter body,
-                                 rpc::ReplySink& sink) {
+std::uint64_t RemoteObject::call(rpc::MethodId method, const rpc::CallOptions& options,
+                                 const rpc::BodyWriter& body, rpc::ReplySink& sink) {
   const auto refuse = [&](Error error) {
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
@@ -195,7 +195,8 @@ const std::string& name_of(const RemoteObject& object) {
   return object.name();
 }
 std::uint64_t call_object(const std::shared_ptr<RemoteObject>& object, rpc::MethodId method,
-                          const rpc::CallOptions& options, rpc::BodyWriter body, rpc::ReplySink& sink) {
+                          const rpc::CallOptions& options, const rpc::BodyWriter& body,
+                          rpc::ReplySink& sink) {
   return object->call(method, options, body, sink);
 }
 rpc::Future<void> creation_of(RemoteObject& object) {

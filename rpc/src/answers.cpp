@@ -147,7 +147,7 @@ bool Endpoint::take_repeat(InboundCallPtr& call) {
 }
 
 /// Answers a first call and the repeats that wait with it. `call` is forgotten already.
-void Endpoint::answer_token(InboundCall& call, BodyWriter body, bool keep) {
+void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep) {
   const std::uint64_t caller = std::exchange(call.token_owner_, 0);
   const std::uint64_t token = call.header().token;
   call.span_.reset();

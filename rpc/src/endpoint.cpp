@@ -121,8 +121,8 @@ void Endpoint::OpenCall::on_timer() {
     endpoint.complete(*this, Error{Code::kDeadlineExceeded, "no answer in time"});
 }
 
-std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
-                             ReplySink& sink) {
+std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptions& options,
+                             const BodyWriter& body, ReplySink& sink) {
   if (!loop_.context() || options.detached) return open(target, method, options, body, sink, nullptr);
   CallOptions nested = options;
   auto scope = join_scope(nested);
@@ -131,8 +131,8 @@ std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptio
   return 0;
 }
 
-std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
-                             ReplySink& sink, detail::CallScope* scope) {
+std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptions& options,
+                             const BodyWriter& body, ReplySink& sink, detail::CallScope* scope) {
   OpenSpan span;
   const auto refuse = [&](Error error) {
     count_refused(method.name, error.code, sink);
@@ -171,7 +171,7 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
 }
 
 Result<Endpoint::Begun> Endpoint::begin(const MessageHeader& header, CallTarget target,
-                                        const CallOptions& options, BodyWriter body, ReplySink& sink,
+                                        const CallOptions& options, const BodyWriter& body, ReplySink& sink,
                                         OpenSpan& span, detail::CallScope* scope) {
   const HeadPool::Scope heads(*heads_);
   OutMessage message(pool_, header, heads_.get());
@@ -211,7 +211,8 @@ std::size_t Endpoint::max_head_bytes(SessionId session) const {
   return session == kLocal ? SIZE_MAX : transport_->limits().max_head_bytes;
 }
 
-Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body, SessionId to, bool share) {
+Result<OutFrame> Endpoint::encode(const MessageHeader& header, const BodyWriter& body, SessionId to,
+                                  bool share) {
   OutMessage message(pool_, header, heads_.get());
   try {
     body(message);
@@ -222,7 +223,8 @@ Result<OutFrame> Endpoint::encode(const MessageHeader& header, BodyWriter body, 
   return message.finish(max_head_bytes(to));
 }
 
-Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body) {
+Result<void> Endpoint::send(CallTarget target, MethodId method, const CallOptions& options,
+                            const BodyWriter& body) {
   if (closing_) return shutting_down();
   CallOptions own = options;
   if (own.timeout.count() == 0) own.timeout = options_.default_timeout;
@@ -441,7 +443,7 @@ void InboundCall::refuse(Error error) {
       *this, [&](OutMessage& out) { out.error(error); }, false);
 }
 
-void InboundCall::reply_with(BodyWriter body) {
+void InboundCall::reply_with(const BodyWriter& body) {
   if (!endpoint_) return;
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
@@ -460,7 +462,7 @@ void Endpoint::forget(InboundCall& call) {
     call.scope_->finish();
 }
 
-void Endpoint::answer(InboundCall& call, BodyWriter body) {
+void Endpoint::answer(InboundCall& call, const BodyWriter& body) {
   auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
                       call.session_, true);
   if (frame) call.metered_.sent(bytes_of(*frame));

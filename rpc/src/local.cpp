@@ -75,7 +75,7 @@ void Endpoint::deliver_waiting_local() {
 // ---- Calls without a message --------------------------------------------------------------------
 
 std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Duration timeout,
-                                      const TraceContext& trace, OpenSpan span, BodyWriter body,
+                                      const TraceContext& trace, OpenSpan span, const BodyWriter& body,
                                       ReplySink& sink, detail::CallScope* scope) {
   std::unique_ptr<detail::DirectCall> direct;
   try {

@@ -166,7 +166,8 @@ void OutMessage::share(std::uint64_t& next_lease) {
 
 Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
   Impl& message = impl();
-  OutFrame frame;
+  Result<OutFrame> result{OutFrame{}};  // made where it will be: see copy_words() for why
+  OutFrame& frame = *result;
   message.attempt([&] {
     message.find_shared();
     const std::size_t table_words = message.tensors.empty() ? 0 : message.table_words();
@@ -183,8 +184,8 @@ Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
     frame.head = std::move(message.writer).flat();
     message.add_parts(frame);
   });
-  if (message.failure) return std::move(*message.failure);
-  return frame;
+  if (message.failure) result = std::move(*message.failure);
+  return result;
 }
 
 /// Too long for a header: the body becomes the first attachment, and a new short envelope the head.

@@ -121,7 +121,7 @@ void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
 }
 
 std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
-                                          BodyWriter body, ReplySink& sink) {
+                                          const BodyWriter& body, ReplySink& sink) {
   const auto refuse = [&](Error error) {
     count_refused(method.name, error.code, sink);
     sink.on_reply(std::move(error));

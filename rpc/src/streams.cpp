@@ -59,7 +59,7 @@ StreamSource::StreamSource(InboundCallPtr call)
 
 StreamSource::~StreamSource() = default;
 
-Result<bool> StreamSource::write(BodyWriter item) {
+Result<bool> StreamSource::write(const BodyWriter& item) {
   if (state_ != State::kOpen) {
     if (!outcome_) return outcome_.error();
     return Error{Code::kFailedPrecondition, "the stream has ended"};

@@ -56,16 +56,4 @@ Buffer Buffer::adopt(std::byte* data, std::size_t size, Device device, std::func
   return {new AdoptedBlock(data, size, device, std::move(release)), size};
 }
 
-Buffer Buffer::slice(std::size_t offset, std::size_t size) const& {
-  return Buffer(*this).slice(offset, size);
-}
-
-Buffer Buffer::slice(std::size_t offset, std::size_t size) && {
-  assert(offset <= size_ && size <= size_ - offset);
-  Buffer part = std::move(*this);
-  part.data_ += offset;
-  part.size_ = size;
-  return part;
-}
-
 }  // namespace troupe

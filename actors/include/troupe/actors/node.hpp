@@ -157,7 +157,7 @@ class Node {
                           const Args&... args) {
     return rpc::call_sync_with<R>(
         endpoint(), rpc::timeout_of(endpoint(), options), method, CallName{actor, method},
-        [&](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
+        [&](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
           return call(actor, id, options, body, sink);
         },
         args...);
@@ -172,7 +172,7 @@ class Node {
                                 std::string_view method, const Args&... args) {
     return rpc::call_async_with<R>(
         endpoint(), rpc::timeout_of(endpoint(), options), method, CallName{actor, method},
-        [this, options, to = std::string(actor)](rpc::MethodId id, rpc::BodyWriter body,
+        [this, options, to = std::string(actor)](rpc::MethodId id, const rpc::BodyWriter& body,
                                                  rpc::ReplySink& sink) {
           return call(to, id, options, body, sink);
         },
@@ -259,7 +259,7 @@ class Node {
                                    std::string_view method, const Args&... args) {
     return rpc::open_stream_with<T>(
         endpoint(), window, method, CallName{actor, method},
-        [&](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
+        [&](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
           return call(actor, id, {.timeout = rpc::kStreamLife, .detached = true}, body, sink);
         },
         args...);
@@ -307,14 +307,14 @@ class Node {
   };
   /// With the turn: finds the actor and calls it.
   std::uint64_t call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
-                     rpc::BodyWriter body, rpc::ReplySink& sink);
+                     const rpc::BodyWriter& body, rpc::ReplySink& sink);
 
   void add_constructor(const std::string& name, const rpc::MethodTable& constructors);
   std::shared_ptr<detail::RemoteObject> make_remote(
       std::string_view where, std::string_view type, rpc::MethodId method,
       const std::function<void(std::uint64_t, rpc::OutMessage&)>& body);
   Result<void> tell(std::string_view actor, std::string_view method, const rpc::CallOptions& options,
-                    rpc::BodyWriter body);
+                    const rpc::BodyWriter& body);
 
   std::unique_ptr<NodeImpl> impl_;
 };

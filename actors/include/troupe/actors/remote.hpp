@@ -32,7 +32,7 @@ class RemoteObject;
 rpc::Endpoint& endpoint_of(const RemoteObject& object);
 const std::string& name_of(const RemoteObject& object);
 std::uint64_t call_object(const std::shared_ptr<RemoteObject>& object, rpc::MethodId method,
-                          const rpc::CallOptions& options, rpc::BodyWriter body, rpc::ReplySink& sink);
+                          const rpc::CallOptions& options, const rpc::BodyWriter& body, rpc::ReplySink& sink);
 rpc::Future<void> creation_of(RemoteObject& object);
 
 inline std::string constructor_name(std::string_view type) {
@@ -63,7 +63,7 @@ class RemoteRef {
     rpc::Endpoint& endpoint = detail::endpoint_of(*object_);
     return rpc::call_sync_with<R>(
         endpoint, rpc::timeout_of(endpoint, options), method, what(method),
-        [&](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
+        [&](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
           return detail::call_object(object_, id, options, body, sink);
         },
         args...);
@@ -78,7 +78,7 @@ class RemoteRef {
     rpc::Endpoint& endpoint = detail::endpoint_of(*object_);
     return rpc::call_async_with<R>(
         endpoint, rpc::timeout_of(endpoint, options), method, what(method),
-        [object = object_, options](rpc::MethodId id, rpc::BodyWriter body, rpc::ReplySink& sink) {
+        [object = object_, options](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
           return detail::call_object(object, id, options, body, sink);
         },
         args...);

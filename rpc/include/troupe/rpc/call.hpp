@@ -195,7 +195,7 @@ class InboundCall {
   /// Answers a call that has not begun and never will: a repeat of it, with its token, may run.
   void refuse(Error error);
   /// `body` may throw: that is then the answer.
-  void reply_with(BodyWriter body);
+  void reply_with(const BodyWriter& body);
   void reply_void() {
     if (direct_) {
       detail::DirectResultOf<void> result({});

@@ -244,7 +244,7 @@ Result<R> call_sync(Endpoint& endpoint, CallTarget target, std::string_view meth
                     const CallOptions& options, const Args&... args) {
   return call_sync_with<R>(
       endpoint, timeout_of(endpoint, options), method, what,
-      [&](MethodId id, BodyWriter body, ReplySink& sink) {
+      [&](MethodId id, const BodyWriter& body, ReplySink& sink) {
         return endpoint.call(target, id, options, body, sink);
       },
       args...);
@@ -256,7 +256,7 @@ Future<R> call_async(Endpoint& endpoint, CallTarget target, std::string_view met
                      const CallOptions& options, const Args&... args) {
   return call_async_with<R>(
       endpoint, timeout_of(endpoint, options), method, std::move(what),
-      [&endpoint, target, options](MethodId id, BodyWriter body, ReplySink& sink) {
+      [&endpoint, target, options](MethodId id, const BodyWriter& body, ReplySink& sink) {
         return endpoint.call(target, id, options, body, sink);
       },
       args...);

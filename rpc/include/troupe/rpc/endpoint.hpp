@@ -141,15 +141,15 @@ class Endpoint final : private TransportEvents {
   /// kDeadlineExceeded, kResourceExhausted (too much is open or waits: slow down), kCancelled,
   /// kInvalidArgument (the arguments do not fit in a message). Within a handler the call becomes part of the
   /// one that is answered (unless detached): ends with it, and no later.
-  std::uint64_t call(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
+  std::uint64_t call(CallTarget target, MethodId method, const CallOptions& options, const BodyWriter& body,
                      ReplySink& sink);
   /// Like call(), without an answer. The error says only that it could not be sent.
-  Result<void> send(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body);
+  Result<void> send(CallTarget target, MethodId method, const CallOptions& options, const BodyWriter& body);
   /// Where the callee of a call is at the moment, asked before each attempt.
   using FindTarget = std::function<Result<CallTarget>()>;
   /// Makes a call that is repeated as options.retry says. kInvalidArgument: it has no token. Else as call().
   std::uint64_t call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
-                                  BodyWriter body, ReplySink& sink);
+                                  const BodyWriter& body, ReplySink& sink);
   /// Answers an open call with kCancelled and tells the callee that nobody waits for it.
   void cancel(std::uint64_t call_id);
   bool is_open(std::uint64_t call_id) const;
@@ -235,7 +235,7 @@ class Endpoint final : private TransportEvents {
   bool take_repeat(InboundCallPtr& call);
   InboundCall* first_of(const InboundCall& repeat);
   std::uint64_t caller_of(const InboundCall& call);
-  void answer_token(InboundCall& call, BodyWriter body, bool keep);
+  void answer_token(InboundCall& call, const BodyWriter& body, bool keep);
   void send_kept(const InboundCall& call, const OutFrame& answer);
   // streams.cpp
   void on_item(SessionId session, std::unique_ptr<InMessage> message);
@@ -260,7 +260,8 @@ class Endpoint final : private TransportEvents {
     std::uint64_t call_id = 0;  // whose result it is
   };
   std::uint64_t open_directly(CallTarget target, MethodId method, Duration timeout, const TraceContext& trace,
-                              OpenSpan span, BodyWriter body, ReplySink& sink, detail::CallScope* scope);
+                              OpenSpan span, const BodyWriter& body, ReplySink& sink,
+                              detail::CallScope* scope);
   void answer_directly(std::uint64_t call_id, detail::DirectResult& result);
   Result<void> send_local(OutFrame&& frame);
   class Deeper;
@@ -279,21 +280,21 @@ class Endpoint final : private TransportEvents {
   void cancel_inbound(SessionId session, std::uint64_t call_id);
   static constexpr std::uint64_t kAllCalls = 0;
   Result<std::shared_ptr<detail::CallScope>> join_scope(CallOptions& options) const;
-  void answer(InboundCall& call, BodyWriter body);
+  void answer(InboundCall& call, const BodyWriter& body);
   void answer_error(const InboundCall& call, const Error& error);
   /// `to` matters to those that may have many attachments. `share`: tensors may be mapped there; the frame
   /// then goes nowhere else, and once only.
-  Result<OutFrame> encode(const MessageHeader& header, BodyWriter body, SessionId to = kElsewhere,
+  Result<OutFrame> encode(const MessageHeader& header, const BodyWriter& body, SessionId to = kElsewhere,
                           bool share = false);
   static constexpr SessionId kElsewhere = UINT64_MAX;
   std::size_t max_head_bytes(SessionId session) const;
   void forget(InboundCall& call);
 
-  std::uint64_t open(CallTarget target, MethodId method, const CallOptions& options, BodyWriter body,
+  std::uint64_t open(CallTarget target, MethodId method, const CallOptions& options, const BodyWriter& body,
                      ReplySink& sink, detail::CallScope* scope);
   struct Begun;
   Result<Begun> begin(const MessageHeader& header, CallTarget target, const CallOptions& options,
-                      BodyWriter body, ReplySink& sink, OpenSpan& span, detail::CallScope* scope);
+                      const BodyWriter& body, ReplySink& sink, OpenSpan& span, detail::CallScope* scope);
   OpenCall& open_call();
   OpenCall* find_call(std::uint64_t call_id);
   void complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply);

@@ -70,10 +70,14 @@ class FutureState : public Cancellable {
     continuation_ = std::move(continuation);
     scope_ = current_scope(*loop_);
   }
-  /// Any thread. Precondition: ready(). Only the first taker gets the value.
-  Result<T> take() {
-    if (stage_.exchange(Stage::kTaken, std::memory_order_acq_rel) != Stage::kReady)
+  /// Any thread. Precondition: ready(). Only the first taker gets the value. `alone`: nobody else has this
+  /// state, so that the first is found out without an instruction that waits for all earlier stores.
+  Result<T> take(bool alone = false) {
+    const Stage before = alone ? stage_.load(std::memory_order_acquire)
+                               : stage_.exchange(Stage::kTaken, std::memory_order_acq_rel);
+    if (before != Stage::kReady)
       return Error{Code::kFailedPrecondition, "the value of this future has been taken already"};
+    stage_.store(Stage::kTaken, std::memory_order_relaxed);
     Result<T> value = std::move(*value_);
     value_.reset();
     return value;
@@ -119,9 +123,9 @@ class PromiseState final : public FutureState<T> {
 };
 }  // namespace detail
 
-/// A value that is still to come: the answer of a call, usually. Copies share it; its value is taken
-/// once, by get(), then() or co_await. It always comes: a call's future ends at the call's deadline at the
-/// latest.
+/// A value that is still to come: the answer of a call, usually. Copies share it, one for each thread; its
+/// value is taken once, by get(), then() or co_await. It always comes: a call's future ends at the call's
+/// deadline at the latest.
 template <class T>
 class Future {
  public:
@@ -138,8 +142,8 @@ class Future {
   /// several that wait one gets the value, the others kFailedPrecondition.
   Result<T> get() {
     assert(valid());
+    if (state_->ready()) return state_->take(state_.use_count() == 1);
     auto state = state_;
-    if (state->ready()) return state->take();
     // The loop itself ends the call at its deadline; the second is for a loop that is busy elsewhere.
     const TimePoint limit = state->deadline() + std::chrono::seconds(1);
     if (!state->loop()->wait_until([&] { return state->ready(); }, limit))

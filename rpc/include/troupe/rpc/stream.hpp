@@ -195,7 +195,7 @@ StreamReader<T> open_stream(Endpoint& endpoint, CallTarget target, std::string_v
                             const StreamWindow& window, const Args&... args) {
   return open_stream_with<T>(
       endpoint, window, method, std::move(what),
-      [&](MethodId id, BodyWriter body, ReplySink& sink) {
+      [&](MethodId id, const BodyWriter& body, ReplySink& sink) {
         return endpoint.call(target, id, {.timeout = kStreamLife, .detached = true}, body, sink);
       },
       args...);

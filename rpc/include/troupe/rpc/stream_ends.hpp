@@ -36,7 +36,7 @@ class StreamSource final : public std::enable_shared_from_this<StreamSource> {
   StreamSource(const StreamSource&) = delete;
   StreamSource& operator=(const StreamSource&) = delete;
 
-  Result<bool> write(BodyWriter item);
+  Result<bool> write(const BodyWriter& item);
   Future<void> room();
   /// Once; what was written before goes first.
   void end(Result<void> outcome);

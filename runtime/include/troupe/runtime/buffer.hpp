@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -87,10 +88,14 @@ class Buffer {
       : block_(std::exchange(other.block_, nullptr)),
         data_(std::exchange(other.data_, nullptr)),
         size_(std::exchange(other.size_, 0)) {}
-  Buffer& operator=(Buffer other) noexcept {
-    std::swap(block_, other.block_);
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
+  Buffer& operator=(const Buffer& other) { return *this = Buffer(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    if (this == &other) return *this;
+    MemoryBlock* const old = block_;
+    block_ = std::exchange(other.block_, nullptr);
+    data_ = std::exchange(other.data_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+    if (old) old->release();
     return *this;
   }
   ~Buffer() {
@@ -116,10 +121,16 @@ class Buffer {
   std::span<std::byte> bytes() const { return {data_, size_}; }
 
   /// The part [offset, offset + size) of this buffer, sharing its memory. Precondition: it lies inside.
-  Buffer slice(std::size_t offset, std::size_t size) const&;
-  Buffer slice(std::size_t offset, std::size_t size) &&;
+  Buffer slice(std::size_t offset, std::size_t size) const& { return Buffer(*this).slice(offset, size); }
+  Buffer slice(std::size_t offset, std::size_t size) && {
+    assert(offset <= size_ && size <= size_ - offset);
+    size_ = 0;
+    return {std::exchange(block_, nullptr), std::exchange(data_, nullptr) + offset, size};
+  }
 
  private:
+  Buffer(MemoryBlock* block, std::byte* data, std::size_t size) : block_(block), data_(data), size_(size) {}
+
   MemoryBlock* block_ = nullptr;
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
