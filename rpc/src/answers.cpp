@@ -150,7 +150,7 @@ bool Endpoint::take_repeat(InboundCallPtr& call) {
 void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep) {
   const std::uint64_t caller = std::exchange(call.token_owner_, 0);
   const std::uint64_t token = call.header().token;
-  call.span_.reset();
+  if (call.span_) end_span(call, std::move(call.span_));
   const MessageHeader header{MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}};
   auto frame = encode(header, body, call.session_);
   const auto replace = [&](const Error& error) {

@@ -64,7 +64,7 @@ Endpoint::~Endpoint() {
   std::vector<std::shared_ptr<detail::CallScope>> scopes;
   for (InboundCall* call = inbound_; call; call = call->next_) {
     call->endpoint_ = nullptr;
-    call->span_.reset();
+    if (call->span_) end_span(*call, std::move(call->span_));
     if (call->scope_) scopes.push_back(call->scope_);
   }
   for (const auto& scope : scopes) scope->finish();
@@ -446,18 +446,31 @@ void InboundCall::refuse(Error error) {
 void InboundCall::reply_with(const BodyWriter& body) {
   if (!endpoint_) return;
   Endpoint& endpoint = *endpoint_;
-  endpoint.forget(*this);
-  if (token_owner_ != 0) return endpoint.answer_token(*this, body, true);
-  if (header().kind == MessageKind::kRequest && !cancelled_) return endpoint.answer(*this, body);
-  span_.reset();
+  if (session_ == kLocal)
+    endpoint.forget(*this);  // the caller goes on inside of the answer
+  else
+    endpoint.delist(*this);
+  if (token_owner_ != 0) {
+    endpoint.answer_token(*this, body, true);
+  } else if (header().kind == MessageKind::kRequest && !cancelled_) {
+    endpoint.answer(*this, body);
+  } else if (span_) {
+    endpoint.end_span(*this, std::move(span_));
+  }
+  // The answer is on its way: nobody waits for this any more.
+  if (metered_.series && session_ != kLocal) endpoint.metrics()->end(metered_);
 }
 
 void Endpoint::forget(InboundCall& call) {
+  delist(call);
+  if (call.metered_.series) metrics_->end(call.metered_);
+}
+
+void Endpoint::delist(InboundCall& call) {
   (call.previous_ ? call.previous_->next_ : inbound_) = call.next_;
   if (call.next_) call.next_->previous_ = call.previous_;
   call.endpoint_ = nullptr;
   --inbound_calls_;
-  if (call.metered_.series) metrics_->end(call.metered_);
   if (call.scope_) [[unlikely]]
     call.scope_->finish();
 }
@@ -467,9 +480,11 @@ void Endpoint::answer(InboundCall& call, const BodyWriter& body) {
                       call.session_, true);
   if (frame) call.metered_.sent(bytes_of(*frame));
   if (call.span_ && !frame) detail::note_error(*call.span_, frame.error());
-  call.span_.reset();  // before the caller's
+  if (call.span_) options_.tracer->stop(*call.span_);  // before the caller's; the rest has time
+  if (call.span_ && call.session_ == kLocal) end_span(call, std::move(call.span_));
   const Result<void> sent =
       frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
+  if (call.span_) end_span(call, std::move(call.span_));
   // The caller must hear of it all the same; if it is gone this does nothing.
   if (!sent) answer_error(call, with_context(sent.error(), "the answer could not be sent"));
 }

@@ -129,7 +129,7 @@ void InboundCall::reply_directly(detail::DirectResult& result) {
   Endpoint& endpoint = *endpoint_;
   endpoint.forget(*this);
   if (span_ && span_->code == Code::kOk && result.error()) detail::note_error(*span_, *result.error());
-  span_.reset();  // before the caller's
+  if (span_) endpoint.end_span(*this, std::move(span_));  // before the caller's
   if (!cancelled_) endpoint.answer_directly(header().call_id, result);
 }
 

@@ -17,9 +17,15 @@ OpenSpan Tracer::make(TraceContext& trace, SpanKind kind) {
   if (free_.empty()) free_.push_back(&slots_.emplace_back());
   Span& span = *std::exchange(free_.back(), nullptr);
   free_.pop_back();
-  span = {};
+  // What its last use has left, field by field: a whole new one would be written twice.
   span.parent_id = trace.span_id;
   span.kind = kind;
+  span.code = Code::kOk;
+  span.attempt = 0;
+  span.method_hash = 0;
+  span.end = {};
+  span.actor = span.method = span.peer = nullptr;
+  span.error.clear();
   trace.span_id = ids_.span_id();
   span.context = trace;
   span.start = clock_.now();
@@ -27,7 +33,7 @@ OpenSpan Tracer::make(TraceContext& trace, SpanKind kind) {
 }
 
 void Tracer::end(Span& span) {
-  span.end = clock_.now();
+  if (span.end == TimePoint()) stop(span);
   spans_.push(std::move(span));
   free_.push_back(&span);
 }
@@ -70,8 +76,12 @@ void Endpoint::begin_span(InboundCall& call) {
     if (!trace && trace.flags != header.trace.flags) call.not_traced_ = true;
     return;
   }
-  name_span(*call.span_, {kLocal, header.target}, {header.method, 0});
   call.span_->peer = peer_name(call.session_);
+}
+
+/// Names are looked up here rather than where it begins, because here the answer is on its way.
+void Endpoint::end_span(const InboundCall& call, OpenSpan span) {
+  name_span(*span, {kLocal, call.header().target}, {call.header().method, 0});
 }
 
 void InboundCall::note_error(Error& error) {

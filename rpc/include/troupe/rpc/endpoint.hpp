@@ -247,6 +247,7 @@ class Endpoint final : private TransportEvents {
   TraceContext trace_of(const CallOptions& options) const;
   OpenSpan begin_span(TraceContext& trace, SpanKind kind, const CallTarget& target, const MethodId& method);
   void begin_span(InboundCall& call);
+  void end_span(const InboundCall& call, OpenSpan span);
   void end_span(OpenCall& call, const Error* error);
   void end_span(OpenCall& call, Result<std::unique_ptr<InMessage>>& reply);
   void name_span(Span& span, const CallTarget& target, const MethodId& method);
@@ -289,6 +290,7 @@ class Endpoint final : private TransportEvents {
   static constexpr SessionId kElsewhere = UINT64_MAX;
   std::size_t max_head_bytes(SessionId session) const;
   void forget(InboundCall& call);
+  void delist(InboundCall& call);
 
   std::uint64_t open(CallTarget target, MethodId method, const CallOptions& options, const BodyWriter& body,
                      ReplySink& sink, detail::CallScope* scope);

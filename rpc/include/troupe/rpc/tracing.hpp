@@ -43,6 +43,8 @@ class Tracer {
       return {};
     return make(trace, kind);
   }
+  /// The span is over; it goes to the buffer later, when its pointer goes.
+  void stop(Span& span) const { span.end = clock_.now(); }
   /// For traces that begin from now on.
   void set_ratio(double ratio) { ids_.set_ratio(ratio); }
   SpanBuffer& spans() { return spans_; }
