@@ -1,5 +1,5 @@
-// Calls: making them, answering them, and ending each of them once. What concerns the links between
-// endpoints (meeting, heartbeats, death) is in session.cpp.
+// Calls: making them, taking them in, and ending each of them once; how they are answered is in
+// inbound_call.cpp. What concerns the links between endpoints (meeting, heartbeats, death) is in session.cpp.
 #include <troupe/rpc/endpoint.hpp>
 
 #include <cassert>
@@ -392,113 +392,6 @@ void Endpoint::on_cancel(SessionId session, std::uint64_t call_id) {
   cancel_inbound(session, call_id);
   if (const auto stream = streams_.find({session, call_id}); stream != streams_.end())
     std::shared_ptr(stream->second)->end_by_reader({Code::kCancelled, "the reader has cancelled the stream"});
-}
-
-// ---- Answering ----------------------------------------------------------------------------------
-
-void* InboundCall::operator new(std::size_t) {
-  return Recycled<InboundCall>::take();
-}
-void InboundCall::operator delete(void* memory, std::size_t) {
-  Recycled<InboundCall>::give(memory);
-}
-
-InboundCall::InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message,
-                         TimePoint deadline)
-    : endpoint_(&endpoint), session_(session), message_(std::move(message)), deadline_(deadline) {
-  enlist();
-}
-
-void InboundCall::enlist() {
-  next_ = endpoint_->inbound_;
-  if (next_) next_->previous_ = this;
-  endpoint_->inbound_ = this;
-  ++endpoint_->inbound_calls_;
-}
-
-InboundCall::~InboundCall() {
-  if (endpoint_) reply_error({Code::kInternal, "the handler dropped the call without an answer"});
-}
-
-void InboundCall::reply_error(Error error) {
-  if (!endpoint_) return;
-  // Who waited for others until the deadline may be told of it as of a cancellation, and earlier than the
-  // caller.
-  if (error.code == Code::kCancelled && expired()) error.code = Code::kDeadlineExceeded;
-  if (error.node.empty()) error.node = endpoint_->options().node_name;
-  metered_.code = error.code;
-  if (span_) note_error(error);
-  if (direct_) return reply_directly_error(std::move(error));
-  reply_with([&](OutMessage& out) { out.error(error); });
-}
-
-void InboundCall::refuse(Error error) {
-  if (!endpoint_ || token_owner_ == 0) return reply_error(std::move(error));
-  if (error.node.empty()) error.node = endpoint_->options().node_name;
-  metered_.code = error.code;
-  if (span_) note_error(error);
-  Endpoint& endpoint = *endpoint_;
-  endpoint.forget(*this);
-  endpoint.answer_token(
-      *this, [&](OutMessage& out) { out.error(error); }, false);
-}
-
-void InboundCall::reply_with(const BodyWriter& body) {
-  if (!endpoint_) return;
-  Endpoint& endpoint = *endpoint_;
-  if (session_ == kLocal)
-    endpoint.forget(*this);  // the caller goes on inside of the answer
-  else
-    endpoint.delist(*this);
-  if (token_owner_ != 0) {
-    endpoint.answer_token(*this, body, true);
-  } else if (header().kind == MessageKind::kRequest && !cancelled_) {
-    endpoint.answer(*this, body);
-  } else if (span_) {
-    endpoint.end_span(*this, std::move(span_));
-  }
-  // The answer is on its way: nobody waits for this any more.
-  if (metered_.series && session_ != kLocal) endpoint.metrics()->end(metered_);
-}
-
-void Endpoint::forget(InboundCall& call) {
-  delist(call);
-  if (call.metered_.series) metrics_->end(call.metered_);
-}
-
-void Endpoint::delist(InboundCall& call) {
-  (call.previous_ ? call.previous_->next_ : inbound_) = call.next_;
-  if (call.next_) call.next_->previous_ = call.previous_;
-  call.endpoint_ = nullptr;
-  --inbound_calls_;
-  if (call.scope_) [[unlikely]]
-    call.scope_->finish();
-}
-
-void Endpoint::answer(InboundCall& call, const BodyWriter& body) {
-  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
-                      call.session_, true);
-  if (frame) call.metered_.sent(bytes_of(*frame));
-  if (call.span_ && !frame) detail::note_error(*call.span_, frame.error());
-  if (call.span_) options_.tracer->stop(*call.span_);  // before the caller's; the rest has time
-  if (call.span_ && call.session_ == kLocal) end_span(call, std::move(call.span_));
-  const Result<void> sent =
-      frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
-  if (call.span_) end_span(call, std::move(call.span_));
-  // The caller must hear of it all the same; if it is gone this does nothing.
-  if (!sent) answer_error(call, with_context(sent.error(), "the answer could not be sent"));
-}
-
-/// Whatever is in flight: an error is short.
-void Endpoint::answer_error(const InboundCall& call, const Error& error) {
-  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}},
-                      [&](OutMessage& out) { out.error(error); });
-  if (!frame) return;
-  if (call.session_ == kLocal) {
-    (void)send_local(std::move(*frame));
-  } else if (ready(call.session_)) {
-    (void)transport_->send(call.session_, std::move(*frame));
-  }
 }
 
 }  // namespace troupe::rpc

@@ -127,7 +127,7 @@ Loop::Wait Loop::taken_by(Waiter& self) {
   }
   const Wait state = self.state.load(std::memory_order_acquire);
   if (state == Wait::kWaiting) return Wait::kGranted;
-  give_turn();
+  give_turn_back();
   return state;
 }
 

@@ -42,6 +42,7 @@ TEST_CASE("processes that come, leave and are killed over TCP take nobody with t
   std::vector<std::unique_ptr<Process>> nodes;
   for (std::size_t node = 0; node < kNodes; ++node) nodes.push_back(come(node));
   for (std::size_t round = 0; round < rounds; ++round) {
+    // Not a wait for anything: they are to be met at any stage of their coming.
     std::this_thread::sleep_for(std::chrono::milliseconds(pick(20)));
     // They may have to connect for it, to somebody who comes or goes just now.
     for (int call = 0; call < 4; ++call) {
