@@ -27,9 +27,11 @@ target_compile_options(troupe_options INTERFACE "$<$<CXX_COMPILER_ID:GNU>:-Wno-r
 target_compile_options(troupe_options INTERFACE -fno-semantic-interposition)
 # No string instructions for what is copied or zeroed in a few moves: they begin with a wait for all earlier stores,
 # which after a message has been written to another core's cache lines takes as long as the message.
-target_compile_options(troupe_options INTERFACE
-  "$<$<CXX_COMPILER_ID:GNU>:-mmemset-strategy=unrolled_loop:512:noalign,libcall:-1:noalign>"
-  "$<$<CXX_COMPILER_ID:GNU>:-mmemcpy-strategy=unrolled_loop:512:noalign,libcall:-1:noalign>")
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  target_compile_options(troupe_options INTERFACE
+    "$<$<CXX_COMPILER_ID:GNU>:-mmemset-strategy=unrolled_loop:512:noalign,libcall:-1:noalign>"
+    "$<$<CXX_COMPILER_ID:GNU>:-mmemcpy-strategy=unrolled_loop:512:noalign,libcall:-1:noalign>")
+endif()
 if(TROUPE_SANITIZE)
   target_compile_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZE} -g1)
   target_link_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZE})

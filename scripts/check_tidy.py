@@ -14,6 +14,7 @@ import sys
 import time
 
 ROOT = pathlib.Path.cwd().resolve()
+GCC_ONLY = ("-W", "-mmemset-strategy=", "-mmemcpy-strategy=")  # clang takes an option that it does not know for an error
 
 
 def own_sources(build):
@@ -27,7 +28,7 @@ def own_sources(build):
         words = shlex.split(entry["command"])
         if pathlib.Path(words[0]).name == "ccache":
             words = words[1:]
-        words = [word for word in words if not word.startswith("-W")]  # GCC's, some unknown to clang
+        words = [word for word in words if not word.startswith(GCC_ONLY)]
         sources[source] = {"directory": entry["directory"], "file": str(source), "arguments": words}
     return sources
 

@@ -87,13 +87,19 @@ constexpr std::size_t aligned_head(std::size_t head) {
 /// Tells the processor to move what we have just written to the cache that all cores share, where the reader
 /// finds it sooner than in ours: a call's round trip is a tenth shorter where cores are far apart. (CLDEMOTE;
 /// a processor that does not know it does nothing.)
-inline void hand_out(const std::byte* data, std::size_t bytes) {
+inline void hand_out([[maybe_unused]] const std::byte* data, [[maybe_unused]] std::size_t bytes) {
+#if defined(__x86_64__)
   for (std::size_t at = 0; at < bytes; at += kAlign) asm volatile("cldemote %0" : : "m"(data[at]));
+#endif
 }
 /// Has a cache line brought here to be written. (GCC's own __builtin_prefetch() for writing only reads unless
 /// it compiles for newer processors than we do; then writing has to ask the other core again.)
 inline void fetch_to_write(const std::byte* line) {
+#if defined(__x86_64__)
   asm volatile("prefetchw %0" : : "m"(*line) : "memory");
+#else
+  __builtin_prefetch(line, 1);
+#endif
 }
 }  // namespace ring
 
