@@ -90,7 +90,7 @@ Result<void> NodeImpl::start() {
 
 Result<void> NodeImpl::listen() {
   auto transport = options.make_transport ? options.make_transport(*loop)
-                                          : rpc::make_ucx_transport(*loop, options.transport);
+                                          : rpc::make_process_transport(*loop, options.transport);
   if (!transport) return transport.error();
   rpc::EndpointOptions endpoint_options;
   endpoint_options.node_id = options.node_id;

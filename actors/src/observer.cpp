@@ -47,7 +47,7 @@ Result<void> ClusterObserver::Impl::start() {
   if (!secret) return std::move(secret).error();
   {
     const Loop::Turn turn(loop);
-    auto transport = rpc::make_ucx_transport(loop, options.transport);
+    auto transport = rpc::make_process_transport(loop, options.transport);
     if (!transport) return std::move(transport).error();
     rpc::EndpointOptions own;
     own.node_id = random_node_id();

@@ -13,6 +13,7 @@
 
 #include "head_pool.hpp"
 #include "meeting/meeting.hpp"
+#include "ring.hpp"
 
 namespace troupe::rpc {
 
@@ -60,6 +61,7 @@ struct DataPlane {
 
   const std::size_t max_head_bytes;
   HeadPool heads;
+  Ring<Arrival> arrivals{1024};                  // to be delivered
   std::vector<std::pair<LinkId, Error>> broken;  // links to be closed, with why
   TransportEvents* events = nullptr;
   const Meeting* meeting = nullptr;

@@ -17,7 +17,7 @@ struct RawResult {
 };
 
 /// Round trip of an active message that is only a header of `bytes`, in microseconds. `tls` as UCX_TLS,
-/// or "shm", "tcp", "auto" with the meaning of troupe::rpc::UcxOptions.
+/// or "shm", "tcp", "auto" with the meaning of troupe::rpc::TransportOptions.
 RawResult raw_am_rtt(std::size_t bytes, const std::string& tls, std::size_t iterations);
 /// Messages of `bytes` a second, one way, `window` of them under way at most.
 RawResult raw_am_rate(std::size_t bytes, std::size_t window, const std::string& tls, std::size_t iterations);

@@ -31,7 +31,7 @@ constexpr std::size_t kBandwidthBytes = std::size_t{1} << 29;
 class End final : public rpc::TransportEvents {
  public:
   explicit End(const std::string& transports)
-      : turn_(loop_), transport(rpc::make_ucx_transport(loop_, {transports, ""}).value()) {
+      : turn_(loop_), transport(rpc::make_process_transport(loop_, {transports, ""}).value()) {
     transport->set_events(*this);
   }
 

@@ -246,7 +246,7 @@ TEST_CASE("a peer that speaks another version of the protocol") {
   std::string address;
   {
     Loop::Turn turn(loop);
-    auto transport = rpc::make_ucx_transport(loop);
+    auto transport = rpc::make_process_transport(loop);
     REQUIRE(transport);
     rpc::EndpointOptions options;
     options.node_id = 1;

@@ -365,7 +365,7 @@ Bytes greeting_frame() {
 TEST_CASE("admission: raw sockets that talk garbage get nothing back, and are gone in time") {
   auto hasty = knowing(2, "bob");
   hasty.handshake_timeout = 300ms;
-  Duo<contract::UcxShm> duo(knowing(1, "alice"), hasty);
+  Duo<contract::Shm> duo(knowing(1, "alice"), hasty);
   Bytes half = greeting_frame();
   half.resize(half.size() / 2);
   const std::string_view http = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -403,7 +403,7 @@ TEST_CASE("admission: thousands of strangers hold little memory and keep nobody 
   REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
   const std::size_t count = std::min<std::size_t>(kThousands, limit.rlim_max / 2);
   {
-    Duo<contract::UcxShm> duo(knowing(1, "alice"), knowing(2, "bob"));
+    Duo<contract::Shm> duo(knowing(1, "alice"), knowing(2, "bob"));
     duo.settle();
     std::vector<RawSocket> sockets;
     sockets.reserve(count);

@@ -186,6 +186,6 @@ class Stranger final : public TransportEvents {
 };
 
 #define TROUPE_ENDPOINT_TRANSPORTS \
-  ::troupe::rpc::contract::UcxShm, ::troupe::rpc::contract::UcxTcp, ::troupe::rpc::contract::Sim
+  ::troupe::rpc::contract::Shm, ::troupe::rpc::contract::UcxTcp, ::troupe::rpc::contract::Sim
 
 }  // namespace troupe::rpc::testing

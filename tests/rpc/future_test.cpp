@@ -190,7 +190,7 @@ TEST_CASE("future: of a call whose loop ends before it began is cancelled") {
     {
       const Loop::Turn turn(loop);
       side.endpoint = std::make_unique<Endpoint>(
-          loop, std::move(make_ucx_transport(loop, {"tcp", ""})).value(), options_of(1, "alice"), side);
+          loop, std::move(make_process_transport(loop, {"tcp", ""})).value(), options_of(1, "alice"), side);
     }
     std::atomic<int> stage{0};
     std::thread other([&] {  // holds the turn, so that the call is posted
@@ -210,7 +210,7 @@ TEST_CASE("future: of a call whose loop ends before it began is cancelled") {
 }
 
 TEST_CASE("future: one that nobody keeps does not end its call") {
-  Duo<contract::UcxShm> duo;
+  Duo<contract::Shm> duo;
   duo.connect();
   int seen = 0;
   call_async<std::int64_t>(*duo.a.endpoint, {duo.ab, 1}, "add", "add", {}, 1, 2)
@@ -226,7 +226,7 @@ TEST_CASE("future: calls from many threads, synchronous and not, all come back")
   {
     const Loop::Turn turn(running.loop);
     side.endpoint = std::make_unique<Endpoint>(
-        running.loop, std::move(make_ucx_transport(running.loop, {"tcp", ""})).value(),
+        running.loop, std::move(make_process_transport(running.loop, {"tcp", ""})).value(),
         options_of(1, "alice"), side);
   }
   std::vector<std::thread> threads;

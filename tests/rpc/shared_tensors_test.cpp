@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr const char* kAddressVariable = "TROUPE_TEST_SHARED_TENSORS_ADDRESS";
-using contract::UcxShm;
+using contract::Shm;
 
 Tensor pooled(Endpoint& endpoint, std::size_t bytes, int value) {
   Tensor tensor =
@@ -53,7 +53,7 @@ EndpointOptions without_sharing(std::uint64_t id, const std::string& name) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("shared tensors: an argument arrives in place, is read-only, and its lease comes back",
-                   Kind, contract::UcxShm, contract::UcxTcp) {
+                   Kind, contract::Shm, contract::UcxTcp) {
   Duo<Kind> duo;
   std::vector<Tensor> kept;
   keep_at(duo.b, kept);
@@ -78,7 +78,7 @@ TEST_CASE_TEMPLATE("shared tensors: an argument arrives in place, is read-only, 
 }
 
 TEST_CASE("shared tensors: answers, parts of a tensor, mixtures and long bodies come as they were") {
-  Duo<UcxShm> duo;
+  Duo<Shm> duo;
   duo.connect();
   Endpoint& answering = *duo.b.endpoint;
   duo.b.handler = [&](InboundCallPtr call) {
@@ -112,7 +112,7 @@ TEST_CASE("shared tensors: answers, parts of a tensor, mixtures and long bodies 
 }
 
 TEST_CASE("shared tensors: hundreds in one call are copied, thousands of leases come back") {
-  Duo<UcxShm> duo;
+  Duo<Shm> duo;
   std::vector<Tensor> kept;
   keep_at(duo.b, kept);
   duo.connect();
@@ -136,8 +136,8 @@ TEST_CASE("shared tensors: if a side does not share, all is copied") {
   SUBCASE("the receiver") {
     first = false;
   }
-  Duo<UcxShm> duo(first ? without_sharing(1, "alice") : options_of(1, "alice"),
-                  first ? options_of(2, "bob") : without_sharing(2, "bob"));
+  Duo<Shm> duo(first ? without_sharing(1, "alice") : options_of(1, "alice"),
+               first ? options_of(2, "bob") : without_sharing(2, "bob"));
   std::vector<Tensor> kept;
   keep_at(duo.b, kept);
   duo.connect();
@@ -161,7 +161,7 @@ TEST_CASE("shared tensors: simulated, they are copied") {
 }
 
 TEST_CASE("shared tensors: the end of the session takes nothing from a reader that lives on") {
-  Duo<UcxShm> duo;
+  Duo<Shm> duo;
   std::vector<Tensor> kept;
   keep_at(duo.b, kept);
   duo.connect();
@@ -218,7 +218,7 @@ TEST_CASE("shared tensors: one that nobody has agreed upon, or that lies wrong, 
 TEST_CASE("shared tensors: the other process" * doctest::skip()) {
   const char* const address = std::getenv(kAddressVariable);
   if (!address) return;
-  contract::UcxShm world;
+  contract::Shm world;
   Side side;
   side.endpoint = std::make_unique<Endpoint>(world.a, world.make(world.a, "c"), options_of(3, "carol"), side);
   std::vector<Tensor> kept;
@@ -266,7 +266,7 @@ class OtherProcess {
 }  // namespace
 
 TEST_CASE("shared tensors: another process reads them in place, gives them back, and may be killed") {
-  Duo<UcxShm> duo;
+  Duo<Shm> duo;
   OtherProcess other(duo.address);
   REQUIRE(duo.until([&] { return duo.b.sessions.size() == 1; }));
   Endpoint& endpoint = *duo.b.endpoint;

@@ -170,27 +170,31 @@ class RealWorld {
   Loop::Turn turn_a_{a}, turn_b_{b};
 };
 
-struct UcxWorld : RealWorld {
+struct ProcessWorld : RealWorld {
   static constexpr const char* kAnyPort = "127.0.0.1:0";
   static constexpr const char* kDeaf = "127.0.0.1:1";  // nobody listens there
-  explicit UcxWorld(const char* transports) : options{transports, ""} {}
+  explicit ProcessWorld(const char* transports) : options{transports, ""} {}
   std::unique_ptr<Transport> make(Loop& loop, const char*) {
-    return std::move(make_ucx_transport(loop, options).value());
+    return std::move(make_process_transport(loop, options).value());
   }
-  UcxOptions options;
+  TransportOptions options;
 };
-struct UcxAuto : UcxWorld {
-  UcxAuto() : UcxWorld("auto") {}
+struct AutoTransport : ProcessWorld {
+  AutoTransport() : ProcessWorld("auto") {}
 };
-struct UcxShm : UcxWorld {
-  UcxShm() : UcxWorld("shm") {}
+struct Shm : ProcessWorld {
+  Shm() : ProcessWorld("shm") {}
 };
 /// UCX's own shared memory, which is used when asked for by UCX's names.
-struct UcxNative : UcxWorld {
-  UcxNative() : UcxWorld("posix,cma,self") {}
+struct UcxNative : ProcessWorld {
+  UcxNative() : ProcessWorld("posix,cma,self") {}
 };
-struct UcxTcp : UcxWorld {
-  UcxTcp() : UcxWorld("tcp") {}
+/// UCX's own TCP, likewise.
+struct UcxTcp : ProcessWorld {
+  UcxTcp() : ProcessWorld("tcp,self") {}
+};
+struct Tcp : ProcessWorld {
+  Tcp() : ProcessWorld("tcp") {}
 };
 
 struct Sim {
@@ -209,9 +213,9 @@ struct Sim {
   Loop::Turn turn_a_{a}, turn_b_{b};
 };
 
-#define TROUPE_TRANSPORTS                                                                                \
-  ::troupe::rpc::contract::UcxAuto, ::troupe::rpc::contract::UcxNative, ::troupe::rpc::contract::UcxTcp, \
-      ::troupe::rpc::contract::Sim
+#define TROUPE_TRANSPORTS                                                     \
+  ::troupe::rpc::contract::AutoTransport, ::troupe::rpc::contract::UcxNative, \
+      ::troupe::rpc::contract::UcxTcp, ::troupe::rpc::contract::Tcp, ::troupe::rpc::contract::Sim
 
 /// Two transports: `b` listens, and unless told otherwise `a` has dialled it and both data ways are open.
 template <class Kind>

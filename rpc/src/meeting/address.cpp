@@ -73,12 +73,30 @@ Result<SocketAddress> SocketAddress::parse(std::string_view text) {
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
   std::memcpy(&address.storage_, found->ai_addr, found->ai_addrlen);
   address.size_ = found->ai_addrlen;
-  if (address.family() == AF_INET) {
-    reinterpret_cast<sockaddr_in*>(&address.storage_)->sin_port = htons(parts->port);
-  } else {
-    reinterpret_cast<sockaddr_in6*>(&address.storage_)->sin6_port = htons(parts->port);
+  return address.with_port(parts->port);
+}
+
+std::uint16_t SocketAddress::port() const {
+  if (family() == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in*>(&storage_)->sin_port);
+  if (family() == AF_INET6) return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_port);
+  return 0;
+}
+
+SocketAddress SocketAddress::with_port(std::uint16_t port) const {
+  SocketAddress result = *this;
+  if (family() == AF_INET6) {
+    reinterpret_cast<sockaddr_in6*>(&result.storage_)->sin6_port = htons(port);
+    return result;
   }
-  return address;
+  auto* const as_ip = reinterpret_cast<sockaddr_in*>(&result.storage_);
+  if (family() != AF_INET) {
+    *as_ip = {};
+    as_ip->sin_family = AF_INET;
+    as_ip->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    result.size_ = sizeof *as_ip;
+  }
+  as_ip->sin_port = htons(port);
+  return result;
 }
 
 SocketAddress SocketAddress::local_of(int fd) {

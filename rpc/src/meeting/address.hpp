@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,9 @@ class SocketAddress {
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage_); }
   socklen_t size() const { return size_; }
   int family() const { return storage_.ss_family; }
+  std::uint16_t port() const;
+  /// The same host with another port; of a unix socket: the loopback device.
+  SocketAddress with_port(std::uint16_t port) const;
   bool is_unix() const { return family() == AF_UNIX; }
   /// Whether nothing off this machine can be meant or let in: loopback or a unix socket.
   bool is_local() const;

@@ -391,6 +391,16 @@ void Meeting::fail_doomed() {
   for (auto& [link, error] : doomed) end(link, std::move(error));
 }
 
+SocketAddress Meeting::local_address(LinkId link) const {
+  const Socket* socket = sockets_.find(link);
+  return socket && socket->fd ? SocketAddress::local_of(socket->fd.get()) : SocketAddress().with_port(0);
+}
+
+SocketAddress Meeting::remote_address(LinkId link) const {
+  const Socket* socket = sockets_.find(link);
+  return socket && socket->fd ? SocketAddress::peer_of(socket->fd.get()) : SocketAddress().with_port(0);
+}
+
 bool Meeting::peer_has_left(LinkId link) const {
   const Socket* socket = sockets_.find(link);
   if (!socket || !socket->fd) return true;

@@ -63,6 +63,9 @@ class Meeting {
   bool has(LinkId link) const { return sockets_.find(link) != nullptr; }
   /// Whether the peer has closed its side already, as the kernel sees it now (one system call).
   bool peer_has_left(LinkId link) const;
+  /// Of the link's socket; of one that is gone: the loopback device.
+  SocketAddress local_address(LinkId link) const;
+  SocketAddress remote_address(LinkId link) const;
   std::vector<LinkId> links() const { return sockets_.ids(); }
 
  private:

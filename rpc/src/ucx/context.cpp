@@ -124,14 +124,14 @@ std::string tls_list(const std::string& transports) {
   return transports;
 }
 
-std::vector<std::pair<std::string, std::string>> settings(const UcxOptions& options) {
+std::vector<std::pair<std::string, std::string>> settings(const TransportOptions& options) {
   std::vector<std::pair<std::string, std::string>> list;
   list.emplace_back("TLS", tls_list(options.transports));
   if (options.transports != "shm" && !options.net_devices.empty()) {
     list.emplace_back("NET_DEVICES", options.net_devices);
   }
-  list.emplace_back("RNDV_THRESH", options.transports == "tcp" ? kTcpRendezvous : kRendezvous);
-  if (options.transports != "tcp") {
+  list.emplace_back("RNDV_THRESH", options.transports.starts_with("tcp") ? kTcpRendezvous : kRendezvous);
+  if (!options.transports.starts_with("tcp")) {
     list.emplace_back("MM_FIFO_ELEM_SIZE", kFifoElement);
     list.emplace_back("SCOPY_SEG_SIZE", kCopiedPerRound);
   }
@@ -145,7 +145,7 @@ Error ucx_error(ucs_status_t status, const std::string& what) {
   return {code, what + ": " + ucs_status_string(status)};
 }
 
-Result<std::unique_ptr<UcxContext>> UcxContext::create(const UcxOptions& options) {
+Result<std::unique_ptr<UcxContext>> UcxContext::create(const TransportOptions& options) {
   make_ucx_a_quiet_guest();
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);

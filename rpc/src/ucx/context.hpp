@@ -15,7 +15,7 @@ namespace troupe::rpc {
 class UcxContext {
  public:
   /// kUnavailable: UCX cannot be set up so.
-  static Result<std::unique_ptr<UcxContext>> create(const UcxOptions& options);
+  static Result<std::unique_ptr<UcxContext>> create(const TransportOptions& options);
   ~UcxContext();
   UcxContext(const UcxContext&) = delete;
   UcxContext& operator=(const UcxContext&) = delete;

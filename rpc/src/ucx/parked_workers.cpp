@@ -17,7 +17,7 @@ void ParkedWorkers::park(std::unique_ptr<UcxWorker> worker) {
   workers_.push_back(std::move(worker));
 }
 
-std::unique_ptr<UcxWorker> ParkedWorkers::take(const UcxOptions& options) {
+std::unique_ptr<UcxWorker> ParkedWorkers::take(const TransportOptions& options) {
   const std::lock_guard lock(mutex_);
   const auto found = std::find_if(workers_.begin(), workers_.end(),
                                   [&](const auto& worker) { return worker->options() == options; });

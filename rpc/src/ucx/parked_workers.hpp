@@ -23,7 +23,7 @@ class ParkedWorkers {
 
   void park(std::unique_ptr<UcxWorker> worker);
   /// Null if none has these options.
-  std::unique_ptr<UcxWorker> take(const UcxOptions& options);
+  std::unique_ptr<UcxWorker> take(const TransportOptions& options);
   std::size_t count() const;
 
  private:

@@ -28,7 +28,7 @@ constexpr unsigned kClosingRounds = 32;
 
 }  // namespace
 
-Result<UcxWorker::Handle> UcxWorker::create(const UcxOptions& options, UcxPlane& plane) {
+Result<UcxWorker::Handle> UcxWorker::create(const TransportOptions& options, UcxPlane& plane) {
   if (auto parked = ParkedWorkers::all().take(options)) {
     parked->plane_ = &plane;
     return Handle(parked.release());
@@ -115,7 +115,7 @@ void UcxWorker::finish() {
 /// - while its answer to a peer that connects waits for a connection of its own (ucp_request_send_state_ff,
 ///   ucp_wireup_ep). Of that we see nothing; but there is none left when a message has gone each way.
 bool UcxWorker::can_end() const {
-  const bool copies = receiving_ > 0 && options_.transports != "tcp";
+  const bool copies = receiving_ > 0 && !options_.transports.starts_with("tcp");
   return !copies && !half_connected_;
 }
 
@@ -277,7 +277,7 @@ bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size
   std::uint64_t tag = 0;
   std::memcpy(&tag, header.data(), kTagBytes);
   Channel* channel = plane_->channels.in_slot(tag);
-  if (!channel || channel->own_tag != tag || &channel->worker != this) {
+  if (!channel || channel->own_tag != tag || channel->worker != this) {
     ++plane_->stats.stray;
     return false;
   }
@@ -365,7 +365,7 @@ void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, voi
 void UcxWorker::accept_postponed() {
   for (const LinkId link : std::exchange(postponed_, {})) {
     Channel* const channel = plane_->channels.find(link);
-    if (channel && &channel->worker == this) accept_announced(*channel);
+    if (channel && channel->worker == this) accept_announced(*channel);
   }
 }
 

@@ -17,7 +17,6 @@
 #include "data_plane.hpp"
 #include "meeting/link_table.hpp"
 #include "ucx/context.hpp"
-#include "ucx/ring.hpp"
 
 namespace troupe::rpc {
 
@@ -37,10 +36,10 @@ struct Announced {
 /// lives on, detached, until its last operation has ended; with a peer that died over shared memory
 /// that is when the worker goes.
 struct Channel {
-  Channel(LinkId link_id, UcxWorker& on) : link(link_id), worker(on) {}
+  Channel(LinkId link_id, UcxWorker* on) : link(link_id), worker(on) {}
 
   const LinkId link;
-  UcxWorker& worker;
+  UcxWorker* const worker;          // null: this process does without UCX
   ucp_ep_h endpoint = nullptr;      // null until open_data()
   std::uint64_t peer_tag = 0;       // under which the peer wants what is sent on this link
   std::uint64_t own_tag = 0;        // ours: the slot of `link`, and bits that only the peer is told
@@ -61,7 +60,6 @@ struct UcxPlane : DataPlane {
   using DataPlane::DataPlane;
 
   LinkTable<Channel> channels;
-  Ring<Arrival> arrivals{1024};
 };
 
 /// A ucp worker: the place where UCX's connections meet and are polled.
@@ -79,7 +77,7 @@ class UcxWorker {
   using Handle = std::unique_ptr<UcxWorker, Retire>;
 
   /// A new one, or one that was parked.
-  static Result<Handle> create(const UcxOptions& options, UcxPlane& plane);
+  static Result<Handle> create(const TransportOptions& options, UcxPlane& plane);
   /// Precondition: can_end(), or it was never started.
   ~UcxWorker();
   UcxWorker(const UcxWorker&) = delete;
@@ -105,7 +103,7 @@ class UcxWorker {
   std::size_t attached() const { return attached_; }
   /// Detached channels whose operations, or whose closing, have not ended.
   std::size_t unfinished() const { return draining_.size() + closing_.size(); }
-  const UcxOptions& options() const { return options_; }
+  const TransportOptions& options() const { return options_; }
 
  private:
   static constexpr std::size_t kTagBytes = sizeof(std::uint64_t);
@@ -137,7 +135,7 @@ class UcxWorker {
     std::size_t bytes = 0;
   };
 
-  UcxWorker(const UcxOptions& options, UcxPlane& plane) : options_(options), plane_(&plane) {}
+  UcxWorker(const TransportOptions& options, UcxPlane& plane) : options_(options), plane_(&plane) {}
   Result<void> start();
 
   static ucs_status_t on_message(void* self, const void* header, std::size_t header_size, void* data,
@@ -163,7 +161,7 @@ class UcxWorker {
                                           std::span<const std::byte> head);
   SendOperation& take_send_operation();
 
-  const UcxOptions options_;
+  const TransportOptions options_;
   UcxPlane* plane_;  // null while parked
   std::unique_ptr<UcxContext> context_;
   ucp_worker_h worker_ = nullptr;

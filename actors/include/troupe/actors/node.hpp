@@ -49,7 +49,7 @@ struct NodeOptions {
   /// or joining off this machine. Empty: the contents of secret_file; if that is empty too, there is none.
   std::string secret = {};
   std::string secret_file = {};  ///< only its owner, and group, may be able to read it
-  rpc::UcxOptions transport = {};
+  rpc::TransportOptions transport = {};
   SharedPool::Limits shared_pool = {};  ///< of endpoint().shared_pool(); max_bytes 0: nothing is shared
   Duration join_timeout{std::chrono::seconds(10)};  ///< the first node may start later than this one
   Duration default_timeout{std::chrono::seconds(60)};

@@ -17,7 +17,7 @@ struct ObserverOptions {
   std::string address = {};  ///< of the cluster's first node
   std::string secret = {};   ///< as in NodeOptions
   std::string secret_file = {};
-  rpc::UcxOptions transport = {};
+  rpc::TransportOptions transport = {};
   Duration timeout{std::chrono::seconds(3)};  ///< of meeting, and of each question
 };
 

@@ -102,20 +102,21 @@ class Transport : public Source {
   virtual void close(LinkId link) = 0;
 };
 
-/// How the UCX transport is set up.
-struct UcxOptions {
-  /// What to use: "auto" (rings in shared memory on one machine, else RDMA or TCP by UCX), "shm", "tcp", or a
-  /// list in UCX_TLS's own words.
+/// How the transport of real processes is set up.
+struct TransportOptions {
+  /// What to use: "auto" (rings in shared memory on one machine; else RDMA by UCX if both machines have it,
+  /// or TCP), "shm", "tcp", or a list in UCX_TLS's own words ("rc_x,tcp,self"), with which everything goes by
+  /// UCX.
   std::string transports = "auto";
-  /// Network devices ("lo", "eth0", a UCX_NET_DEVICES list). Empty: "lo" until listen() or dial() names
+  /// UCX's network devices ("lo", "eth0", a UCX_NET_DEVICES list). Empty: "lo" until listen() or dial() names
   /// another host, so that nothing off this machine can reach a node that listens on loopback.
   std::string net_devices = {};
 
-  bool operator==(const UcxOptions&) const = default;
+  bool operator==(const TransportOptions&) const = default;
 };
 
 /// The transport of real processes; adds itself to `loop`'s sources while it lives.
-/// kUnavailable: UCX cannot be set up so; the message says what it offers instead.
-Result<std::unique_ptr<Transport>> make_ucx_transport(Loop& loop, const UcxOptions& options = {});
+/// kUnavailable: UCX is needed and cannot be set up so; the message says what it offers instead.
+Result<std::unique_ptr<Transport>> make_process_transport(Loop& loop, const TransportOptions& options = {});
 
 }  // namespace troupe::rpc

@@ -11,20 +11,22 @@
 #include "meeting/meeting.hpp"
 #include "meeting/socket.hpp"
 #include "shm/plane.hpp"
+#include "tcp/plane.hpp"
 #include "ucx/worker.hpp"
 
 namespace troupe::rpc {
 
 /// The transport of real nodes: control goes through a Meeting's sockets, data to processes of this machine
-/// through shared memory (shm::Plane), to others through a UcxWorker.
+/// through shared memory (shm::Plane), to others over TCP (tcp::Plane) or, where there is RDMA or it is asked
+/// for, through a UcxWorker.
 ///
-/// There is usually one worker. A second takes over for new links when the first allows the loopback
-/// device only and another host is named, or when it has collected too many endpoints of dead peers;
-/// the old one goes with its last link.
-class UcxTransport final : public Transport, private MeetingEvents {
+/// There is usually one worker, or none where UCX has no use. A second takes over for new links when the
+/// first allows the loopback device only and another host is named, or when it has collected too many
+/// endpoints of dead peers; the old one goes with its last link.
+class ProcessTransport final : public Transport, private MeetingEvents {
  public:
-  static Result<std::unique_ptr<UcxTransport>> create(Loop& loop, const UcxOptions& options);
-  ~UcxTransport() override;
+  static Result<std::unique_ptr<ProcessTransport>> create(Loop& loop, const TransportOptions& options);
+  ~ProcessTransport() override;
 
   int poll() override;
   int event_fd() const override { return event_fd_.get(); }
@@ -52,11 +54,12 @@ class UcxTransport final : public Transport, private MeetingEvents {
 
   /// For tests.
   const DataPlane::Stats& stats() const { return plane_.stats; }
+  tcp::Plane& streams() { return tcp_; }
   std::size_t workers() const { return workers_.size(); }
   std::size_t unfinished() const;
 
  private:
-  UcxTransport(Loop& loop, const UcxOptions& options);
+  ProcessTransport(Loop& loop, const TransportOptions& options);
 
   void on_met(LinkId link, std::string_view peer_address, bool incoming) override;
   void on_message(LinkId link, std::span<const std::byte> message) override;
@@ -69,17 +72,19 @@ class UcxTransport final : public Transport, private MeetingEvents {
   void fail_broken();
   void retire_workers();
   void detach(LinkId link);
-  void watch_workers(bool on);
+  void watch_networks(bool on);
 
   Loop& loop_;
-  UcxOptions options_;
+  TransportOptions options_;
   Limits limits_;
-  UniqueFd event_fd_;      // an epoll descriptor over the doorbell and, while armed, the workers' own
+  UniqueFd event_fd_;      // an epoll descriptor over the doorbell and, while armed, the networks' own
   bool watching_ = false;  // whether it has them
   UcxPlane plane_;
   shm::Plane shm_;
+  tcp::Plane tcp_;
   std::vector<UcxWorker::Handle> workers_;  // the last takes new links
   Meeting meeting_;
+  const bool uses_ucx_;
   bool loopback_only_ = false;
   bool ucx_used_ = false;  // there is, or was, a peer that is reached through UCX
   int depth_ = 0;          // of poll() and deliver() in one another

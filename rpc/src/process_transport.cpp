@@ -1,4 +1,4 @@
-#include "ucx/transport.hpp"
+#include "process_transport.hpp"
 
 #include <sys/epoll.h>
 
@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "meeting/proof.hpp"
@@ -32,10 +33,11 @@ struct DataAddressHeader {
   std::uint64_t tag = 0;       // with which the link's owner wants its messages
   std::uint64_t checksum = 0;  // of all that follows, because UCX trusts what it unpacks
   shm::Address shared;         // for a peer on the same machine
+  tcp::Address streams;        // for one that is reached over TCP
 };
 constexpr std::size_t kChecked = offsetof(DataAddressHeader, shared);
 // Stands for the layout above and for the settings on which both sides must agree (context.cpp).
-constexpr std::uint32_t kDataAddressMagic = 0x32785554;  // "TUx2"
+constexpr std::uint32_t kDataAddressMagic = 0x33785554;  // "TUx3"
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo).
 std::uint64_t checksum_of(std::span<const std::byte> bytes) {
@@ -55,15 +57,33 @@ class DepthGuard {
   int& depth_;
 };
 
-/// A tag for messages on this link: where to find it, and bits that nobody can guess, because whoever finds
-/// UCX's own port can send it messages. Only a peer that has met us properly is told.
-Result<std::uint64_t> secret_tag(LinkId link) {
+/// Where to find the link, and bits that nobody can guess, because whoever finds a port of ours can send to
+/// it. Only a peer that has met us properly is told.
+Result<tcp::Token> secret_token(LinkId link) {
   const auto random = make_nonce();
   if (!random) return random.error();
   constexpr std::uint64_t kSlot = LinkTable<Channel>::kMaxLinks - 1;
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, random->data(), sizeof bits);
-  return (bits & ~kSlot) | (link & kSlot);
+  tcp::Token token{};
+  static_assert(sizeof token <= sizeof *random);
+  std::memcpy(&token, random->data(), sizeof token);
+  token[0] = (token[0] & ~kSlot) | (link & kSlot);
+  return token;
+}
+
+/// UCX is for what it alone can do.
+bool has_rdma() {
+  std::error_code none;
+  return !std::filesystem::is_empty("/sys/class/infiniband", none) && !none;
+}
+
+bool uses_ucx(const std::string& transports) {
+  if (transports == "auto") return has_rdma();
+  return transports != "shm" && transports != "tcp";
+}
+
+tcp::Offer offer_of_streams(const std::string& transports) {
+  if (transports == "auto") return has_rdma() ? tcp::Offer::kIfNeeded : tcp::Offer::kGladly;
+  return transports == "tcp" ? tcp::Offer::kGladly : tcp::Offer::kNone;
 }
 
 Error no_such_link() {
@@ -72,29 +92,33 @@ Error no_such_link() {
 
 }  // namespace
 
-Result<std::unique_ptr<UcxTransport>> UcxTransport::create(Loop& loop, const UcxOptions& options) {
+Result<std::unique_ptr<ProcessTransport>> ProcessTransport::create(Loop& loop,
+                                                                   const TransportOptions& options) {
   const Loop::Turn turn(loop);
-  std::unique_ptr<UcxTransport> transport(new UcxTransport(loop, options));
+  std::unique_ptr<ProcessTransport> transport(new ProcessTransport(loop, options));
   if (!transport->event_fd_) return errno_error(errno, "making an epoll descriptor");
-  auto added = transport->add_worker();
-  if (!added) return added.error();
-  auto& limits = transport->limits_;
-  const std::size_t longest = transport->workers_.back()->max_am_header() - sizeof(std::uint64_t);
-  if (longest < limits.max_head_bytes) {
-    return Error{Code::kUnavailable, "UCX takes headers of " + std::to_string(longest) +
-                                         " bytes only with '" + options.transports + "'"};
+  if (transport->uses_ucx_) {
+    auto added = transport->add_worker();
+    if (!added) return added.error();
+    const std::size_t longest = transport->workers_.back()->max_am_header() - sizeof(std::uint64_t);
+    if (longest < transport->limits_.max_head_bytes) {
+      return Error{Code::kUnavailable, "UCX takes headers of " + std::to_string(longest) +
+                                           " bytes only with '" + options.transports + "'"};
+    }
   }
   loop.add_source(*transport);
   return transport;
 }
 
-UcxTransport::UcxTransport(Loop& loop, const UcxOptions& options)
+ProcessTransport::ProcessTransport(Loop& loop, const TransportOptions& options)
     : loop_(loop),
       options_(options),
       event_fd_(::epoll_create1(EPOLL_CLOEXEC)),
       plane_(limits_.max_head_bytes),
       shm_(plane_, options_.transports == "auto" || options_.transports == "shm"),
+      tcp_(loop, plane_, offer_of_streams(options_.transports)),
       meeting_(loop, limits_.max_control_bytes, *this),
+      uses_ucx_(uses_ucx(options.transports)),
       loopback_only_(options.net_devices.empty()) {
   limits_.eager_bytes = std::size_t{48} << 10;
   plane_.meeting = &meeting_;
@@ -104,7 +128,7 @@ UcxTransport::UcxTransport(Loop& loop, const UcxOptions& options)
   ::epoll_ctl(event_fd_.get(), EPOLL_CTL_ADD, shm_.bell_fd(), &event);
 }
 
-UcxTransport::~UcxTransport() {
+ProcessTransport::~ProcessTransport() {
   const Loop::Turn turn(loop_);
   loop_.remove_source(*this);
   // Sockets first: a peer that is reading our memory just now sees that it can no longer trust it.
@@ -113,31 +137,34 @@ UcxTransport::~UcxTransport() {
   workers_.clear();
 }
 
-Result<void> UcxTransport::add_worker() {
-  UcxOptions options = options_;
+Result<void> ProcessTransport::add_worker() {
+  TransportOptions options = options_;
   if (loopback_only_) options.net_devices = "lo";
   auto worker = UcxWorker::create(options, plane_);
   if (!worker) return worker.error();
-  watch_workers(false);
+  watch_networks(false);
   workers_.push_back(std::move(*worker));
   return {};
 }
 
-Result<void> UcxTransport::reach_beyond(const SocketAddress& address) {
+Result<void> ProcessTransport::reach_beyond(const SocketAddress& address) {
   if (!loopback_only_ || address.is_local()) return {};
   loopback_only_ = false;
+  if (!uses_ucx_) return {};
   return add_worker();
 }
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-int UcxTransport::poll() {
+int ProcessTransport::poll() {
   const DepthGuard depth(depth_);
   const HeadPool::Scope heads(plane_.heads);
-  if (watching_) watch_workers(false);
+  if (watching_) watch_networks(false);
+  tcp_.flush();  // of whoever is interrupted by this poll
+  tcp_.collect(true);
   int events = 0;
   for (int round = 0; round < kMaxRounds; ++round) {
-    int progressed = shm_.poll();
+    int progressed = shm_.poll() + tcp_.poll();
     // By index: dropping a sent buffer may run code that adds a worker.
     for (std::size_t i = 0; needs_workers() && i < workers_.size(); ++i)
       progressed += workers_[i]->progress();
@@ -145,37 +172,42 @@ int UcxTransport::poll() {
     events += progressed;
     if (progressed < kBusyRound) break;
   }
+  tcp_.flush();
+  tcp_.collect(depth_ > 1);
   if (!plane_.broken.empty()) fail_broken();
   if (workers_.size() > 1 && depth_ == 1) retire_workers();
   return events;
 }
 
-/// Whether anything may come or go through UCX. While all peers are on this machine nothing does, and looking
-/// would cost each round more than all the rest.
-bool UcxTransport::needs_workers() {
-  return ucx_used_ || workers_.size() > 1 || shm_.settled() != plane_.channels.size();
+/// Whether anything may come or go through UCX. While all peers are reached in other ways nothing does, and
+/// looking would cost each round more than all the rest.
+bool ProcessTransport::needs_workers() {
+  if (workers_.empty()) return false;
+  return ucx_used_ || workers_.size() > 1 || shm_.settled() + tcp_.opened() != plane_.channels.size();
 }
 
-bool UcxTransport::arm() {
-  if (!plane_.arrivals.empty() || !plane_.broken.empty() || !shm_.arm()) return false;
+bool ProcessTransport::arm() {
+  if (!plane_.arrivals.empty() || !plane_.broken.empty() || !shm_.arm() || !tcp_.arm()) return false;
+  watch_networks(true);
   if (!needs_workers()) return true;
-  watch_workers(true);
   return std::all_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->arm(); });
 }
 
-/// The workers' descriptors are in our epoll set only while the loop may sleep: else each packet over TCP
+/// The networks' descriptors are in our epoll set only while the loop may sleep: else each packet over TCP
 /// would be announced through one epoll set more, which costs a busy loop about half a microsecond.
-void UcxTransport::watch_workers(bool on) {
+void ProcessTransport::watch_networks(bool on) {
   if (on == watching_) return;
   watching_ = on;
-  for (const auto& worker : workers_) {
+  const auto watch = [&](int fd) {
     epoll_event event{};
     event.events = EPOLLIN;
-    ::epoll_ctl(event_fd_.get(), on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, worker->event_fd(), &event);
-  }
+    ::epoll_ctl(event_fd_.get(), on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event);
+  };
+  for (const auto& worker : workers_) watch(worker->event_fd());
+  if (tcp_.event_fd() >= 0) watch(tcp_.event_fd());
 }
 
-int UcxTransport::deliver() {
+int ProcessTransport::deliver() {
   int delivered = 0;
   for (; delivered < kDeliverBatch && !plane_.arrivals.empty(); ++delivered) {
     Arrival arrival = plane_.arrivals.pop();
@@ -185,7 +217,7 @@ int UcxTransport::deliver() {
   return delivered;
 }
 
-void UcxTransport::fail_broken() {
+void ProcessTransport::fail_broken() {
   auto broken = std::exchange(plane_.broken, {});
   for (auto& [link, error] : broken) {
     if (!plane_.channels.find(link)) continue;
@@ -195,7 +227,7 @@ void UcxTransport::fail_broken() {
   }
 }
 
-void UcxTransport::retire_workers() {
+void ProcessTransport::retire_workers() {
   for (std::size_t i = 0; i + 1 < workers_.size(); ++i) {
     if (workers_[i]->attached() > 0) continue;
     workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -205,7 +237,7 @@ void UcxTransport::retire_workers() {
 
 // ---- Links ----------------------------------------------------------------------------------------
 
-Result<std::string> UcxTransport::listen(std::string_view address) {
+Result<std::string> ProcessTransport::listen(std::string_view address) {
   auto parsed = SocketAddress::parse(address);
   if (!parsed) return parsed.error();
   auto reached = reach_beyond(*parsed);
@@ -213,7 +245,7 @@ Result<std::string> UcxTransport::listen(std::string_view address) {
   return meeting_.listen(*parsed);
 }
 
-Result<LinkId> UcxTransport::dial(std::string_view address) {
+Result<LinkId> ProcessTransport::dial(std::string_view address) {
   auto parsed = SocketAddress::parse(address);
   if (!parsed) return parsed.error();
   auto reached = reach_beyond(*parsed);
@@ -221,31 +253,35 @@ Result<LinkId> UcxTransport::dial(std::string_view address) {
   return meeting_.dial(*parsed);
 }
 
-void UcxTransport::on_met(LinkId link, std::string_view peer_address, bool incoming) {
-  if (workers_.back()->unfinished() > kMaxUnfinished) {
+void ProcessTransport::on_met(LinkId link, std::string_view peer_address, bool incoming) {
+  if (uses_ucx_ && workers_.back()->unfinished() > kMaxUnfinished) {
     if (auto added = add_worker(); !added) return meeting_.fail_soon(link, added.error());
   }
-  auto tag = secret_tag(link);
-  if (!tag) return meeting_.fail_soon(link, tag.error());
-  Channel* channel = plane_.channels.emplace_at(link, *workers_.back());
-  channel->own_tag = *tag;
+  auto token = secret_token(link);
+  if (!token) return meeting_.fail_soon(link, token.error());
+  UcxWorker* const worker = uses_ucx_ ? workers_.back().get() : nullptr;
+  Channel* channel = plane_.channels.emplace_at(link, worker);
+  channel->own_tag = (*token)[0];
+  tcp_.add(link, incoming, *token);
   const auto address = SocketAddress::parse(peer_address);
-  channel->over_network = options_.transports == "tcp" || (address && !address->is_local());
-  workers_.back()->attach();
+  channel->over_network = options_.transports.starts_with("tcp") || (address && !address->is_local());
+  if (worker) worker->attach();
   plane_.events->on_link(link, peer_address, incoming);
 }
 
-void UcxTransport::on_message(LinkId link, std::span<const std::byte> message) {
+void ProcessTransport::on_message(LinkId link, std::span<const std::byte> message) {
   plane_.events->on_control(link, message);
 }
 
-void UcxTransport::on_parted(LinkId link, Error error) {
-  if (const Channel* channel = plane_.channels.find(link)) {
+void ProcessTransport::on_parted(LinkId link, Error error) {
+  if (Channel* channel = plane_.channels.find(link)) {
     const DepthGuard depth(depth_);
     const HeadPool::Scope heads(plane_.heads);
     shm_.drain(link);
+    tcp_.drain(link);
     if (!plane_.channels.find(link)) return;  // a handler closed it
-    for (int round = 0; round < kLastRounds && channel->worker.progress() > 0; ++round) continue;
+    for (int round = 0; channel->worker && round < kLastRounds && channel->worker->progress() > 0; ++round)
+      continue;
     while (deliver() > 0) continue;
     if (!plane_.channels.find(link)) return;  // a handler closed it
     detach(link);
@@ -253,29 +289,33 @@ void UcxTransport::on_parted(LinkId link, Error error) {
   plane_.events->on_closed(link, std::move(error));
 }
 
-void UcxTransport::detach(LinkId link) {
+void ProcessTransport::detach(LinkId link) {
   shm_.remove(link);
+  tcp_.remove(link);
   auto channel = plane_.channels.remove(link);
   if (!channel) return;
-  UcxWorker& worker = channel->worker;
-  worker.detach(std::move(channel));
+  if (UcxWorker* const worker = channel->worker) worker->detach(std::move(channel));
 }
 
-void UcxTransport::close(LinkId link) {
+void ProcessTransport::close(LinkId link) {
   meeting_.close(link);
   detach(link);
 }
 
 // ---- Data -----------------------------------------------------------------------------------------
 
-std::vector<std::byte> UcxTransport::data_address(LinkId link) {
+std::vector<std::byte> ProcessTransport::data_address(LinkId link) {
   Channel* channel = plane_.channels.find(link);
   if (!channel) return {};
   channel->address_given = true;
-  const bool is_near = !channel->over_network;
-  const std::vector<std::byte>& address = channel->worker.address();
-  DataAddressHeader header{kDataAddressMagic, static_cast<std::uint32_t>(address.size()), channel->own_tag, 0,
-                           is_near ? shm_.address(link) : shm::Address{}};
+  const std::vector<std::byte> none;
+  const std::vector<std::byte>& address = channel->worker ? channel->worker->address() : none;
+  DataAddressHeader header{kDataAddressMagic,
+                           static_cast<std::uint32_t>(address.size()),
+                           channel->own_tag,
+                           0,
+                           channel->over_network ? shm::Address{} : shm_.address(link),
+                           tcp_.address(link)};
   std::vector<std::byte> result(sizeof header + address.size());
   std::memcpy(result.data(), &header, sizeof header);
   std::memcpy(result.data() + sizeof header, address.data(), address.size());
@@ -284,13 +324,13 @@ std::vector<std::byte> UcxTransport::data_address(LinkId link) {
   return result;
 }
 
-Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> peer_data_address) {
+Result<void> ProcessTransport::open_data(LinkId link, std::span<const std::byte> peer_data_address) {
   Channel* channel = plane_.channels.find(link);
   if (!channel) return no_such_link();
-  if (channel->endpoint || shm_.has(link))
+  if (channel->endpoint || shm_.has(link) || tcp_.has(link))
     return Error{Code::kFailedPrecondition, "the link's data way is open already"};
   DataAddressHeader header;
-  if (peer_data_address.size() > sizeof header) {
+  if (peer_data_address.size() >= sizeof header) {
     std::memcpy(&header, peer_data_address.data(), sizeof header);
   }
   const auto address = peer_data_address.subspan(std::min(peer_data_address.size(), sizeof header));
@@ -303,21 +343,28 @@ Result<void> UcxTransport::open_data(LinkId link, std::span<const std::byte> pee
                                             : shm_.open(link, header.shared);
   // A peer that has closed its rings already is going; UCX over TCP would stumble over it.
   if (near || near.error().code != Code::kUnimplemented) return near;
+  Result<void> streams = tcp_.open(link, header.streams);
+  if (streams) channel->address_given = false;  // the peer does without it, too
+  if (streams || streams.error().code != Code::kUnimplemented) return streams;
+  if (!channel->worker || address.empty()) {
+    return Error{Code::kUnavailable, "no common way for data with the peer; '" + options_.transports +
+                                         "' is allowed here, and " + near.error().message};
+  }
   // UCX 1.13 over TCP ends the process if the peer has connected to it and died since (an assertion in
   // uct_tcp_ep_destroy_progress). A process that dies closes its older sockets first, and so this one
   // before that of UCX: what is left is a death between these two lines.
   if (meeting_.peer_has_left(link)) return Error{Code::kUnavailable, "the peer has left"};
   ucx_used_ = true;
-  auto opened = channel->worker.open(*channel, address);
-  if (!opened && options_.transports == "shm") return near;
-  return opened;
+  return channel->worker->open(*channel, address);
 }
 
-Result<void> UcxTransport::send(LinkId link, OutFrame&& frame) {
+Result<void> ProcessTransport::send(LinkId link, OutFrame&& frame) {
   Channel* channel = plane_.channels.find(link);
   if (!channel) return no_such_link();
   const bool is_near = shm_.has(link);
-  if (!is_near && !channel->endpoint) return Error{Code::kUnavailable, "the link's data way is not open yet"};
+  const bool has_streams = !is_near && tcp_.has(link);
+  if (!is_near && !has_streams && !channel->endpoint)
+    return Error{Code::kUnavailable, "the link's data way is not open yet"};
   if (frame.head.empty() || frame.head.size() > limits_.max_head_bytes) {
     return Error{Code::kInvalidArgument, "a message's head must have 1 to " +
                                              std::to_string(limits_.max_head_bytes) + " bytes, not " +
@@ -328,25 +375,31 @@ Result<void> UcxTransport::send(LinkId link, OutFrame&& frame) {
       return Error{Code::kUnimplemented, "this UCX has no CUDA support: bring the tensor to host memory"};
     }
   }
-  if (!is_near) return channel->worker.send(*channel, std::move(frame));
-  shm_.send(link, std::move(frame));
+  if (is_near) {
+    shm_.send(link, std::move(frame));
+  } else if (has_streams) {
+    tcp_.send(link, std::move(frame));
+  } else {
+    return channel->worker->send(*channel, std::move(frame));
+  }
   return {};
 }
 
-std::size_t UcxTransport::bytes_in_flight(LinkId link) const {
+std::size_t ProcessTransport::bytes_in_flight(LinkId link) const {
   if (shm_.has(link)) return shm_.bytes_in_flight(link);
+  if (tcp_.has(link)) return tcp_.bytes_in_flight(link);
   const Channel* channel = plane_.channels.find(link);
   return channel ? channel->bytes_in_flight : 0;
 }
 
-std::size_t UcxTransport::unfinished() const {
+std::size_t ProcessTransport::unfinished() const {
   std::size_t count = 0;
   for (const auto& worker : workers_) count += worker->unfinished();
   return count;
 }
 
-Result<std::unique_ptr<Transport>> make_ucx_transport(Loop& loop, const UcxOptions& options) {
-  auto transport = UcxTransport::create(loop, options);
+Result<std::unique_ptr<Transport>> make_process_transport(Loop& loop, const TransportOptions& options) {
+  auto transport = ProcessTransport::create(loop, options);
   if (!transport) return transport.error();
   return std::unique_ptr<Transport>(std::move(*transport));
 }

@@ -1,0 +1,221 @@
+#include "tcp/bulk.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <optional>
+#include <utility>
+
+namespace troupe::rpc::tcp {
+namespace {
+
+constexpr int kPipeBytes = 1 << 20;
+constexpr std::size_t kPieces = 16;  // in one system call
+
+bool would_block() {
+  return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM;
+}
+
+/// While it lives, writing to a socket whose peer has gone is an error and no signal: splice() knows no
+/// MSG_NOSIGNAL, and the process's signals are not ours to set.
+class WithoutSigpipe {
+ public:
+  WithoutSigpipe() {
+    ::sigemptyset(&pipe_);
+    ::sigaddset(&pipe_, SIGPIPE);
+    sigset_t pending;
+    ::sigpending(&pending);
+    was_pending_ = ::sigismember(&pending, SIGPIPE) == 1;
+    ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  ~WithoutSigpipe() {
+    constexpr timespec kNow{};
+    const int error = errno;
+    if (!was_pending_ && broken_)
+      while (::sigtimedwait(&pipe_, nullptr, &kNow) < 0 && errno == EINTR) continue;
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    errno = error;
+  }
+  WithoutSigpipe(const WithoutSigpipe&) = delete;
+  WithoutSigpipe& operator=(const WithoutSigpipe&) = delete;
+  /// There was such an error: the signal that came with it is to be forgotten.
+  void note_broken() { broken_ = true; }
+
+ private:
+  sigset_t pipe_{};
+  sigset_t before_{};
+  bool was_pending_ = false;
+  bool broken_ = false;
+};
+
+}  // namespace
+
+// ---- PagePipe -------------------------------------------------------------------------------------
+
+PagePipe PagePipe::create() {
+  PagePipe pipe;
+  std::array<int, 2> fds{-1, -1};
+  if (::pipe2(fds.data(), O_NONBLOCK | O_CLOEXEC) != 0) return pipe;
+  pipe.out_ = UniqueFd(fds[0]);
+  pipe.in_ = UniqueFd(fds[1]);
+  ::fcntl(fds[1], F_SETPIPE_SZ,
+          kPipeBytes);  // a user may have so many large ones only; a small one works too
+  return pipe;
+}
+
+ssize_t PagePipe::fill(const iovec& piece) {
+  const ssize_t n = ::vmsplice(in_.get(), &piece, 1, SPLICE_F_NONBLOCK);
+  if (n < 0) return would_block() ? 0 : -1;
+  filled_ += static_cast<std::size_t>(n);
+  return n;
+}
+
+bool PagePipe::empty_into(int socket, bool more_follows) {
+  while (filled_ > 0) {
+    const unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more_follows ? SPLICE_F_MORE : 0);
+    const ssize_t n = ::splice(out_.get(), nullptr, socket, nullptr, filled_, flags);
+    if (n < 0) return would_block();
+    if (n == 0) return true;
+    filled_ -= static_cast<std::size_t>(n);
+  }
+  return true;
+}
+
+// ---- BulkSender -----------------------------------------------------------------------------------
+
+void BulkSender::push(std::vector<Buffer> parts, std::size_t bytes, bool lent) {
+  Pieces pieces(parts);
+  queue_.push_back({std::move(parts), std::move(pieces), bytes, lent});
+  bytes_in_flight_ += bytes;
+}
+
+ssize_t BulkSender::copy(int fd, Outgoing& message, std::size_t most) const {
+  std::array<iovec, kPieces> list;
+  msghdr header{};
+  header.msg_iov = list.data();
+  header.msg_iovlen = static_cast<std::size_t>(message.pieces.next(list, most));
+  const ssize_t n = ::sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (n < 0) return would_block() ? 0 : -1;
+  message.pieces.advance(static_cast<std::size_t>(n));
+  return n;
+}
+
+/// As copy(), but gives the kernel the pages themselves.
+Went BulkSender::lend(int fd, Outgoing& message, std::size_t most, std::size_t& sent) {
+  if (!pipe_) pipe_ = PagePipe::create();
+  if (!pipe_) may_lend_ = false;
+  while (may_lend_ && sent < most && message.pieces.left() > 0) {
+    std::array<iovec, 1> piece;
+    message.pieces.next(piece, message.pieces.left());
+    const ssize_t n = pipe_.fill(piece[0]);
+    if (n > 0) message.pieces.advance(static_cast<std::size_t>(n));
+    if (n < 0) may_lend_ = false;  // this memory is of no kind that can be lent
+    const std::size_t before = pipe_.filled();
+    if (!pipe_.empty_into(fd, message.pieces.left() > 0)) return Went::kEnded;
+    const std::size_t moved = before - pipe_.filled();
+    sent += moved;
+    if (moved == 0 && n <= 0) break;
+  }
+  return Went::kOn;
+}
+
+Went BulkSender::progress(int fd, std::size_t most, std::size_t& did) {
+  std::vector<std::vector<Buffer>> sent_parts;  // dropped last, because their owners may send
+  std::optional<WithoutSigpipe> quiet;
+  if (busy() && queue_[next_].lent) quiet.emplace();
+  std::size_t sent = 0;
+  Went went = Went::kOn;
+  while (busy() && sent < most) {
+    Outgoing& message = queue_[next_];
+    const std::size_t before = sent;
+    if (message.lent && (may_lend_ || pipe_.filled() > 0)) {
+      if (pipe_.filled() > 0) {
+        const std::size_t filled = pipe_.filled();
+        if (!pipe_.empty_into(fd, message.pieces.left() > 0)) went = Went::kEnded;
+        sent += filled - pipe_.filled();
+      }
+      if (went == Went::kOn && pipe_.filled() == 0) went = lend(fd, message, most, sent);
+    } else if (const ssize_t n = copy(fd, message, most - sent); n < 0) {
+      went = Went::kEnded;
+    } else {
+      sent += static_cast<std::size_t>(n);
+    }
+    if (went == Went::kEnded) break;
+    if (message.pieces.left() == 0 && pipe_.filled() == 0) {
+      if (message.lent) {
+        ++next_;
+        continue;
+      }
+      bytes_in_flight_ -= message.bytes;
+      sent_parts.push_back(std::move(message.parts));
+      queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(next_));
+      continue;
+    }
+    if (sent == before) break;
+  }
+  if (quiet && went == Went::kEnded) quiet->note_broken();
+  did += sent;
+  return went;
+}
+
+bool BulkSender::taken(std::uint64_t count) {
+  if (count > next_) return false;
+  std::vector<std::vector<Buffer>> parts;
+  for (; count > 0; --count) {
+    bytes_in_flight_ -= queue_.front().bytes;
+    parts.push_back(std::move(queue_.front().parts));
+    queue_.pop_front();
+    --next_;
+  }
+  return true;
+}
+
+// ---- BulkReceiver ---------------------------------------------------------------------------------
+
+Went BulkReceiver::progress(int fd, std::size_t most, std::size_t& did) {
+  while (busy() && !lost_ && most > 0) {
+    Announced& first = announced_.front();
+    if (!begun_) {
+      if (!data_->ask_for_parts(first.arrival, first.bytes)) {
+        lost_ = true;  // and so is the link
+        return Went::kOn;
+      }
+      pieces_ = Pieces(first.arrival.parts);
+      begun_ = true;
+    }
+    std::array<iovec, kPieces> list;
+    msghdr header{};
+    header.msg_iov = list.data();
+    header.msg_iovlen = static_cast<std::size_t>(pieces_.next(list, most));
+    const ssize_t n = ::recvmsg(fd, &header, MSG_DONTWAIT);
+    if (n == 0) return Went::kEnded;
+    if (n < 0) return would_block() ? Went::kOn : Went::kEnded;
+    pieces_.advance(static_cast<std::size_t>(n));
+    most -= static_cast<std::size_t>(n);
+    did += static_cast<std::size_t>(n);
+    if (pieces_.left() == 0) end_first();
+  }
+  return Went::kOn;
+}
+
+void BulkReceiver::end_first() {
+  Announced first = std::move(announced_.front());
+  announced_.pop_front();
+  begun_ = false;
+  if (first.lent) {
+    ++taken_;
+    // A sender that goes closes its meeting socket before it frees anything: if that is open still, what came
+    // was the message.
+    if (data_->meeting->peer_has_left(first.arrival.link)) {
+      ++data_->stats.lost;
+      return;
+    }
+  }
+  data_->arrivals.push(std::move(first.arrival));
+}
+
+}  // namespace troupe::rpc::tcp

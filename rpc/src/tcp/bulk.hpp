@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include <troupe/runtime/buffer.hpp>
+
+#include "data_plane.hpp"
+#include "meeting/socket.hpp"
+#include "tcp/pieces.hpp"
+
+namespace troupe::rpc::tcp {
+
+/// What became of a try to go on with a stream.
+enum class Went {
+  kOn,     ///< as far as it goes now
+  kEnded,  ///< the stream has ended, or is broken
+};
+
+/// A pipe through which pages are given to a socket without copying them.
+class PagePipe {
+ public:
+  /// Without descriptors if there can be none.
+  static PagePipe create();
+  explicit operator bool() const { return static_cast<bool>(in_); }
+
+  std::size_t filled() const { return filled_; }
+  /// Puts pages in; returns the bytes taken, 0 if it is full, -1 for memory that cannot be given so.
+  ssize_t fill(const iovec& piece);
+  /// Moves what is in it to `socket`. False: the socket is broken.
+  bool empty_into(int socket, bool more_follows);
+
+ private:
+  UniqueFd in_;
+  UniqueFd out_;
+  std::size_t filled_ = 0;
+};
+
+/// Sends the parts of announced messages. Loop only.
+class BulkSender {
+ public:
+  /// `lent`: the peer reads our own memory, and says when it has.
+  void push(std::vector<Buffer> parts, std::size_t bytes, bool lent);
+  /// Sends up to `most` bytes; adds what it sent to `did`.
+  Went progress(int fd, std::size_t most, std::size_t& did);
+  /// The peer has taken so many lent messages. False: so many were not lent.
+  bool taken(std::uint64_t count);
+
+  /// Something is to be sent still.
+  bool busy() const { return next_ < queue_.size(); }
+  /// Of messages that are not sent, or not taken, yet.
+  std::size_t bytes_in_flight() const { return bytes_in_flight_; }
+
+ private:
+  struct Outgoing {
+    std::vector<Buffer> parts;
+    Pieces pieces;
+    std::size_t bytes = 0;
+    bool lent = false;
+  };
+  ssize_t copy(int fd, Outgoing& message, std::size_t most) const;
+  Went lend(int fd, Outgoing& message, std::size_t most, std::size_t& sent);
+
+  std::deque<Outgoing> queue_;  // those before next_ are lent and not taken
+  std::size_t next_ = 0;
+  std::size_t bytes_in_flight_ = 0;
+  PagePipe pipe_;
+  bool may_lend_ = true;
+};
+
+/// Receives the parts of announced messages, one message after the other, each into its own memory, which
+/// is asked for when its turn has come: so a sender can make us hold little more than the message that is
+/// being received, and the next one often goes into memory that is in the processor's cache. Loop only.
+class BulkReceiver {
+ public:
+  explicit BulkReceiver(DataPlane& data) : data_(&data) {}
+
+  void announce(Arrival arrival, std::size_t bytes, bool lent) {
+    announced_.push_back({std::move(arrival), bytes, lent});
+  }
+  /// Receives up to `most` bytes, and puts what is whole into DataPlane::arrivals; adds to `did`.
+  Went progress(int fd, std::size_t most, std::size_t& did);
+
+  /// Parts are being waited for.
+  bool busy() const { return !announced_.empty(); }
+  std::size_t announced() const { return announced_.size(); }
+  /// Lent messages received since this was asked last.
+  std::uint64_t take_taken() { return std::exchange(taken_, 0); }
+
+ private:
+  struct Announced {
+    Arrival arrival;  // without parts until it is its turn
+    std::size_t bytes = 0;
+    bool lent = false;
+  };
+  void end_first();
+
+  DataPlane* data_;
+  std::deque<Announced> announced_;
+  Pieces pieces_;  // of the first
+  bool begun_ = false;
+  bool lost_ = false;
+  std::uint64_t taken_ = 0;
+};
+
+}  // namespace troupe::rpc::tcp

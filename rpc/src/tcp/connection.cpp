@@ -1,0 +1,166 @@
+#include "tcp/connection.hpp"
+
+#include <sys/socket.h>
+
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace troupe::rpc::tcp {
+namespace {
+
+/// Records up to this are put together on the stack and sent at once.
+constexpr std::size_t kShort = 2048;
+constexpr std::size_t kMostKept = std::size_t{256} << 10;  // of memory for a queue that is empty
+constexpr int kLastReads = 64;
+/// More announced messages than any peer has in flight that keeps to its bounds.
+constexpr std::size_t kMostAnnounced = std::size_t{1} << 16;
+
+/// What the kernel takes now; -1: the stream is broken.
+ssize_t send_some(int fd, std::span<const std::byte> bytes) {
+  for (;;) {
+    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0) return n;
+    if (errno == EINTR) continue;
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM ? 0 : -1;
+  }
+}
+
+std::byte* put(std::byte* to, std::span<const std::byte> bytes) {
+  std::memcpy(to, bytes.data(), bytes.size());
+  return to + bytes.size();
+}
+
+}  // namespace
+
+// ---- Sending --------------------------------------------------------------------------------------
+
+void Connection::send(OutFrame&& frame, bool later) {
+  std::size_t bytes = 0;
+  for (const Buffer& part : frame.parts) bytes += part.size();
+  RecordHeader header;
+  header.head_bytes = static_cast<std::uint32_t>(frame.head.size());
+  header.part_bytes = bytes;
+  if (bytes <= kMostInline) return write(header, frame.head.bytes(), frame.parts, later);
+  header.kind = lends_ ? RecordKind::kLent : RecordKind::kAnnounced;
+  write(header, frame.head.bytes(), {}, later);
+  sender_.push(std::move(frame.parts), bytes, lends_);
+}
+
+void Connection::write(const RecordHeader& header, std::span<const std::byte> head,
+                       const std::vector<Buffer>& parts, bool later) {
+  if (broken_) return;
+  const auto header_bytes = std::as_bytes(std::span(&header, 1));
+  const std::size_t in_record = header.kind == RecordKind::kMessage ? header.part_bytes : 0;
+  const std::size_t size = sizeof header + head.size() + in_record;
+  if (!later && out_.empty() && size <= kShort && messages_) {
+    std::array<std::byte, kShort> record;
+    std::byte* end = put(put(record.data(), header_bytes), head);
+    for (const Buffer& part : parts) end = put(end, part.bytes());
+    const ssize_t sent = send_some(messages_.get(), {record.data(), size});
+    if (sent < 0) broken_ = true;
+    if (sent < 0 || static_cast<std::size_t>(sent) == size) return;
+    return append({record.data() + sent, size - static_cast<std::size_t>(sent)});
+  }
+  append(header_bytes);
+  append(head);
+  for (const Buffer& part : parts) append(part.bytes());
+  if (!later) flush_messages();
+}
+
+void Connection::flush_messages() {
+  if (out_.empty() || !messages_) return;
+  const ssize_t sent = broken_ ? 0 : send_some(messages_.get(), std::span(out_).subspan(out_sent_));
+  if (sent < 0) broken_ = true;
+  out_sent_ += sent > 0 ? static_cast<std::size_t>(sent) : 0;
+  if (!broken_ && out_sent_ < out_.size()) return;
+  out_.clear();
+  out_sent_ = 0;
+  if (out_.capacity() > kMostKept) out_ = {};
+}
+
+std::size_t Connection::flush(std::size_t most_bulk) {
+  const std::size_t before = out_.size() - out_sent_;
+  flush_messages();
+  std::size_t did = before - (out_.size() - out_sent_);
+  // What the peer has not been told of yet, it does not read.
+  if (sender_.busy() && out_.empty() && bulk_ && !broken_)
+    broken_ |= sender_.progress(bulk_.get(), most_bulk, did) == Went::kEnded;
+  return did;
+}
+
+/// A socket that is closed with something unread in it takes back, by a reset, what the peer has not read
+/// yet.
+void Connection::close(std::span<std::byte> scratch) {
+  for (UniqueFd* const fd : {&messages_, &bulk_}) {
+    for (int i = 0; *fd && i < kLastReads; ++i)
+      if (::recv(fd->get(), scratch.data(), scratch.size(), MSG_DONTWAIT) <= 0) break;
+    *fd = UniqueFd();
+  }
+}
+
+// ---- Receiving ------------------------------------------------------------------------------------
+
+Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
+  if (!messages_) return Got::kOn;
+  const std::size_t begun = rest_.size();
+  assert(begun < scratch.size());
+  if (begun > 0) std::memcpy(scratch.data(), rest_.data(), begun);
+  const ssize_t n = ::recv(messages_.get(), scratch.data() + begun, scratch.size() - begun, MSG_DONTWAIT);
+  if (n < 0) return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? Got::kOn : Got::kEnded;
+  if (n == 0) return Got::kEnded;
+
+  auto unread = scratch.first(begun + static_cast<std::size_t>(n));
+  while (unread.size() >= sizeof(RecordHeader)) {
+    RecordHeader header;
+    std::memcpy(&header, unread.data(), sizeof header);
+    const bool is_whole = header.kind == RecordKind::kMessage;
+    if (header.head_bytes > data_->max_head_bytes || (is_whole && header.part_bytes > kMostInline))
+      return Got::kNonsense;
+    const std::size_t content = header.head_bytes + (is_whole ? header.part_bytes : 0);
+    if (unread.size() < sizeof header + content) break;
+    if (!take(header, unread.subspan(sizeof header, content))) return Got::kNonsense;
+    unread = unread.subspan(sizeof header + content);
+    ++did;
+  }
+  rest_.assign(unread.begin(), unread.end());
+  return Got::kOn;
+}
+
+bool Connection::take(const RecordHeader& header, std::span<const std::byte> content) {
+  if (header.kind == RecordKind::kTaken) return header.head_bytes == 0 && sender_.taken(header.part_bytes);
+  const bool is_lent = header.kind == RecordKind::kLent;
+  const bool is_announced = is_lent || header.kind == RecordKind::kAnnounced;
+  if (header.head_bytes == 0 || (header.kind != RecordKind::kMessage && !is_announced)) return false;
+  Arrival arrival;
+  arrival.link = link_;
+  arrival.head = data_->heads.acquire(header.head_bytes);
+  std::memcpy(arrival.head.data(), content.data(), header.head_bytes);
+  if (is_announced) {
+    if (header.part_bytes == 0 || receiver_.announced() >= kMostAnnounced) return false;
+    receiver_.announce(std::move(arrival), header.part_bytes, is_lent);
+    return true;
+  }
+  if (header.part_bytes > 0) {
+    if (!data_->ask_for_parts(arrival, header.part_bytes)) return true;  // the link is lost already
+    scatter(content.data() + header.head_bytes, arrival.parts);
+  }
+  data_->arrivals.push(std::move(arrival));
+  return true;
+}
+
+Connection::Got Connection::receive_bulk(std::size_t most, std::size_t& did) {
+  if (!bulk_) return Got::kOn;
+  const Went went = receiver_.progress(bulk_.get(), most, did);
+  if (const std::uint64_t taken = receiver_.take_taken(); taken > 0) {
+    RecordHeader header;
+    header.kind = RecordKind::kTaken;
+    header.part_bytes = taken;
+    write(header, {}, {}, false);
+  }
+  return went == Went::kEnded ? Got::kEnded : Got::kOn;
+}
+
+}  // namespace troupe::rpc::tcp

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <troupe/rpc/transport.hpp>
+
+#include "data_plane.hpp"
+#include "meeting/socket.hpp"
+#include "tcp/bulk.hpp"
+#include "tcp/wire.hpp"
+
+namespace troupe::rpc::tcp {
+
+/// One link's two streams, once they are there, and what waits for them.
+///
+/// Nothing here calls a handler: what arrives goes to DataPlane::arrivals. Loop only.
+class Connection {
+ public:
+  /// A received record is whole in so many bytes, whatever came before it in one read.
+  static constexpr std::size_t kScratchBytes = std::size_t{128} << 10;
+
+  enum class Got {
+    kOn,        ///< as far as it goes now
+    kEnded,     ///< the peer has closed a stream, or it is broken
+    kNonsense,  ///< the peer is not what it should be
+  };
+
+  /// `lends`: the peer is on this machine, where the kernel can pass it our pages instead of copies.
+  Connection(LinkId link, DataPlane& data, bool lends)
+      : link_(link), data_(&data), lends_(lends), receiver_(data) {}
+
+  void attach(StreamKind kind, UniqueFd fd) {
+    (kind == StreamKind::kMessages ? messages_ : bulk_) = std::move(fd);
+  }
+  /// Closes the streams. What the kernel has taken still goes out.
+  void close(std::span<std::byte> scratch);
+  bool has(StreamKind kind) const { return (kind == StreamKind::kMessages ? messages_ : bulk_).get() >= 0; }
+  int fd(StreamKind kind) const { return (kind == StreamKind::kMessages ? messages_ : bulk_).get(); }
+
+  /// Sends, or queues if the streams do not take it now, or are not there yet, or `later`: then flush()
+  /// follows soon.
+  void send(OutFrame&& frame, bool later);
+  /// Sends what is queued, of bulk up to `most_bulk` bytes. Returns bytes sent.
+  std::size_t flush(std::size_t most_bulk);
+  /// Something waits that a stream did not take.
+  bool sending(StreamKind kind) const {
+    return !broken_ && (kind == StreamKind::kMessages ? !out_.empty() : sender_.busy());
+  }
+  bool sending() const { return sending(StreamKind::kMessages) || sending(StreamKind::kBulk); }
+  bool broken() const { return broken_; }
+  std::size_t bytes_in_flight() const { return out_.size() - out_sent_ + sender_.bytes_in_flight(); }
+
+  /// Reads what the stream of messages has, at most `scratch` full; adds the records handled to `did`.
+  Got receive(std::span<std::byte> scratch, int& did);
+  /// Reads up to `most` bytes of bulk; adds bytes to `did`.
+  Got receive_bulk(std::size_t most, std::size_t& did);
+  /// Parts are on their way.
+  bool receiving_bulk() const { return receiver_.busy(); }
+
+ private:
+  void write(const RecordHeader& header, std::span<const std::byte> head, const std::vector<Buffer>& parts,
+             bool later);
+  void append(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
+  void flush_messages();
+  bool take(const RecordHeader& header, std::span<const std::byte> content);
+
+  LinkId link_;
+  DataPlane* data_;
+  bool lends_;
+  UniqueFd messages_;
+  UniqueFd bulk_;
+  bool broken_ = false;         // nothing more can be sent; what comes is still read
+  std::vector<std::byte> out_;  // records, from out_sent_ on not sent yet
+  std::size_t out_sent_ = 0;
+  std::vector<std::byte> rest_;  // the beginning of a record
+  BulkSender sender_;
+  BulkReceiver receiver_;
+};
+
+}  // namespace troupe::rpc::tcp

@@ -1,0 +1,320 @@
+#include "tcp/plane.hpp"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <string>
+#include <utility>
+
+namespace troupe::rpc::tcp {
+namespace {
+
+/// With more links than this a round asks the kernel first which of them have something.
+constexpr std::size_t kFew = 2;
+constexpr int kReadyBatch = 64;
+/// Bytes of large messages that one round sends, and receives: little while small messages come, which wait
+/// meanwhile.
+constexpr std::size_t kSentPerRound = std::size_t{512} << 10;
+constexpr std::size_t kReceivedBesides = std::size_t{128} << 10;
+constexpr std::size_t kReceivedAlone = std::size_t{1} << 20;
+constexpr unsigned kQuietRounds = 16;
+/// How long a peer's streams may take to come.
+constexpr Duration kConnectTimeout = std::chrono::seconds(5);
+/// A peer that closes a stream is going, and so closes its meeting socket, too: that is told of instead if it
+/// happens within this time.
+constexpr Duration kMeetingFollows = std::chrono::milliseconds(500);
+
+}  // namespace
+
+/// A stream that we have dialled, until it is there.
+class Plane::Dialling final : public FdHandler {
+ public:
+  Dialling(Channel& channel, StreamKind kind, UniqueFd fd, std::string peer, const Token& token)
+      : channel_(channel),
+        preamble_{Preamble::kMagic, kind, token},
+        fd_(std::move(fd)),
+        peer_(std::move(peer)) {}
+  ~Dialling() override {
+    if (fd_) channel_.plane.loop_.unwatch(fd_.get());
+  }
+
+  Result<void> start() { return channel_.plane.loop_.watch(fd_.get(), EPOLLOUT, *this); }
+  void on_ready(std::uint32_t) override {
+    Channel& channel = channel_;
+    Plane& plane = channel.plane;
+    plane.loop_.unwatch(fd_.get());
+    auto connected = connect_result(fd_.get(), peer_);
+    if (connected && ::send(fd_.get(), &preamble_, sizeof preamble_, MSG_DONTWAIT | MSG_NOSIGNAL) !=
+                         static_cast<ssize_t>(sizeof preamble_))
+      connected = Error{Code::kUnavailable, "the peer at " + peer_ + " hung up"};
+    UniqueFd fd = std::move(fd_);
+    const StreamKind kind = preamble_.kind;
+    std::erase_if(channel.dialling, [this](const auto& other) { return other.get() == this; });
+    if (!connected) return plane.lose(channel, connected.error().code, connected.error().message);
+    plane.attach(channel, kind, std::move(fd));
+  }
+
+ private:
+  Channel& channel_;
+  const Preamble preamble_;
+  UniqueFd fd_;
+  const std::string peer_;
+};
+
+Plane::Channel::Channel(LinkId id, Plane& owner, bool is_incoming, const Token& own_token, bool lends)
+    : link(id), plane(owner), incoming(is_incoming), token(own_token), streams(id, owner.data_, lends) {}
+
+Plane::Channel::~Channel() = default;
+
+void Plane::Channel::on_timer() {
+  if (ended) return plane.lose(*this, Code::kUnavailable, "lost the peer: it closed its data streams");
+  plane.lose(*this, Code::kUnavailable,
+             "the peer's data streams did not come within 5 s (does a firewall let its ports through?)");
+}
+
+Plane::Plane(Loop& loop, DataPlane& data, Offer offer)
+    : loop_(loop),
+      data_(data),
+      offer_(offer),
+      ready_(offer == Offer::kNone ? -1 : ::epoll_create1(EPOLL_CLOEXEC)),
+      acceptor_(loop, [this](const Preamble& preamble, UniqueFd fd) { on_stream(preamble, std::move(fd)); }),
+      scratch_(ready_ ? Connection::kScratchBytes : 0) {
+  if (!ready_) offer_ = Offer::kNone;
+}
+
+Plane::~Plane() = default;
+
+// ---- Links ----------------------------------------------------------------------------------------
+
+void Plane::add(LinkId link, bool incoming, const Token& token) {
+  if (offer_ == Offer::kNone) return;
+  const bool lends = data_.meeting->remote_address(link).is_local();
+  channels_.emplace_at(link, *this, incoming, token, lends);
+}
+
+Address Plane::address(LinkId link) {
+  Channel* const channel = channels_.find(link);
+  if (!channel) return {};
+  Address address;
+  if (channel->incoming) {
+    const auto port = acceptor_.port_at(data_.meeting->local_address(link));
+    if (!port) return {};
+    address.port = *port;
+    address.token = channel->token;
+  }
+  address.offer = offer_;
+  return address;
+}
+
+Result<void> Plane::open(LinkId link, const Address& peer) {
+  Channel* const channel = channels_.find(link);
+  if (!channel || peer.offer == Offer::kNone) return Error{Code::kUnimplemented, "one side has no streams"};
+  if (offer_ == Offer::kIfNeeded && peer.offer == Offer::kIfNeeded)
+    return Error{Code::kUnimplemented, "both sides know a better way"};
+  if (!channel->incoming && peer.port == 0)
+    return Error{Code::kInvalidArgument, "the peer's data address is malformed: it has no port"};
+  channel->opened = true;
+  opened_.push_back(channel);
+  loop_.schedule_after(*channel, kConnectTimeout);
+  if (!channel->incoming) {
+    const SocketAddress there = data_.meeting->remote_address(link).with_port(peer.port);
+    for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
+      auto fd = connecting_socket(there);
+      if (!fd) return fd.error();
+      auto dialling =
+          std::make_unique<Dialling>(*channel, kind, std::move(*fd), there.to_string(), peer.token);
+      if (auto started = dialling->start(); !started) return started.error();
+      channel->dialling.push_back(std::move(dialling));
+    }
+  }
+  if (channel->streams.has(StreamKind::kMessages) && channel->streams.has(StreamKind::kBulk))
+    loop_.cancel(*channel);
+  return {};
+}
+
+void Plane::on_stream(const Preamble& preamble, UniqueFd fd) {
+  Channel* const channel = channels_.in_slot(preamble.token[0]);
+  if (!channel || !channel->incoming) return;
+  const std::uint64_t difference =
+      (channel->token[0] ^ preamble.token[0]) | (channel->token[1] ^ preamble.token[1]);
+  const bool is_known = preamble.kind == StreamKind::kMessages || preamble.kind == StreamKind::kBulk;
+  if (difference != 0 || !is_known || channel->streams.has(preamble.kind)) return;
+  attach(*channel, preamble.kind, std::move(fd));
+}
+
+void Plane::attach(Channel& channel, StreamKind kind, UniqueFd fd) {
+  tune_stream(fd.get());
+  epoll_event event{};
+  if (kind == StreamKind::kMessages) event.events = EPOLLIN;
+  event.data.u64 = channel.link;
+  ::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd.get(), &event);
+  channel.streams.attach(kind, std::move(fd));
+  if (channel.opened && channel.streams.has(StreamKind::kMessages) && channel.streams.has(StreamKind::kBulk))
+    loop_.cancel(channel);
+  channel.streams.flush(kSentPerRound);
+  note_busy(channel);
+}
+
+void Plane::remove(LinkId link) {
+  auto channel = channels_.remove(link);
+  if (!channel) return;
+  channel->dialling.clear();
+  if (channel->scheduled()) loop_.cancel(*channel);
+  channel->streams.flush(kSentPerRound);
+  channel->streams.close(scratch_);
+  for (auto* list : {&busy_, &collected_})
+    std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
+  std::erase(opened_, channel.get());
+  removed_.push_back(std::move(channel));
+  if (depth_ == 0) const auto removed = std::exchange(removed_, {});
+}
+
+void Plane::lose(Channel& channel, Code code, const std::string& why) {
+  if (std::exchange(channel.lost, true)) return;
+  data_.lose(channel.link, {code, why});
+}
+
+// ---- The loop's side ------------------------------------------------------------------------------
+
+void Plane::send(LinkId link, OutFrame&& frame) {
+  Channel& channel = *channels_.find(link);
+  const bool later = collecting_ && channel.sent_round == round_;
+  channel.sent_round = round_;
+  channel.streams.send(std::move(frame), later);
+  if (later) {
+    if (!std::exchange(channel.collected, true)) collected_.push_back(&channel);
+    return;
+  }
+  if (!channel.streams.sending()) return;
+  channel.streams.flush(kSentPerRound);
+  note_busy(channel);
+}
+
+void Plane::flush() {
+  for (std::size_t i = 0; i < collected_.size(); ++i) {
+    Channel* const channel = collected_[i];
+    if (!channel) continue;
+    channel->collected = false;
+    channel->streams.flush(kSentPerRound);
+    note_busy(*channel);
+  }
+  collected_.clear();
+}
+
+void Plane::note_busy(Channel& channel) {
+  const Connection& streams = channel.streams;
+  if (!streams.sending() && !streams.receiving_bulk()) return;
+  if (!std::exchange(channel.busy, true)) busy_.push_back(&channel);
+  if (armed_) watch(channel, true);
+}
+
+void Plane::check(Channel& channel, Connection::Got got) {
+  if (got == Connection::Got::kOn) return;
+  if (got == Connection::Got::kNonsense)
+    lose(channel, Code::kDataLoss, "the peer sent nonsense on its stream");
+  if (std::exchange(channel.ended, true)) return;
+  for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk})
+    ::epoll_ctl(ready_.get(), EPOLL_CTL_DEL, channel.streams.fd(kind), nullptr);
+  loop_.schedule_after(channel, kMeetingFollows);
+}
+
+int Plane::receive(Channel& channel) {
+  if (channel.ended || channel.lost || !channel.opened) return 0;
+  int did = 0;
+  check(channel, channel.streams.receive(scratch_, did));
+  if (did > 0) note_busy(channel);
+  return did;
+}
+
+int Plane::receive_ready() {
+  std::array<epoll_event, kReadyBatch> events;
+  const int count = ::epoll_wait(ready_.get(), events.data(), kReadyBatch, 0);
+  int did = 0;
+  for (int i = 0; i < count; ++i) {
+    const epoll_event& event = events[static_cast<std::size_t>(i)];
+    Channel* const channel = channels_.find(event.data.u64);
+    if (!channel) continue;
+    const int here = receive(*channel);
+    if (here == 0 && (event.events & (EPOLLERR | EPOLLHUP)) != 0) check(*channel, Connection::Got::kEnded);
+    did += here;
+  }
+  return did;
+}
+
+std::size_t Plane::go_on(Channel& channel) {
+  std::size_t moved = 0;
+  if (channel.streams.sending()) moved += channel.streams.flush(kSentPerRound);
+  if (!channel.streams.receiving_bulk() || channel.lost) return moved;
+  const std::size_t most = quiet_rounds_ > kQuietRounds ? kReceivedAlone : kReceivedBesides;
+  check(channel, channel.streams.receive_bulk(most, moved));
+  return moved;
+}
+
+int Plane::poll() {
+  if (opened_.empty()) return 0;
+  if (armed_) {
+    armed_ = false;
+    for (Channel* channel : busy_)
+      if (channel) watch(*channel, false);
+  }
+  ++depth_;
+  int did = 0;
+  if (opened_.size() <= kFew) {
+    for (std::size_t i = 0; i < opened_.size(); ++i) did += receive(*opened_[i]);
+  } else {
+    did = receive_ready();
+  }
+  quiet_rounds_ = data_.arrivals.empty() ? quiet_rounds_ + 1 : 0;
+  std::size_t moved = 0;
+  for (std::size_t i = 0; i < busy_.size(); ++i) {
+    Channel* const channel = busy_[i];
+    if (!channel) continue;
+    moved += go_on(*channel);
+    if (busy_[i] != channel) continue;
+    const Connection& streams = channel->streams;
+    if (streams.sending() || (streams.receiving_bulk() && !channel->ended && !channel->lost)) continue;
+    channel->busy = false;
+    busy_[i] = nullptr;
+  }
+  if (--depth_ == 0) {
+    if (!busy_.empty()) std::erase(busy_, nullptr);
+    if (!removed_.empty()) const auto removed = std::exchange(removed_, {});
+  }
+  return did + (moved > 0 ? 1 : 0);
+}
+
+void Plane::drain(LinkId link) {
+  Channel* const channel = channels_.find(link);
+  if (!channel || !channel->opened) return;
+  ++depth_;
+  int did = 1;
+  while (did > 0 && channel->streams.receive(scratch_, did = 0) == Connection::Got::kOn) continue;
+  for (std::size_t moved = 1; moved > 0;) channel->streams.receive_bulk(kReceivedAlone, moved = 0);
+  if (--depth_ == 0) const auto removed = std::exchange(removed_, {});
+}
+
+bool Plane::arm() {
+  flush();
+  if (!std::exchange(armed_, true))
+    for (Channel* channel : busy_)
+      if (channel) watch(*channel, true);
+  return true;
+}
+
+/// While armed, `ready_` tells what a busy channel waits for.
+void Plane::watch(Channel& channel, bool armed) {
+  if (channel.ended) return;
+  for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
+    const bool receiving = kind == StreamKind::kMessages || (armed && channel.streams.receiving_bulk());
+    epoll_event event{};
+    if (receiving) event.events |= EPOLLIN;
+    if (armed && channel.streams.sending(kind)) event.events |= EPOLLOUT;
+    event.data.u64 = channel.link;
+    ::epoll_ctl(ready_.get(), EPOLL_CTL_MOD, channel.streams.fd(kind), &event);
+  }
+}
+
+}  // namespace troupe::rpc::tcp

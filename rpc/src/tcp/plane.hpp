@@ -1,0 +1,117 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <troupe/runtime/loop.hpp>
+
+#include "data_plane.hpp"
+#include "meeting/link_table.hpp"
+#include "meeting/socket.hpp"
+#include "tcp/acceptor.hpp"
+#include "tcp/connection.hpp"
+#include "tcp/wire.hpp"
+
+namespace troupe::rpc::tcp {
+
+/// The ways between this process and others over TCP: for each link two sockets, one for messages, one for
+/// the parts of large ones. Whoever dialled to meet dials them, too, so that they go where the meeting went.
+///
+/// UCX knows TCP as well. This is faster for messages (many go with one system call, and fewer of them) and
+/// for tensors, and, other than UCX 1.13, no peer's death can end our process; see docs/performance.md.
+///
+/// Loop only. Belongs to a transport, which polls it.
+class Plane {
+ public:
+  Plane(Loop& loop, DataPlane& data, Offer offer);
+  ~Plane();
+  Plane(const Plane&) = delete;
+  Plane& operator=(const Plane&) = delete;
+
+  /// A link has come up; `incoming`: the peer dialled.
+  void add(LinkId link, bool incoming, const Token& token);
+  /// How the peer finds our side of it; nothing offered if there is no such way.
+  Address address(LinkId link);
+  /// Begins to use it; what is sent before the streams are there waits. kUnimplemented: another way is to be
+  /// used.
+  Result<void> open(LinkId link, const Address& peer);
+  /// Whether data to the peer goes this way.
+  bool has(LinkId link) const {
+    const Channel* channel = channels_.find(link);
+    return channel && channel->opened;
+  }
+  /// Precondition: has(link).
+  void send(LinkId link, OutFrame&& frame);
+  std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->streams.bytes_in_flight(); }
+  /// Ends a link's streams. Safe if there are none.
+  void remove(LinkId link);
+  /// Links that are open this way.
+  std::size_t opened() const { return opened_.size(); }
+
+  /// Sends and receives what there is; returns how much was done. What arrived is in DataPlane::arrivals.
+  int poll();
+  /// While on, messages to a link after its first of a round wait for flush(), so that they go together.
+  void collect(bool on) { collecting_ = on; }
+  void flush();
+  /// Receives what a peer that has left had sent.
+  void drain(LinkId link);
+  /// Readable when there is something to do after arm(); -1 if there can be no streams.
+  int event_fd() const { return ready_.get(); }
+  bool arm();
+
+ private:
+  struct Channel;
+  class Dialling;
+
+  void on_stream(const Preamble& preamble, UniqueFd fd);
+  void attach(Channel& channel, StreamKind kind, UniqueFd fd);
+  void dial(Channel& channel, const SocketAddress& peer);
+  void lose(Channel& channel, Code code, const std::string& why);
+  void check(Channel& channel, Connection::Got got);
+  int receive(Channel& channel);
+  int receive_ready();
+  std::size_t go_on(Channel& channel);
+  void note_busy(Channel& channel);
+  void watch(Channel& channel, bool armed);
+
+  struct Channel final : public TimerNode {
+    Channel(LinkId id, Plane& owner, bool is_incoming, const Token& own_token, bool lends);
+    ~Channel() override;
+    void on_timer() override;
+
+    const LinkId link;
+    Plane& plane;
+    const bool incoming;
+    const Token token;
+    Connection streams;
+    std::vector<std::unique_ptr<Dialling>> dialling;
+    bool opened = false;  // in opened_
+    bool ended = false;   // a stream has; the meeting's end should follow
+    bool lost = false;
+    bool busy = false;             // in busy_
+    bool collected = false;        // in collected_
+    std::uint64_t sent_round = 0;  // the last in which something was sent at once
+  };
+
+  Loop& loop_;
+  DataPlane& data_;
+  Offer offer_;
+  UniqueFd ready_;  // an epoll descriptor over all streams of messages; while armed, also over busy streams
+                    // of bulk
+  Acceptor acceptor_;
+  LinkTable<Channel> channels_;
+  std::vector<Channel*> opened_;
+  std::vector<Channel*> busy_;  // with bulk under way, or something that a stream did not take. Null: removed
+  std::vector<Channel*> collected_;  // with something to flush. Null: removed
+  std::vector<std::unique_ptr<Channel>> removed_;
+  std::vector<std::byte> scratch_;
+  bool collecting_ = false;
+  bool armed_ = false;
+  std::uint64_t round_ = 0;
+  unsigned quiet_rounds_ = 0;  // since a small message came
+  int depth_ = 0;
+};
+
+}  // namespace troupe::rpc::tcp

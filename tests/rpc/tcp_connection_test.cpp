@@ -1,0 +1,282 @@
+// One link's two streams over TCP, from one end to the other, and a peer that sends nonsense.
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "tcp/connection.hpp"
+#include "transport_contract.hpp"
+
+namespace troupe::rpc::tcp {
+namespace {
+
+using contract::check_frame;
+using contract::make_frame;
+
+/// The two ends of a TCP connection over the loopback device.
+std::array<UniqueFd, 2> tcp_pair() {
+  const SocketAddress any = SocketAddress::parse("127.0.0.1:0").value();
+  const UniqueFd listener = std::move(*listen_socket(any));
+  UniqueFd a = std::move(*connecting_socket(SocketAddress::local_of(listener.get())));
+  int accepted = -1;
+  while (accepted < 0) accepted = ::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  tune_stream(a.get());
+  tune_stream(accepted);
+  return {std::move(a), UniqueFd(accepted)};
+}
+
+struct Owner final : MeetingEvents {
+  void on_met(LinkId, std::string_view, bool) override {}
+  void on_message(LinkId, std::span<const std::byte>) override {}
+  void on_parted(LinkId, Error) override {}
+};
+
+/// A connection whose link's meeting socket is open.
+struct End {
+  static constexpr std::size_t kMaxHead = 4096;
+
+  explicit End(bool lends) {
+    events.transport = nullptr;
+    data.events = &events;
+    data.meeting = &meeting;
+    const std::string at = meeting.listen(SocketAddress::parse("127.0.0.1:0").value()).value();
+    link = meeting.dial(SocketAddress::parse(at).value()).value();
+    connection = std::make_unique<Connection>(link, data, lends);
+  }
+  Connection::Got receive() {
+    const HeadPool::Scope scope(data.heads);
+    int records = 0;
+    const Connection::Got got = connection->receive(scratch, records);
+    std::size_t bytes = 0;
+    static_cast<void>(connection->flush(SIZE_MAX));
+    if (got != Connection::Got::kOn) return got;
+    const Connection::Got bulk = connection->receive_bulk(SIZE_MAX, bytes);
+    while (!data.arrivals.empty()) {
+      Arrival arrival = data.arrivals.pop();
+      frames.push_back(check_frame(arrival.link, arrival.head, arrival.parts));
+    }
+    return bulk;
+  }
+
+  RealClock clock;
+  Loop loop{clock};
+  Loop::Turn turn{loop};
+  Owner owner;
+  Meeting meeting{loop, 65536, owner};
+  DataPlane data{kMaxHead};
+  contract::Peer events;
+  LinkId link = 0;
+  std::unique_ptr<Connection> connection;
+  std::vector<contract::ReceivedFrame> frames;
+  std::vector<std::byte> scratch = std::vector<std::byte>(Connection::kScratchBytes);
+};
+
+struct Ends {
+  explicit Ends(bool lends = true) : a(lends), b(lends) {
+    for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
+      auto [to_a, to_b] = tcp_pair();
+      a.connection->attach(kind, std::move(to_a));
+      b.connection->attach(kind, std::move(to_b));
+    }
+  }
+  bool until_b_has(std::size_t count) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (b.frames.size() < count || a.connection->bytes_in_flight() > 0) {
+      if (a.receive() != Connection::Got::kOn || b.receive() != Connection::Got::kOn) return false;
+      if (std::chrono::steady_clock::now() > deadline) return false;
+    }
+    return true;
+  }
+  bool all_intact() const {
+    return std::all_of(b.frames.begin(), b.frames.end(), [](const auto& frame) { return frame.intact; });
+  }
+
+  End a, b;
+};
+
+/// What the other end makes of `bytes` on the stream of messages.
+Connection::Got got_from(std::span<const std::byte> bytes) {
+  Ends ends;
+  REQUIRE(::send(ends.a.connection->fd(StreamKind::kMessages), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(bytes.size()));
+  return ends.b.receive();
+}
+Connection::Got got_from(const RecordHeader& header, std::size_t content = 0) {
+  std::vector<std::byte> bytes(sizeof header + content);
+  std::memcpy(bytes.data(), &header, sizeof header);
+  return got_from(bytes);
+}
+
+}  // namespace
+
+TEST_CASE("tcp: messages of all sizes arrive whole, lent or copied, and nothing stays in flight") {
+  for (const bool lends : {true, false}) {
+    CAPTURE(lends);
+    Ends ends(lends);
+    const std::vector<std::vector<std::size_t>> sizes = {{},
+                                                         {1},
+                                                         {0, 5, 0},
+                                                         {kMostInline},
+                                                         {kMostInline + 1},
+                                                         {3 << 20},
+                                                         {1 << 20, 0, 4097, 70001},
+                                                         std::vector<std::size_t>(300, 1000),
+                                                         {2000, 40}};
+    std::uint64_t sequence = 0;
+    for (int round = 0; round < 3; ++round)
+      for (const auto& parts : sizes) ends.a.connection->send(make_frame(sequence++, parts), round == 1);
+    REQUIRE(ends.until_b_has(sequence));
+    CHECK(ends.all_intact());
+  }
+}
+
+TEST_CASE("tcp: what is sent before the streams are there waits for them") {
+  End a(true);
+  End b(true);
+  a.connection->send(make_frame(0), false);
+  a.connection->send(make_frame(1, {100000}), false);
+  CHECK(a.connection->bytes_in_flight() > 100000);
+  for (const StreamKind kind : {StreamKind::kBulk, StreamKind::kMessages}) {
+    auto [to_a, to_b] = tcp_pair();
+    a.connection->attach(kind, std::move(to_a));
+    b.connection->attach(kind, std::move(to_b));
+    static_cast<void>(a.connection->flush(SIZE_MAX));
+  }
+  while (b.frames.size() < 2 || a.connection->bytes_in_flight() > 0) {
+    REQUIRE(a.receive() == Connection::Got::kOn);
+    REQUIRE(b.receive() == Connection::Got::kOn);
+  }
+  CHECK(b.frames[1].intact);
+}
+
+TEST_CASE("tcp: messages that are collected go together") {
+  Ends ends;
+  for (std::uint64_t i = 0; i < 100; ++i) ends.a.connection->send(make_frame(i), true);
+  CHECK(ends.b.receive() == Connection::Got::kOn);
+  CHECK(ends.b.frames.empty());
+  static_cast<void>(ends.a.connection->flush(0));
+  CHECK(ends.b.receive() == Connection::Got::kOn);
+  CHECK(ends.b.frames.size() == 100);
+}
+
+TEST_CASE("tcp: without a pipe parts are copied instead of lent") {
+  Ends ends;
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  const int next = ::dup(0);
+  ::close(next);
+  const rlimit none{static_cast<rlim_t>(next), before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  ends.a.connection->send(make_frame(0, {1 << 20}), false);
+  static_cast<void>(ends.a.connection->flush(SIZE_MAX));
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+  REQUIRE(ends.until_b_has(1));
+  CHECK(ends.all_intact());
+}
+
+TEST_CASE("tcp: a peer that has gone is an end, not a signal") {
+  struct sigaction action {};
+  REQUIRE(::sigaction(SIGPIPE, nullptr, &action) == 0);
+  const bool would_kill = action.sa_handler == SIG_DFL;
+  REQUIRE(would_kill);
+  for (const bool lends : {true, false}) {
+    Ends ends(lends);
+    for (std::uint64_t i = 0; i < 8; ++i) ends.a.connection->send(make_frame(i, {4 << 20}), false);
+    static_cast<void>(ends.a.connection->flush(1 << 20));
+    ends.b.connection->attach(StreamKind::kBulk, UniqueFd());
+    ends.b.connection->attach(StreamKind::kMessages, UniqueFd());
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    while (!ends.a.connection->broken() && std::chrono::steady_clock::now() < deadline)
+      static_cast<void>(ends.a.connection->flush(1 << 20));
+    CHECK(ends.a.connection->broken());
+    CHECK_FALSE(ends.a.connection->sending());
+    sigset_t pending;
+    ::sigpending(&pending);
+    CHECK(::sigismember(&pending, SIGPIPE) == 0);
+  }
+}
+
+TEST_CASE("tcp: a stream cut into single bytes gives the same messages") {
+  Ends ends;
+  ends.a.connection->send(make_frame(0), true);
+  ends.a.connection->send(make_frame(1, {3, 500}), true);
+  ends.a.connection->send(make_frame(2, {0}), true);
+  static_cast<void>(ends.a.connection->flush(0));
+  std::array<std::byte, 4096> bytes{};
+  const ssize_t size = ::recv(ends.b.connection->fd(StreamKind::kMessages), bytes.data(), bytes.size(), 0);
+  REQUIRE(size > 0);
+  for (ssize_t i = 0; i < size; ++i) {
+    REQUIRE(::send(ends.a.connection->fd(StreamKind::kMessages), &bytes[static_cast<std::size_t>(i)], 1, 0) ==
+            1);
+    REQUIRE(ends.b.receive() == Connection::Got::kOn);
+  }
+  REQUIRE(ends.b.frames.size() == 3);
+  CHECK(ends.all_intact());
+}
+
+TEST_CASE("tcp: nonsense is recognised") {
+  const auto record = [](int kind, std::uint32_t head, std::uint64_t parts) {
+    RecordHeader header;
+    header.kind = static_cast<RecordKind>(kind);
+    header.head_bytes = head;
+    header.part_bytes = parts;
+    return header;
+  };
+  CHECK(got_from(record(1, 8, 0), 8) == Connection::Got::kOn);
+  CHECK(got_from(record(1, 0, 0)) == Connection::Got::kNonsense);                   // no head
+  CHECK(got_from(record(1, End::kMaxHead + 1, 0)) == Connection::Got::kNonsense);   // too long a head
+  CHECK(got_from(record(1, 8, kMostInline + 1), 8) == Connection::Got::kNonsense);  // too long to be inline
+  CHECK(got_from(record(1, 8, UINT64_MAX), 8) == Connection::Got::kNonsense);       // the same
+  CHECK(got_from(record(2, 8, 0), 8) == Connection::Got::kNonsense);                // parts without bytes
+  CHECK(got_from(record(3, 0, 100000)) == Connection::Got::kNonsense);              // parts without a head
+  CHECK(got_from(record(4, 0, 1)) == Connection::Got::kNonsense);                   // nothing was lent
+  CHECK(got_from(record(4, 8, 0), 8) == Connection::Got::kNonsense);                // a head with it
+  for (const int kind : {0, 5, 255, 65535})
+    CHECK(got_from(record(kind, 8, 0), 8) == Connection::Got::kNonsense);
+}
+
+TEST_CASE("tcp: records with flipped bytes do no harm") {
+  std::mt19937 random(20261126);
+  Ends ends;
+  ends.a.connection->send(make_frame(0), true);
+  ends.a.connection->send(make_frame(1, {64}), true);
+  ends.a.connection->send(make_frame(2, {100000}), true);
+  static_cast<void>(ends.a.connection->flush(0));
+  std::vector<std::byte> valid(4096);
+  const ssize_t size = ::recv(ends.b.connection->fd(StreamKind::kMessages), valid.data(), valid.size(), 0);
+  REQUIRE(size > 0);
+  valid.resize(static_cast<std::size_t>(size));
+  for (int round = 0; round < 300; ++round) {
+    End victim(true);
+    std::size_t asked = 0;
+    victim.events.parts_hook = [&](std::size_t total, std::vector<Buffer>& parts) -> Result<void> {
+      if ((asked += total) > (std::size_t{1} << 20)) return Error{Code::kResourceExhausted, "too much"};
+      parts.push_back(Buffer::allocate(total));
+      return {};
+    };
+    auto [sender, receiver] = tcp_pair();
+    victim.connection->attach(StreamKind::kMessages, std::move(receiver));
+    auto [bulk_sender, bulk_receiver] = tcp_pair();
+    victim.connection->attach(StreamKind::kBulk, std::move(bulk_receiver));
+    std::vector<std::byte> bytes = valid;
+    for (int flip = 0; flip < 1 + round % 4; ++flip)
+      bytes[random() % bytes.size()] = static_cast<std::byte>(random());
+    bytes.resize(bytes.size() - random() % 8);
+    REQUIRE(::send(sender.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(bytes.size()));
+    const HeadPool::Scope scope(victim.data.heads);
+    int records = 0;
+    std::size_t moved = 0;
+    static_cast<void>(victim.connection->receive(victim.scratch, records));
+    static_cast<void>(victim.connection->receive_bulk(SIZE_MAX, moved));
+    CHECK(victim.data.arrivals.size() <= 3);
+  }
+}
+
+}  // namespace troupe::rpc::tcp

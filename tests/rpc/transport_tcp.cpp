@@ -1,0 +1,137 @@
+// What only streams over TCP do: a port that anybody can reach, and sockets that may end one by one.
+#include <sys/socket.h>
+
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "meeting/address.hpp"
+#include "meeting/socket.hpp"
+#include "process_transport.hpp"
+#include "transport_contract.hpp"
+
+namespace troupe::rpc::contract {
+namespace {
+
+/// A Pair whose side `a` has met `b`, but makes its streams by hand.
+struct HandMade {
+  HandMade() : pair(false) {
+    events.transport = pair.ta.get();
+    pair.ta->set_events(events);
+    REQUIRE(pair.ta->dial(pair.address).ok());
+    REQUIRE(pair.until([&] { return pair.b.open(); }));
+    auto& transport = dynamic_cast<ProcessTransport&>(*pair.tb);
+    at = transport.streams().address(pair.b.link());
+    REQUIRE(at.port != 0);
+  }
+
+  /// A connection to b's port for streams that has said `preamble`.
+  UniqueFd connect(const tcp::Preamble& preamble, std::size_t bytes = sizeof(tcp::Preamble)) {
+    const auto there = SocketAddress::parse(pair.address).value().with_port(at.port);
+    UniqueFd fd(::socket(there.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::connect(fd.get(), there.get(), there.size()) == 0);
+    REQUIRE(::send(fd.get(), &preamble, bytes, MSG_NOSIGNAL) == static_cast<ssize_t>(bytes));
+    return fd;
+  }
+  tcp::Preamble preamble(tcp::StreamKind kind) const { return {tcp::Preamble::kMagic, kind, at.token}; }
+  /// Whether b hangs up.
+  bool hung_up(const UniqueFd& fd, Duration patience = std::chrono::seconds(5)) {
+    return pair.until(
+        [&] {
+          char byte = 0;
+          return ::recv(fd.get(), &byte, 1, MSG_DONTWAIT) == 0;
+        },
+        patience);
+  }
+
+  struct Events final : TransportEvents {
+    void on_link(LinkId link, std::string_view, bool) override {
+      transport->send_control(link, transport->data_address(link));
+    }
+    void on_control(LinkId, std::span<const std::byte>) override {}
+    Result<void> on_parts(LinkId, std::span<const std::byte>, std::size_t, std::vector<Buffer>&) override {
+      return Error{Code::kInternal, "not expected"};
+    }
+    void on_frame(LinkId, Buffer&&, std::vector<Buffer>&&) override {}
+    void on_closed(LinkId, Error) override {}
+    Transport* transport = nullptr;
+  };
+
+  Events events;
+  Pair<Tcp> pair;
+  tcp::Address at;
+};
+
+}  // namespace
+
+TEST_CASE("tcp: who does not know a link's token is hung up on, and the link does not notice") {
+  HandMade hand;
+  auto wrong = hand.preamble(tcp::StreamKind::kMessages);
+  wrong.token[1] ^= 1;
+  CHECK(hand.hung_up(hand.connect(wrong)));
+  wrong = hand.preamble(tcp::StreamKind::kMessages);
+  wrong.token[0] ^= std::uint64_t{1} << 40;
+  CHECK(hand.hung_up(hand.connect(wrong)));
+  wrong = hand.preamble(tcp::StreamKind::kMessages);
+  wrong.magic ^= 1;
+  CHECK(hand.hung_up(hand.connect(wrong)));
+  wrong = hand.preamble(static_cast<tcp::StreamKind>(7));
+  CHECK(hand.hung_up(hand.connect(wrong)));
+
+  const UniqueFd messages = hand.connect(hand.preamble(tcp::StreamKind::kMessages));
+  CHECK(hand.hung_up(hand.connect(hand.preamble(tcp::StreamKind::kMessages))));  // there is one already
+  const UniqueFd bulk = hand.connect(hand.preamble(tcp::StreamKind::kBulk));
+  CHECK_FALSE(hand.hung_up(messages, std::chrono::milliseconds(50)));
+  tcp::RecordHeader header;
+  header.head_bytes = 8;
+  std::array<std::byte, 24> record{};
+  std::memcpy(record.data(), &header, sizeof header);
+  REQUIRE(::send(messages.get(), record.data(), record.size(), MSG_NOSIGNAL) == 24);
+  CHECK(hand.pair.until([&] { return hand.pair.b.frames.size() == 1; }));
+  CHECK(hand.pair.b.closed() == 0);
+}
+
+TEST_CASE("tcp: strangers who say nothing give way to others") {
+  HandMade hand;
+  const UniqueFd first = hand.connect(hand.preamble(tcp::StreamKind::kMessages), 5);
+  hand.pair.settle();
+  std::vector<UniqueFd> others;
+  for (int i = 0; i < 256; ++i) others.push_back(hand.connect(hand.preamble(tcp::StreamKind::kBulk), 0));
+  CHECK(hand.hung_up(first));
+  const UniqueFd messages = hand.connect(hand.preamble(tcp::StreamKind::kMessages));
+  CHECK_FALSE(hand.hung_up(messages, std::chrono::milliseconds(50)));
+}
+
+TEST_CASE("tcp: a peer that sends nonsense on its stream loses its link") {
+  HandMade hand;
+  const UniqueFd messages = hand.connect(hand.preamble(tcp::StreamKind::kMessages));
+  const UniqueFd bulk = hand.connect(hand.preamble(tcp::StreamKind::kBulk));
+  constexpr std::string_view kNonsense = "GET / HTTP/1.1\r\nHost: nobody\r\n\r\n";
+  REQUIRE(::send(messages.get(), kNonsense.data(), kNonsense.size(), MSG_NOSIGNAL) > 0);
+  REQUIRE(hand.pair.until([&] { return hand.pair.b.closed() == 1; }));
+  CHECK(hand.pair.b.links.begin()->second.closed[0].code == Code::kDataLoss);
+}
+
+TEST_CASE("tcp: a peer that closes one stream only, or never makes it, is given up") {
+  for (const bool makes : {true, false}) {
+    CAPTURE(makes);
+    HandMade hand;
+    const UniqueFd bulk = hand.connect(hand.preamble(tcp::StreamKind::kBulk));
+    UniqueFd messages;
+    if (makes) {
+      messages = hand.connect(hand.preamble(tcp::StreamKind::kMessages));
+      hand.pair.settle();
+      messages = UniqueFd();
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    REQUIRE(hand.pair.until([&] { return hand.pair.b.closed() == 1; }));
+    const auto took = std::chrono::steady_clock::now() - begin;
+    CHECK(took > (makes ? std::chrono::milliseconds(300) : std::chrono::milliseconds(4500)));
+    CHECK(took < (makes ? std::chrono::milliseconds(3000) : std::chrono::milliseconds(8000)));
+    CHECK(hand.pair.b.links.begin()->second.closed[0].code == Code::kUnavailable);
+  }
+}
+
+}  // namespace troupe::rpc::contract
