@@ -1,6 +1,7 @@
 #include "process_transport.hpp"
 
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
@@ -70,10 +71,14 @@ Result<tcp::Token> secret_token(LinkId link) {
   return token;
 }
 
-/// UCX is for what it alone can do.
+/// Whether UCX can do what it alone can: there is a device for RDMA that we may use.
 bool has_rdma() {
   std::error_code none;
-  return !std::filesystem::is_empty("/sys/class/infiniband", none) && !none;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/infiniband", none)) {
+    const bool is_device = entry.path().filename().string().starts_with("uverbs");
+    if (is_device && ::access(entry.path().c_str(), R_OK | W_OK) == 0) return true;
+  }
+  return false;
 }
 
 bool uses_ucx(const std::string& transports) {

@@ -1,5 +1,6 @@
 // What only streams over TCP do: a port that anybody can reach, and sockets that may end one by one.
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -112,6 +113,34 @@ TEST_CASE("tcp: a peer that sends nonsense on its stream loses its link") {
   REQUIRE(::send(messages.get(), kNonsense.data(), kNonsense.size(), MSG_NOSIGNAL) > 0);
   REQUIRE(hand.pair.until([&] { return hand.pair.b.closed() == 1; }));
   CHECK(hand.pair.b.links.begin()->second.closed[0].code == Code::kDataLoss);
+}
+
+TEST_CASE("tcp: streams go where the meeting went") {
+  const std::string path = "unix:/tmp/troupe-test-" + std::to_string(::getpid());
+  for (const std::string& address : {std::string("[::1]:0"), path, std::string("0.0.0.0:0")}) {
+    CAPTURE(address);
+    Pair<Tcp> pair(false);
+    std::string there = pair.tb->listen(address).value();
+    if (there.starts_with("0.0.0.0")) there.replace(0, 7, "127.0.0.1");
+    REQUIRE(pair.ta->dial(there).ok());
+    REQUIRE(pair.until([&] { return pair.a.open() && pair.b.open(); }));
+    pair.warm_up();
+    REQUIRE(pair.tb->send(pair.b.link(), make_frame(1, {100000})).ok());
+    REQUIRE(pair.until([&] { return pair.a.frames.size() == 1; }));
+    CHECK(pair.a.damaged() == 0);
+  }
+}
+
+TEST_CASE("tcp: a short message overtakes a long one") {
+  Pair<Tcp> pair;
+  pair.warm_up();
+  REQUIRE(pair.ta->send(pair.a.link(), make_frame(1, {64 << 20})).ok());
+  pair.world.a.poll();
+  REQUIRE(pair.ta->send(pair.a.link(), make_frame(2)).ok());
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == 2; }));
+  CHECK(pair.b.frames[0].sequence == 2);
+  CHECK(pair.b.damaged() == 0);
+  REQUIRE(pair.until([&] { return pair.ta->bytes_in_flight(pair.a.link()) == 0; }));
 }
 
 TEST_CASE("tcp: a peer that closes one stream only, or never makes it, is given up") {

@@ -29,6 +29,21 @@ constexpr Duration kMeetingFollows = std::chrono::milliseconds(500);
 
 }  // namespace
 
+class Plane::Depth {
+ public:
+  explicit Depth(Plane& plane) : plane_(plane) { ++plane_.depth_; }
+  ~Depth() {
+    if (--plane_.depth_ > 0) return;
+    if (!plane_.busy_.empty()) std::erase(plane_.busy_, nullptr);
+    if (!plane_.removed_.empty()) const auto removed = std::exchange(plane_.removed_, {});
+  }
+  Depth(const Depth&) = delete;
+  Depth& operator=(const Depth&) = delete;
+
+ private:
+  Plane& plane_;
+};
+
 /// A stream that we have dialled, until it is there.
 class Plane::Dialling final : public FdHandler {
  public:
@@ -146,6 +161,7 @@ void Plane::on_stream(const Preamble& preamble, UniqueFd fd) {
 }
 
 void Plane::attach(Channel& channel, StreamKind kind, UniqueFd fd) {
+  const Depth depth(*this);
   tune_stream(fd.get());
   epoll_event event{};
   if (kind == StreamKind::kMessages) event.events = EPOLLIN;
@@ -159,6 +175,7 @@ void Plane::attach(Channel& channel, StreamKind kind, UniqueFd fd) {
 }
 
 void Plane::remove(LinkId link) {
+  const Depth depth(*this);
   auto channel = channels_.remove(link);
   if (!channel) return;
   channel->dialling.clear();
@@ -169,7 +186,6 @@ void Plane::remove(LinkId link) {
     std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
   std::erase(opened_, channel.get());
   removed_.push_back(std::move(channel));
-  if (depth_ == 0) const auto removed = std::exchange(removed_, {});
 }
 
 void Plane::lose(Channel& channel, Code code, const std::string& why) {
@@ -180,6 +196,7 @@ void Plane::lose(Channel& channel, Code code, const std::string& why) {
 // ---- The loop's side ------------------------------------------------------------------------------
 
 void Plane::send(LinkId link, OutFrame&& frame) {
+  const Depth depth(*this);
   Channel& channel = *channels_.find(link);
   const bool later = collecting_ && channel.sent_round == round_;
   channel.sent_round = round_;
@@ -194,6 +211,8 @@ void Plane::send(LinkId link, OutFrame&& frame) {
 }
 
 void Plane::flush() {
+  if (collected_.empty()) return;
+  const Depth depth(*this);
   for (std::size_t i = 0; i < collected_.size(); ++i) {
     Channel* const channel = collected_[i];
     if (!channel) continue;
@@ -260,7 +279,7 @@ int Plane::poll() {
     for (Channel* channel : busy_)
       if (channel) watch(*channel, false);
   }
-  ++depth_;
+  const Depth depth(*this);
   int did = 0;
   if (opened_.size() <= kFew) {
     for (std::size_t i = 0; i < opened_.size(); ++i) did += receive(*opened_[i]);
@@ -279,21 +298,16 @@ int Plane::poll() {
     channel->busy = false;
     busy_[i] = nullptr;
   }
-  if (--depth_ == 0) {
-    if (!busy_.empty()) std::erase(busy_, nullptr);
-    if (!removed_.empty()) const auto removed = std::exchange(removed_, {});
-  }
   return did + (moved > 0 ? 1 : 0);
 }
 
 void Plane::drain(LinkId link) {
   Channel* const channel = channels_.find(link);
   if (!channel || !channel->opened) return;
-  ++depth_;
+  const Depth depth(*this);
   int did = 1;
   while (did > 0 && channel->streams.receive(scratch_, did = 0) == Connection::Got::kOn) continue;
   for (std::size_t moved = 1; moved > 0;) channel->streams.receive_bulk(kReceivedAlone, moved = 0);
-  if (--depth_ == 0) const auto removed = std::exchange(removed_, {});
 }
 
 bool Plane::arm() {

@@ -64,6 +64,9 @@ class Plane {
  private:
   struct Channel;
   class Dialling;
+  /// While one lives, channels that are removed stay in memory: their code may be on the stack, because
+  /// dropping a sent buffer may run anybody's.
+  class Depth;
 
   void on_stream(const Preamble& preamble, UniqueFd fd);
   void attach(Channel& channel, StreamKind kind, UniqueFd fd);
