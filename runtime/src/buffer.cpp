@@ -4,6 +4,8 @@
 #include <cstring>
 #include <new>
 
+#include "large_memory.hpp"
+
 namespace troupe {
 namespace {
 
@@ -27,6 +29,27 @@ class HeapBlock final : public MemoryBlock {
   }
 };
 
+/// A block whose data lies apart.
+class LargeBlock final : public MemoryBlock {
+ public:
+  static MemoryBlock* make(std::size_t size) {
+    std::byte* const data = allocate_large(size);
+    try {
+      return new LargeBlock(data, size);
+    } catch (...) {
+      free_large(data, size);
+      throw;
+    }
+  }
+
+ private:
+  LargeBlock(std::byte* data, std::size_t size) : MemoryBlock(data, size, Device{}) {}
+  void recycle() override {
+    free_large(data(), capacity());
+    delete this;
+  }
+};
+
 class AdoptedBlock final : public MemoryBlock {
  public:
   AdoptedBlock(std::byte* data, std::size_t size, Device device, std::function<void()> release)
@@ -43,7 +66,7 @@ class AdoptedBlock final : public MemoryBlock {
 }  // namespace
 
 Buffer Buffer::allocate(std::size_t size) {
-  return {HeapBlock::make(size), size};
+  return {size < kLargeBytes ? HeapBlock::make(size) : LargeBlock::make(size), size};
 }
 
 Buffer Buffer::copy_of(std::span<const std::byte> bytes) {

@@ -6,6 +6,8 @@
 #include <new>
 #include <vector>
 
+#include "large_memory.hpp"
+
 namespace troupe {
 namespace {
 
@@ -57,17 +59,25 @@ class MemoryPool::Shared : public std::enable_shared_from_this<MemoryPool::Share
   std::size_t keep_bytes_;
 };
 
-/// Header and data in one allocation, as in Buffer's own blocks. `home_` is set while in use only, so
-/// that kept blocks do not keep the pool's shared part alive.
+/// Header and data in one allocation if they are small, as in Buffer's own blocks. `home_` is set while in
+/// use only, so that kept blocks do not keep the pool's shared part alive.
 class MemoryPool::Shared::Block final : public MemoryBlock {
  public:
   static Block* make(std::size_t capacity) {
     static_assert(sizeof(Block) <= kAlignment);
-    auto* memory =
-        static_cast<std::byte*>(::operator new (kAlignment + capacity, std::align_val_t{kAlignment}));
-    return new (memory) Block(memory + kAlignment, capacity);
+    const bool apart = capacity >= kLargeBytes;
+    const std::size_t here = apart ? kAlignment : kAlignment + capacity;
+    auto* memory = static_cast<std::byte*>(::operator new (here, std::align_val_t{kAlignment}));
+    if (!apart) return new (memory) Block(memory + kAlignment, capacity);
+    try {
+      return new (memory) Block(allocate_large(capacity), capacity);
+    } catch (...) {
+      ::operator delete (static_cast<void*>(memory), std::align_val_t{kAlignment});
+      throw;
+    }
   }
   void free() {
+    if (capacity() >= kLargeBytes) free_large(data(), capacity());
     this->~Block();
     ::operator delete (static_cast<void*>(this), std::align_val_t{kAlignment});
   }

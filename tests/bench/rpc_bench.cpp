@@ -426,10 +426,11 @@ int main(int argc, char** argv) {
   for (const Comparison& comparison : comparisons())
     if (wanted(comparison.name(), parts)) compare(comparison, programs);
   if (wanted("rpc_sync_64B_local", parts)) local_calls();
-  const std::string beside = "rpc_p99_64B_shm_beside_64MB_tensors";
-  if (wanted(beside, parts)) {
-    const auto figure = beside_server("shm", percentile_beside_tensors_us(64 * kMiB, 5000, 0.99));
-    if (figure) print_json(beside, *figure, "us", "bound", 100);
+  for (const std::string tls : {"shm", "tcp"}) {
+    const std::string beside = "rpc_p99_64B_" + tls + "_beside_64MB_tensors";
+    if (!wanted(beside, parts)) continue;
+    const auto figure = beside_server(tls, percentile_beside_tensors_us(64 * kMiB, 5000, 0.99));
+    if (figure) print_json(beside, *figure, "us", "bound", tls == "shm" ? 100 : 1000);
   }
   const std::string arrival = "tensor_pooled_64MB_arrival";
   if (wanted(arrival, parts))

@@ -1,0 +1,155 @@
+// What two sockets over the loopback device do at best, without a library: the floor below everything else
+// over TCP. Both sides poll, each on its own core. Messages of 1 MB are copied to the kernel and from it; or
+// their pages are lent to it; or, besides, thrown away by the receiver unread, so that nothing is copied at
+// all.
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <troupe/runtime/buffer.hpp>
+
+#include "harness.hpp"
+#include "meeting/address.hpp"
+#include "meeting/socket.hpp"
+#include "tcp/bulk.hpp"
+
+namespace {
+
+using namespace troupe::bench;
+using troupe::rpc::SocketAddress;
+using troupe::rpc::UniqueFd;
+using troupe::rpc::tcp::PagePipe;
+
+constexpr std::size_t kRecord = 96;  // a call of 64 bytes with its envelope
+constexpr std::size_t kTurns = 20000;
+constexpr std::size_t kUnderWay = 8;
+
+/// Whether to go on after a system call that did nothing.
+void expect_only_busy(ssize_t done) {
+  if (done == 0 || (done < 0 && errno != EAGAIN && errno != EINTR)) std::exit(1);
+}
+
+void send_all(int fd, const std::byte* data, std::size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t n = ::send(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n <= 0) expect_only_busy(n);
+    if (n <= 0) continue;
+    data += n;
+    bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+void receive_all(int fd, std::byte* data, std::size_t bytes, int flags = 0) {
+  while (bytes > 0) {
+    const ssize_t n = ::recv(fd, data, bytes, MSG_DONTWAIT | flags);
+    if (n <= 0) expect_only_busy(n);
+    if (n <= 0) continue;
+    data += n;
+    bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+/// Listens, and does `body` with the connection that comes.
+Serve serve(const std::function<void(int fd)>& body) {
+  return [body](const Ready& ready) {
+    const UniqueFd listener =
+        std::move(*troupe::rpc::listen_socket(SocketAddress::parse("127.0.0.1:0").value()));
+    ready(SocketAddress::local_of(listener.get()).to_string());
+    int fd = -1;
+    while (fd < 0) fd = ::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    troupe::rpc::tune_stream(fd);
+    for (;;) body(fd);
+  };
+}
+
+UniqueFd connect_to(const std::string& address) {
+  const auto there = SocketAddress::parse(address).value();
+  UniqueFd fd(::socket(there.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (::connect(fd.get(), there.get(), there.size()) != 0) std::exit(1);
+  troupe::rpc::tune_stream(fd.get());
+  return fd;
+}
+
+std::optional<double> round_trip_us() {
+  const auto echo = [](int fd) {
+    std::array<std::byte, kRecord> record;
+    receive_all(fd, record.data(), record.size());
+    send_all(fd, record.data(), record.size());
+  };
+  return between_processes(serve(echo), [](const std::string& address) {
+    const UniqueFd fd = connect_to(address);
+    std::array<std::byte, kRecord> record{};
+    return median_us_each(kTurns, [&] {
+      for (std::size_t i = 0; i < kTurns; ++i) {
+        send_all(fd.get(), record.data(), record.size());
+        receive_all(fd.get(), record.data(), record.size());
+      }
+    });
+  });
+}
+
+enum class Way { kCopied, kLent, kLentAndDiscarded };
+
+void lend_all(int fd, PagePipe& pipe, std::byte* data, std::size_t bytes) {
+  while (bytes > 0 || pipe.filled() > 0) {
+    const ssize_t n = bytes > 0 ? pipe.fill({data, bytes}) : 0;
+    if (n < 0 || !pipe.empty_into(fd, bytes > 0)) std::exit(1);
+    data += n;
+    bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+std::optional<double> gb_per_s(Way way) {
+  // The receiver answers each message with a byte, so that the sender knows whose pages are its own again.
+  const troupe::Buffer place = troupe::Buffer::allocate(kMiB);
+  const auto take = [&](int fd) {
+    receive_all(fd, place.data(), kMiB, way == Way::kLentAndDiscarded ? MSG_TRUNC : 0);
+    send_all(fd, place.data(), 1);
+  };
+  return between_processes(serve(take), [&](const std::string& address) {
+    const UniqueFd fd = connect_to(address);
+    PagePipe pipe = PagePipe::create();
+    std::byte answer{};
+    const std::size_t count = bandwidth_count(kMiB);
+    return median_gb_per_s(count, kMiB, [&] {
+      for (std::size_t i = 0; i < count; ++i) {
+        if (i >= kUnderWay) receive_all(fd.get(), &answer, 1);
+        if (way == Way::kCopied) {
+          send_all(fd.get(), place.data(), kMiB);
+        } else {
+          lend_all(fd.get(), pipe, place.data(), kMiB);
+        }
+      }
+      for (std::size_t i = 0; i < kUnderWay; ++i) receive_all(fd.get(), &answer, 1);
+    });
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> parts(argv + 1, argv + argc);
+  if (const std::string name = "raw_tcp_rtt_64B"; wanted(name, parts)) {
+    const auto figure = round_trip_us();
+    if (!figure) return 1;
+    print_json(name, *figure, "us");
+  }
+  const std::string copied = "raw_tcp_bandwidth_1MB_copied";
+  std::optional<double> reference;
+  for (const auto& [name, way] :
+       {std::pair(copied, Way::kCopied), std::pair(std::string("raw_tcp_bandwidth_1MB_lent"), Way::kLent),
+        std::pair(std::string("raw_tcp_bandwidth_1MB_lent_and_discarded"), Way::kLentAndDiscarded)}) {
+    if (!wanted(name, parts)) continue;
+    const auto figure = gb_per_s(way);
+    if (!figure) return 1;
+    if (!reference) reference = figure;
+    print_json(name, *figure, "GB/s", copied, *reference);
+  }
+  return 0;
+}
