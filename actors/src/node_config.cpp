@@ -25,7 +25,7 @@ void add_node_settings(ConfigSchema& schema) {
   schema.add("node.secret_file", d.secret_file, "file that holds the secret");
   schema.add("node.transport", d.transport.transports,
              "auto (shared memory on one machine, else RDMA or TCP), shm, tcp, or UCX's own names");
-  schema.add("node.net_devices", d.transport.net_devices, "network devices, for instance lo or eth0");
+  schema.add("node.net_devices", d.transport.net_devices, "UCX's network devices, for instance mlx5_0:1");
   schema.add("node.join_timeout", d.join_timeout, "how long to wait for the first node").between(0, kHour);
   schema.add("node.default_timeout", d.default_timeout, "deadline of a call that names none")
       .between(0.001, 24 * kHour);
