@@ -111,11 +111,17 @@ class Cluster {
 
 class RealCluster final : public Cluster {
  public:
+  explicit RealCluster(std::string transports = "auto") : transports_(std::move(transports)) {}
   ~RealCluster() override { end_all(); }
   bool wait(const Signal& signal) override { return signal.wait_for(kPatience); }
 
  protected:
-  void prepare(NodeOptions&) override {}
+  void prepare(NodeOptions& options) override {
+    if (transports_ != "auto") options.transport.transports = transports_;
+  }
+
+ private:
+  std::string transports_;
 };
 
 class SimCluster final : public Cluster {

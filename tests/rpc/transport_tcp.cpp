@@ -99,6 +99,7 @@ TEST_CASE("tcp: strangers who say nothing give way to others") {
   const UniqueFd first = hand.connect(hand.preamble(tcp::StreamKind::kMessages), 5);
   hand.pair.settle();
   std::vector<UniqueFd> others;
+  others.reserve(256);
   for (int i = 0; i < 256; ++i) others.push_back(hand.connect(hand.preamble(tcp::StreamKind::kBulk), 0));
   CHECK(hand.hung_up(first));
   const UniqueFd messages = hand.connect(hand.preamble(tcp::StreamKind::kMessages));
