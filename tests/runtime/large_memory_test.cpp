@@ -21,14 +21,6 @@ namespace {
 constexpr std::size_t kKiB = 1024;
 constexpr std::size_t kMiB = 1024 * kKiB;
 
-std::size_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::size_t size = 0;
-  std::size_t resident = 0;
-  statm >> size >> resident;
-  return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-}
-
 /// Takes and gives blocks of all kinds of sizes, and returns whether each held what was written into it.
 bool keeps_what_is_written(unsigned seed) {
   std::mt19937 random(seed);
@@ -74,7 +66,19 @@ TEST_CASE("large memory: blocks of all sizes are their own, on several threads a
   CHECK(std::count(kept.begin(), kept.end(), 1) == 4);
 }
 
-#ifndef TROUPE_SANITIZER
+#ifndef TROUPE_SANITIZER  // under it each block is its own
+namespace {
+
+std::size_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  std::size_t size = 0;
+  std::size_t resident = 0;
+  statm >> size >> resident;
+  return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace
+
 TEST_CASE("large memory: what is given back goes back to the system") {
   std::vector<std::byte*> blocks;
   const std::size_t before = resident_bytes();
