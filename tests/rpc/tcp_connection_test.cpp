@@ -19,13 +19,19 @@ namespace {
 using contract::check_frame;
 using contract::make_frame;
 
+struct TestDeadline {
+  bool over() const { return std::chrono::steady_clock::now() > end; }
+  std::chrono::steady_clock::time_point end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+};
+
 /// The two ends of a TCP connection over the loopback device.
 std::array<UniqueFd, 2> tcp_pair() {
   const SocketAddress any = SocketAddress::parse("127.0.0.1:0").value();
   const UniqueFd listener = std::move(*listen_socket(any));
   UniqueFd a = std::move(*connecting_socket(SocketAddress::local_of(listener.get())));
   int accepted = -1;
-  while (accepted < 0) accepted = ::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  for (const TestDeadline deadline; accepted < 0 && !deadline.over();)
+    accepted = ::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   tune_stream(a.get());
   tune_stream(accepted);
   return {std::move(a), UniqueFd(accepted)};
@@ -86,10 +92,10 @@ struct Ends {
     }
   }
   bool until_b_has(std::size_t count) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const TestDeadline deadline;
     while (b.frames.size() < count || a.connection->bytes_in_flight() > 0) {
       if (a.receive() != Connection::Got::kOn || b.receive() != Connection::Got::kOn) return false;
-      if (std::chrono::steady_clock::now() > deadline) return false;
+      if (deadline.over()) return false;
     }
     return true;
   }
@@ -148,7 +154,8 @@ TEST_CASE("tcp: what is sent before the streams are there waits for them") {
     b.connection->attach(kind, std::move(to_b));
     static_cast<void>(a.connection->flush(SIZE_MAX));
   }
-  while (b.frames.size() < 2 || a.connection->bytes_in_flight() > 0) {
+  for (const TestDeadline deadline; b.frames.size() < 2 || a.connection->bytes_in_flight() > 0;) {
+    REQUIRE_FALSE(deadline.over());
     REQUIRE(a.receive() == Connection::Got::kOn);
     REQUIRE(b.receive() == Connection::Got::kOn);
   }

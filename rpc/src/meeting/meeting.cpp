@@ -35,19 +35,6 @@ constexpr std::size_t kScratchBytes = 65536;
 constexpr std::size_t kMaxQueuedBytes = std::size_t{4} << 20;
 constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
 
-/// Sends what the kernel takes at once; returns how much, or -1 when the stream is broken.
-ssize_t send_some(int fd, std::span<const std::byte> bytes) {
-  std::size_t sent = 0;
-  while (sent < bytes.size()) {
-    const ssize_t n = ::send(fd, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return -1;
-    if (n < 0) break;
-    sent += static_cast<std::size_t>(n);
-  }
-  return static_cast<ssize_t>(sent);
-}
-
 }  // namespace
 
 /// One link's end of the stream.

@@ -96,6 +96,19 @@ Result<void> connect_result(int fd, const std::string& address) {
   return Error{Code::kUnavailable, "cannot reach " + address + ": " + std::strerror(failure)};
 }
 
+ssize_t send_some(int fd, std::span<const std::byte> bytes) {
+  std::size_t sent = 0;
+  while (sent < bytes.size()) {
+    const ssize_t n = ::send(fd, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    const bool is_busy = errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM;
+    if (n < 0 && !is_busy) return -1;
+    if (n < 0) break;
+    sent += static_cast<std::size_t>(n);
+  }
+  return static_cast<ssize_t>(sent);
+}
+
 void tune_stream(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -36,6 +39,8 @@ Result<UniqueFd> listen_socket(const SocketAddress& address);
 Result<UniqueFd> connecting_socket(const SocketAddress& address);
 /// How connecting ended.
 Result<void> connect_result(int fd, const std::string& address);
+/// Sends what the kernel takes at once; returns how much, or -1 when the stream is broken.
+ssize_t send_some(int fd, std::span<const std::byte> bytes);
 /// Low latency, and probes for a peer whose machine has gone silently.
 void tune_stream(int fd);
 

@@ -18,16 +18,6 @@ constexpr int kLastReads = 64;
 /// More announced messages than any peer has in flight that keeps to its bounds.
 constexpr std::size_t kMostAnnounced = std::size_t{1} << 16;
 
-/// What the kernel takes now; -1: the stream is broken.
-ssize_t send_some(int fd, std::span<const std::byte> bytes) {
-  for (;;) {
-    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n >= 0) return n;
-    if (errno == EINTR) continue;
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM ? 0 : -1;
-  }
-}
-
 std::byte* put(std::byte* to, std::span<const std::byte> bytes) {
   std::memcpy(to, bytes.data(), bytes.size());
   return to + bytes.size();
