@@ -60,25 +60,25 @@ void add_train_flags(CLI::App& app, TrainFlags& flags) {
       ->capture_default_str();
   app.add_option("--staleness", flags.staleness,
                  "Bounded staleness: no worker gets more than this many batches ahead")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--compare-staleness", s.compare_staleness,
                  "The bound that asynchronous training is compared with")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--compare-seconds", s.compare_seconds,
                  "How long to time each mode of consistency; 0: do not")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--valid-triples", s.valid_triples, "Validation triples ranked after each epoch; 0: none")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--checkpoint-every", s.checkpoint_every, "Epochs between checkpoints; 0: only at the end")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--words", s.words, "Print the nearest neighbours of these entities")->capture_default_str();
   app.add_option("--neighbours", s.neighbours, "How many of them")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--reference", flags.reference, "What wordnet_reference printed, to be set beside this run");
   app.add_option("--transport", flags.transport, "auto, shm or tcp")
       ->capture_default_str()
