@@ -18,7 +18,7 @@ endif()
 # Warnings and sanitizers shared by every target of the project.
 add_library(troupe_options INTERFACE)
 target_compile_options(troupe_options INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
-                       -fno-omit-frame-pointer $<$<BOOL:${TROUPE_WERROR}>:-Werror>)
+                       $<$<BOOL:${TROUPE_WERROR}>:-Werror>)
 # GCC 12 sees overlaps in `"text" + std::string` that are not there (GCC bug 105651).
 # Likewise members of strings in aggregates made from braces "may be uninitialized" (GCC bug 105562).
 target_compile_options(troupe_options INTERFACE "$<$<CXX_COMPILER_ID:GNU>:-Wno-restrict;-Wno-maybe-uninitialized>")
@@ -33,7 +33,7 @@ if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
     "$<$<CXX_COMPILER_ID:GNU>:-mmemcpy-strategy=unrolled_loop:512:noalign,libcall:-1:noalign>")
 endif()
 if(TROUPE_SANITIZE)
-  target_compile_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZE} -g1)
+  target_compile_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZE} -fno-omit-frame-pointer -g1)
   target_link_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZE})
   target_compile_definitions(troupe_options INTERFACE TROUPE_SANITIZER="${TROUPE_SANITIZE}")
   if(TROUPE_SANITIZE STREQUAL "thread")
@@ -43,7 +43,7 @@ endif()
 
 if(TROUPE_FUZZ)
   target_compile_options(troupe_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined
-                         -fno-sanitize-recover=undefined -g1)
+                         -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
   target_link_options(troupe_options INTERFACE -fsanitize=address,undefined)
 endif()
 
