@@ -28,6 +28,7 @@ constexpr int kIdleRoundsPerClockRead = 8;
 
 Loop::Loop(Clock& clock, LoopOptions options)
     : clock_(clock),
+      clock_is_real_(clock.is_real()),
       options_(std::move(options)),
       now_(clock.now()),
       descriptors_polled_at_(now_),
@@ -73,7 +74,7 @@ bool Loop::run_if_free(const std::function<void()>& task) {
     return true;
   }
   if (!try_take_turn()) return false;
-  const TimePoint now = refresh_now();
+  const TimePoint now = recent_now();
   if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
   task();
   // Somebody who begins one call after another shall not pay for a poll with each.
@@ -107,12 +108,12 @@ bool Loop::wait_until(const std::function<bool()>& done, TimePoint deadline) {
 bool Loop::begin_and_wait(const std::function<void()>& begin, const std::function<bool()>& done,
                           Duration timeout) {
   if (in_turn()) {
-    const TimePoint deadline = refresh_now() + timeout;
+    const TimePoint deadline = recent_now() + timeout;
     begin();
     return drive(done, deadline, true);
   }
   if (try_take_turn()) {
-    const TimePoint deadline = refresh_now() + timeout;
+    const TimePoint deadline = recent_now() + timeout;
     return help(&begin, done, deadline);
   }
   const TimePoint deadline = clock_.now() + timeout;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <vector>
 
 namespace troupe {
@@ -10,10 +11,16 @@ namespace {
 constexpr int kTickShift = 10;  // 1,024 ns
 constexpr int kLevelBits = 6;
 constexpr std::uint64_t kSlotMask = 63;
+constexpr std::uint64_t kLastTick = static_cast<std::uint64_t>(TimePoint::never().ns) >> kTickShift;
 
 std::uint64_t tick_of(TimePoint t) {
   return t.ns <= 0 ? 0 : static_cast<std::uint64_t>(t.ns) >> kTickShift;
 }
+TimePoint begin_of(std::uint64_t tick) {
+  return TimePoint{static_cast<std::int64_t>(tick << kTickShift)};
+}
+/// Before every time that a clock shows.
+constexpr TimePoint kAlways{INT64_MIN};
 
 }  // namespace
 
@@ -56,10 +63,14 @@ void TimerWheel::link(TimerNode& node) {
   const std::uint64_t difference = due_tick ^ tick_;
   const int level = difference == 0 ? 0 : (std::bit_width(difference) - 1) / kLevelBits;
   if (level >= kLevels) {
+    constexpr int kReachShift = kLevels * kLevelBits;
+    quiet_until_ = std::min(quiet_until_, begin_of(due_tick >> kReachShift << kReachShift));
     append(node, kFarSlot);
     return;
   }
-  const auto digit = static_cast<std::size_t>((due_tick >> (level * kLevelBits)) & kSlotMask);
+  const int shift = level * kLevelBits;
+  quiet_until_ = std::min(quiet_until_, difference == 0 ? kAlways : begin_of(due_tick >> shift << shift));
+  const auto digit = static_cast<std::size_t>((due_tick >> shift) & kSlotMask);
   append(node, static_cast<std::size_t>(level) * kSlots + digit);
 }
 
@@ -128,7 +139,8 @@ void TimerWheel::collect_due(TimePoint now) {
 }
 
 // Goes to the next tick, at most `last`, at which a slot begins that holds something; spreads that slot
-// over the lower levels. False if there is none; the present tick is `last` then.
+// over the lower levels. False if there is none: the present tick is `last` then, and quiet_until_ the time
+// when the next one begins.
 bool TimerWheel::step_to_next_slot(std::uint64_t last) {
   for (int level = 0; level < kLevels; ++level) {
     const int shift = level * kLevelBits;
@@ -139,7 +151,11 @@ bool TimerWheel::step_to_next_slot(std::uint64_t last) {
     const auto next_digit = static_cast<std::uint64_t>(std::countr_zero(later));
     const std::uint64_t above = tick_ >> shift >> kLevelBits << kLevelBits;
     const std::uint64_t begin = (above | next_digit) << shift;
-    if (begin > last) break;
+    if (begin > last) {
+      quiet_until_ = begin_of(begin);
+      tick_ = last;
+      return false;
+    }
     tick_ = begin;
     if (level > 0) relink_all(static_cast<std::size_t>(level) * kSlots + next_digit);
     return true;
@@ -151,6 +167,7 @@ bool TimerWheel::step_to_next_slot(std::uint64_t last) {
     relink_all(kFarSlot);
     return true;
   }
+  quiet_until_ = slots_[kFarSlot] ? begin_of(std::min(block_end, kLastTick)) : TimePoint::never();
   tick_ = last;
   return false;
 }
@@ -159,15 +176,18 @@ bool TimerWheel::wheel_is_empty() const {
   return std::all_of(occupied_.begin(), occupied_.end(), [](std::uint64_t bits) { return bits == 0; });
 }
 
-int TimerWheel::advance(TimePoint now) {
+int TimerWheel::advance_to(TimePoint now) {
   const std::uint64_t last = std::max(tick_of(now), tick_);
   if (count_ == 0) {
     tick_ = last;
+    quiet_until_ = TimePoint::never();
     return 0;
   }
   do {
     collect_due(now);
   } while (step_to_next_slot(last));
+  // Some are due later in this very tick, or about to be called, by whoever calls this from inside of one, too.
+  if (slots_[tick_ & kSlotMask] || slots_[kFiringSlot]) quiet_until_ = kAlways;
 
   // Handlers see the list of the rest, and may cancel, destroy or reschedule any of it; what they
   // schedule goes to the slots, so not into this list.

@@ -27,13 +27,26 @@ class Clock {
  public:
   virtual ~Clock() = default;
   virtual TimePoint now() const = 0;
+  /// Whether it goes on by itself, as the processor's counter does: see processor_ticks().
+  virtual bool is_real() const { return false; }
 };
 
 /// Monotonic real time.
 class RealClock final : public Clock {
  public:
   TimePoint now() const override;
+  bool is_real() const override { return true; }
 };
+
+/// The processor's counter, 1 to 5 steps a nanosecond; 0 where there is none. Costs a fraction of what a
+/// clock does, which waits for what the processor has begun before.
+inline std::uint64_t processor_ticks() {
+#if defined(__x86_64__)
+  return __builtin_ia32_rdtsc();
+#else
+  return 0;
+#endif
+}
 
 /// Virtual time: stands still until told to move. One thread.
 class SimClock final : public Clock {

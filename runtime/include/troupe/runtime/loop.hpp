@@ -147,8 +147,18 @@ class Loop {
   TimePoint refresh_now() {
     refresh_due_ = false;
     now_is_fresh_ = true;
+    refreshed_at_ = processor_ticks();
     const TimePoint before = std::exchange(now_, clock_.now());
     stats_.spent[static_cast<std::size_t>(std::exchange(spending_, Spent::kPolling))] += now_ - before;
+    return now_;
+  }
+  /// now(), refreshed if that was not done within the last microsecond or two: for who comes with one short
+  /// piece of work after another.
+  TimePoint recent_now() {
+    constexpr std::uint64_t kRecent = 4096;
+    const std::uint64_t ticks = processor_ticks();
+    if (!clock_is_real_ || ticks == 0 || ticks - refreshed_at_ >= kRecent) return refresh_now();
+    now_is_fresh_ = true;
     return now_;
   }
   /// The time, as refresh_now(), but without reading the clock if that was done just now.
@@ -220,6 +230,7 @@ class Loop {
   void assert_turn() const { assert(in_turn() && "this function of a Loop needs the turn"); }
 
   Clock& clock_;
+  const bool clock_is_real_;
   const LoopOptions options_;
 
   // With the turn only.
@@ -227,6 +238,7 @@ class Loop {
   TimePoint now_;
   bool now_is_fresh_ = false;        // nothing has run since the clock was read
   bool refresh_due_ = false;         // the next round begins by reading the clock
+  std::uint64_t refreshed_at_ = 0;   // processor_ticks() when the clock was read
   Spent spending_ = Spent::kAbsent;  // the time since now_
   TimePoint descriptors_polled_at_;
   TimePoint polled_at_;  // by run_if_free()

@@ -67,7 +67,7 @@ class TimerWheel {
   void cancel(TimerNode& node);
   /// Fires what is due at `now`; returns how many. A timer scheduled from inside for a time not after
   /// `now` fires in the next advance(), so that a timer that reschedules itself cannot starve the loop.
-  int advance(TimePoint now);
+  int advance(TimePoint now) { return now < quiet_until_ ? 0 : advance_to(now); }
   /// The exact due time of the earliest timer, never() if there is none. O(timers in one slot).
   TimePoint next_due() const;
   bool empty() const { return count_ == 0; }
@@ -79,6 +79,7 @@ class TimerWheel {
   static constexpr std::size_t kFarSlot = kLevels * kSlots;  // later than the wheel reaches
   static constexpr std::size_t kFiringSlot = kFarSlot + 1;   // due, about to be called
 
+  int advance_to(TimePoint now);
   void link(TimerNode& node);
   void append(TimerNode& node, std::size_t slot);
   void detach(TimerNode& node);
@@ -89,7 +90,8 @@ class TimerWheel {
 
   std::array<TimerNode*, kFiringSlot + 1> slots_{};  // heads of circular lists
   std::array<std::uint64_t, kLevels> occupied_{};    // one bit a slot
-  std::uint64_t tick_ = 0;                           // time passed so far, in ticks
+  std::uint64_t tick_ = 0;                           // up to here slots have been looked at
+  TimePoint quiet_until_{};                          // no slot that holds something begins earlier
   std::size_t count_ = 0;
   std::vector<TimerNode*> due_;  // scratch of collect_due()
 };
