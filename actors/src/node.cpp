@@ -170,6 +170,7 @@ Result<void> NodeImpl::join() {
   if (!membership) return with_context(membership.error(), "node '" + options.name + "' cannot join");
   Loop::Turn turn(*loop);
   directory.reset(*membership);
+  forget_found();
   joined = true;
   options.log.info("joined",
                    {{"address", address}, {"role", options.role}, {"members", membership->members.size()}});
@@ -244,7 +245,9 @@ void NodeImpl::end_actor(std::uint64_t number) {
   if (found == actors.end()) return;
   const Actor actor = std::move(found->second);
   actors.erase(found);
+  last_called = {};
   if (!actor.name.empty()) local_names.erase(actor.name);
+  forget_found();
   actor.worker->end();
   unit->run();
   actor.worker->outlive_call(actor.handle);
@@ -272,6 +275,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
     node.names_in_making.erase(name);
     if (published && !node.closing) {
       node.local_names.emplace(name, number);
+      node.forget_found();
       return {};
     }
     node.end_actor(number);

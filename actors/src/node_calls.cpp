@@ -16,15 +16,18 @@ constexpr Duration kAnswerTime{std::chrono::seconds(1)};  // for the registry's 
 // ---- Calls --------------------------------------------------------------------------------------
 
 void NodeImpl::on_call(rpc::InboundCallPtr call) {
-  const auto found = actors.find(call->header().target);
+  const std::uint64_t target = call->header().target;
+  if (target == last_called.number && last_called.worker) return last_called.worker->take(std::move(call));
+  const auto found = actors.find(target);
   if (found == actors.end()) {
-    if (call->header().target == kRegistryActor)
+    if (target == kRegistryActor)
       return call->reply_error({Code::kFailedPrecondition, "node '" + options.name + "' at " + address +
                                                                " is not the first of its cluster; join at " +
                                                                options.registry});
-    if (call->header().target & kObjectBit) return objects->hosted->take(std::move(call));
+    if (target & kObjectBit) return objects->hosted->take(std::move(call));
     return call->refuse({Code::kUnavailable, "the actor has ended"});
   }
+  last_called = {target, found->second.worker};
   // The actor runs before this returns, on this thread, unless it is in the middle of another message.
   found->second.worker->take(std::move(call));
 }
@@ -37,6 +40,16 @@ bool NodeImpl::takes_directly(std::uint64_t actor, std::uint64_t method, const v
 }
 
 Result<rpc::CallTarget> NodeImpl::resolve(std::string_view actor) {
+  if (actor.empty()) return look_up(actor);
+  // Names that differ in their last character ("ps0", "ps1") have places of their own.
+  Found& last = found_last[static_cast<unsigned char>(actor.back()) % found_last.size()];
+  if (last.name == actor) return last.target;
+  auto target = look_up(actor);
+  if (target) last = {std::string(actor), *target};
+  return target;
+}
+
+Result<rpc::CallTarget> NodeImpl::look_up(std::string_view actor) {
   if (const auto local = local_names.find(actor); local != local_names.end())
     return rpc::CallTarget{rpc::kLocal, local->second};
   auto found = directory.find_actor(actor);
@@ -115,11 +128,13 @@ void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
   // Whoever took a dead node's address is not that node.
   std::erase_if(sessions,
                 [&](const auto& entry) { return entry.second == session && entry.first != peer.node_id; });
+  forget_found();
   sessions.emplace(peer.node_id, session);
 }
 
 void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) {
   std::erase_if(sessions, [&](const auto& entry) { return entry.second == session; });
+  forget_found();
   if (peer.incoming && error.code == Code::kUnauthenticated) log_refusal(peer, error);
   if (registry) return registry->session_closed(session, error.message);
   if (!joined) {
@@ -189,11 +204,13 @@ void NodeImpl::apply_change(const MembershipChange& change) {
       if (const auto actor = directory.find_actor(name); actor && (*actor)->node_id == change.member.node_id)
         ended.push_back(name);
   directory.apply(change);
+  forget_found();
   log_change(change);
   if (gone) objects->hosted->owner_gone(change.member.node_id);
 
   if (gone) {
     sessions.erase(change.member.node_id);
+    forget_found();
     // Who leaves says goodbye itself, after the answers that are still under way to it.
     if (change.event == MembershipEvent::kDied)
       endpoint->close_all_with(

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -81,6 +82,11 @@ struct NodeImpl final : rpc::EndpointEvents {
   void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
   void on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) override;
   Result<rpc::CallTarget> resolve(std::string_view actor);
+  Result<rpc::CallTarget> look_up(std::string_view actor);
+  /// What resolve() has found may be true no longer: after each change of what it looks at.
+  void forget_found() {
+    for (Found& found : found_last) found.name.clear();
+  }
   Result<rpc::SessionId> session_to(std::uint64_t node_id);
   void on_change(const MembershipChange& change);
   void apply_change(const MembershipChange& change);
@@ -97,6 +103,11 @@ struct NodeImpl final : rpc::EndpointEvents {
                     const caf::strong_actor_ptr& sender, caf::message_id id);
   void end_proxy(const std::string& actor, const Error& error);
 
+  /// What resolve() found for a name; an empty one: nothing.
+  struct Found {
+    std::string name;
+    rpc::CallTarget target;
+  };
   struct Actor {
     std::string name;
     caf::actor handle;
@@ -138,9 +149,15 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::uint64_t refusals_untold = 0;
   std::uint64_t next_watcher = 1;
   std::unordered_map<std::uint64_t, Actor> actors;
+  struct Called {
+    std::uint64_t number = 0;
+    WorkerActor* worker = nullptr;
+  };
+  Called last_called;                                             // of `actors`
   std::map<std::string, std::uint64_t, std::less<>> local_names;  // of those that the registry knows
   std::set<std::string, std::less<>> names_in_making;             // it is being asked for these
   std::unordered_map<std::uint64_t, rpc::SessionId> sessions;     // by node id: the one that our calls take
+  std::array<Found, 8> found_last;                                // callers ask for the same again and again
   /// The CAF handle for a named actor, made once; ended with the actor.
   std::map<std::string, caf::actor, std::less<>> proxies;
   std::uint64_t next_actor = 0;

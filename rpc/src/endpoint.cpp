@@ -9,7 +9,7 @@
 #include "answers.hpp"
 #include "call_scope.hpp"
 #include "endpoint_parts.hpp"
-#include "flat.hpp"
+#include "flat_writer.hpp"
 #include "recycled.hpp"
 #include "retrying_call.hpp"
 
@@ -106,7 +106,7 @@ ReplySink& Endpoint::release(OpenCall& call) {
   return sink;
 }
 
-void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply) {
+void Endpoint::complete(OpenCall& call, Result<std::unique_ptr<InMessage>>&& reply) {
   end_metered(call.metered, reply);
   if (call.span) [[unlikely]]
     end_span(call, reply);
@@ -160,25 +160,27 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
       events_.takes_directly(target.actor, method.name, body.type()))
     return open_directly(target, method, timeout, trace, std::move(span), body, sink, scope);
 
-  auto begun = begin(
+  std::optional<Error> failure;
+  const std::uint64_t call_id = begin(
       {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace, options.token},
-      target, options, body, sink, span, scope);
-  if (!begun) return refuse(std::move(begun).error());
+      target, options, body, sink, span, scope, failure);
+  if (!failure) return call_id;
+  if (call_id == 0) return refuse(std::move(*failure));
   // A sink may do anything, and so hears of it last.
-  if (begun->failure)
-    if (OpenCall* failed = find_call(begun->call_id)) complete(*failed, std::move(*begun->failure));
-  return begun->call_id;
+  if (OpenCall* failed = find_call(call_id)) complete(*failed, std::move(*failure));
+  return call_id;
 }
 
-Result<Endpoint::Begun> Endpoint::begin(const MessageHeader& header, CallTarget target,
-                                        const CallOptions& options, const BodyWriter& body, ReplySink& sink,
-                                        OpenSpan& span, detail::CallScope* scope) {
+std::uint64_t Endpoint::begin(const MessageHeader& header, CallTarget target, const CallOptions& options,
+                              const BodyWriter& body, ReplySink& sink, OpenSpan& span,
+                              detail::CallScope* scope, std::optional<Error>& failure) {
   const HeadPool::Scope heads(*heads_);
   OutMessage message(pool_, header, heads_.get());
   try {
     body(message);
   } catch (...) {
-    return detail::current_exception_error("encoding the arguments");
+    failure = detail::current_exception_error("encoding the arguments");
+    return 0;
   }
   OpenCall& opened = open_call();
   opened.sink = &sink;
@@ -200,10 +202,13 @@ Result<Endpoint::Begun> Endpoint::begin(const MessageHeader& header, CallTarget 
   message.set_call_id(call_id);
   if (options.token == 0) allow_sharing(message, target.session);
   auto frame = message.finish(max_head_bytes(target.session));
-  if (!frame) return Begun{call_id, std::move(frame).error()};
+  if (!frame) {
+    failure = std::move(frame).error();
+    return call_id;
+  }
   Result<void> sent = send_frame(target.session, std::move(*frame), Flow::kCall, &opened);
-  if (!sent) return Begun{call_id, std::move(sent).error()};
-  return Begun{call_id, std::nullopt};
+  if (!sent) failure = std::move(sent).error();
+  return call_id;
 }
 
 /// What we send to ourselves goes through no transport, and so its parts stay apart.
@@ -338,7 +343,7 @@ void Endpoint::on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& parts)
   deliver(link, std::move(*message));
 }
 
-void Endpoint::deliver(SessionId session, std::unique_ptr<InMessage> message) {
+void Endpoint::deliver(SessionId session, std::unique_ptr<InMessage>&& message) {
   switch (message->header().kind) {
     case MessageKind::kRequest:
     case MessageKind::kOneWay:
@@ -356,7 +361,7 @@ void Endpoint::deliver(SessionId session, std::unique_ptr<InMessage> message) {
   }
 }
 
-void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message) {
+void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage>&& message) {
   ++stats_.calls_received;
   const Duration remaining = message->header().remaining;
   if (remaining <= Duration::zero()) return;  // the caller has ended it already
@@ -372,7 +377,7 @@ void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage> message)
   events_.on_call(std::move(call));
 }
 
-void Endpoint::on_reply(SessionId session, std::unique_ptr<InMessage> message) {
+void Endpoint::on_reply(SessionId session, std::unique_ptr<InMessage>&& message) {
   OpenCall* call = find_call(message->header().call_id);
   if (!call || call->target.session != session) {
     ++stats_.replies_late;

@@ -67,12 +67,6 @@ struct Endpoint::Greeting {
   std::span<const std::byte> nonce;
 };
 
-/// A call that has its place among the open ones, and why it could not be sent.
-struct Endpoint::Begun {
-  std::uint64_t call_id = 0;
-  std::optional<Error> failure;
-};
-
 /// A call of ours that has no answer yet; its timer is its deadline.
 struct Endpoint::OpenCall final : TimerNode {
   OpenCall(Endpoint& owner, std::uint32_t own_slot) : endpoint(owner), slot(own_slot) {}
@@ -98,13 +92,19 @@ struct Endpoint::OpenCall final : TimerNode {
 
 // ---- Asked for each call: counters only -----------------------------------------------------------
 
+/// Null if there is no such session.
+inline Endpoint::Session* Endpoint::find(SessionId session) {
+  return last_found_ && last_found_->link == session ? last_found_ : look_up(session);
+}
+
 /// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
 inline bool Endpoint::may_send(const Session& to, Flow flow, std::size_t bytes) const {
   if (flow == Flow::kCall && to.calls_in_flight >= options_.max_calls_in_flight) return false;
+  if (flow == Flow::kReply && bytes <= long_from_) return true;
   const std::size_t in_flight = transport_->bytes_in_flight(to.link);
   const std::size_t most = options_.max_bytes_in_flight;
   if (bytes > long_from_) return in_flight + bytes <= most || in_flight == 0;
-  return flow == Flow::kReply || in_flight + bytes <= 2 * most;
+  return in_flight + bytes <= 2 * most;
 }
 
 inline Result<void> Endpoint::send_now(Session& to, OutFrame&& frame) {

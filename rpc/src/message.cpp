@@ -168,6 +168,10 @@ Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
   Impl& message = impl();
   Result<OutFrame> result{OutFrame{}};  // made where it will be: see copy_words() for why
   OutFrame& frame = *result;
+  if (message.tensors.empty() && message.writer.flat_bytes() <= max_head_bytes && !message.failure) {
+    frame.head = std::move(message.writer).flat();
+    return result;
+  }
   message.attempt([&] {
     message.find_shared();
     const std::size_t table_words = message.tensors.empty() ? 0 : message.table_words();
@@ -233,7 +237,7 @@ void InMessage::operator delete(void* memory, std::size_t) {
   Recycled<InMessage>::give(memory);
 }
 
-InMessage::InMessage(Buffer head, std::vector<Buffer> parts)
+InMessage::InMessage(Buffer&& head, std::vector<Buffer>&& parts)
     : head_(std::move(head)), parts_(std::move(parts)) {
   static_assert(sizeof(Impl) <= kImplBytes);
   new (storage_) Impl;
@@ -243,7 +247,7 @@ InMessage::~InMessage() {
   impl().~Impl();
 }
 
-Result<std::unique_ptr<InMessage>> InMessage::parse(Buffer head, std::vector<Buffer> parts,
+Result<std::unique_ptr<InMessage>> InMessage::parse(Buffer&& head, std::vector<Buffer>&& parts,
                                                     SharedTensors* shared) {
   std::unique_ptr<InMessage> message(new InMessage(std::move(head), std::move(parts)));
   if (auto opened = message->open(shared); !opened) return std::move(opened).error();
@@ -255,14 +259,20 @@ Result<void> InMessage::open(SharedTensors* shared) {
   if (!message.head.open(head_.bytes())) return corrupt("not one segment");
   flat::StructView& envelope = message.envelope;
   if (!message.head.root(envelope)) return malformed();
-  const auto kind = envelope.get<std::uint16_t>(EnvelopeLayout::kKind);
+  const auto read_numbers = [&](const auto& from) {
+    header_.call_id = from.template get<std::uint64_t>(EnvelopeLayout::kCallId);
+    header_.target = from.template get<std::uint64_t>(EnvelopeLayout::kTarget);
+    header_.method = from.template get<std::uint64_t>(EnvelopeLayout::kMethod);
+    header_.signature = from.template get<std::uint64_t>(EnvelopeLayout::kSignature);
+    header_.remaining = Duration(from.template get<std::int64_t>(EnvelopeLayout::kRemaining));
+    return std::pair(from.template get<std::uint16_t>(EnvelopeLayout::kKind),
+                     from.template get<std::uint8_t>(EnvelopeLayout::kFlags));
+  };
+  const auto [kind, flags] = envelope.layout.data >= EnvelopeLayout::kLayout.data
+                                 ? read_numbers(flat::WholeStruct{envelope.words})
+                                 : read_numbers(envelope);
   if (kind > static_cast<std::uint16_t>(MessageKind::kRelease)) return corrupt("unknown kind");
   header_.kind = static_cast<MessageKind>(kind);
-  header_.call_id = envelope.get<std::uint64_t>(EnvelopeLayout::kCallId);
-  header_.target = envelope.get<std::uint64_t>(EnvelopeLayout::kTarget);
-  header_.method = envelope.get<std::uint64_t>(EnvelopeLayout::kMethod);
-  header_.signature = envelope.get<std::uint64_t>(EnvelopeLayout::kSignature);
-  header_.remaining = Duration(envelope.get<std::int64_t>(EnvelopeLayout::kRemaining));
   if (!flat::Reader::is_null(envelope, EnvelopeLayout::kExtras)) {
     flat::StructView extras;
     if (!message.head.read(envelope, EnvelopeLayout::kExtras, extras)) return malformed();
@@ -272,7 +282,6 @@ Result<void> InMessage::open(SharedTensors* shared) {
                      extras.get<std::uint8_t>(ExtrasLayout::kFlags)};
     header_.token = extras.get<std::uint64_t>(ExtrasLayout::kToken);
   }
-  const auto flags = envelope.get<std::uint8_t>(EnvelopeLayout::kFlags);
   if ((flags & EnvelopeLayout::kNotTraced) != 0 && !header_.trace) header_.trace = TraceContext::not_traced();
   if (!flat::Reader::is_null(envelope, EnvelopeLayout::kAttachments) || !parts_.empty())
     if (auto checked = check_attachments(shared); !checked) return checked;

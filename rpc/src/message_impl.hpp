@@ -10,7 +10,8 @@
 #include <troupe/runtime/tensor.hpp>
 
 #include "envelope_layout.hpp"
-#include "flat.hpp"
+#include "flat_reader.hpp"
+#include "flat_writer.hpp"
 #include "session_memory.hpp"
 
 namespace troupe::rpc {

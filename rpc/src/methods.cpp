@@ -7,19 +7,27 @@
 namespace troupe::rpc {
 
 void MethodTable::add(Entry entry) {
-  const std::uint64_t hash = fnv1a(entry.name);
-  [[maybe_unused]] const bool fresh = entries_.emplace(hash, std::move(entry)).second;
-  assert(fresh && "two methods of one name");
+  assert(!find(fnv1a(entry.name)) && "two methods of one name");
+  entries_.push_back(std::move(entry));
+  if (2 * entries_.size() > slots_.size()) {
+    mask_ = 2 * mask_ + 1;
+    slots_.assign(mask_ + 1, {});
+    for (const Entry& each : entries_) insert(each);
+  } else {
+    insert(entries_.back());
+  }
 }
 
-const MethodTable::Entry* MethodTable::find(std::uint64_t name_hash) const {
-  const auto found = entries_.find(name_hash);
-  return found == entries_.end() ? nullptr : &found->second;
+void MethodTable::insert(const Entry& entry) {
+  const std::uint64_t hash = fnv1a(entry.name);
+  std::size_t i = hash & mask_;
+  while (slots_[i].entry) i = (i + 1) & mask_;
+  slots_[i] = {hash, &entry};
 }
 
 std::vector<std::string_view> MethodTable::sorted_names() const {
   std::vector<std::string_view> sorted;
-  for (const auto& [hash, entry] : entries_) sorted.push_back(entry.name);
+  for (const Entry& entry : entries_) sorted.push_back(entry.name);
   std::sort(sorted.begin(), sorted.end());
   return sorted;
 }

@@ -364,13 +364,7 @@ Result<void> ProcessTransport::open_data(LinkId link, std::span<const std::byte>
 }
 
 Result<void> ProcessTransport::send(LinkId link, OutFrame&& frame) {
-  Channel* channel = plane_.channels.find(link);
-  if (!channel) return no_such_link();
-  const bool is_near = shm_.has(link);
-  const bool has_streams = !is_near && tcp_.has(link);
-  if (!is_near && !has_streams && !channel->endpoint)
-    return Error{Code::kUnavailable, "the link's data way is not open yet"};
-  if (frame.head.empty() || frame.head.size() > limits_.max_head_bytes) {
+  if (frame.head.empty() || frame.head.size() > limits_.max_head_bytes) [[unlikely]] {
     return Error{Code::kInvalidArgument, "a message's head must have 1 to " +
                                              std::to_string(limits_.max_head_bytes) + " bytes, not " +
                                              std::to_string(frame.head.size())};
@@ -380,14 +374,15 @@ Result<void> ProcessTransport::send(LinkId link, OutFrame&& frame) {
       return Error{Code::kUnimplemented, "this UCX has no CUDA support: bring the tensor to host memory"};
     }
   }
-  if (is_near) {
-    shm_.send(link, std::move(frame));
-  } else if (has_streams) {
+  if (shm_.send(link, std::move(frame))) return {};
+  Channel* const channel = plane_.channels.find(link);
+  if (!channel) return no_such_link();
+  if (tcp_.has(link)) {
     tcp_.send(link, std::move(frame));
-  } else {
-    return channel->worker->send(*channel, std::move(frame));
+    return {};
   }
-  return {};
+  if (!channel->endpoint) return Error{Code::kUnavailable, "the link's data way is not open yet"};
+  return channel->worker->send(*channel, std::move(frame));
 }
 
 std::size_t ProcessTransport::bytes_in_flight(LinkId link) const {

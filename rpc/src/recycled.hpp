@@ -20,7 +20,7 @@ class Recycled {
   }
   static void give(void* memory) {
     Cache& cache = cache_;
-    if (cache.closed || cache.count >= kMost) return ::operator delete(memory);
+    if (cache.count >= cache.most) return give_seldom(memory);
     cache.first = new (memory) Block{cache.first};
     ++cache.count;
   }
@@ -31,20 +31,32 @@ class Recycled {
   struct Block {
     Block* next;
   };
+  /// Without a destructor: else each use would ask first whether the thread has it already.
   struct Cache {
     Block* first = nullptr;
     std::size_t count = 0;
-    bool closed = false;  // the thread ends
-    ~Cache() {
-      closed = true;
-      while (first) {
-        Block* const block = first;
-        first = block->next;
+    std::size_t most = 0;  // 0: the thread's first block, or the thread ends
+    bool closed = false;   // it ends
+  };
+  struct Closer {
+    Closer() { cache_.most = kMost; }
+    ~Closer() {
+      Cache& cache = cache_;
+      cache.closed = true;
+      cache.most = cache.count = 0;
+      while (cache.first) {
+        Block* const block = cache.first;
+        cache.first = block->next;
         ::operator delete(block);
       }
     }
   };
-  static inline thread_local Cache cache_;
+  static void give_seldom(void* memory) {
+    if (cache_.most > 0 || cache_.closed) return ::operator delete(memory);
+    static const thread_local Closer closer;
+    give(memory);
+  }
+  static inline constinit thread_local Cache cache_;
 };
 
 }  // namespace troupe::rpc

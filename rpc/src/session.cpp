@@ -12,9 +12,9 @@
 
 namespace troupe::rpc {
 
-Endpoint::Session* Endpoint::find(SessionId session) {
+Endpoint::Session* Endpoint::look_up(SessionId session) {
   const auto found = sessions_.find(session);
-  return found == sessions_.end() ? nullptr : found->second.get();
+  return found == sessions_.end() ? nullptr : last_found_ = found->second.get();
 }
 
 const Peer* Endpoint::peer(SessionId session) const {
@@ -63,6 +63,7 @@ void Endpoint::end_session(SessionId session, Error error, bool tell) {
   const auto found = sessions_.find(session);
   if (found == sessions_.end()) return;
   const std::unique_ptr<Session> ended = std::move(found->second);
+  last_found_ = nullptr;
   sessions_.erase(found);
   transport_->close(session);
   if (!ended->peer.node_name.empty()) error.message = ended->peer.node_name + ": " + error.message;

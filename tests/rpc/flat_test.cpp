@@ -6,7 +6,8 @@
 
 #include "capnp_support.hpp"
 #include "codec_support.hpp"
-#include "flat.hpp"
+#include "flat_reader.hpp"
+#include "flat_writer.hpp"
 
 namespace troupe::rpc {
 using testing::kMaxHead;

@@ -185,10 +185,10 @@ TEST_CASE("message: attachments that are not those listed are refused") {
   CHECK_FALSE(InMessage::allocate_parts(frame.head.bytes(), 15, pool, parts).ok());
   parts.clear();
   CHECK_FALSE(InMessage::allocate_parts(frame.head.bytes(), 17, pool, parts).ok());
-  CHECK_FALSE(InMessage::parse(frame.head, {}).ok());
-  CHECK_FALSE(InMessage::parse(frame.head, {Buffer::allocate(15)}).ok());
-  CHECK_FALSE(InMessage::parse(frame.head, {Buffer::allocate(16), Buffer::allocate(1)}).ok());
-  CHECK(InMessage::parse(frame.head, {Buffer::allocate(16)}).ok());
+  CHECK_FALSE(InMessage::parse(Buffer(frame.head), {}).ok());
+  CHECK_FALSE(InMessage::parse(Buffer(frame.head), {Buffer::allocate(15)}).ok());
+  CHECK_FALSE(InMessage::parse(Buffer(frame.head), {Buffer::allocate(16), Buffer::allocate(1)}).ok());
+  CHECK(InMessage::parse(Buffer(frame.head), {Buffer::allocate(16)}).ok());
 }
 
 TEST_CASE("message: shapes that overflow are no tensors") {

@@ -206,7 +206,7 @@ TEST_CASE("shared tensors: one that nobody has agreed upon, or that lies wrong, 
       }
     } liar;
     liar.lie = lie;
-    const auto parsed = InMessage::parse(frame.head, {}, lie == Lie::kUnasked ? nullptr : &liar);
+    const auto parsed = InMessage::parse(Buffer(frame.head), {}, lie == Lie::kUnasked ? nullptr : &liar);
     REQUIRE_FALSE(parsed.ok());
     CHECK(parsed.error().code == (lie == Lie::kCookie ? Code::kUnavailable : Code::kDataLoss));
   }

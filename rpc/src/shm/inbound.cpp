@@ -40,14 +40,9 @@ void Inbound::set_writer(pid_t pid, bool readable, const Bell& bell) {
 
 Inbound::Got Inbound::receive(Arrival& arrival) {
   Record record;
-  switch (reader_.next(record)) {
-    case RingReader::Found::kNothing:
-      return Got::kNothing;
-    case RingReader::Found::kNonsense:
-      return Got::kNonsense;
-    case RingReader::Found::kRecord:
-      break;
-  }
+  const auto found = reader_.next(record);
+  if (found == RingReader::Found::kNothing) return Got::kNothing;
+  if (found == RingReader::Found::kNonsense) return Got::kNonsense;
   Got got = Got::kNonsense;
   switch (record.kind) {
     case RecordKind::kFrame:

@@ -214,15 +214,15 @@ class RingReader {
   }
 
   /// When messages come faster than they are read, the next one is on its way while this one is dealt with.
-  /// Only if it is complete: lines that are still being written must not be taken from the writer.
+  /// Only if it is complete: lines that are still being written must not be taken from the writer. The mark
+  /// after that is looked at in any case.
   void fetch_following(const Record& record) const {
     const std::uint64_t next = position_ + record.bytes;
-    const std::byte* const there = data_ + next % ring::kBytes;
-    if (reinterpret_cast<const RecordHeader*>(there)->mark.load(std::memory_order_relaxed) !=
-        (cookie_ ^ next))
-      return;
-    for (std::size_t line = 1; line <= 2; ++line)
+    const auto& there = *reinterpret_cast<const RecordHeader*>(data_ + next % ring::kBytes);
+    if (there.mark.load(std::memory_order_relaxed) != (cookie_ ^ next)) return;
+    for (std::size_t line = 1; line <= 3; ++line)
       __builtin_prefetch(data_ + (next + line * ring::kAlign) % ring::kBytes);
+    __builtin_prefetch(data_ + (next + there.bytes) % ring::kBytes);
   }
 
   RingHeader& header_;

@@ -25,14 +25,21 @@ std::size_t bytes_of(const std::vector<Buffer>& parts) {
 /// waits until they have reached the cache, one after the other, behind those of the message before. Both
 /// should be aligned to words.
 void copy_words(std::byte* to, const std::byte* from, std::size_t bytes) {
-  for (std::size_t at = 0; at + sizeof(std::uint64_t) <= bytes; at += sizeof(std::uint64_t)) {
+  constexpr std::size_t kWord = sizeof(std::uint64_t);
+  const auto load = [&](std::size_t at) {
     std::uint64_t word;
-    std::memcpy(&word, from + at, sizeof word);
+    std::memcpy(&word, from + at, kWord);
     asm("" : "+r"(word));  // keeps the compiler from making it longer pieces again
-    std::memcpy(to + at, &word, sizeof word);
+    return word;
+  };
+  const auto store = [&](std::size_t at, std::uint64_t word) { std::memcpy(to + at, &word, kWord); };
+  std::size_t at = 0;
+  for (; at + 4 * kWord <= bytes; at += 4 * kWord) {
+    const std::uint64_t words[] = {load(at), load(at + kWord), load(at + 2 * kWord), load(at + 3 * kWord)};
+    for (std::size_t i = 0; i < 4; ++i) store(at + i * kWord, words[i]);
   }
-  const std::size_t rest = bytes % sizeof(std::uint64_t);
-  if (rest > 0) std::memcpy(to + bytes - rest, from + bytes - rest, rest);
+  for (; at + kWord <= bytes; at += kWord) store(at, load(at));
+  if (at < bytes) std::memcpy(to + at, from + at, bytes - at);
 }
 /// Longer heads are better off with memcpy(): what they begin with has arrived by then.
 constexpr std::size_t kFreshHead = 256;

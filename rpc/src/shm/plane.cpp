@@ -134,16 +134,16 @@ void Plane::lose(Channel& channel) {
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-void Plane::send(LinkId link, OutFrame&& frame) {
+bool Plane::send(LinkId link, OutFrame&& frame) {
+  Channel* const channel = channels_.find(link);
+  if (!channel || !channel->out) return false;
   const Depth depth(*this);
-  Channel& channel = *channels_.find(link);
-  channel.out->send(std::move(frame));
-  if (!channel.out->busy() || channel.sending) return;
-  channel.sending = true;
-  sending_.push_back(&channel);
+  channel->out->send(std::move(frame));
+  if (channel->out->busy() && !std::exchange(channel->sending, true)) sending_.push_back(channel);
+  return true;
 }
 
-void Plane::deliver(Arrival&& arrival) {
+void Plane::deliver(Arrival& arrival) {
   data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
 }
 
@@ -152,8 +152,8 @@ void Plane::deliver(Arrival&& arrival) {
 int Plane::receive(Channel& channel) {
   const LinkId link = channel.link;
   int did = 0;
+  Arrival arrival;
   while (did < kBatch && !channel.lost) {
-    Arrival arrival;
     const Inbound::Got got = channel.in->receive(arrival);
     if (got == Inbound::Got::kNothing) break;
     ++did;
@@ -164,7 +164,8 @@ int Plane::receive(Channel& channel) {
     }
     if (got != Inbound::Got::kMessage) continue;
     quiet_steps_ = 0;
-    deliver(std::move(arrival));
+    deliver(arrival);
+    arrival.parts.clear();  // whoever got it has perhaps left it
     if (channels_.find(link) != &channel) break;
   }
   return did;
@@ -220,7 +221,7 @@ int Plane::copy_some() {
     channel->copying = false;
     std::erase(copying_, channel);
   }
-  if (got == Inbound::Got::kMessage) deliver(std::move(arrival));
+  if (got == Inbound::Got::kMessage) deliver(arrival);
   return 1;
 }
 

@@ -43,8 +43,8 @@ class Plane {
     const Channel* channel = channels_.find(link);
     return channel && channel->out;
   }
-  /// Precondition: has(link).
-  void send(LinkId link, OutFrame&& frame);
+  /// False, with the frame as it was: data to the peer does not go this way.
+  bool send(LinkId link, OutFrame&& frame);
   std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->out->bytes_in_flight(); }
   /// Ends a link's ways. Safe if there are none.
   void remove(LinkId link);
@@ -86,7 +86,7 @@ class Plane {
   int copy_some();
   int receive_all();
   int go_on_sending();
-  void deliver(Arrival&& arrival);
+  void deliver(Arrival& arrival);
   void lose(Channel& channel);
   bool is_there(std::size_t index, const Channel& channel) const {
     return index < reading_.size() && reading_[index] == &channel;

@@ -171,11 +171,10 @@ class Node {
   rpc::Future<R> rpc_async_with(const rpc::CallOptions& options, std::string_view actor,
                                 std::string_view method, const Args&... args) {
     return rpc::call_async_with<R>(
-        endpoint(), rpc::timeout_of(endpoint(), options), method, CallName{actor, method},
-        [this, options, to = std::string(actor)](rpc::MethodId id, const rpc::BodyWriter& body,
-                                                 rpc::ReplySink& sink) {
-          return call(to, id, options, body, sink);
-        },
+        endpoint(), rpc::timeout_of(endpoint(), options), method,
+        BasicCallName<std::string>{std::string(actor), std::string(method)},
+        [this, options](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink,
+                        const auto& name) { return call(name.actor, id, options, body, sink); },
         args...);
   }
 
@@ -301,10 +300,12 @@ class Node {
   explicit Node(std::unique_ptr<NodeImpl> impl);
   friend class NodeTraces;
   /// "actor.method", made only if somebody asks.
-  struct CallName {
-    std::string_view actor, method;
+  template <class Text>
+  struct BasicCallName {
+    Text actor, method;
     operator std::string() const { return std::string(actor) + "." + std::string(method); }
   };
+  using CallName = BasicCallName<std::string_view>;
   /// With the turn: finds the actor and calls it.
   std::uint64_t call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
                      const rpc::BodyWriter& body, rpc::ReplySink& sink);

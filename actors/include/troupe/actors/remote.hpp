@@ -78,7 +78,8 @@ class RemoteRef {
     rpc::Endpoint& endpoint = detail::endpoint_of(*object_);
     return rpc::call_async_with<R>(
         endpoint, rpc::timeout_of(endpoint, options), method, what(method),
-        [object = object_, options](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
+        [object = object_, options](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink,
+                                    const std::string&) {
           return detail::call_object(object, id, options, body, sink);
         },
         args...);

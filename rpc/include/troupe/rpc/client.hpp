@@ -28,7 +28,7 @@ inline std::string_view method_in(std::string_view what) {
 /// The typed value of an answer.
 template <class R>
 Result<R> decode_reply(
-    Result<std::unique_ptr<InMessage>> reply, const auto& what,
+    Result<std::unique_ptr<InMessage>>&& reply, const auto& what,
     std::string (*signature)() = [] { return std::string("another"); }) {
   if (!reply) return with_context(std::move(reply).error(), std::string(what));
   const InMessage& message = **reply;
@@ -41,8 +41,8 @@ Result<R> decode_reply(
   if constexpr (std::is_void_v<R>) {
     return {};
   } else {
-    R value{};
-    if (message.value_count() != 1 || !Codec<R>::decode(message.value(0), value))
+    Result<R> value{R{}};
+    if (message.value_count() != 1 || !Codec<R>::decode(message.value(0), *value))
       return Error{Code::kInvalidArgument,
                    std::string(what) + ": its answer is not of type " + Codec<R>::name()};
     return value;
@@ -114,10 +114,10 @@ class SyncCall final : public ReplySink {
 };
 
 /// The future of a call: once begun, keeps itself alive until the answer has come.
-template <class R>
+template <class R, class What>
 class AsyncCall final : public FutureState<R>, public ReplySink {
  public:
-  AsyncCall(Endpoint& endpoint, TimePoint deadline, std::string what, std::string (*signature)())
+  AsyncCall(Endpoint& endpoint, TimePoint deadline, What&& what, std::string (*signature)())
       : FutureState<R>(&endpoint.loop(), deadline),
         endpoint_(endpoint),
         what_(std::move(what)),
@@ -130,7 +130,8 @@ class AsyncCall final : public FutureState<R>, public ReplySink {
     auto self = std::move(self_);
     this->complete(std::move(*static_cast<Result<R>*>(value)));
   }
-  std::string called() const override { return what_; }
+  std::string called() const override { return std::string(what_); }
+  const What& what() const { return what_; }
   void cancel() override {
     if (self_)
       endpoint_.cancel(call_id_);
@@ -151,24 +152,24 @@ class AsyncCall final : public FutureState<R>, public ReplySink {
   Endpoint& endpoint_;
   std::uint64_t call_id_ = 0;
   std::shared_ptr<AsyncCall> self_;
-  std::string what_;
+  What what_;
   std::string (*signature_)();
 };
 
 /// A call that another thread is to begin. If nobody does because the loop ends first, its future ends too.
-template <class R>
+template <class Call>
 class PendingCall {
  public:
-  explicit PendingCall(std::shared_ptr<AsyncCall<R>> call) : call_(std::move(call)) {}
+  explicit PendingCall(std::shared_ptr<Call> call) : call_(std::move(call)) {}
   PendingCall(PendingCall&&) noexcept = default;
   PendingCall& operator=(PendingCall&&) = delete;
   ~PendingCall() {
     if (call_) call_->complete(Error{Code::kCancelled, "the node has shut down"});
   }
-  std::shared_ptr<AsyncCall<R>> take() { return std::move(call_); }
+  std::shared_ptr<Call> take() { return std::move(call_); }
 
  private:
-  std::shared_ptr<AsyncCall<R>> call_;
+  std::shared_ptr<Call> call_;
 };
 
 }  // namespace detail
@@ -181,7 +182,8 @@ class PendingCall {
 template <class R, class What, class Start, class... Args>
 Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
                          Start start, const Args&... args) {
-  const MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>(), method};
+  constexpr std::uint64_t kSignature = signature_fingerprint<R, WireType<Args>...>();
+  const MethodId id{fnv1a(method), kSignature, method};
   detail::SyncCall<R, What> call(what, &signature_text<R, WireType<Args>...>);
   std::uint64_t call_id = 0;
   bool started = false;
@@ -201,31 +203,34 @@ Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view 
 }
 
 /// Begins a call; its future has the answer. Any thread; the arguments are encoded at once if this
-/// thread has the turn or can have it, else copied (tensors share their bytes). `start` and `what`: see
-/// call_sync_with.
-template <class R, class Start, class... Args>
-Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view method, std::string what,
+/// thread has the turn or can have it, else copied (tensors share their bytes). `what` and `start`: see
+/// call_sync_with; the call keeps both, so `what` owns the names it is made of, and start() is given it last.
+template <class R, class What, class Start, class... Args>
+Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
                           Start start, const Args&... args) {
-  MethodId id{fnv1a(method), signature_fingerprint<R, WireType<Args>...>(), method};
+  using Call = detail::AsyncCall<R, What>;
+  constexpr std::uint64_t kSignature = signature_fingerprint<R, WireType<Args>...>();
+  MethodId id{fnv1a(method), kSignature, method};
   Loop& loop = endpoint.loop();
   const bool in_turn = loop.in_turn();
-  auto state = std::make_shared<detail::AsyncCall<R>>(
-      endpoint, in_turn ? loop.clock().now() + timeout : TimePoint::never(), std::move(what),
-      &signature_text<R, WireType<Args>...>);
+  auto state = std::make_shared<Call>(endpoint, in_turn ? loop.clock().now() + timeout : TimePoint::never(),
+                                      std::move(what), &signature_text<R, WireType<Args>...>);
   const auto begin = [&] {
     if (!in_turn) state->expect_by(loop.now() + timeout);  // the clock was read just now
-    detail::AsyncCall<R>::begin(
-        state, [&](ReplySink& sink) { return start(id, detail::typed_arguments<R>(args...), sink); });
+    Call::begin(
+        state, [&](Call& call) { return start(id, detail::typed_arguments<R>(args...), call, call.what()); });
   };
   if (!loop.run_if_free(std::ref(begin))) {
     state->expect_by(loop.clock().now() + timeout);
-    loop.post([id, text = std::string(method), pending = detail::PendingCall<R>(state),
+    loop.post([id, text = std::string(method), pending = detail::PendingCall<Call>(state),
                start = std::move(start),
                values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
       id.text = text;
-      detail::AsyncCall<R>::begin(pending.take(), [&](ReplySink& sink) {
+      Call::begin(pending.take(), [&](Call& call) {
         return std::apply(
-            [&](const auto&... value) { return start(id, detail::typed_arguments<R>(value...), sink); },
+            [&](const auto&... value) {
+              return start(id, detail::typed_arguments<R>(value...), call, call.what());
+            },
             values);
       });
     });
@@ -256,7 +261,7 @@ Future<R> call_async(Endpoint& endpoint, CallTarget target, std::string_view met
                      const CallOptions& options, const Args&... args) {
   return call_async_with<R>(
       endpoint, timeout_of(endpoint, options), method, std::move(what),
-      [&endpoint, target, options](MethodId id, const BodyWriter& body, ReplySink& sink) {
+      [&endpoint, target, options](MethodId id, const BodyWriter& body, ReplySink& sink, const std::string&) {
         return endpoint.call(target, id, options, body, sink);
       },
       args...);

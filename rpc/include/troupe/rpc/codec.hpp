@@ -141,7 +141,7 @@ struct Codec<std::string> {
   static bool decode(const ValueReader& in, std::string& value) {
     std::string_view text;
     if (!in.read(text)) return false;
-    value.assign(text);
+    value = std::string(text);
     return true;
   }
 };

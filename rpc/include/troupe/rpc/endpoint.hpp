@@ -193,6 +193,7 @@ class Endpoint final : private TransportEvents {
   void on_closed(LinkId link, Error error) override;
 
   Session* find(SessionId session);
+  Session* look_up(SessionId session);
   Result<void> may_meet_at(std::string_view address) const;
   void expect_strangers();
   void begin_meeting(Session& session);
@@ -272,9 +273,9 @@ class Endpoint final : private TransportEvents {
   void deliver_local(Local local);
   void hand_over(Local local);
   void deliver_waiting_local();
-  void deliver(SessionId session, std::unique_ptr<InMessage> message);
-  void on_request(SessionId session, std::unique_ptr<InMessage> message);
-  void on_reply(SessionId session, std::unique_ptr<InMessage> message);
+  void deliver(SessionId session, std::unique_ptr<InMessage>&& message);
+  void on_request(SessionId session, std::unique_ptr<InMessage>&& message);
+  void on_reply(SessionId session, std::unique_ptr<InMessage>&& message);
   void send_cancel(CallTarget target, std::uint64_t call_id);
   void on_cancel(SessionId session, std::uint64_t call_id);
   /// Those who call us on `session` want no answer any more to `call_id`, or to anything.
@@ -294,12 +295,14 @@ class Endpoint final : private TransportEvents {
 
   std::uint64_t open(CallTarget target, MethodId method, const CallOptions& options, const BodyWriter& body,
                      ReplySink& sink, detail::CallScope* scope);
-  struct Begun;
-  Result<Begun> begin(const MessageHeader& header, CallTarget target, const CallOptions& options,
-                      const BodyWriter& body, ReplySink& sink, OpenSpan& span, detail::CallScope* scope);
+  /// Gives the call a place among the open ones, and sends it. Returns its id; 0: the arguments could not be
+  /// encoded, and it has no place. `failure`: why it is not on its way.
+  std::uint64_t begin(const MessageHeader& header, CallTarget target, const CallOptions& options,
+                      const BodyWriter& body, ReplySink& sink, OpenSpan& span, detail::CallScope* scope,
+                      std::optional<Error>& failure);
   OpenCall& open_call();
   OpenCall* find_call(std::uint64_t call_id);
-  void complete(OpenCall& call, Result<std::unique_ptr<InMessage>> reply);
+  void complete(OpenCall& call, Result<std::unique_ptr<InMessage>>&& reply);
   ReplySink& release(OpenCall& call);
 
   // call_metrics.cpp
@@ -324,6 +327,7 @@ class Endpoint final : private TransportEvents {
   int local_depth_ = 0;              // of deliveries to ourselves in one another
   std::deque<Local> local_waiting_;  // deliveries that were too deep
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  Session* last_found_ = nullptr;  // by find(): the next message is likely to be of the same session
   std::unique_ptr<FlowPump> pump_;
   std::size_t long_from_;  // bytes from which a message counts as long: it goes by rendezvous
   std::unique_ptr<Answers> answers_;

@@ -52,7 +52,7 @@ class FutureState : public Cancellable {
   /// Any thread.
   bool ready() const { return stage_.load(std::memory_order_acquire) != Stage::kPending; }
   /// With the turn; only the first completion counts. May end this object, through the continuation.
-  void complete(Result<T> value) {
+  void complete(Result<T>&& value) {
     if (ready()) return;
     assert(!loop_ || loop_->in_turn());
     value_.emplace(std::move(value));

@@ -90,7 +90,7 @@ class InMessage {
 
   /// kDataLoss: not an envelope of this protocol, or with shared tensors, and there is no `shared`. Else
   /// also the errors of that. `head` is 8-byte aligned.
-  static Result<std::unique_ptr<InMessage>> parse(Buffer head, std::vector<Buffer> parts,
+  static Result<std::unique_ptr<InMessage>> parse(Buffer&& head, std::vector<Buffer>&& parts,
                                                   SharedTensors* shared = nullptr);
   /// For a frame whose parts are still to come: makes a buffer for each of its attachments (from
   /// `pool`; the first tensor's is that of `into`, if it is as long), whose sizes must add up to
@@ -124,7 +124,7 @@ class InMessage {
   friend class ValueReader;
   struct Impl;
   static constexpr std::size_t kImplBytes = 272;
-  InMessage(Buffer head, std::vector<Buffer> parts);
+  InMessage(Buffer&& head, std::vector<Buffer>&& parts);
   /// The tensor of this number in the list that values refer to; false: there is none, or it is malformed.
   bool read_tensor(std::size_t number, Tensor& tensor) const;
   Result<void> open(SharedTensors* shared);

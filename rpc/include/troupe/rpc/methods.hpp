@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -7,7 +8,6 @@
 #include <string_view>
 #include <tuple>
 #include <type_traits>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,6 +20,10 @@ namespace troupe::rpc {
 /// The methods of an actor whose state's type is forgotten. Immutable once built; share it freely.
 class MethodTable : public std::enable_shared_from_this<MethodTable> {
  public:
+  MethodTable() = default;
+  MethodTable(const MethodTable&) = delete;
+  MethodTable& operator=(const MethodTable&) = delete;
+
   /// What a method runs on. Who answers later keeps both until then.
   struct Target {
     const std::shared_ptr<void>& state;
@@ -45,12 +49,28 @@ class MethodTable : public std::enable_shared_from_this<MethodTable> {
   void invoke(void* state, InboundCallPtr call) const {
     invoke(std::shared_ptr<void>(std::shared_ptr<void>(), state), std::move(call));
   }
-  const Entry* find(std::uint64_t name_hash) const;
+  /// Null if there is none.
+  const Entry* find(std::uint64_t name_hash) const {
+    for (std::size_t i = name_hash;; ++i) {
+      const Slot& slot = slots_[i & mask_];
+      if (slot.hash == name_hash || !slot.entry) return slot.entry;
+    }
+  }
   std::string names() const;  ///< "add, pull, push"
   std::vector<std::string_view> sorted_names() const;
 
  private:
-  std::unordered_map<std::uint64_t, Entry> entries_;
+  void insert(const Entry& entry);
+
+  /// A hash table with room for twice what is in it: looking something up takes no division, as it would in
+  /// one of the standard library.
+  struct Slot {
+    std::uint64_t hash = 0;
+    const Entry* entry = nullptr;
+  };
+  std::deque<Entry> entries_;
+  std::size_t mask_ = 7;
+  std::vector<Slot> slots_{mask_ + 1};
 };
 
 namespace detail {
