@@ -162,6 +162,25 @@ TEST_CASE("tcp: what is sent before the streams are there waits for them") {
   CHECK(b.frames[1].intact);
 }
 
+TEST_CASE("tcp: a long message goes in steps, so that others need not wait for all of it") {
+  constexpr std::size_t kMost = std::size_t{64} << 10;
+  for (const bool lent : {false, true}) {
+    CAPTURE(lent);
+    const auto streams = tcp_pair();
+    BulkSender sender;
+    sender.push({Buffer::allocate(std::size_t{16} << 20)}, std::size_t{16} << 20, lent);
+    std::size_t all = 0;
+    for (int step = 0; step < 4; ++step) {
+      std::size_t sent = 0;
+      REQUIRE(sender.progress(streams[0].get(), kMost, sent) == Went::kOn);
+      CHECK(sent <= 3 * kMost);  // what is in the pipe already, and one piece more
+      all += sent;
+    }
+    CHECK(all >= kMost);
+    CHECK(sender.busy());
+  }
+}
+
 TEST_CASE("tcp: messages that are collected go together") {
   Ends ends;
   for (std::uint64_t i = 0; i < 100; ++i) ends.a.connection->send(make_frame(i), true);

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <optional>
@@ -110,7 +111,8 @@ Went BulkSender::lend(int fd, Outgoing& message, std::size_t most, std::size_t& 
   if (!pipe_) may_lend_ = false;
   while (may_lend_ && sent < most && message.pieces.left() > 0) {
     std::array<iovec, 1> piece;
-    message.pieces.next(piece, message.pieces.left());
+    message.pieces.next(piece,
+                        std::max(most, 2 * most));  // a few large pieces are faster than more small ones
     const ssize_t n = pipe_.fill(piece[0]);
     if (n > 0) message.pieces.advance(static_cast<std::size_t>(n));
     if (n < 0) may_lend_ = false;  // this memory is of no kind that can be lent

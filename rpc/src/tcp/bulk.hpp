@@ -43,7 +43,7 @@ class BulkSender {
  public:
   /// `lent`: the peer reads our own memory, and says when it has.
   void push(std::vector<Buffer> parts, std::size_t bytes, bool lent);
-  /// Sends up to `most` bytes; adds what it sent to `did`.
+  /// Sends about `most` bytes, three times as many at the most; adds what it sent to `did`.
   Went progress(int fd, std::size_t most, std::size_t& did);
   /// The peer has taken so many lent messages. False: so many were not lent.
   bool taken(std::uint64_t count);

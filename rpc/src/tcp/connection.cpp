@@ -27,16 +27,20 @@ std::byte* put(std::byte* to, std::span<const std::byte> bytes) {
 
 // ---- Sending --------------------------------------------------------------------------------------
 
-void Connection::send(OutFrame&& frame, bool later) {
+bool Connection::send(OutFrame&& frame, bool later) {
   std::size_t bytes = 0;
   for (const Buffer& part : frame.parts) bytes += part.size();
   RecordHeader header;
   header.head_bytes = static_cast<std::uint32_t>(frame.head.size());
   header.part_bytes = bytes;
-  if (bytes <= kMostInline) return write(header, frame.head.bytes(), frame.parts, later);
+  if (bytes <= kMostInline) {
+    write(header, frame.head.bytes(), frame.parts, later);
+    return true;
+  }
   header.kind = lends_ ? RecordKind::kLent : RecordKind::kAnnounced;
   write(header, frame.head.bytes(), {}, later);
   sender_.push(std::move(frame.parts), bytes, lends_);
+  return false;
 }
 
 void Connection::write(const RecordHeader& header, std::span<const std::byte> head,

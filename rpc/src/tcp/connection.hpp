@@ -41,8 +41,8 @@ class Connection {
   int fd(StreamKind kind) const { return (kind == StreamKind::kMessages ? messages_ : bulk_).get(); }
 
   /// Sends, or queues if the streams do not take it now, or are not there yet, or `later`: then flush()
-  /// follows soon.
-  void send(OutFrame&& frame, bool later);
+  /// follows soon. Returns whether the message is small enough to go as one record.
+  bool send(OutFrame&& frame, bool later);
   /// Sends what is queued, of bulk up to `most_bulk` bytes. Returns bytes sent.
   std::size_t flush(std::size_t most_bulk);
   /// Something waits that a stream did not take.

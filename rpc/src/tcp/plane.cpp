@@ -17,7 +17,8 @@ constexpr std::size_t kFew = 2;
 constexpr int kReadyBatch = 64;
 /// Bytes of large messages that one round sends, and receives: little while small messages come, which wait
 /// meanwhile.
-constexpr std::size_t kSentPerRound = std::size_t{512} << 10;
+constexpr std::size_t kSentBesides = std::size_t{64} << 10;
+constexpr std::size_t kSentAlone = std::size_t{512} << 10;
 constexpr std::size_t kReceivedBesides = std::size_t{128} << 10;
 constexpr std::size_t kReceivedAlone = std::size_t{1} << 20;
 constexpr unsigned kQuietRounds = 16;
@@ -170,7 +171,7 @@ void Plane::attach(Channel& channel, StreamKind kind, UniqueFd fd) {
   channel.streams.attach(kind, std::move(fd));
   if (channel.opened && channel.streams.has(StreamKind::kMessages) && channel.streams.has(StreamKind::kBulk))
     loop_.cancel(channel);
-  channel.streams.flush(kSentPerRound);
+  channel.streams.flush(may_send());
   note_busy(channel);
 }
 
@@ -180,7 +181,7 @@ void Plane::remove(LinkId link) {
   if (!channel) return;
   channel->dialling.clear();
   if (channel->scheduled()) loop_.cancel(*channel);
-  channel->streams.flush(kSentPerRound);
+  channel->streams.flush(kSentAlone);
   channel->streams.close(scratch_);
   for (auto* list : {&busy_, &collected_})
     std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
@@ -200,13 +201,13 @@ void Plane::send(LinkId link, OutFrame&& frame) {
   Channel& channel = *channels_.find(link);
   const bool later = collecting_ && channel.sent_round == round_;
   channel.sent_round = round_;
-  channel.streams.send(std::move(frame), later);
+  if (channel.streams.send(std::move(frame), later)) small_sent_in_ = round_;
   if (later) {
     if (!std::exchange(channel.collected, true)) collected_.push_back(&channel);
     return;
   }
   if (!channel.streams.sending()) return;
-  channel.streams.flush(kSentPerRound);
+  channel.streams.flush(may_send());
   note_busy(channel);
 }
 
@@ -217,7 +218,7 @@ void Plane::flush() {
     Channel* const channel = collected_[i];
     if (!channel) continue;
     channel->collected = false;
-    channel->streams.flush(kSentPerRound);
+    channel->streams.flush(may_send());
     note_busy(*channel);
   }
   collected_.clear();
@@ -263,17 +264,25 @@ int Plane::receive_ready() {
   return did;
 }
 
+std::size_t Plane::may_send() const {
+  return round_ - small_sent_in_ > kQuietRounds ? kSentAlone : kSentBesides;
+}
+
+std::size_t Plane::may_receive() const {
+  return quiet_rounds_ > kQuietRounds ? kReceivedAlone : kReceivedBesides;
+}
+
 std::size_t Plane::go_on(Channel& channel) {
   std::size_t moved = 0;
-  if (channel.streams.sending()) moved += channel.streams.flush(kSentPerRound);
+  if (channel.streams.sending()) moved += channel.streams.flush(may_send());
   if (!channel.streams.receiving_bulk() || channel.lost) return moved;
-  const std::size_t most = quiet_rounds_ > kQuietRounds ? kReceivedAlone : kReceivedBesides;
-  check(channel, channel.streams.receive_bulk(most, moved));
+  check(channel, channel.streams.receive_bulk(may_receive(), moved));
   return moved;
 }
 
 int Plane::poll() {
   if (opened_.empty()) return 0;
+  ++round_;
   if (armed_) {
     armed_ = false;
     for (Channel* channel : busy_)

@@ -75,6 +75,9 @@ class Plane {
   void check(Channel& channel, Connection::Got got);
   int receive(Channel& channel);
   int receive_ready();
+  /// Bytes of large messages that one round may send, and receive, on one link.
+  std::size_t may_send() const;
+  std::size_t may_receive() const;
   std::size_t go_on(Channel& channel);
   void note_busy(Channel& channel);
   void watch(Channel& channel, bool armed);
@@ -113,7 +116,8 @@ class Plane {
   bool collecting_ = false;
   bool armed_ = false;
   std::uint64_t round_ = 0;
-  unsigned quiet_rounds_ = 0;  // since a small message came
+  unsigned quiet_rounds_ = 0;        // since a small message came
+  std::uint64_t small_sent_in_ = 0;  // the last round with one from us
   int depth_ = 0;
 };
 
