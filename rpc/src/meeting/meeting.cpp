@@ -22,12 +22,8 @@ constexpr Duration kConnectTimeout = std::chrono::seconds(5);
 /// How long a closed socket waits for the peer's end: see Meeting::close().
 constexpr Duration kLinger = std::chrono::seconds(1);
 constexpr std::size_t kMaxLingering = 1024;
-/// How long a listener rests when the process has no descriptors left.
-constexpr Duration kAcceptRest = std::chrono::milliseconds(100);
-/// How long one more stranger than may be is kept waiting, and how old one may be that makes room for it.
-constexpr Duration kStrangerRest = std::chrono::milliseconds(5);
+/// How old a stranger may be that makes room for one more than may be.
 constexpr Duration kStrangerAge = std::chrono::milliseconds(250);
-constexpr int kAcceptBatch = 64;
 constexpr int kReadBatch = 8;
 constexpr std::size_t kScratchBytes = 65536;
 /// Messages that the kernel does not take are queued up to this; a peer that reads nothing while more
@@ -85,46 +81,6 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
   }
 };
 
-class Meeting::Listener final : public FdHandler, public TimerNode {
- public:
-  Listener(Meeting& owner, UniqueFd descriptor, const SocketAddress& at)
-      : meeting_(owner), fd_(std::move(descriptor)), address_(at.to_string()), path_(at.path()) {}
-  ~Listener() override {
-    meeting_.loop_.unwatch(fd_.get());
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-
-  Result<void> start() { return meeting_.loop_.watch(fd_.get(), EPOLLIN, *this); }
-  const std::string& address() const { return address_; }
-
-  void on_ready(std::uint32_t) override {
-    for (int i = 0; i < kAcceptBatch; ++i) {
-      if (!meeting_.has_room()) return rest(kStrangerRest);
-      const int fd = ::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-      if (fd >= 0) {
-        meeting_.on_accepted(fd, address_);
-        continue;
-      }
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) return rest(kAcceptRest);
-      if (errno != EINTR && errno != ECONNABORTED) return;
-    }
-  }
-
- private:
-  void rest(Duration time) {
-    meeting_.loop_.unwatch(fd_.get());  // else the loop would spin on it
-    meeting_.loop_.schedule_after(*this, time);
-  }
-  void on_timer() override {
-    if (!start()) meeting_.loop_.schedule_after(*this, kAcceptRest);
-  }
-
-  Meeting& meeting_;
-  UniqueFd fd_;
-  std::string address_;
-  std::string path_;
-};
-
 /// A socket that close() was called for, until the peer closes too: closing it with unread bytes in its
 /// buffer would make TCP send a reset, which takes back what the peer has not read yet, for instance
 /// the reason of a refusal.
@@ -178,12 +134,14 @@ Meeting::~Meeting() {
 Result<std::string> Meeting::listen(const SocketAddress& address) {
   auto fd = listen_socket(address);
   if (!fd) return fd.error();
-  const SocketAddress bound = SocketAddress::local_of(fd->get());
-  auto listener = std::make_unique<Listener>(*this, std::move(*fd), bound);
+  auto listener = std::make_unique<Listener>(
+      loop_, std::move(*fd),
+      [this](UniqueFd accepted, const SocketAddress& at) { on_accepted(accepted.release(), at); },
+      [this] { return has_room(); });
   auto started = listener->start();
   if (!started) return started.error();
   listeners_.push_back(std::move(listener));
-  return listeners_.back()->address();
+  return listeners_.back()->address().to_string();
 }
 
 Result<LinkId> Meeting::dial(const SocketAddress& address) {
@@ -200,10 +158,10 @@ Result<LinkId> Meeting::dial(const SocketAddress& address) {
   return (*socket)->id;
 }
 
-void Meeting::on_accepted(int fd, const std::string& listening_at) {
+void Meeting::on_accepted(int fd, const SocketAddress& listening_at) {
   const SocketAddress peer = SocketAddress::peer_of(fd);
   // The dialling end of a unix socket has no name of its own.
-  auto socket = add_socket(fd, true, peer.is_unix() ? listening_at : peer.to_string());
+  auto socket = add_socket(fd, true, (peer.is_unix() ? listening_at : peer).to_string());
   if (!socket) return;
   const LinkId link = (*socket)->id;
   tune_stream(fd);

@@ -17,6 +17,7 @@
 
 #include "meeting/address.hpp"
 #include "meeting/link_table.hpp"
+#include "meeting/listener.hpp"
 
 namespace troupe::rpc {
 
@@ -70,7 +71,6 @@ class Meeting {
 
  private:
   class Socket;
-  class Listener;
   class Lingering;
 
   struct Stranger {
@@ -78,7 +78,7 @@ class Meeting {
     TimePoint since;
   };
 
-  void on_accepted(int fd, const std::string& listening_at);
+  void on_accepted(int fd, const SocketAddress& listening_at);
   bool has_room();
   std::size_t most_bytes(const Socket& socket) const;
   Result<Socket*> add_socket(int fd, bool incoming, std::string peer);

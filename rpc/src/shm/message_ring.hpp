@@ -219,7 +219,7 @@ class RingReader {
   void fetch_following(const Record& record) const {
     const std::uint64_t next = position_ + record.bytes;
     const auto& there = *reinterpret_cast<const RecordHeader*>(data_ + next % ring::kBytes);
-    if (there.mark.load(std::memory_order_relaxed) != (cookie_ ^ next)) return;
+    if (there.mark.load(std::memory_order_acquire) != (cookie_ ^ next)) return;
     for (std::size_t line = 1; line <= 3; ++line)
       __builtin_prefetch(data_ + (next + line * ring::kAlign) % ring::kBytes);
     __builtin_prefetch(data_ + (next + there.bytes) % ring::kBytes);

@@ -14,44 +14,8 @@ namespace {
 constexpr std::size_t kMostStrangers = 256;
 /// How long somebody may take to say what it wants.
 constexpr Duration kPatience = std::chrono::seconds(5);
-/// How long a listener rests when the process has no descriptors left.
-constexpr Duration kRest = std::chrono::milliseconds(100);
-constexpr int kAcceptBatch = 64;
 
 }  // namespace
-
-class Acceptor::Listener final : public FdHandler, public TimerNode {
- public:
-  Listener(Acceptor& owner, UniqueFd fd, const SocketAddress& at)
-      : owner_(owner), fd_(std::move(fd)), address_(at) {}
-  ~Listener() override { owner_.loop_.unwatch(fd_.get()); }
-
-  Result<void> start() { return owner_.loop_.watch(fd_.get(), EPOLLIN, *this); }
-  const SocketAddress& address() const { return address_; }
-
-  void on_ready(std::uint32_t) override {
-    for (int i = 0; i < kAcceptBatch; ++i) {
-      const int fd = ::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-      if (fd >= 0) {
-        owner_.on_connected(UniqueFd(fd));
-        continue;
-      }
-      if (errno == EINTR || errno == ECONNABORTED) continue;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return;
-      owner_.loop_.unwatch(fd_.get());  // else the loop would spin on it
-      return owner_.loop_.schedule_after(*this, kRest);
-    }
-  }
-
- private:
-  void on_timer() override {
-    if (!start()) owner_.loop_.schedule_after(*this, kRest);
-  }
-
-  Acceptor& owner_;
-  UniqueFd fd_;
-  SocketAddress address_;
-};
 
 class Acceptor::Stranger final : public FdHandler, public TimerNode {
  public:
@@ -98,11 +62,12 @@ Result<std::uint16_t> Acceptor::port_at(const SocketAddress& host) {
   }
   auto fd = listen_socket(wanted);
   if (!fd) return fd.error();
-  const SocketAddress bound = SocketAddress::local_of(fd->get());
-  auto listener = std::make_unique<Listener>(*this, std::move(*fd), bound);
+  auto listener = std::make_unique<Listener>(
+      loop_, std::move(*fd),
+      [this](UniqueFd connected, const SocketAddress&) { on_connected(std::move(connected)); });
   if (auto started = listener->start(); !started) return started.error();
   listeners_.push_back(std::move(listener));
-  return bound.port();
+  return listeners_.back()->address().port();
 }
 
 void Acceptor::on_connected(UniqueFd fd) {

@@ -12,6 +12,7 @@
 #include <troupe/runtime/result.hpp>
 
 #include "meeting/address.hpp"
+#include "meeting/listener.hpp"
 #include "meeting/socket.hpp"
 #include "tcp/wire.hpp"
 
@@ -35,7 +36,6 @@ class Acceptor {
   Result<std::uint16_t> port_at(const SocketAddress& host);
 
  private:
-  class Listener;
   class Stranger;
 
   void on_connected(UniqueFd fd);

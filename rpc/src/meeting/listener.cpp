@@ -1,0 +1,56 @@
+#include "meeting/listener.hpp"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <utility>
+
+namespace troupe::rpc {
+namespace {
+
+/// How long it rests when the process has no descriptors left.
+constexpr Duration kRest = std::chrono::milliseconds(100);
+/// How long one more than there is room for is kept waiting.
+constexpr Duration kRestWithoutRoom = std::chrono::milliseconds(5);
+constexpr int kAcceptBatch = 64;
+
+}  // namespace
+
+Listener::Listener(Loop& loop, UniqueFd fd, OnConnected on_connected, HasRoom has_room)
+    : loop_(loop),
+      fd_(std::move(fd)),
+      address_(SocketAddress::local_of(fd_.get())),
+      on_connected_(std::move(on_connected)),
+      has_room_(std::move(has_room)) {}
+
+Listener::~Listener() {
+  loop_.unwatch(fd_.get());
+  if (const std::string path = address_.path(); !path.empty()) ::unlink(path.c_str());
+}
+
+void Listener::on_ready(std::uint32_t) {
+  for (int i = 0; i < kAcceptBatch; ++i) {
+    if (has_room_ && !has_room_()) return rest(kRestWithoutRoom);
+    const int fd = ::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      on_connected_(UniqueFd(fd), address_);
+      continue;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+    if (errno != EINTR && errno != ECONNABORTED) return rest(kRest);
+  }
+}
+
+void Listener::rest(Duration time) {
+  loop_.unwatch(fd_.get());
+  loop_.schedule_after(*this, time);
+}
+
+void Listener::on_timer() {
+  if (!start()) loop_.schedule_after(*this, kRest);
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <sys/epoll.h>
+
+#include <functional>
+
+#include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/result.hpp>
+
+#include "meeting/address.hpp"
+#include "meeting/socket.hpp"
+
+namespace troupe::rpc {
+
+/// A listening socket on a loop, which hands over the connections that come. Where it cannot accept any it
+/// rests for a while instead of having the loop spin: they wait in the kernel meanwhile. Removes the file of
+/// a unix socket when it goes. Loop only.
+class Listener final : private FdHandler, private TimerNode {
+ public:
+  using OnConnected = std::function<void(UniqueFd fd, const SocketAddress& listening_at)>;
+  /// Whether one more may come now.
+  using HasRoom = std::function<bool()>;
+
+  /// `on_connected` may end the listener's owner's other business, but not the listener.
+  Listener(Loop& loop, UniqueFd fd, OnConnected on_connected, HasRoom has_room = {});
+  ~Listener() override;
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+
+  Result<void> start() { return loop_.watch(fd_.get(), EPOLLIN, *this); }
+  /// Where it listens, with the port that the kernel chose.
+  const SocketAddress& address() const { return address_; }
+
+ private:
+  void on_ready(std::uint32_t events) override;
+  void on_timer() override;
+  void rest(Duration time);
+
+  Loop& loop_;
+  UniqueFd fd_;
+  const SocketAddress address_;
+  OnConnected on_connected_;
+  HasRoom has_room_;
+};
+
+}  // namespace troupe::rpc
