@@ -186,7 +186,8 @@ int TimerWheel::advance_to(TimePoint now) {
   do {
     collect_due(now);
   } while (step_to_next_slot(last));
-  // Some are due later in this very tick, or about to be called, by whoever calls this from inside of one, too.
+  // Some are due later in this very tick, or about to be called, by whoever calls this from inside of one,
+  // too.
   if (slots_[tick_ & kSlotMask] || slots_[kFiringSlot]) quiet_until_ = kAlways;
 
   // Handlers see the list of the rest, and may cancel, destroy or reschedule any of it; what they
