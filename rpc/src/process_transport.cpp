@@ -374,7 +374,7 @@ Result<void> ProcessTransport::send(LinkId link, OutFrame&& frame) {
       return Error{Code::kUnimplemented, "this UCX has no CUDA support: bring the tensor to host memory"};
     }
   }
-  if (shm_.send(link, std::move(frame))) return {};
+  if (shm_.send(link, frame)) return {};
   Channel* const channel = plane_.channels.find(link);
   if (!channel) return no_such_link();
   if (tcp_.has(link)) {

@@ -58,6 +58,8 @@ class Side final : public TransportEvents {
     if (frame_hook) frame_hook();
   }
 
+  void send(OutFrame frame) { CHECK(plane.send(link, frame)); }
+
   static constexpr std::size_t kMost = std::size_t{64} << 20;  // bytes of one part
   const LinkId link;
   DataPlane data{4096};
@@ -158,7 +160,7 @@ TEST_CASE("shm: a reader that lies about how far it is only stops its own link")
     const Segment ring =
         Segment::open(::getpid(), couple.b.plane.address(couple.b.link).ring_fd, ring::kSegmentBytes).value();
     reinterpret_cast<RingHeader*>(ring.data())->consumed.store(lie);
-    for (std::uint64_t i = 0; i < 1000; ++i) couple.a.plane.send(couple.a.link, make_frame(i, {1000}));
+    for (std::uint64_t i = 0; i < 1000; ++i) couple.a.send(make_frame(i, {1000}));
     CHECK(couple.a.plane.bytes_in_flight(couple.a.link) > 0);  // waits
     couple.a.plane.remove(couple.a.link);
   }
@@ -171,10 +173,9 @@ TEST_CASE("shm: large messages are read out of the sender's memory, or else come
     const std::vector<std::vector<std::size_t>> shapes{
         {40000}, {1 << 20}, {0, 5000000, 0, 1}, {100000, 0, 70000}, std::vector<std::size_t>(400, 997),
     };
-    for (std::size_t i = 0; i < shapes.size(); ++i)
-      couple.a.plane.send(couple.a.link, make_frame(i, shapes[i]));
+    for (std::size_t i = 0; i < shapes.size(); ++i) couple.a.send(make_frame(i, shapes[i]));
     CHECK(couple.a.plane.bytes_in_flight(couple.a.link) > 5000000);
-    for (std::size_t i = 0; i < 50; ++i) couple.a.plane.send(couple.a.link, make_frame(100 + i, {i * 100}));
+    for (std::size_t i = 0; i < 50; ++i) couple.a.send(make_frame(100 + i, {i * 100}));
     couple.settle();
     REQUIRE(couple.b.frames.size() == shapes.size() + 50);
     for (const auto& frame : couple.b.frames) CHECK(frame.intact);
@@ -189,11 +190,21 @@ TEST_CASE("shm: large messages are read out of the sender's memory, or else come
   }
 }
 
+TEST_CASE("shm: what does not go this way is left as it was") {
+  Couple couple;
+  OutFrame frame = make_frame(0, {100});
+  CHECK_FALSE(couple.a.plane.send(couple.a.link + 1, frame));
+  CHECK_FALSE(frame.head.empty());
+  CHECK(frame.parts.size() == 1);
+  couple.a.send(std::move(frame));
+  couple.b.plane.poll();
+  CHECK(couple.b.frames.size() == 1);
+}
+
 TEST_CASE("shm: small messages past the ring's room wait, in order") {
   Couple couple;
   constexpr std::uint64_t kCount = 5000;
-  for (std::uint64_t i = 0; i < kCount; ++i)
-    couple.a.plane.send(couple.a.link, make_frame(i, {i % 10 * 100}));
+  for (std::uint64_t i = 0; i < kCount; ++i) couple.a.send(make_frame(i, {i % 10 * 100}));
   CHECK(couple.a.plane.bytes_in_flight(couple.a.link) > 0);
   couple.settle();
   REQUIRE(couple.b.frames.size() == kCount);
@@ -209,12 +220,12 @@ TEST_CASE("shm: a sleeper is woken by a message, by room, and by memory that is 
   };
   CHECK(couple.b.plane.arm());
   CHECK_FALSE(rung(couple.b));
-  couple.a.plane.send(couple.a.link, make_frame(0));
+  couple.a.send(make_frame(0));
   CHECK(rung(couple.b));
   CHECK_FALSE(couple.b.plane.arm());  // the message is there
   couple.settle();
 
-  couple.a.plane.send(couple.a.link, make_frame(1, {1 << 20}));
+  couple.a.send(make_frame(1, {1 << 20}));
   CHECK(couple.a.plane.arm());
   while (couple.b.frames.size() < 2) couple.b.plane.poll();
   CHECK(rung(couple.a));
@@ -223,8 +234,7 @@ TEST_CASE("shm: a sleeper is woken by a message, by room, and by memory that is 
   CHECK(couple.a.plane.bytes_in_flight(couple.a.link) == 0);
 
   std::uint64_t sent = 0;
-  while (couple.a.plane.bytes_in_flight(couple.a.link) == 0)
-    couple.a.plane.send(couple.a.link, make_frame(sent++, {1000}));
+  while (couple.a.plane.bytes_in_flight(couple.a.link) == 0) couple.a.send(make_frame(sent++, {1000}));
   CHECK(couple.a.plane.arm());
   while (couple.b.plane.poll() > 0) continue;
   CHECK(rung(couple.a));
@@ -244,7 +254,7 @@ TEST_CASE("shm: with hundreds of links each message is found, and links may go f
   }
   CHECK(hub.plane.settled() == kLinks);
   const auto all_send = [&] {
-    for (LinkId link = 0; link < kLinks; ++link) spokes[link]->plane.send(link, make_frame(link));
+    for (LinkId link = 0; link < kLinks; ++link) spokes[link]->send(make_frame(link));
   };
   all_send();
   for (int round = 0; round < 3000 && hub.frames.size() < kLinks; ++round) hub.plane.poll();

@@ -134,7 +134,7 @@ void Plane::lose(Channel& channel) {
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-bool Plane::send(LinkId link, OutFrame&& frame) {
+bool Plane::send(LinkId link, OutFrame& frame) {
   Channel* const channel = channels_.find(link);
   if (!channel || !channel->out) return false;
   const Depth depth(*this);

@@ -43,8 +43,8 @@ class Plane {
     const Channel* channel = channels_.find(link);
     return channel && channel->out;
   }
-  /// False, with the frame as it was: data to the peer does not go this way.
-  bool send(LinkId link, OutFrame&& frame);
+  /// Takes the frame. False, with the frame as it was: data to the peer does not go this way.
+  bool send(LinkId link, OutFrame& frame);
   std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->out->bytes_in_flight(); }
   /// Ends a link's ways. Safe if there are none.
   void remove(LinkId link);
