@@ -45,7 +45,10 @@ Result<rpc::CallTarget> NodeImpl::resolve(std::string_view actor) {
   Found& last = found_last[static_cast<unsigned char>(actor.back()) % found_last.size()];
   if (last.name == actor) return last.target;
   auto target = look_up(actor);
-  if (target) last = {std::string(actor), *target};
+  if (target) {
+    last.name.assign(actor);  // into the memory of the name before
+    last.target = *target;
+  }
   return target;
 }
 
@@ -204,13 +207,11 @@ void NodeImpl::apply_change(const MembershipChange& change) {
       if (const auto actor = directory.find_actor(name); actor && (*actor)->node_id == change.member.node_id)
         ended.push_back(name);
   directory.apply(change);
+  if (gone) sessions.erase(change.member.node_id);
   forget_found();
   log_change(change);
-  if (gone) objects->hosted->owner_gone(change.member.node_id);
-
   if (gone) {
-    sessions.erase(change.member.node_id);
-    forget_found();
+    objects->hosted->owner_gone(change.member.node_id);
     // Who leaves says goodbye itself, after the answers that are still under way to it.
     if (change.event == MembershipEvent::kDied)
       endpoint->close_all_with(

@@ -87,15 +87,8 @@ void CallMetrics::learn_of(std::uint64_t method, std::string_view what) {
 
 // ---- Series -------------------------------------------------------------------------------------
 
-void CallMetrics::Side::insert(detail::CallSeries& series) {
-  std::size_t i = series.method & mask_;
-  while (slots_[i].series) i = (i + 1) & mask_;
-  slots_[i] = {series.method, &series};
-}
-
 detail::CallSeries& CallMetrics::Side::add(std::uint64_t method) {
   if (all_.size() >= kMaxFunctions) {
-    // The table is not full, so that whoever looks for what is not there finds its end.
     if (!other_) {
       other_ = &all_.emplace_back();
       other_->name = kOther;
@@ -104,14 +97,7 @@ detail::CallSeries& CallMetrics::Side::add(std::uint64_t method) {
   }
   detail::CallSeries& made = all_.emplace_back();
   made.method = method;
-  if (2 * all_.size() > mask_ + 1) {
-    const std::size_t count = mask_ + 1;
-    mask_ = 2 * count - 1;
-    const auto old = std::exchange(slots_, std::make_unique<Slot[]>(mask_ + 1));
-    for (std::size_t i = 0; i < count; ++i)
-      if (old[i].series) insert(*old[i].series);
-  }
-  insert(made);
+  by_method_.add(method, made);
   return made;
 }
 

@@ -7,22 +7,10 @@
 namespace troupe::rpc {
 
 void MethodTable::add(Entry entry) {
-  assert(!find(fnv1a(entry.name)) && "two methods of one name");
-  entries_.push_back(std::move(entry));
-  if (2 * entries_.size() > slots_.size()) {
-    mask_ = 2 * mask_ + 1;
-    slots_.assign(mask_ + 1, {});
-    for (const Entry& each : entries_) insert(each);
-  } else {
-    insert(entries_.back());
-  }
-}
-
-void MethodTable::insert(const Entry& entry) {
   const std::uint64_t hash = fnv1a(entry.name);
-  std::size_t i = hash & mask_;
-  while (slots_[i].entry) i = (i + 1) & mask_;
-  slots_[i] = {hash, &entry};
+  assert(!find(hash) && "two methods of one name");
+  entries_.push_back(std::move(entry));
+  by_name_.add(hash, entries_.back());
 }
 
 std::vector<std::string_view> MethodTable::sorted_names() const {

@@ -11,8 +11,7 @@ namespace troupe {
 namespace {
 
 /// How often run()'s thread looks whether others still drive; less often while they do so without pause, for
-/// looking takes the core from them, 20 µs each time: a hundredth of all calls over TCP would be three times
-/// as long as the others.
+/// looking takes the core from them: every millisecond would be the 99th percentile of calls over TCP.
 constexpr Duration kParkStep = std::chrono::milliseconds(1);
 constexpr Duration kLongestPark = std::chrono::milliseconds(4);
 constexpr std::uint64_t kWithoutPause = 32;  // waits begun since it looked last

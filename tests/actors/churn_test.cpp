@@ -1,11 +1,11 @@
 // Processes that come and go in the middle of each other's connecting, over TCP, where UCX has a connection
 // of its own for each pair of nodes. TROUPE_CHURN_ROUNDS sets how many come and go (2,000 for a long look).
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cluster.hpp"
@@ -35,6 +35,8 @@ TEST_CASE("processes that come, leave and are killed over TCP take nobody with t
   options.transport.transports = "tcp";
   auto first = cluster.start(options);
   REQUIRE(first.ok());
+  std::atomic<std::uint64_t> news{0};
+  (*first)->watch([&](const MembershipChange&) { ++news; });
   const auto come = [&](std::size_t node) {
     return std::make_unique<Process>(
         NodeProcess{.name = name_of(node), .registry = (*first)->address(), .transports = "tcp"}.command());
@@ -42,8 +44,10 @@ TEST_CASE("processes that come, leave and are killed over TCP take nobody with t
   std::vector<std::unique_ptr<Process>> nodes;
   for (std::size_t node = 0; node < kNodes; ++node) nodes.push_back(come(node));
   for (std::size_t round = 0; round < rounds; ++round) {
-    // Not a wait for anything: they are to be met at any stage of their coming.
-    std::this_thread::sleep_for(std::chrono::milliseconds(pick(20)));
+    // They are to be met at any stage of their coming, so some news of the cluster are waited for, not long.
+    const std::uint64_t enough = news + pick(4);
+    Loop& loop = (*first)->loop();
+    loop.wait_until([&] { return news >= enough; }, loop.clock().now() + std::chrono::milliseconds(pick(20)));
     // They may have to connect for it, to somebody who comes or goes just now.
     for (int call = 0; call < 4; ++call) {
       const std::size_t caller = pick(kNodes);

@@ -97,9 +97,10 @@ std::optional<double> round_trip_us() {
 enum class Way { kCopied, kLent, kLentAndDiscarded };
 
 void lend_all(int fd, PagePipe& pipe, std::byte* data, std::size_t bytes) {
+  std::size_t moved = 0;
   while (bytes > 0 || pipe.filled() > 0) {
     const ssize_t n = bytes > 0 ? pipe.fill({data, bytes}) : 0;
-    if (n < 0 || !pipe.empty_into(fd, bytes > 0)) std::exit(1);
+    if (n < 0 || !pipe.empty_into(fd, pipe.filled(), bytes > 0, moved)) std::exit(1);
     data += n;
     bytes -= static_cast<std::size_t>(n);
   }

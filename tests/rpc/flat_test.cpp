@@ -6,6 +6,7 @@
 
 #include "capnp_support.hpp"
 #include "codec_support.hpp"
+#include "envelope_layout.hpp"
 #include "flat_reader.hpp"
 #include "flat_writer.hpp"
 
@@ -228,6 +229,29 @@ TEST_CASE("flat: we read what Cap'n Proto's library writes") {
   double real = 0;
   CHECK((message.value(2).read(list) && list.size() == 1 && list[0].read_real(real) && real == 0.5));
   CHECK(message.value(3).kind() == ValueKind::kNone);
+}
+
+TEST_CASE("flat: what an envelope of fewer fields does not have reads as zero") {
+  MemoryPool pool;
+  flat::Writer writer(pool);
+  constexpr flat::Layout kShort{2, 3};
+  const std::uint32_t envelope = writer.add_struct(writer.allocate(1), kShort);
+  writer.put(envelope, EnvelopeLayout::kKind, static_cast<std::uint16_t>(MessageKind::kReply));
+  writer.put(envelope, EnvelopeLayout::kCallId, std::uint64_t{7});
+  const std::uint32_t body =
+      writer.add_struct(envelope + kShort.data + EnvelopeLayout::kBody, BodyLayout::kLayout);
+  // What follows the two words must not be taken for fields.
+  writer.add_structs(body + BodyLayout::kLayout.data + BodyLayout::kContent, 3, ValueLayout::kLayout);
+  const auto in = InMessage::parse(std::move(writer).flat(), {});
+  REQUIRE(in.ok());
+  const MessageHeader& header = (*in)->header();
+  CHECK(header.kind == MessageKind::kReply);
+  CHECK(header.call_id == 7);
+  CHECK(header.target == 0);
+  CHECK(header.method == 0);
+  CHECK(header.signature == 0);
+  CHECK(header.remaining == Duration{0});
+  CHECK((*in)->value_count() == 3);
 }
 
 TEST_CASE("flat: pointers to one place again and again use the budget up") {

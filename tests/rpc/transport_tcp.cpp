@@ -132,6 +132,30 @@ TEST_CASE("tcp: streams go where the meeting went") {
   }
 }
 
+TEST_CASE("tcp: the first answer of a round does not wait for the others, which go together") {
+  Pair<Tcp> pair;
+  pair.warm_up();
+  pair.a.frames.clear();
+  pair.b.frames.clear();
+  bool first_came = false;
+  pair.b.frame_hook = [&](LinkId link) {
+    const std::size_t handled = pair.b.frames.size();
+    REQUIRE(pair.tb->send(link, make_frame(handled)).ok());
+    // b is in the middle of its round: only a goes on meanwhile.
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    while (handled == 1 && pair.a.frames.empty() && std::chrono::steady_clock::now() < deadline)
+      pair.world.a.poll();
+    if (handled == 1) first_came = pair.a.frames.size() == 1;
+    if (handled == 3) {
+      for (int i = 0; i < 10; ++i) pair.world.a.poll();
+      CHECK(pair.a.frames.size() == 1);  // 2 and 3 are being collected
+    }
+  };
+  for (std::uint64_t i = 0; i < 3; ++i) REQUIRE(pair.ta->send(pair.a.link(), make_frame(i)).ok());
+  REQUIRE(pair.until([&] { return pair.a.frames.size() == 3; }));
+  CHECK(first_came);
+}
+
 TEST_CASE("tcp: a short message overtakes a long one") {
   Pair<Tcp> pair;
   pair.warm_up();

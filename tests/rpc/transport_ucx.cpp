@@ -2,7 +2,9 @@
 // in a process that is not its own.
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -13,7 +15,6 @@
 #include <filesystem>
 #include <set>
 #include <string>
-#include <thread>
 
 #include "meeting/address.hpp"
 #include "process_transport.hpp"
@@ -86,16 +87,23 @@ std::set<std::string> segments_in_shm() {
 /// Whether what is there now and was not among `before` goes away: what other tests beside this one use does
 /// so when they end, what somebody has left behind does not.
 bool new_segments_vanish(const std::set<std::string>& before, Duration patience) {
+  const UniqueFd removals(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  REQUIRE(::inotify_add_watch(removals.get(), "/dev/shm", IN_DELETE) >= 0);
   std::set<std::string> suspects;
   for (const std::string& name : segments_in_shm())
     if (!before.contains(name)) suspects.insert(name);
   const auto deadline = std::chrono::steady_clock::now() + patience;
-  while (!suspects.empty() && std::chrono::steady_clock::now() < deadline) {
+  for (;;) {
     const auto present = segments_in_shm();
     std::erase_if(suspects, [&](const std::string& name) { return !present.contains(name); });
-    if (!suspects.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (suspects.empty() || left.count() <= 0) return suspects.empty();
+    pollfd wait{removals.get(), POLLIN, 0};
+    ::poll(&wait, 1, static_cast<int>(left.count()));
+    std::array<char, 4096> told;
+    while (::read(removals.get(), told.data(), told.size()) > 0) continue;
   }
-  return suspects.empty();
 }
 
 /// Kills the peer with large and small messages in flight both ways; everything must end soon.

@@ -109,6 +109,28 @@ TEST_CASE("tasks posted and deferred run in order, deferred ones after what is r
   CHECK(order == std::vector<int>{1, 2, 3});
 }
 
+TEST_CASE("a recent time is never far behind the clock, and in virtual time never behind it at all") {
+  RealClock real;
+  Loop loop(real);
+  const Loop::Turn turn(loop);
+  Duration furthest{0};
+  for (int i = 0; i < 100'000; ++i) {
+    const TimePoint before = real.now();
+    furthest = std::max(furthest, before - loop.recent_now());
+  }
+  CHECK(furthest <= 20us);  // the processor's counter makes at least one step in 5 ns
+  const TimePoint later = real.now() + 1ms;
+  while (real.now() < later) continue;
+  CHECK(loop.recent_now() >= later);
+
+  SimLoop sim;
+  const Loop::Turn sim_turn(sim.loop);
+  for (std::int64_t ns = 1; ns < 100; ++ns) {
+    sim.clock.advance_to(TimePoint{ns});
+    CHECK(sim.loop.recent_now() == TimePoint{ns});
+  }
+}
+
 TEST_CASE("a task that defers itself does not starve timers and sources") {
   SimLoop sim;
   int tasks = 0;

@@ -21,7 +21,7 @@ class Listener final : private FdHandler, private TimerNode {
   /// Whether one more may come now.
   using HasRoom = std::function<bool()>;
 
-  /// `on_connected` may end the listener's owner's other business, but not the listener.
+  /// `on_connected` must not end the listener.
   Listener(Loop& loop, UniqueFd fd, OnConnected on_connected, HasRoom has_room = {});
   ~Listener() override;
   Listener(const Listener&) = delete;

@@ -154,6 +154,7 @@ int Plane::receive(Channel& channel) {
   int did = 0;
   Arrival arrival;
   while (did < kBatch && !channel.lost) {
+    arrival.parts.clear();  // whoever got the one before has perhaps left them
     const Inbound::Got got = channel.in->receive(arrival);
     if (got == Inbound::Got::kNothing) break;
     ++did;
@@ -165,7 +166,6 @@ int Plane::receive(Channel& channel) {
     if (got != Inbound::Got::kMessage) continue;
     quiet_steps_ = 0;
     deliver(arrival);
-    arrival.parts.clear();  // whoever got it has perhaps left it
     if (channels_.find(link) != &channel) break;
   }
   return did;

@@ -75,13 +75,16 @@ ssize_t PagePipe::fill(const iovec& piece) {
   return n;
 }
 
-bool PagePipe::empty_into(int socket, bool more_follows) {
-  while (filled_ > 0) {
+bool PagePipe::empty_into(int socket, std::size_t most, bool more_follows, std::size_t& moved) {
+  for (most = std::min(most, filled_); most > 0;) {
     const unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more_follows ? SPLICE_F_MORE : 0);
-    const ssize_t n = ::splice(out_.get(), nullptr, socket, nullptr, filled_, flags);
+    const ssize_t n = ::splice(out_.get(), nullptr, socket, nullptr, most, flags);
     if (n < 0) return would_block();
     if (n == 0) return true;
-    filled_ -= static_cast<std::size_t>(n);
+    const auto here = static_cast<std::size_t>(n);
+    most -= here;
+    filled_ -= here;
+    moved += here;
   }
   return true;
 }
@@ -109,18 +112,17 @@ ssize_t BulkSender::copy(int fd, Outgoing& message, std::size_t most) const {
 Went BulkSender::lend(int fd, Outgoing& message, std::size_t most, std::size_t& sent) {
   if (!pipe_) pipe_ = PagePipe::create();
   if (!pipe_) may_lend_ = false;
-  while (may_lend_ && sent < most && message.pieces.left() > 0) {
-    std::array<iovec, 1> piece;
-    message.pieces.next(piece,
-                        std::max(most, 2 * most));  // a few large pieces are faster than more small ones
-    const ssize_t n = pipe_.fill(piece[0]);
-    if (n > 0) message.pieces.advance(static_cast<std::size_t>(n));
-    if (n < 0) may_lend_ = false;  // this memory is of no kind that can be lent
-    const std::size_t before = pipe_.filled();
-    if (!pipe_.empty_into(fd, message.pieces.left() > 0)) return Went::kEnded;
-    const std::size_t moved = before - pipe_.filled();
-    sent += moved;
-    if (moved == 0 && n <= 0) break;
+  while (sent < most) {
+    if (may_lend_ && pipe_.filled() == 0 && message.pieces.left() > 0) {
+      std::array<iovec, 1> piece;
+      message.pieces.next(piece, message.pieces.left());
+      const ssize_t n = pipe_.fill(piece[0]);
+      if (n > 0) message.pieces.advance(static_cast<std::size_t>(n));
+      if (n < 0) may_lend_ = false;  // this memory is of no kind that can be lent
+    }
+    const std::size_t before = sent;
+    if (!pipe_.empty_into(fd, most - sent, message.pieces.left() > 0, sent)) return Went::kEnded;
+    if (sent == before) break;
   }
   return Went::kOn;
 }
@@ -135,12 +137,7 @@ Went BulkSender::progress(int fd, std::size_t most, std::size_t& did) {
     Outgoing& message = queue_[next_];
     const std::size_t before = sent;
     if (message.lent && (may_lend_ || pipe_.filled() > 0)) {
-      if (pipe_.filled() > 0) {
-        const std::size_t filled = pipe_.filled();
-        if (!pipe_.empty_into(fd, message.pieces.left() > 0)) went = Went::kEnded;
-        sent += filled - pipe_.filled();
-      }
-      if (went == Went::kOn && pipe_.filled() == 0) went = lend(fd, message, most, sent);
+      went = lend(fd, message, most, sent);
     } else if (const ssize_t n = copy(fd, message, most - sent); n < 0) {
       went = Went::kEnded;
     } else {

@@ -29,8 +29,9 @@ class PagePipe {
   std::size_t filled() const { return filled_; }
   /// Puts pages in; returns the bytes taken, 0 if it is full, -1 for memory that cannot be given so.
   ssize_t fill(const iovec& piece);
-  /// Moves what is in it to `socket`. False: the socket is broken.
-  bool empty_into(int socket, bool more_follows);
+  /// Moves up to `most` bytes of what is in it to `socket`, and adds them to `moved`. False: the socket is
+  /// broken.
+  bool empty_into(int socket, std::size_t most, bool more_follows, std::size_t& moved);
 
  private:
   UniqueFd in_;
@@ -43,7 +44,7 @@ class BulkSender {
  public:
   /// `lent`: the peer reads our own memory, and says when it has.
   void push(std::vector<Buffer> parts, std::size_t bytes, bool lent);
-  /// Sends about `most` bytes, three times as many at the most; adds what it sent to `did`.
+  /// Sends up to `most` bytes; adds what it sent to `did`.
   Went progress(int fd, std::size_t most, std::size_t& did);
   /// The peer has taken so many lent messages. False: so many were not lent.
   bool taken(std::uint64_t count);

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include <troupe/rpc/by_hash.hpp>
 #include <troupe/rpc/codec.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/error.hpp>
@@ -166,30 +167,19 @@ class CallMetrics {
     return {&series, now};
   }
 
-  /// The series of one side: an open-addressing table of pointers to them.
+  /// The series of one side.
   class Side {
    public:
     /// Null if there is none.
-    detail::CallSeries* find(std::uint64_t method) const {
-      const Slot* const slots = slots_.get();
-      for (std::size_t i = method & mask_;; i = (i + 1) & mask_)
-        if (slots[i].method == method || !slots[i].series) return slots[i].series;
-    }
+    detail::CallSeries* find(std::uint64_t method) const { return by_method_.find(method); }
     /// Precondition: there is none.
     detail::CallSeries& add(std::uint64_t method);
     std::deque<detail::CallSeries>& all() { return all_; }
 
    private:
-    struct Slot {
-      std::uint64_t method = 0;
-      detail::CallSeries* series = nullptr;
-    };
-    void insert(detail::CallSeries& series);
-
-    std::size_t mask_ = 63;
-    std::unique_ptr<Slot[]> slots_ = std::make_unique<Slot[]>(mask_ + 1);  // at most half of them used
+    detail::ByHash<detail::CallSeries> by_method_;
     std::deque<detail::CallSeries> all_;
-    detail::CallSeries* other_ = nullptr;
+    detail::CallSeries* other_ = nullptr;  // not in by_method_
   };
 
   void learn_of(std::uint64_t method, std::string_view what);

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <troupe/rpc/by_hash.hpp>
 #include <troupe/rpc/call.hpp>
 #include <troupe/rpc/coroutine.hpp>
 #include <troupe/rpc/function.hpp>
@@ -50,27 +51,13 @@ class MethodTable : public std::enable_shared_from_this<MethodTable> {
     invoke(std::shared_ptr<void>(std::shared_ptr<void>(), state), std::move(call));
   }
   /// Null if there is none.
-  const Entry* find(std::uint64_t name_hash) const {
-    for (std::size_t i = name_hash;; ++i) {
-      const Slot& slot = slots_[i & mask_];
-      if (slot.hash == name_hash || !slot.entry) return slot.entry;
-    }
-  }
+  const Entry* find(std::uint64_t name_hash) const { return by_name_.find(name_hash); }
   std::string names() const;  ///< "add, pull, push"
   std::vector<std::string_view> sorted_names() const;
 
  private:
-  void insert(const Entry& entry);
-
-  /// A hash table with room for twice what is in it: looking something up takes no division, as it would in
-  /// one of the standard library.
-  struct Slot {
-    std::uint64_t hash = 0;
-    const Entry* entry = nullptr;
-  };
   std::deque<Entry> entries_;
-  std::size_t mask_ = 7;
-  std::vector<Slot> slots_{mask_ + 1};
+  detail::ByHash<const Entry> by_name_;
 };
 
 namespace detail {
