@@ -1,7 +1,9 @@
 // What two sockets over the loopback device do at best, without a library: the floor below everything else
 // over TCP. Both sides poll, each on its own core. Messages of 1 MB are copied to the kernel and from it; or
 // their pages are lent to it; or, besides, thrown away by the receiver unread, so that nothing is copied at
-// all.
+// all. Troupe's sockets are not paced over that device (meeting/socket.cpp); for comparison the sender's also
+// has the machine's default congestion control.
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -10,6 +12,8 @@
 #include <cstdlib>
 #include <iostream>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
@@ -68,22 +72,32 @@ Serve serve(const std::function<void(int fd)>& body) {
   };
 }
 
-UniqueFd connect_to(const std::string& address) {
+enum class Control { kNone, kDefault };
+
+UniqueFd connect_to(const std::string& address, Control control) {
   const auto there = SocketAddress::parse(address).value();
   UniqueFd fd(::socket(there.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (::connect(fd.get(), there.get(), there.size()) != 0) std::exit(1);
+  if (control == Control::kDefault) {
+    if (::connect(fd.get(), there.get(), there.size()) != 0) std::exit(1);
+  } else {
+    fd = std::move(*troupe::rpc::connecting_socket(there));
+    pollfd connected{fd.get(), POLLOUT, 0};
+    constexpr int kDeadlineMs = 5000;
+    if (::poll(&connected, 1, kDeadlineMs) != 1) std::exit(1);
+    if (!troupe::rpc::connect_result(fd.get(), address)) std::exit(1);
+  }
   troupe::rpc::tune_stream(fd.get());
   return fd;
 }
 
-std::optional<double> round_trip_us() {
+std::optional<double> round_trip_us(Control control) {
   const auto echo = [](int fd) {
     std::array<std::byte, kRecord> record;
     receive_all(fd, record.data(), record.size());
     send_all(fd, record.data(), record.size());
   };
-  return between_processes(serve(echo), [](const std::string& address) {
-    const UniqueFd fd = connect_to(address);
+  return between_processes(serve(echo), [control](const std::string& address) {
+    const UniqueFd fd = connect_to(address, control);
     std::array<std::byte, kRecord> record{};
     return median_us_each(kTurns, [&] {
       for (std::size_t i = 0; i < kTurns; ++i) {
@@ -106,7 +120,7 @@ void lend_all(int fd, PagePipe& pipe, std::byte* data, std::size_t bytes) {
   }
 }
 
-std::optional<double> gb_per_s(Way way) {
+std::optional<double> gb_per_s(Way way, Control control) {
   // The receiver answers each message with a byte, so that the sender knows whose pages are its own again.
   const troupe::Buffer place = troupe::Buffer::allocate(kMiB);
   const auto take = [&](int fd) {
@@ -114,7 +128,7 @@ std::optional<double> gb_per_s(Way way) {
     send_all(fd, place.data(), 1);
   };
   return between_processes(serve(take), [&](const std::string& address) {
-    const UniqueFd fd = connect_to(address);
+    const UniqueFd fd = connect_to(address, control);
     PagePipe pipe = PagePipe::create();
     std::byte answer{};
     const std::size_t count = bandwidth_count(kMiB);
@@ -136,21 +150,27 @@ std::optional<double> gb_per_s(Way way) {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> parts(argv + 1, argv + argc);
-  if (const std::string name = "raw_tcp_rtt_64B"; wanted(name, parts)) {
-    const auto figure = round_trip_us();
-    if (!figure) return 1;
-    print_json(name, *figure, "us");
-  }
-  const std::string copied = "raw_tcp_bandwidth_1MB_copied";
+  std::string first;
   std::optional<double> reference;
-  for (const auto& [name, way] :
-       {std::pair(copied, Way::kCopied), std::pair(std::string("raw_tcp_bandwidth_1MB_lent"), Way::kLent),
-        std::pair(std::string("raw_tcp_bandwidth_1MB_lent_and_discarded"), Way::kLentAndDiscarded)}) {
-    if (!wanted(name, parts)) continue;
-    const auto figure = gb_per_s(way);
-    if (!figure) return 1;
-    if (!reference) reference = figure;
-    print_json(name, *figure, "GB/s", copied, *reference);
+  const auto report = [&](const std::string& name, const char* unit, const auto& measure) {
+    if (!wanted(name, parts)) return;
+    const std::optional<double> figure = measure();
+    if (!figure) std::exit(1);
+    if (!reference) std::tie(first, reference) = std::pair(name, figure);
+    print_json(name, *figure, unit, first, *reference);
+  };
+  for (const auto& [suffix, control] :
+       {std::pair("", Control::kNone), std::pair("_default_control", Control::kDefault)}) {
+    report(std::string("raw_tcp_rtt_64B") + suffix, "us", [&] { return round_trip_us(control); });
+  }
+  reference.reset();
+  for (const auto& [suffix, control] :
+       {std::pair("", Control::kNone), std::pair("_default_control", Control::kDefault)}) {
+    for (const auto& [how, way] : {std::pair("copied", Way::kCopied), std::pair("lent", Way::kLent),
+                                   std::pair("lent_and_discarded", Way::kLentAndDiscarded)}) {
+      report(std::string("raw_tcp_bandwidth_1MB_") + how + suffix, "GB/s",
+             [&] { return gb_per_s(way, control); });
+    }
   }
   return 0;
 }

@@ -1,5 +1,6 @@
 // One link's two streams over TCP, from one end to the other, and a peer that sends nonsense.
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -8,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "tcp/connection.hpp"
@@ -120,6 +122,21 @@ Connection::Got got_from(const RecordHeader& header, std::size_t content = 0) {
 }
 
 }  // namespace
+
+std::string congestion_control(int fd) {
+  std::array<char, 16> name{};
+  socklen_t size = name.size();
+  REQUIRE(::getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &size) == 0);
+  return name.data();
+}
+
+TEST_CASE("tcp: the loopback device's sockets are not paced, others are the machine's to decide") {
+  const auto pair = tcp_pair();
+  for (const UniqueFd& end : pair) CHECK(congestion_control(end.get()) == "reno");
+  const UniqueFd plain(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const UniqueFd everywhere = std::move(*listen_socket(SocketAddress::parse("0.0.0.0:0").value()));
+  CHECK(congestion_control(everywhere.get()) == congestion_control(plain.get()));
+}
 
 TEST_CASE("tcp: messages of all sizes arrive whole, lent or copied, and nothing stays in flight") {
   for (const bool lends : {true, false}) {
