@@ -133,8 +133,9 @@ TEST_CASE_TEMPLATE("a handler may call on and wait, also back to where the call 
 }
 
 // Only in real time: a simulated cluster has one stack, so that a handler that waits holds up those below.
-TEST_CASE("calls to an actor in the middle of another message wait for it") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE("calls to an actor in the middle of another message wait for it", Kind,
+                   TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   TwoNodes nodes(cluster);
   REQUIRE(nodes.bob.spawn<Relay>("relay", nodes.bob).ok());
   REQUIRE(nodes.alice.wait_for_actor("relay", kPatience).ok());
@@ -149,8 +150,8 @@ TEST_CASE("calls to an actor in the middle of another message wait for it") {
   CHECK(second.get().value() == 2);
 }
 
-TEST_CASE("several threads call at once, on both nodes") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE("several threads call at once, on both nodes", Kind, TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   TwoNodes nodes(cluster);
   constexpr int kThreads = 4;
   constexpr std::int64_t kCalls = 300;
@@ -176,9 +177,10 @@ TEST_CASE("several threads call at once, on both nodes") {
   CHECK(wrong == 0);
 }
 
-TEST_CASE(
-    "a thread that calls its own node's actors without a pause does not keep others from being answered") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE(
+    "a thread that calls its own node's actors without a pause does not keep others from being answered",
+    Kind, TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   TwoNodes nodes(cluster);
   std::atomic<bool> enough{false};
   std::thread busy([&] {
@@ -192,9 +194,10 @@ TEST_CASE(
   CHECK(took < std::chrono::seconds(5));
 }
 
-TEST_CASE("an idle node is woken by the call itself, not by its next heartbeat") {
+TEST_CASE_TEMPLATE("an idle node is woken by the call itself, not by its next heartbeat", Kind,
+                   TROUPE_REAL_CLUSTERS) {
   for (int round = 0; round < 30; ++round) {
-    RealCluster cluster;
+    Kind cluster;
     TwoNodes nodes(cluster);
     for (int i = 0; i < 5; ++i) REQUIRE(nodes.alice.rpc_sync<std::int64_t>("calculator", "count").ok());
     REQUIRE(nodes.alice.spawn<Calculator>("other").ok());

@@ -18,8 +18,9 @@
 #include <troupe/actors/node.hpp>
 #include <troupe/rpc/sim.hpp>
 
-/// Clusters for tests: RealCluster has its nodes in this process over UCX, SimCluster in virtual time. Tests
-/// of what holds in both are templates over them.
+/// Clusters for tests: RealCluster has its nodes in this process, in real time, over shared memory unless
+/// told otherwise, TcpCluster over TCP, SimCluster in virtual time. Tests of what holds in all are templates
+/// over them.
 namespace troupe::test {
 
 /// The bound on any wait in real time, for sanitizers on a busy machine; nothing waits so long on success.
@@ -109,7 +110,7 @@ class Cluster {
   std::map<std::string, std::unique_ptr<Node>> nodes_;
 };
 
-class RealCluster final : public Cluster {
+class RealCluster : public Cluster {
  public:
   explicit RealCluster(std::string transports = "auto") : transports_(std::move(transports)) {}
   ~RealCluster() override { end_all(); }
@@ -122,6 +123,11 @@ class RealCluster final : public Cluster {
 
  private:
   std::string transports_;
+};
+
+class TcpCluster final : public RealCluster {
+ public:
+  TcpCluster() : RealCluster("tcp") {}
 };
 
 class SimCluster final : public Cluster {
@@ -155,7 +161,8 @@ class SimCluster final : public Cluster {
   std::map<std::string, int> lives_;
 };
 
-#define TROUPE_CLUSTERS ::troupe::test::RealCluster, ::troupe::test::SimCluster
+#define TROUPE_REAL_CLUSTERS ::troupe::test::RealCluster, ::troupe::test::TcpCluster
+#define TROUPE_CLUSTERS ::troupe::test::RealCluster, ::troupe::test::TcpCluster, ::troupe::test::SimCluster
 
 /// The changes that one node hears of.
 class Changes {

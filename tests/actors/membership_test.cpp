@@ -97,8 +97,8 @@ TEST_CASE_TEMPLATE("two living nodes cannot have one name", Kind, TROUPE_CLUSTER
   cluster.add("bob");
 }
 
-TEST_CASE("of two nodes that join at once under one name, one gets in") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE("of two nodes that join at once under one name, one gets in", Kind, TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   cluster.add("alice");
   for (int round = 0; round < 10; ++round) {
     Result<std::unique_ptr<Node>> a = Error{};
@@ -113,8 +113,8 @@ TEST_CASE("of two nodes that join at once under one name, one gets in") {
   }
 }
 
-TEST_CASE("several nodes join at once and all know all") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE("several nodes join at once and all know all", Kind, TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   cluster.add("alice", "server");
   std::vector<Result<std::unique_ptr<Node>>> nodes;
   nodes.reserve(6);

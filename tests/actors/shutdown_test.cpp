@@ -60,9 +60,9 @@ TEST_CASE("clusters of two come and go, with a system of their own, many times")
   }
 }
 
-TEST_CASE("a node may go while calls are in flight in every direction") {
+TEST_CASE_TEMPLATE("a node may go while calls are in flight in every direction", Kind, TROUPE_REAL_CLUSTERS) {
   for (int round = 0; round < 20; ++round) {
-    RealCluster cluster;
+    Kind cluster;
     std::vector<rpc::Future<std::int64_t>> open;
     {
       const std::vector<std::string> names{"alice", "bob", "carol"};
@@ -73,10 +73,11 @@ TEST_CASE("a node may go while calls are in flight in every direction") {
       }
       for (const auto& from : names)
         for (const auto& to : names) {
-          REQUIRE(cluster[from].wait_for_actor("calculator-" + to, kPatience).ok());
+          Node& caller = cluster[from];
+          REQUIRE(caller.wait_for_actor("calculator-" + to, kPatience).ok());
           for (int i = 0; i < 5; ++i) {
-            open.push_back(cluster[from].rpc_async<std::int64_t>("holder-" + to, "hold"));
-            open.push_back(cluster[from].rpc_async<std::int64_t>("calculator-" + to, "count"));
+            open.push_back(caller.rpc_async<std::int64_t>("holder-" + to, "hold"));
+            open.push_back(caller.rpc_async<std::int64_t>("calculator-" + to, "count"));
           }
         }
       std::thread other(
@@ -97,8 +98,9 @@ TEST_CASE("a node may go while calls are in flight in every direction") {
   }
 }
 
-TEST_CASE("shutdown ends the waits of other threads, and calls made later are refused") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE("shutdown ends the waits of other threads, and calls made later are refused", Kind,
+                   TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   Node& alice = cluster.add("alice");
   Node& bob = cluster.add("bob");
   REQUIRE(bob.spawn<Holder>("holder", bob).ok());
@@ -127,8 +129,8 @@ TEST_CASE("shutdown ends the waits of other threads, and calls made later are re
   alice.shutdown();
 }
 
-TEST_CASE("a node whose handler waits for a call goes at once") {
-  RealCluster cluster;
+TEST_CASE_TEMPLATE("a node whose handler waits for a call goes at once", Kind, TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
   Node& alice = cluster.add("alice");
   Node& bob = cluster.add("bob");
   REQUIRE(alice.spawn<Holder>("holder", alice).ok());

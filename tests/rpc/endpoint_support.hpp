@@ -185,7 +185,8 @@ class Stranger final : public TransportEvents {
   void on_closed(LinkId, Error error) override { closed.push_back(std::move(error)); }
 };
 
-#define TROUPE_ENDPOINT_TRANSPORTS \
-  ::troupe::rpc::contract::Shm, ::troupe::rpc::contract::UcxTcp, ::troupe::rpc::contract::Sim
+#define TROUPE_ENDPOINT_TRANSPORTS                                                             \
+  ::troupe::rpc::contract::Shm, ::troupe::rpc::contract::Tcp, ::troupe::rpc::contract::UcxTcp, \
+      ::troupe::rpc::contract::Sim
 
 }  // namespace troupe::rpc::testing

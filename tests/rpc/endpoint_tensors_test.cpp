@@ -151,7 +151,8 @@ TEST_CASE_TEMPLATE("endpoint: a strided tensor is packed once, a contiguous one 
   CHECK(asked_for(dense.rows(17, 90)) == contiguous);
 }
 
-TEST_CASE_TEMPLATE("endpoint: a tensor may be longer than 4 GiB", Kind, contract::Shm, contract::UcxTcp) {
+TEST_CASE_TEMPLATE("endpoint: a tensor may be longer than 4 GiB", Kind, contract::Shm, contract::Tcp,
+                   contract::UcxTcp) {
 #ifdef TROUPE_SANITIZER
   MESSAGE("skipped: too slow with a sanitizer");
   return;

@@ -53,7 +53,7 @@ EndpointOptions without_sharing(std::uint64_t id, const std::string& name) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("shared tensors: an argument arrives in place, is read-only, and its lease comes back",
-                   Kind, contract::Shm, contract::UcxTcp) {
+                   Kind, contract::Shm, contract::Tcp, contract::UcxTcp) {
   Duo<Kind> duo;
   std::vector<Tensor> kept;
   keep_at(duo.b, kept);
