@@ -103,6 +103,9 @@ Result<void> NodeImpl::listen() {
   endpoint_options.metrics = options.metrics;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;
+  endpoint_options.handshake_timeout = options.handshake_timeout;
+  endpoint_options.limits = options.limits;
+  endpoint_options.answers = options.answers;
   if (auto traced = begin_tracing(*this, endpoint_options); !traced) return traced;
   endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);
   auto listening = endpoint->listen(options.listen);

@@ -41,8 +41,11 @@ bool NodeImpl::takes_directly(std::uint64_t actor, std::uint64_t method, const v
 
 Result<rpc::CallTarget> NodeImpl::resolve(std::string_view actor) {
   if (actor.empty()) return look_up(actor);
-  // Names that differ in their last character ("ps0", "ps1") have places of their own.
-  Found& last = found_last[static_cast<unsigned char>(actor.back()) % found_last.size()];
+  // Names that differ in their last number ("ps9", "ps10") have places of their own.
+  const auto from_end = [&](std::size_t i) {
+    return i < actor.size() ? static_cast<unsigned char>(actor[actor.size() - 1 - i]) : std::size_t{0};
+  };
+  Found& last = found_last[(from_end(0) + 10 * from_end(1)) % found_last.size()];
   if (last.name == actor) return last.target;
   auto target = look_up(actor);
   if (target) {
@@ -332,13 +335,15 @@ Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size
 
 Result<void> Node::wait_for_actor(std::string_view name, Duration timeout) {
   NodeImpl& node = *impl_;
+  bool seen = false;  // it may end as soon as that
   const auto there = [&] {
-    return node.local_names.contains(name) || node.directory.find_actor(name).ok() || !node.running;
+    seen = node.local_names.contains(name) || node.directory.find_actor(name).ok();
+    return seen || !node.running;
   };
   node.loop->wait_until(there, node.clock->now() + timeout);
+  if (seen) return {};
   Loop::Turn turn(*node.loop);
-  if (node.local_names.contains(name)) return {};
-  auto found = node.directory.find_actor(name);
+  const auto found = node.directory.find_actor(name);
   if (found) return {};
   if (auto over = node.why_stopped()) return with_context(*over, "waiting for '" + std::string(name) + "'");
   return Error{Code::kDeadlineExceeded,

@@ -157,7 +157,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::map<std::string, std::uint64_t, std::less<>> local_names;  // of those that the registry knows
   std::set<std::string, std::less<>> names_in_making;             // it is being asked for these
   std::unordered_map<std::uint64_t, rpc::SessionId> sessions;     // by node id: the one that our calls take
-  std::array<Found, 8> found_last;                                // callers ask for the same again and again
+  std::array<Found, 16> found_last;                               // callers ask for the same again and again
   /// The CAF handle for a named actor, made once; ended with the actor.
   std::map<std::string, caf::actor, std::less<>> proxies;
   std::uint64_t next_actor = 0;

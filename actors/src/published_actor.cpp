@@ -1,5 +1,6 @@
 #include "published_actor.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include <troupe/actors/caf.hpp>
@@ -117,6 +118,9 @@ Result<void> Node::publish(const std::string& name, const caf::actor& actor,
                            const std::vector<std::string>& methods) {
   NodeImpl& node = *impl_;
   if (!actor) return Error{Code::kInvalidArgument, "an actor to be published as '" + name + "' must exist"};
+  for (auto method = methods.begin(); method != methods.end(); ++method)
+    if (std::find(methods.begin(), method, *method) != method)
+      return Error{Code::kInvalidArgument, "'" + name + "' cannot have two methods named '" + *method + "'"};
   auto state = std::make_shared<PublishedActor>(*node.system, *node.loop, actor);
   state->begin();
   const std::weak_ptr<PublishedActor> published = state;

@@ -157,7 +157,7 @@ void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep
     frame = encode(header, [&](OutMessage& out) { out.error(error); });
   };
   if (!frame) replace(with_context(frame.error(), "the answer could not be sent"));
-  if (frame && bytes_of(*frame) > options_.max_message_bytes)
+  if (frame && bytes_of(*frame) > options_.limits.max_message_bytes)
     replace({Code::kResourceExhausted, "the answer is longer than the messages that are allowed",
              options_.node_name});
   Answers::Record* record = answers_->find(caller, token);

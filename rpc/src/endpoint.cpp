@@ -145,7 +145,7 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
   if (closing_) return refuse(shutting_down());
   if (timeout <= Duration::zero())
     return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
-  if (open_calls_ >= options_.max_open_calls)
+  if (open_calls_ >= options_.limits.max_open_calls)
     return refuse(
         {Code::kResourceExhausted, std::to_string(open_calls_) + " calls are open already; wait for some"});
 
@@ -290,10 +290,10 @@ bool Endpoint::can_go(const Session& to, Flow flow, std::size_t bytes) const {
 Result<void> Endpoint::send_frame(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call,
                                   TimePoint deadline) {
   const std::size_t bytes = bytes_of(frame);
-  if (bytes > options_.max_message_bytes)
+  if (bytes > options_.limits.max_message_bytes)
     return Error{Code::kResourceExhausted,
                  "a message of " + std::to_string(bytes) + " bytes is longer than the " +
-                     std::to_string(options_.max_message_bytes) + " allowed; send it in pieces"};
+                     std::to_string(options_.limits.max_message_bytes) + " allowed; send it in pieces"};
   if (call) call->metered.sent(bytes);
   if (session == kLocal) return send_local(std::move(frame));
   Session* to = find(session);
@@ -315,10 +315,10 @@ Result<void> Endpoint::on_parts(LinkId link, std::span<const std::byte> head, st
   // Nobody is told where to send to before the meeting: what comes earlier is a stranger's.
   if (Session* session = find(link); !session || session->state < Session::State::kOpening)
     return Error{Code::kUnauthenticated, "a message came before the meeting"};
-  if (total_bytes > options_.max_message_bytes)
-    return Error{Code::kResourceExhausted, "a message of " + std::to_string(total_bytes) +
-                                               " bytes is longer than the " +
-                                               std::to_string(options_.max_message_bytes) + " allowed"};
+  if (total_bytes > options_.limits.max_message_bytes)
+    return Error{Code::kResourceExhausted,
+                 "a message of " + std::to_string(total_bytes) + " bytes is longer than the " +
+                     std::to_string(options_.limits.max_message_bytes) + " allowed"};
   return InMessage::allocate_parts(head, total_bytes, pool_, parts, destination(link, head));
 }
 
@@ -368,8 +368,8 @@ void Endpoint::on_request(SessionId session, std::unique_ptr<InMessage>&& messag
   const TimePoint deadline = loop_.now() + remaining;
   auto call = std::make_unique<InboundCall>(*this, session, std::move(message), deadline);
   begin_metered(*call);
-  if (inbound_calls_ > options_.max_inbound_calls)
-    return call->reply_error({Code::kResourceExhausted, std::to_string(options_.max_inbound_calls) +
+  if (inbound_calls_ > options_.limits.max_inbound_calls)
+    return call->reply_error({Code::kResourceExhausted, std::to_string(options_.limits.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
   if (call->header().token != 0 && take_repeat(call)) return;
   // Most callers have decided against it.

@@ -99,10 +99,10 @@ inline Endpoint::Session* Endpoint::find(SessionId session) {
 
 /// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
 inline bool Endpoint::may_send(const Session& to, Flow flow, std::size_t bytes) const {
-  if (flow == Flow::kCall && to.calls_in_flight >= options_.max_calls_in_flight) return false;
+  if (flow == Flow::kCall && to.calls_in_flight >= options_.limits.max_calls_in_flight) return false;
   if (flow == Flow::kReply && bytes <= long_from_) return true;
   const std::size_t in_flight = transport_->bytes_in_flight(to.link);
-  const std::size_t most = options_.max_bytes_in_flight;
+  const std::size_t most = options_.limits.max_bytes_in_flight;
   if (bytes > long_from_) return in_flight + bytes <= most || in_flight == 0;
   return in_flight + bytes <= 2 * most;
 }

@@ -20,8 +20,8 @@ Result<void> Endpoint::wait_for_room(Session& to, OutFrame&& frame, Flow flow, s
   FlowQueue& queue = to.queue;
   if (flow != Flow::kReply) {
     // One message may always wait, however long it is.
-    const bool full = queue.calls() >= options_.max_calls_waiting ||
-                      (queue.calls() > 0 && queue.call_bytes() + bytes > options_.max_bytes_waiting);
+    const bool full = queue.calls() >= options_.limits.max_calls_waiting ||
+                      (queue.calls() > 0 && queue.call_bytes() + bytes > options_.limits.max_bytes_waiting);
     if (full) {
       ++stats_.calls_refused;
       return Error{Code::kResourceExhausted, std::to_string(queue.calls()) + " calls (" +

@@ -54,10 +54,10 @@ void Endpoint::hand_over(Local local) {
   ++stats_.calls_received;
   begin_metered(*local.call);
   if (local.call->cancelled()) return;
-  if (inbound_calls_ > options_.max_inbound_calls)
+  if (inbound_calls_ > options_.limits.max_inbound_calls)
     return local.call->reply_error(
         {Code::kResourceExhausted,
-         std::to_string(options_.max_inbound_calls) + " calls wait for their answers here already"});
+         std::to_string(options_.limits.max_inbound_calls) + " calls wait for their answers here already"});
   if (options_.tracer) begin_span(*local.call);
   events_.on_call(std::move(local.call));
 }

@@ -9,6 +9,7 @@ namespace troupe::rpc {
 void MethodTable::add(Entry entry) {
   const std::uint64_t hash = fnv1a(entry.name);
   assert(!find(hash) && "two methods of one name");
+  if (find(hash)) return;
   entries_.push_back(std::move(entry));
   by_name_.add(hash, entries_.back());
 }

@@ -167,6 +167,7 @@ int ProcessTransport::poll() {
   if (watching_) watch_networks(false);
   tcp_.flush();  // of whoever is interrupted by this poll
   tcp_.collect(true);
+  const DepthGuard polling(polling_);
   int events = 0;
   for (int round = 0; round < kMaxRounds; ++round) {
     int progressed = shm_.poll() + tcp_.poll();
@@ -178,7 +179,7 @@ int ProcessTransport::poll() {
     if (progressed < kBusyRound) break;
   }
   tcp_.flush();
-  tcp_.collect(depth_ > 1);
+  tcp_.collect(polling_ > 1);
   if (!plane_.broken.empty()) fail_broken();
   if (workers_.size() > 1 && depth_ == 1) retire_workers();
   return events;

@@ -88,6 +88,7 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   bool loopback_only_ = false;
   bool ucx_used_ = false;  // there is, or was, a peer that is reached through UCX
   int depth_ = 0;          // of poll() and deliver() in one another
+  int polling_ = 0;        // of poll() alone
 };
 
 }  // namespace troupe::rpc

@@ -161,7 +161,7 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
 
 std::uint64_t Endpoint::call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
                                      ReplySink& sink, OpenSpan span) {
-  if (open_calls_ >= options_.max_open_calls) {
+  if (open_calls_ >= options_.limits.max_open_calls) {
     const Error error{Code::kResourceExhausted,
                       std::to_string(open_calls_) + " calls are open already; wait for some"};
     if (span) detail::note_error(*span, error);

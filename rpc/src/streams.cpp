@@ -71,7 +71,7 @@ Result<bool> StreamSource::write(const BodyWriter& item) {
       {MessageKind::kItem, call_->header().call_id, written_, 0, 0, Duration{0}, {}}, item, call_->session());
   if (!frame) return frame.error();
   const std::size_t bytes = bytes_of(*frame);
-  if (bytes > endpoint_.options().max_message_bytes)
+  if (bytes > endpoint_.options().limits.max_message_bytes)
     return Error{Code::kResourceExhausted,
                  "an item of " + std::to_string(bytes) + " bytes is longer than a message may be"};
   ++written_;

@@ -28,7 +28,7 @@ constexpr int kIdleRoundsPerClockRead = 8;
 
 Loop::Loop(Clock& clock, LoopOptions options)
     : clock_(clock),
-      clock_is_real_(clock.is_real()),
+      ticks_tell_time_(clock.is_real() && processor_ticks_tell_time()),
       options_(std::move(options)),
       now_(clock.now()),
       descriptors_polled_at_(now_),

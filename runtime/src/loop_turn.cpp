@@ -10,8 +10,9 @@
 namespace troupe {
 namespace {
 
-/// How often run()'s thread looks whether others still drive; less often while they do so without pause, for
-/// looking takes the core from them: every millisecond would be the 99th percentile of calls over TCP.
+/// How often run()'s thread looks whether others still drive; less often while they do so without pause, and
+/// are at it each time it looks, for looking takes the core from them: every millisecond would be the 99th
+/// percentile of calls over TCP.
 constexpr Duration kParkStep = std::chrono::milliseconds(1);
 constexpr Duration kLongestPark = std::chrono::milliseconds(4);
 constexpr std::uint64_t kWithoutPause = 32;  // waits begun since it looked last
@@ -34,7 +35,8 @@ void Loop::take_turn() {
 // Without a fence: it would wait until the message that the thread has just written has reached another
 // core's cache. So a waiter that has raised wanting_turn_ just now may be overlooked, and sees itself that
 // the turn is free (wait_for_turn). A task that was posted just now may be overlooked too, while run()'s
-// thread stands aside: it looks every kParkStep, and it is always told of a turn that was only borrowed.
+// thread stands aside: it looks every kLongestPark at least, and it is always told of a turn that was only
+// borrowed.
 void Loop::give_turn() {
   for (;;) {
     if (wanting_turn_.load(std::memory_order_relaxed) > 0 && hand_over(false)) return;
@@ -201,7 +203,8 @@ void Loop::park(std::uint64_t& helped_seen) {
     home_wake_.wait_for(lock, owner_asleep_.load() ? kLongStep : step);
     const std::uint64_t before = std::exchange(helped, helped_.load());
     borrowed = helped == before;
-    step = helped - before >= kWithoutPause ? std::min(2 * step, kLongestPark) : kParkStep;
+    const bool without_pause = helped - before >= kWithoutPause && owner_.load() != std::thread::id{};
+    step = without_pause ? std::min(2 * step, kLongestPark) : kParkStep;
   }
   helped_seen = helped;
   home_.store(Home::kAwake);

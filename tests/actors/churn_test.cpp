@@ -69,8 +69,12 @@ TEST_CASE("processes that come, leave and are killed over TCP take nobody with t
   }
   for (std::size_t node = 0; node < kNodes; ++node) {
     CAPTURE(name_of(node));
-    CHECK((*first)->wait_for_actor(name_of(node), kPatience).ok());
-    CHECK((*first)->rpc_sync<std::int64_t>(name_of(node), "count").ok());
+    const std::string ready = nodes[node]->line();
+    CHECK_MESSAGE(ready.starts_with("ready "), ready);
+    const auto there = (*first)->wait_for_actor(name_of(node), kPatience);
+    CHECK_MESSAGE(there.ok(), text_of(there));
+    const auto answer = (*first)->rpc_sync<std::int64_t>(name_of(node), "count");
+    CHECK_MESSAGE(answer.ok(), text_of(answer));
     CHECK(nodes[node]->end() == 0);
   }
 }

@@ -57,6 +57,22 @@ TEST_CASE("delivery: a busy actor's mailbox is bounded, past it calls are refuse
   first.reset();
 }
 
+TEST_CASE_TEMPLATE("delivery: a node's limits are its calls'", Kind, TROUPE_CLUSTERS) {
+  Kind cluster;
+  Node& first = cluster.add("first");
+  REQUIRE(first.spawn<Holder>("holder", first).ok());
+  NodeOptions options{.name = "second"};
+  options.limits.max_calls_in_flight = 2;
+  options.limits.max_calls_waiting = 3;
+  const std::unique_ptr<Node> second = cluster.start(options).value();
+  REQUIRE(second->wait_for_actor("holder", kPatience).ok());
+  std::vector<rpc::Future<std::int64_t>> calls;
+  for (int i = 0; i < 6; ++i) calls.push_back(second->rpc_async<std::int64_t>("holder", "hold"));
+  CHECK(code_of(calls.back().get()) == Code::kResourceExhausted);
+  second->shutdown();
+  for (std::size_t i = 0; i < 5; ++i) CHECK(code_of(calls[i].get()) == Code::kCancelled);
+}
+
 TEST_CASE_TEMPLATE("delivery: a stream is opened by name", Kind, TROUPE_CLUSTERS) {
   Kind cluster;
   Node& first = cluster.add("first");

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <numeric>
+#include <vector>
 
 #include <troupe/rpc/call_metrics.hpp>
 #include <troupe/runtime/loop.hpp>
@@ -97,6 +98,19 @@ TEST_CASE("call metrics: of short calls some are timed, and stand for all") {
   CHECK(brief.duration_ns == 1000 * 1500);
 }
 
+TEST_CASE("call metrics: a call that is timed begins when it begins, however old the loop's time is") {
+  Counted counted;
+  for (int i = 0; i < 1000; ++i) {
+    counted.clock.advance_to(counted.clock.now() + 3us);  // between the calls
+    auto call = counted.metrics.begin(CallSide::kClient, fnv1a("short"), counted.loop.now(),
+                                      [] { return std::string("short"); });
+    counted.clock.advance_to(counted.clock.now() + 1us);
+    counted.metrics.end(call);
+    if (i % 3 == 0) counted.loop.refresh_now();
+  }
+  CHECK(counted.only().duration_ns == 1000 * 1000);
+}
+
 TEST_CASE("call metrics: while calls overlap, time counts once; between them, not at all") {
   Counted counted;
   const auto begin = [&] {
@@ -157,9 +171,11 @@ TEST_CASE("call metrics: the time in which calls were open never goes back from 
 TEST_CASE(
     "call metrics: of calls that came in one round and are answered in turn, none's time counts twice") {
   Counted counted;
-  const TimePoint round = counted.loop.refresh_now();
-  for (int i = 0; i < 3; ++i) {
-    auto call = counted.metrics.begin(CallSide::kServer, fnv1a("push"), round, [] { return "push"; });
+  counted.metrics.learn("push");
+  counted.loop.refresh_now();
+  std::vector<rpc::detail::MeteredCall> calls;
+  for (int i = 0; i < 3; ++i) calls.push_back(counted.metrics.arrive(fnv1a("push")));
+  for (const auto& call : calls) {
     counted.clock.advance_to(counted.clock.now() + 1ms);  // the loop does not look
     counted.metrics.end(call);
   }

@@ -214,14 +214,14 @@ TEST_CASE("direct: what is open when the endpoint shuts down is cancelled") {
 
 TEST_CASE("direct: bounds on open and unanswered calls hold") {
   EndpointOptions options = options_of(1, "alice");
-  options.max_open_calls = 2;
+  options.limits.max_open_calls = 2;
   Self self(options);
   auto first = self.call<std::string>("later");
   auto second = self.call<std::string>("later");
   CHECK(self.call<void>("nothing").get().error().code == Code::kResourceExhausted);
 
   options = options_of(1, "alice");
-  options.max_inbound_calls = 1;
+  options.limits.max_inbound_calls = 1;
   Self other(options);
   auto kept = other.call<std::string>("later");
   CHECK(other.call<void>("nothing").get().error().code == Code::kResourceExhausted);

@@ -249,7 +249,7 @@ TEST_CASE_TEMPLATE("endpoint: handlers may call back while they are called", Kin
 TEST_CASE_TEMPLATE("endpoint: too many open calls are refused, not queued", Kind,
                    TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(1, "alice");
-  options.max_open_calls = 3;
+  options.limits.max_open_calls = 3;
   Duo<Kind> duo(options);
   duo.connect();
   auto& answers = duo.answers(4);
@@ -263,7 +263,7 @@ TEST_CASE_TEMPLATE("endpoint: too many open calls are refused, not queued", Kind
 
 TEST_CASE_TEMPLATE("endpoint: a callee takes so many calls and no more", Kind, TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(2, "bob");
-  options.max_inbound_calls = 2;
+  options.limits.max_inbound_calls = 2;
   Duo<Kind> duo(options_of(1, "alice"), options);
   duo.connect();
   auto& answers = duo.answers(3);
@@ -276,7 +276,7 @@ TEST_CASE_TEMPLATE("endpoint: a callee takes so many calls and no more", Kind, T
 
 TEST_CASE_TEMPLATE("endpoint: what waits for a meeting is bounded", Kind, TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(1, "alice");
-  options.max_bytes_waiting = 1 << 20;
+  options.limits.max_bytes_waiting = 1 << 20;
   Duo<Kind> duo(options);
   const SessionId session = duo.a.endpoint->connect(duo.address).value();
   const Tensor tensor = Tensor::zeros(DType::kUInt8, Shape({300'000}));
@@ -292,8 +292,8 @@ TEST_CASE_TEMPLATE("endpoint: what waits for a meeting is bounded", Kind, TROUPE
 TEST_CASE_TEMPLATE("endpoint: messages longer than allowed are refused on both ways", Kind,
                    TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(1, "alice"), for_b = options_of(2, "bob");
-  options.max_message_bytes = 100'000;
-  for_b.max_message_bytes = 50'000;
+  options.limits.max_message_bytes = 100'000;
+  for_b.limits.max_message_bytes = 50'000;
   Duo<Kind> duo(options, for_b);
   duo.connect();
   const Tensor long_one = Tensor::zeros(DType::kUInt8, Shape({200'000}));

@@ -9,8 +9,8 @@ namespace {
 
 EndpointOptions narrow(std::uint32_t in_flight, std::uint32_t waiting = 100) {
   auto options = options_of(1, "alice");
-  options.max_calls_in_flight = in_flight;
-  options.max_calls_waiting = waiting;
+  options.limits.max_calls_in_flight = in_flight;
+  options.limits.max_calls_waiting = waiting;
   return options;
 }
 
@@ -109,7 +109,7 @@ TEST_CASE("flow: the time left that a call carries has shrunk by its wait") {
 TEST_CASE_TEMPLATE("flow: long messages wait for bytes to leave, short calls go before them", Kind,
                    TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(1, "alice");
-  options.max_bytes_in_flight = 1 << 20;
+  options.limits.max_bytes_in_flight = 1 << 20;
   Duo<Kind> duo(options);
   duo.connect();
   CHECK(duo.template call<std::int64_t>("add", 1, 1).value() == 2);
@@ -133,8 +133,8 @@ TEST_CASE_TEMPLATE("flow: long messages wait for bytes to leave, short calls go 
 
 TEST_CASE_TEMPLATE("flow: what waits is bounded in bytes, too", Kind, TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(1, "alice");
-  options.max_bytes_in_flight = 1 << 20;
-  options.max_bytes_waiting = 2 << 20;
+  options.limits.max_bytes_in_flight = 1 << 20;
+  options.limits.max_bytes_waiting = 2 << 20;
   Duo<Kind> duo(options);
   duo.connect();
   auto& answers = duo.answers(5);
@@ -149,9 +149,9 @@ TEST_CASE_TEMPLATE("flow: what waits is bounded in bytes, too", Kind, TROUPE_END
 
 TEST_CASE_TEMPLATE("flow: answers wait for room and are never refused", Kind, TROUPE_ENDPOINT_TRANSPORTS) {
   auto for_b = options_of(2, "bob");
-  for_b.max_bytes_in_flight = 100'000;
-  for_b.max_calls_waiting = 1;
-  for_b.max_bytes_waiting = 1;
+  for_b.limits.max_bytes_in_flight = 100'000;
+  for_b.limits.max_calls_waiting = 1;
+  for_b.limits.max_bytes_waiting = 1;
   Duo<Kind> duo(options_of(1, "alice"), for_b);
   duo.connect();
   auto& answers = duo.answers(20);

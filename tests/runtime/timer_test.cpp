@@ -94,6 +94,51 @@ TEST_CASE("timers behave like a sorted list under random scheduling, cancelling 
   }
 }
 
+TEST_CASE("timers that move and cancel others from inside, and advance again, fire in time and once") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    Random random(seed);
+    TimePoint now{static_cast<std::int64_t>(random() >> 24)};
+    TimerWheel wheel(now);
+    std::vector<Timer> timers(50);
+    const auto some_time = [&] { return now + Duration(any_magnitude(random) >> random.below(40)); };
+    const auto any = [&]() -> Timer& { return timers[random.below(timers.size())]; };
+    int fired = 0;
+    int depth = 0;
+    for (Timer& timer : timers)
+      timer.set([&] {
+        ++fired;
+        REQUIRE_FALSE(timer.scheduled());
+        REQUIRE(timer.due() <= now);
+        if (random.chance(0.8)) wheel.schedule(timer, some_time());
+        if (random.chance(0.5)) wheel.schedule(any(), some_time());
+        if (random.chance(0.3)) wheel.cancel(any());
+        if (depth > 3 || !random.chance(0.1)) return;
+        ++depth;
+        now = now + Duration(static_cast<std::int64_t>(random.below(5 * kTick)));
+        wheel.advance(now);
+        --depth;
+      });
+    for (int step = 0; step < 3000; ++step) {
+      if (random.chance(0.3)) wheel.schedule(any(), some_time());
+      // Steps far below a tick, and some far above the next timer.
+      now = now + Duration(random.chance(0.9) ? static_cast<std::int64_t>(random.below(2 * kTick))
+                                              : any_magnitude(random) >> 20);
+      wheel.advance(now);
+      // What was scheduled from inside for a time that has come is left for the next advance.
+      for (int rounds = 0; wheel.next_due() <= now; ++rounds) {
+        REQUIRE(rounds < 1000);
+        REQUIRE(wheel.advance(now) > 0);
+      }
+      TimePoint earliest = TimePoint::never();
+      for (const Timer& timer : timers)
+        if (timer.scheduled()) earliest = std::min(earliest, timer.due());
+      REQUIRE(wheel.next_due() == earliest);
+    }
+    CHECK(fired > 1000);
+  }
+}
+
 TEST_CASE("a timer later than the wheel reaches fires in its time") {
   TimerWheel wheel(TimePoint{12345});
   std::vector<Fired> fired;

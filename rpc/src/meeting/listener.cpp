@@ -11,11 +11,27 @@
 namespace troupe::rpc {
 namespace {
 
-/// How long it rests when the process has no descriptors left.
+/// How long it rests when no connection can be accepted.
 constexpr Duration kRest = std::chrono::milliseconds(100);
 /// How long one more than there is room for is kept waiting.
 constexpr Duration kRestWithoutRoom = std::chrono::milliseconds(5);
 constexpr int kAcceptBatch = 64;
+
+/// Other errors are those of one connection, which has gone with them: accept(2).
+bool cannot_accept_any(int error) {
+  switch (error) {
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+    case EBADF:
+    case EINVAL:
+    case ENOTSOCK:
+      return true;
+    default:
+      return false;
+  }
+}
 
 }  // namespace
 
@@ -40,7 +56,7 @@ void Listener::on_ready(std::uint32_t) {
       continue;
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return;
-    if (errno != EINTR && errno != ECONNABORTED) return rest(kRest);
+    if (cannot_accept_any(errno)) return rest(kRest);
   }
 }
 

@@ -77,7 +77,8 @@ ssize_t PagePipe::fill(const iovec& piece) {
 
 bool PagePipe::empty_into(int socket, std::size_t most, bool more_follows, std::size_t& moved) {
   for (most = std::min(most, filled_); most > 0;) {
-    const unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more_follows ? SPLICE_F_MORE : 0);
+    const bool more = more_follows || filled_ > most;
+    const unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
     const ssize_t n = ::splice(out_.get(), nullptr, socket, nullptr, most, flags);
     if (n < 0) return would_block();
     if (n == 0) return true;
@@ -102,7 +103,8 @@ ssize_t BulkSender::copy(int fd, Outgoing& message, std::size_t most) const {
   msghdr header{};
   header.msg_iov = list.data();
   header.msg_iovlen = static_cast<std::size_t>(message.pieces.next(list, most));
-  const ssize_t n = ::sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+  const int more = message.pieces.left() > most ? MSG_MORE : 0;
+  const ssize_t n = ::sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL | more);
   if (n < 0) return would_block() ? 0 : -1;
   message.pieces.advance(static_cast<std::size_t>(n));
   return n;

@@ -196,6 +196,7 @@ TEST_CASE_FIXTURE(Published, "published: a name can be taken once, and again aft
   REQUIRE(caller.node->publish("analyst", other, {"mean"}).ok());
   CHECK(caller.node->rpc_sync<double>("analyst", "mean", std::string("x"), 1.0, 2.0).ok());
   CHECK(code_of(caller.node->publish("nobody", caf::actor())) == Code::kInvalidArgument);
+  CHECK(code_of(caller.node->publish("twice", other, {"mean", "kind", "mean"})) == Code::kInvalidArgument);
   // One that has ended already is a name that ends at once.
   caf::scoped_actor self(*caller.system);
   self->wait_for(analyst_actor);

@@ -152,7 +152,7 @@ Reached run_wire_input(Bytes input) {
   options.node_id = 1;
   options.node_name = "target";
   if (setting & kSecret) options.secret = "a secret that only tests know";
-  options.max_message_bytes = std::size_t{1} << 20;
+  options.limits.max_message_bytes = std::size_t{1} << 20;
   Endpoint endpoint(loop, std::move(owned), options, target);
   if (setting & kIncoming) {
     transport.events->on_link(DeafTransport::kLink, "peer", true);

@@ -55,6 +55,9 @@ struct NodeOptions {
   Duration default_timeout{std::chrono::seconds(60)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
   Duration silence_limit{std::chrono::seconds(5)};  ///< a silent node is taken for dead
+  Duration handshake_timeout{std::chrono::seconds(5)};
+  rpc::CallLimits limits = {};     ///< what may be under way to and from other nodes
+  rpc::AnswerLimits answers = {};  ///< what is remembered of calls with a token
   // What may wait in one actor's mailbox while it is busy; past it calls are refused.
   std::size_t max_calls_waiting = std::size_t{1} << 16;
   std::size_t max_bytes_waiting = std::size_t{1} << 30;

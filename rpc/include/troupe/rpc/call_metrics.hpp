@@ -114,10 +114,11 @@ class CallMetrics {
     if (!knows(method)) learn_of(method, name());
     return here.add(method);
   }
-  /// A call begins.
+  /// A call begins. `now` may lie some microseconds back: one that will be timed has the clock's own time.
   template <class Name>
   detail::MeteredCall begin(CallSide side, std::uint64_t method, TimePoint now, Name&& name) {
-    return open(series(side, method, name), now);
+    detail::CallSeries& found = series(side, method, name);
+    return open(found, is_due(found) ? loop_.clock().now() : now);
   }
   /// A call of the server's side has come. The round in which it is found may have begun long ago, if others
   /// had the core meanwhile.
@@ -131,7 +132,7 @@ class CallMetrics {
     ++series.ended[std::min<std::size_t>(static_cast<std::size_t>(call.code), series.ended.size() - 1)];
     const TimePoint now = loop_.now();
     const Duration seen = now - call.begun;
-    const bool due = series.untimed >= kMostUntimed || deserves_clock(series);
+    const bool due = is_due(series);
     --series.open;
     if (seen < kLong && !due) {
       ++series.untimed;
@@ -155,6 +156,9 @@ class CallMetrics {
   static constexpr std::uint8_t kMostUntimed = 31;
   static constexpr Duration kLongestUntimed = std::chrono::microseconds(50);
 
+  bool is_due(const detail::CallSeries& series) const {
+    return series.untimed >= kMostUntimed || deserves_clock(series);
+  }
   /// Whether calls of the series are rare or long enough for a look at the clock with each. What seems short
   /// may be a handler that holds the loop, whose now() then stands still.
   bool deserves_clock(const detail::CallSeries& series) const {

@@ -216,7 +216,7 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
   auto state = std::make_shared<Call>(endpoint, in_turn ? loop.clock().now() + timeout : TimePoint::never(),
                                       std::move(what), &signature_text<R, WireType<Args>...>);
   const auto begin = [&] {
-    if (!in_turn) state->expect_by(loop.now() + timeout);  // the clock was read just now
+    if (!in_turn) state->expect_by(loop.now() + timeout);  // by the clock, or little older
     Call::begin(
         state, [&](Call& call) { return start(id, detail::typed_arguments<R>(args...), call, call.what()); });
   };

@@ -33,6 +33,19 @@ struct AnswerLimits {
   std::uint32_t callers = 1 << 12;         ///< nodes of which anything is remembered
 };
 
+/// How much may be open, on its way and waiting. Past it calls end with kResourceExhausted.
+struct CallLimits {
+  std::uint32_t max_open_calls = 1 << 18;     ///< of this endpoint; past it calls are refused
+  std::uint32_t max_inbound_calls = 1 << 18;  ///< unanswered calls of others, likewise
+  // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
+  std::uint32_t max_calls_in_flight = 1 << 14;             ///< sent and not answered
+  std::size_t max_bytes_in_flight = std::size_t{1} << 30;  ///< of long messages; as much again of short ones
+  std::uint32_t max_calls_waiting = 1 << 14;
+  std::size_t max_bytes_waiting = std::size_t{1} << 30;
+  /// None longer is sent; one that comes closes its link.
+  std::size_t max_message_bytes = std::size_t{16} << 30;
+};
+
 struct EndpointOptions {
   std::uint64_t node_id = 0;           ///< random, never 0, chosen anew at each start
   std::string node_name;               ///< for messages and logs
@@ -45,21 +58,13 @@ struct EndpointOptions {
   Duration handshake_timeout{std::chrono::seconds(5)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
   Duration silence_limit{std::chrono::seconds(5)};  ///< a peer unheard of for so long is given up
-  std::uint32_t max_open_calls = 1 << 18;           ///< of this endpoint; past it calls are refused
-  std::uint32_t max_inbound_calls = 1 << 18;        ///< unanswered calls of others, likewise
-  // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
-  std::uint32_t max_calls_in_flight = 1 << 14;             ///< sent and not answered
-  std::size_t max_bytes_in_flight = std::size_t{1} << 30;  ///< of long messages; as much again of short ones
-  std::uint32_t max_calls_waiting = 1 << 14;
-  std::size_t max_bytes_waiting = std::size_t{1} << 30;
+  CallLimits limits;
   AnswerLimits answers;
   SharedPool::Limits shared;  ///< of shared_pool(); max_bytes 0: nothing is shared, either way
   std::uint64_t seed = 0;     ///< of the pauses between attempts; 0: the node id
   Tracer* tracer =
-      nullptr;  ///< makes spans of calls; null: contexts are only passed on. Outlives the endpoint.
-  std::size_t max_message_bytes = std::size_t{16}
-                                  << 30;  ///< none longer is sent; one that comes closes its link
-  bool metrics = true;                    ///< calls are counted by function: see Endpoint::function_metrics()
+      nullptr;          ///< makes spans of calls; null: contexts are only passed on. Outlives the endpoint.
+  bool metrics = true;  ///< calls are counted by function: see Endpoint::function_metrics()
 };
 
 /// Who is at the other end of a session.

@@ -38,8 +38,8 @@ class RealClock final : public Clock {
   bool is_real() const override { return true; }
 };
 
-/// The processor's counter, 1 to 5 steps a nanosecond; 0 where there is none. Costs a fraction of what a
-/// clock does, which waits for what the processor has begun before.
+/// The processor's counter, some steps a nanosecond; 0 where there is none. Costs a fraction of what a clock
+/// does, which waits for what the processor has begun before.
 inline std::uint64_t processor_ticks() {
 #if defined(__x86_64__)
   return __builtin_ia32_rdtsc();
@@ -47,6 +47,9 @@ inline std::uint64_t processor_ticks() {
   return 0;
 #endif
 }
+
+/// Whether that counter goes at one pace always, on all cores alike.
+bool processor_ticks_tell_time();
 
 /// Virtual time: stands still until told to move. One thread.
 class SimClock final : public Clock {

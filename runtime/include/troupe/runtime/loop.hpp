@@ -152,12 +152,12 @@ class Loop {
     stats_.spent[static_cast<std::size_t>(std::exchange(spending_, Spent::kPolling))] += now_ - before;
     return now_;
   }
-  /// now(), refreshed if that was not done within the last microsecond or two: for who comes with one short
-  /// piece of work after another.
+  /// now(), refreshed if that was not done within the last microseconds (5 at most): for who comes with one
+  /// short piece of work after another.
   TimePoint recent_now() {
     constexpr std::uint64_t kRecent = 4096;
     const std::uint64_t ticks = processor_ticks();
-    if (!clock_is_real_ || ticks == 0 || ticks - refreshed_at_ >= kRecent) return refresh_now();
+    if (!ticks_tell_time_ || ticks - refreshed_at_ >= kRecent) return refresh_now();
     now_is_fresh_ = true;
     return now_;
   }
@@ -230,13 +230,13 @@ class Loop {
   void assert_turn() const { assert(in_turn() && "this function of a Loop needs the turn"); }
 
   Clock& clock_;
-  const bool clock_is_real_;
+  const bool ticks_tell_time_;  // of clock_
   const LoopOptions options_;
 
   // With the turn only.
   void* context_ = nullptr;
   TimePoint now_;
-  bool now_is_fresh_ = false;        // nothing has run since the clock was read
+  bool now_is_fresh_ = false;        // nothing has run since now_ was found good enough
   bool refresh_due_ = false;         // the next round begins by reading the clock
   std::uint64_t refreshed_at_ = 0;   // processor_ticks() when the clock was read
   Spent spending_ = Spent::kAbsent;  // the time since now_
