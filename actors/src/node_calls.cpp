@@ -101,6 +101,11 @@ std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc
 Result<void> Node::tell(std::string_view actor, std::string_view method, const rpc::CallOptions& options,
                         const rpc::BodyWriter& body) {
   NodeImpl& node = *impl_;
+  if (options.retry.max_attempts > 1)
+    return Error{Code::kInvalidArgument,
+                 "'" + std::string(actor) + "." + std::string(method) +
+                     "': a message that is not answered cannot be repeated; leave out "
+                     "`retry`, or call it"};
   Loop::Turn turn(*node.loop);
   if (rpc::CallMetrics* counted = node.endpoint->metrics()) counted->learn_once(method);
   auto target = node.resolve(actor);

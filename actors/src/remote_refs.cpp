@@ -164,6 +164,9 @@ std::uint64_t RemoteObject::call(rpc::MethodId method, const rpc::CallOptions& o
   const auto owner = owner_.lock();
   if (!owner) return refuse({Code::kCancelled, "the node shuts down"});
   if (failure_) return refuse(*failure_);
+  if (options.retry.max_attempts > 1)
+    return refuse({Code::kInvalidArgument,
+                   "calls on a remote object are not repeated: its node's death ends it; leave out `retry`"});
   auto session = owner->node().session_to(node_id_);
   if (!session) return refuse(session.error());
   auto* call = new Call(shared_from_this(), sink);

@@ -28,10 +28,12 @@ std::string MethodTable::names() const {
 }
 
 void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call) const {
-  // Nobody waits: it shall not begin.
-  if (call->cancelled() || !call->loop()) return;
+  // Nobody waits: it shall not begin. A repeat of it, which has a token, may.
+  if (!call->loop()) return;
+  if (call->cancelled())
+    return call->refuse({Code::kCancelled, "the caller had given it up when its turn came"});
   if (call->expired())
-    return call->reply_error({Code::kDeadlineExceeded, "the deadline had passed when its turn came"});
+    return call->refuse({Code::kDeadlineExceeded, "the deadline had passed when its turn came"});
   const MessageHeader& header = call->header();
   const Entry* entry = find(header.method);
   if (!entry)

@@ -57,6 +57,39 @@ TEST_CASE("delivery: a busy actor's mailbox is bounded, past it calls are refuse
   first.reset();
 }
 
+TEST_CASE_TEMPLATE(
+    "delivery: a call with a token that was given up in a mailbox never ran, and a repeat does", Kind,
+    TROUPE_REAL_CLUSTERS) {
+  Kind cluster;
+  Node& first = cluster.add("first");
+  Node& second = cluster.add("second");
+  REQUIRE(first.spawn<Relay>("relay", first).ok());
+  REQUIRE(second.spawn<Holder>("holder", second).ok());
+  REQUIRE(second.spawn<Calculator>("calculator").ok());
+  REQUIRE(first.wait_for_actor("calculator", kPatience).ok());
+  REQUIRE(second.wait_for_actor("relay", kPatience).ok());
+  const std::string count = "count", hold = "hold", holder = "holder", calculator = "calculator";
+  auto busy = second.rpc_async<std::int64_t>("relay", "ask", holder, hold);
+  const TimePoint limit = second.loop().clock().now() + kPatience;
+  while (second.rpc_sync<std::int64_t>("holder", "held").value() == 0)
+    REQUIRE(second.loop().clock().now() < limit);
+  const auto late = second.rpc_sync_with<std::int64_t>({.timeout = std::chrono::milliseconds(50), .token = 7},
+                                                       "relay", "ask", calculator, count);
+  CHECK(code_of(late) == Code::kDeadlineExceeded);
+  auto given_up = second.rpc_async_with<std::int64_t>({.token = 8}, "relay", "ask", calculator, count);
+  given_up.cancel();
+  CHECK(code_of(given_up.get()) == Code::kCancelled);
+  REQUIRE(second.rpc_sync<void>("holder", "release", std::int64_t{5}).ok());
+  CHECK(busy.get().value() == 5);
+  for (const std::uint64_t token : {7, 8}) {
+    CAPTURE(token);
+    const auto repeat =
+        second.rpc_sync_with<std::int64_t>({.token = token}, "relay", "ask", calculator, count);
+    REQUIRE_MESSAGE(repeat.ok(), text_of(repeat));
+    CHECK(*repeat == static_cast<std::int64_t>(token) - 6);  // the calculator's first count, and its second
+  }
+}
+
 TEST_CASE_TEMPLATE("delivery: a node's limits are its calls'", Kind, TROUPE_CLUSTERS) {
   Kind cluster;
   Node& first = cluster.add("first");
