@@ -1,6 +1,6 @@
 // How long a job takes to start:  start_bench [processes]
-// From `troupe launch` to the moment when all processes (16) have joined and the first has called each of
-// them once; the median of three. On the standard error: where the time went in the last one.
+// From `troupe launch` to the moment when all processes (16) have joined and each has called each of them
+// once; the median of three. On the standard error: where the time went in the last one.
 //
 // `start_bench node --name N --role node --registry ADDRESS` is one of these processes.
 #include <signal.h>
@@ -49,8 +49,8 @@ void tell(const std::string& what) {
 }
 
 /// Calls every node's actor once. An error ends the process, and with it the measurement.
-void call_all(Node& node, const std::string& role, std::size_t count) {
-  for (const Member& member : node.wait_for_role(role, count, kDeadline).value()) {
+void call_all(Node& node, const std::vector<Member>& members) {
+  for (const Member& member : members) {
     node.wait_for_actor("echo-" + member.name, kDeadline).value();
     if (node.rpc_sync<std::int64_t>("echo-" + member.name, "echo", std::int64_t{7}).value() != 7)
       std::abort();
@@ -68,10 +68,15 @@ int run_node(const std::map<std::string, std::string>& flags) {
   auto node = Node::start(std::move(options)).value();
   tell("joined");
   node->spawn<Echo>("echo-" + name).value();
+  const std::size_t count = std::stoul(flags.at("--count"));
+  const auto members = node->wait_for_role(flags.at("--role"), count, kDeadline).value();
+  if (first) tell("all-joined");
+  call_all(*node, members);
+  tell("called");
+  std::vector<std::string> names;
+  for (const Member& member : members) names.push_back(member.name);
+  node->barrier("called", names, kDeadline).value();
   if (first) {
-    node->wait_for_role(flags.at("--role"), std::stoul(flags.at("--count")), kDeadline).value();
-    tell("all-joined");
-    call_all(*node, flags.at("--role"), std::stoul(flags.at("--count")));
     tell("all-called");
     return 0;  // the main process: launch ends the others
   }
@@ -119,7 +124,7 @@ Phases launch(std::size_t count) {
 }
 
 void print_phases(Phases& phases) {
-  for (const char* phase : {"main", "joined", "all-joined", "all-called"}) {
+  for (const char* phase : {"main", "joined", "all-joined", "called", "all-called"}) {
     auto& times = phases[phase];
     if (times.empty()) continue;
     std::sort(times.begin(), times.end());
