@@ -5,6 +5,7 @@
 
 #include "answers.hpp"
 #include "endpoint_support.hpp"
+#include "support/seed.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -34,12 +35,6 @@ EndpointOptions watchful(std::uint64_t id, const std::string& name) {
   options.heartbeat_interval = 100ms;
   options.silence_limit = 500ms;
   return options;
-}
-
-std::uint64_t fresh_seed() {
-  const std::uint64_t seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  return seed;
 }
 
 }  // namespace
@@ -256,7 +251,7 @@ TEST_CASE("tokens: what is kept is bounded in number, bytes, callers and time") 
 // ---- Retries ------------------------------------------------------------------------------------
 
 TEST_CASE("retries: each token runs once though requests and answers are lost and repeated") {
-  const std::uint64_t seed = fresh_seed();
+  const std::uint64_t seed = test::test_seed();
   SimDuo duo(options_of(1, "alice"), options_of(2, "bob"), SimOptions{.seed = seed});
   duo.connect();
   duo.world.world.options().loss = 0.25;
