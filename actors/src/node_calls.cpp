@@ -332,13 +332,15 @@ Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size
 
 Result<void> Node::wait_for_actor(std::string_view name, Duration timeout) {
   NodeImpl& node = *impl_;
+  bool seen = false;
   const auto there = [&] {
-    return node.local_names.contains(name) || node.directory.find_actor(name).ok() || !node.running;
+    seen = node.local_names.contains(name) || node.directory.find_actor(name).ok();
+    return seen || !node.running;
   };
   node.loop->wait_until(there, node.clock->now() + timeout);
+  if (seen) return {};  // it may have gone already
   Loop::Turn turn(*node.loop);
-  if (node.local_names.contains(name)) return {};
-  auto found = node.directory.find_actor(name);
+  const auto found = node.directory.find_actor(name);
   if (found) return {};
   if (auto over = node.why_stopped()) return with_context(*over, "waiting for '" + std::string(name) + "'");
   return Error{Code::kDeadlineExceeded,
