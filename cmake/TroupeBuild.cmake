@@ -93,5 +93,6 @@ function(troupe_test name)
   target_link_libraries(test_${name} PRIVATE troupe_options doctest::doctest troupe_test_main ${ARG_LINK})
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests ${ARG_INCLUDE})
   doctest_discover_tests(test_${name} TEST_PREFIX "${name}: "
-                         PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${name};${ARG_LABELS}")
+                         PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${name};${ARG_LABELS}"
+                                    SKIP_REGULAR_EXPRESSION "MESSAGE:.skipped:.")
 endfunction()

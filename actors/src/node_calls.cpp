@@ -340,13 +340,13 @@ Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size
 
 Result<void> Node::wait_for_actor(std::string_view name, Duration timeout) {
   NodeImpl& node = *impl_;
-  bool seen = false;  // it may end as soon as that
+  bool seen = false;
   const auto there = [&] {
     seen = node.local_names.contains(name) || node.directory.find_actor(name).ok();
     return seen || !node.running;
   };
   node.loop->wait_until(there, node.clock->now() + timeout);
-  if (seen) return {};
+  if (seen) return {};  // it may have gone already
   Loop::Turn turn(*node.loop);
   const auto found = node.directory.find_actor(name);
   if (found) return {};

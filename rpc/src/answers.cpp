@@ -25,16 +25,16 @@ OutFrame copy_of(const OutFrame& frame) {
 
 // ---- What is kept -------------------------------------------------------------------------------
 
-Answers::Record* Answers::find(std::uint64_t caller, std::uint64_t token) {
+Answers::Record* Answers::find(std::uint64_t caller, const Id& id) {
   const auto known = callers_.find(caller);
   if (known == callers_.end()) return nullptr;
-  const auto record = known->second.records.find(token);
+  const auto record = known->second.records.find(id);
   return record == known->second.records.end() ? nullptr : &record->second;
 }
 
-Answers::Record* Answers::begin(std::uint64_t caller, std::uint64_t token) {
+Answers::Record* Answers::begin(std::uint64_t caller, const Id& id) {
   if (!callers_.contains(caller) && callers_.size() >= limits_.callers && !make_room()) return nullptr;
-  return &callers_[caller].records[token];
+  return &callers_[caller].records[id];
 }
 
 /// Forgets the caller that has been silent for longest and of whom nothing runs.
@@ -49,8 +49,8 @@ bool Answers::make_room() {
   return true;
 }
 
-void Answers::keep(std::uint64_t caller, std::uint64_t token, OutFrame answer, TimePoint now) {
-  Record* record = find(caller, token);
+void Answers::keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoint now) {
+  Record* record = find(caller, id);
   if (!record) return;
   Caller& owner = callers_.at(caller);
   record->first = nullptr;
@@ -58,23 +58,23 @@ void Answers::keep(std::uint64_t caller, std::uint64_t token, OutFrame answer, T
   record->answer = std::move(answer);
   owner.bytes += record->bytes;
   owner.last = now;
-  owner.kept.push_back({token, now + limits_.time});
+  owner.kept.push_back({id, now + limits_.time});
   while (owner.kept.size() > 1 && (owner.kept.size() > limits_.answers || owner.bytes > limits_.bytes))
     give_up_oldest(owner);
 }
 
 void Answers::give_up_oldest(Caller& caller) const {
-  const auto record = caller.records.find(caller.kept.front().token);
+  const auto record = caller.records.find(caller.kept.front().id);
   assert(record != caller.records.end() && record->second.answer);
   caller.bytes -= record->second.bytes;
   caller.records.erase(record);
   caller.kept.pop_front();
 }
 
-void Answers::forget(std::uint64_t caller, std::uint64_t token) {
+void Answers::forget(std::uint64_t caller, const Id& id) {
   const auto known = callers_.find(caller);
   if (known == callers_.end()) return;
-  known->second.records.erase(token);
+  known->second.records.erase(id);
   if (known->second.records.empty()) callers_.erase(known);
 }
 
@@ -107,17 +107,17 @@ std::uint64_t Endpoint::caller_of(const InboundCall& call) {
 
 /// The caller gives a call up by the id of its latest attempt.
 InboundCall* Endpoint::first_of(const InboundCall& repeat) {
-  const Answers::Record* record = answers_->find(caller_of(repeat), repeat.header().token);
+  const Answers::Record* record = answers_->find(caller_of(repeat), Answers::id_of(repeat));
   return record ? record->first : nullptr;
 }
 
 /// Takes a call that has run, or runs, already. False: it is the first with its token, and now known.
 bool Endpoint::take_repeat(InboundCallPtr& call) {
   const std::uint64_t caller = caller_of(*call);
-  const std::uint64_t token = call->header().token;
-  Answers::Record* record = answers_->find(caller, token);
+  const Answers::Id id = Answers::id_of(*call);
+  Answers::Record* record = answers_->find(caller, id);
   if (!record) {
-    record = answers_->begin(caller, token);
+    record = answers_->begin(caller, id);
     if (!record) {
       call->reply_error({Code::kResourceExhausted, "too many nodes have calls with tokens running here"});
       return true;
@@ -149,7 +149,7 @@ bool Endpoint::take_repeat(InboundCallPtr& call) {
 /// Answers a first call and the repeats that wait with it. `call` is forgotten already.
 void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep) {
   const std::uint64_t caller = std::exchange(call.token_owner_, 0);
-  const std::uint64_t token = call.header().token;
+  const Answers::Id id = Answers::id_of(call);
   if (call.span_) end_span(call, std::move(call.span_));
   const MessageHeader header{MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}};
   auto frame = encode(header, body, call.session_);
@@ -160,19 +160,19 @@ void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep
   if (frame && bytes_of(*frame) > options_.limits.max_message_bytes)
     replace({Code::kResourceExhausted, "the answer is longer than the messages that are allowed",
              options_.node_name});
-  Answers::Record* record = answers_->find(caller, token);
+  Answers::Record* record = answers_->find(caller, id);
   auto repeats = record ? std::exchange(record->repeats, {}) : std::vector<InboundCallPtr>();
   if (!frame || !keep) {
-    answers_->forget(caller, token);
+    answers_->forget(caller, id);
   } else if (bytes_of(*frame) <= answers_->limits().bytes / 2) {
     // What is sent may lie in memory that the actor goes on to change.
-    answers_->keep(caller, token, copy_of(*frame), loop_.now());
+    answers_->keep(caller, id, copy_of(*frame), loop_.now());
   } else if (auto too_long = encode(header, [&](OutMessage& out) {
                out.error({Code::kDataLoss,
                           "this call has run, but its answer was too long to be kept for a repeat",
                           options_.node_name});
              })) {
-    answers_->keep(caller, token, copy_of(*too_long), loop_.now());
+    answers_->keep(caller, id, copy_of(*too_long), loop_.now());
   }
   if (!frame) return;
   for (const InboundCallPtr& repeat : repeats) {

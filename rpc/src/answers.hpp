@@ -17,6 +17,15 @@ namespace troupe::rpc {
 /// each caller's node within AnswerLimits. Loop only.
 class Answers {
  public:
+  /// What tells a caller's call from its others: an actor that has taken the name of a dead one has not run
+  /// what that one has.
+  struct Id {
+    std::uint64_t token = 0;
+    std::uint64_t actor = 0;
+    bool operator==(const Id&) const = default;
+  };
+  static Id id_of(const InboundCall& call) { return {call.header().token, call.header().target}; }
+
   struct Record {
     std::uint64_t method = 0;
     InboundCall* first = nullptr;         // while it runs
@@ -28,14 +37,14 @@ class Answers {
   explicit Answers(AnswerLimits limits) : limits_(limits) {}
 
   /// What is known of a call; null if nothing.
-  Record* find(std::uint64_t caller, std::uint64_t token);
+  Record* find(std::uint64_t caller, const Id& id);
   /// A call of which nothing is known begins. Null: too many callers have calls running here.
-  Record* begin(std::uint64_t caller, std::uint64_t token);
+  Record* begin(std::uint64_t caller, const Id& id);
   /// A call has ended with `answer`, which nobody else may write into. Gives up the oldest answers if these
   /// are too many.
-  void keep(std::uint64_t caller, std::uint64_t token, OutFrame answer, TimePoint now);
+  void keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoint now);
   /// A call ended without having begun.
-  void forget(std::uint64_t caller, std::uint64_t token);
+  void forget(std::uint64_t caller, const Id& id);
   /// Gives up what is older than the window.
   void expire(TimePoint now);
 
@@ -45,12 +54,17 @@ class Answers {
   std::size_t kept_bytes() const;
 
  private:
+  struct IdHash {
+    std::size_t operator()(const Id& id) const {
+      return static_cast<std::size_t>(id.token ^ (id.actor * 0x9e3779b97f4a7c15U));
+    }
+  };
   struct Kept {
-    std::uint64_t token;
+    Id id;
     TimePoint until;
   };
   struct Caller {
-    std::unordered_map<std::uint64_t, Record> records;
+    std::unordered_map<Id, Record, IdHash> records;
     std::deque<Kept> kept;  // the oldest first; each has a record with an answer
     std::size_t bytes = 0;
     TimePoint last{};  // when its latest answer was kept

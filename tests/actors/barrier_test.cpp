@@ -7,6 +7,7 @@
 
 #include "barriers.hpp"
 #include "cluster.hpp"
+#include "process.hpp"
 
 using namespace troupe;
 using namespace troupe::test;
@@ -96,7 +97,7 @@ TEST_CASE("nodes pass a barrier together, again and again") {
   CHECK(wrong == 0);
 }
 
-TEST_CASE("a node's death ends the barrier that others wait at, and later ones until it is back") {
+TEST_CASE("a node that leaves ends the barrier that others wait at, and later ones until it is back") {
   RealCluster cluster;
   const std::vector<std::string> names{"alice", "bob", "carol"};
   for (const std::string& name : names) cluster.add(name);
@@ -123,6 +124,68 @@ TEST_CASE("a node's death ends the barrier that others wait at, and later ones u
     });
   for (std::thread& thread : threads) thread.join();
   CHECK(passed == 3);
+}
+
+TEST_CASE("a process that is killed ends the barrier that others wait at, and later ones until it is back") {
+  for (const std::string transports : {"shm", "tcp"}) {
+    CAPTURE(transports);
+    RealCluster cluster(transports);
+    Node& alice = cluster.add("alice");
+    Node& bob = cluster.add("bob");
+    const std::vector<std::string> names{"alice", "bob", "victim"};
+    const NodeProcess program{.name = "victim", .registry = alice.address(), .transports = transports};
+    Process victim(program.command());
+    REQUIRE(victim.line().starts_with("ready "));
+    Result<void> outcome;
+    std::thread waiting([&] { outcome = bob.barrier("start", names, kPatience); });
+    // Who comes and gives up is told who else is missing: so bob's wait is seen to have begun.
+    const auto limit = std::chrono::steady_clock::now() + kPatience;
+    std::string missing;
+    while (!contains(missing, "did not come in time: victim") && std::chrono::steady_clock::now() < limit)
+      missing = text_of(alice.barrier("start", names, 10ms));
+    const auto killed = std::chrono::steady_clock::now();
+    victim.kill();
+    waiting.join();
+    CHECK_MESSAGE(contains(missing, "did not come in time: victim"), missing);
+    CHECK(std::chrono::steady_clock::now() - killed < 1s);
+    CHECK(code_of(outcome) == Code::kUnavailable);
+    CHECK_MESSAGE(contains(text_of(outcome), "the participant 'victim' is gone: "), text_of(outcome));
+    CHECK(code_of(alice.barrier("start", names, kPatience)) == Code::kUnavailable);
+
+    Process again(program.command());
+    REQUIRE(again.line().starts_with("ready "));
+    const auto late = alice.barrier("start", names, 10ms);
+    CHECK(code_of(late) == Code::kDeadlineExceeded);
+    CHECK(again.end() == 0);
+  }
+}
+
+TEST_CASE(
+    "in virtual time: a host that dies ends the barrier that others wait at, at once, and a silent one in "
+    "time") {
+  for (const bool stopped : {false, true}) {
+    CAPTURE(stopped);
+    SimCluster cluster;
+    Node& alice = cluster.add("alice");
+    Node& bob = cluster.add("bob");
+    cluster.add("carol");
+    const TimePoint begun = cluster.world.clock().now();
+    Timer death([&] { stopped ? cluster.world.stop("carol") : cluster.world.kill("carol"); });
+    {
+      const Loop::Turn turn(alice.loop());
+      alice.loop().schedule(death, begun + 1s);
+    }
+    const auto outcome = bob.barrier("start", {"alice", "bob", "carol"}, 60s);
+    CHECK(code_of(outcome) == Code::kUnavailable);
+    CHECK_MESSAGE(contains(text_of(outcome), "the participant 'carol' is gone: "), text_of(outcome));
+    const NodeOptions defaults;
+    const Duration least = stopped ? defaults.silence_limit - defaults.heartbeat_interval : Duration{0};
+    const Duration most = stopped ? defaults.silence_limit + defaults.heartbeat_interval : Duration{0};
+    CHECK(cluster.since(begun) >= 1s + least);
+    CHECK(cluster.since(begun) <= 1s + most + 2ms);
+    CHECK(code_of(alice.barrier("start", {"alice", "bob", "carol"}, 60s)) == Code::kUnavailable);
+    if (stopped) cluster.world.resume("carol");
+  }
 }
 
 TEST_CASE("a barrier to which somebody does not come ends at its deadline and names him") {

@@ -1,5 +1,8 @@
 // What a node adds to calls: mailboxes that are bounded, calls that are repeated, streams by name.
 #include <algorithm>
+#include <array>
+#include <string>
+#include <vector>
 
 #include "cluster.hpp"
 #include "states.hpp"
@@ -17,6 +20,17 @@ struct Ticker {
         if (!out.write(i)) return;
       out.end();
     });
+  }
+};
+
+/// Waits inside of a method; what comes meanwhile is for its mailbox.
+struct Busy {
+  explicit Busy(Node& own_node) : node(own_node) {}
+  Node& node;
+
+  static void methods(rpc::Methods<Busy>& methods) {
+    methods.add("wait", [](Busy& self) { return self.node.rpc_sync<std::int64_t>("holder", "hold"); })
+        .add("length", [](Busy&, const std::string& text) { return static_cast<std::int64_t>(text.size()); });
   }
 };
 
@@ -104,6 +118,67 @@ TEST_CASE_TEMPLATE("delivery: a node's limits are its calls'", Kind, TROUPE_CLUS
   CHECK(code_of(calls.back().get()) == Code::kResourceExhausted);
   second->shutdown();
   for (std::size_t i = 0; i < 5; ++i) CHECK(code_of(calls[i].get()) == Code::kCancelled);
+}
+
+TEST_CASE("delivery: a busy actor's mailbox is bounded in bytes, too, which come free with the calls") {
+  RealCluster cluster;
+  NodeOptions options{.name = "first"};
+  options.max_bytes_waiting = 1'000'000;
+  auto first = cluster.start(options).value();
+  Node& second = cluster.add("second");
+  REQUIRE(first->spawn<Busy>("busy", *first).ok());
+  REQUIRE(second.spawn<Holder>("holder", second).ok());
+  REQUIRE(first->wait_for_actor("holder", kPatience).ok());
+  REQUIRE(second.wait_for_actor("busy", kPatience).ok());
+  const std::string large(400'000, 'x'), small(100'000, 'x'), oversized(2'000'000, 'x');
+  const auto length = [](Node& from, const std::string& text) {
+    return from.rpc_async<std::int64_t>("busy", "length", text);
+  };
+  for (Node* caller : {&second, first.get()}) {
+    CAPTURE(caller->name());
+    const TimePoint limit = second.loop().clock().now() + kPatience;
+    const auto make_busy = [&] {
+      auto wait = second.rpc_async<std::int64_t>("busy", "wait");
+      while (second.rpc_sync<std::int64_t>("holder", "held").value() == 0)
+        REQUIRE(second.loop().clock().now() < limit);
+      return wait;
+    };
+    auto wait = make_busy();
+    std::vector<rpc::Future<std::int64_t>> calls;
+    for (int i = 0; i < 4; ++i) calls.push_back(length(*caller, large));
+    const auto ended = [&] {
+      return std::count_if(calls.begin(), calls.end(), [](const auto& call) { return call.ready(); });
+    };
+    REQUIRE(caller->loop().wait_until([&] { return ended() == 2; }, limit));
+    // Two have room, and a small one beside them; whatever else is large has not.
+    auto fits = length(*caller, small);
+    const auto refused = length(*caller, large).get();
+    CHECK(code_of(refused) == Code::kResourceExhausted);
+    CHECK_MESSAGE(contains(text_of(refused), "bytes) wait for this actor already"), text_of(refused));
+    CHECK_FALSE(fits.ready());
+    REQUIRE(second.rpc_sync<void>("holder", "release", std::int64_t{1}).ok());
+    CHECK(wait.get().value() == 1);
+    CHECK(fits.get().value() == 100'000);
+    int answered = 0;
+    for (auto& call : calls) {
+      const auto outcome = call.get();
+      if (outcome) ++answered;
+      CHECK(code_of(outcome) == (outcome ? Code::kOk : Code::kResourceExhausted));
+    }
+    CHECK(answered == 2);
+
+    // All is free again. A call longer than the bound may wait alone, which is the one that came first.
+    wait = make_busy();
+    std::array both{length(*caller, oversized), length(*caller, oversized)};
+    REQUIRE(caller->loop().wait_until([&] { return both[0].ready() || both[1].ready(); }, limit));
+    const std::size_t over = both[0].ready() ? 0 : 1;
+    CHECK(code_of(both[over].get()) == Code::kResourceExhausted);
+    CHECK_FALSE(both[1 - over].ready());
+    REQUIRE(second.rpc_sync<void>("holder", "release", std::int64_t{2}).ok());
+    CHECK(wait.get().value() == 2);
+    CHECK(both[1 - over].get().value() == 2'000'000);
+  }
+  first.reset();
 }
 
 TEST_CASE_TEMPLATE("delivery: a stream is opened by name", Kind, TROUPE_CLUSTERS) {

@@ -76,6 +76,24 @@ struct Trio {
   NodeProcess options;
 };
 
+/// Drops calls, and what would answer them later.
+struct Dropper {
+  explicit Dropper(Node& own_node) : node(own_node) {}
+  Node& node;
+
+  static std::shared_ptr<const rpc::MethodTable> methods() {
+    rpc::Methods<Dropper> methods;
+    methods.add("drop_promise",
+                [](Dropper& self) { return rpc::Promise<std::int64_t>(self.node.loop()).future(); });
+    const auto typed = methods.table();
+    auto all = std::make_shared<rpc::MethodTable>();
+    all->add(*typed->find(rpc::fnv1a("drop_promise")));
+    all->add({"drop_call", "", rpc::MethodTable::kAnySignature, nullptr,
+              [](const rpc::MethodTable::Target&, rpc::InboundCallPtr call) { call.reset(); }});
+    return all;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("a killed process: its calls end and its death is told within a second, and its name can be used") {
@@ -116,29 +134,70 @@ TEST_CASE(
     CHECK(watch.read() < 300ms + kSecond);
     all_end_with(patient, Code::kUnavailable);
     CHECK(watch.read() < kSilence + kHeartbeat + kSecond);
-    // Once it goes on, it learns that it is out; its name is free.
+    // Its name is free, whether it goes on or not.
     victim->signal(SIGCONT);
-    victim->tell("call alice 100");
-    CHECK(victim->line().starts_with("error"));
     auto again = trio.start_victim();
     CHECK(again->end() == 0);
   }
 }
 
+TEST_CASE("a process that was stopped and taken for dead is kept out when it goes on") {
+  for (const std::string transports : {"shm", "tcp"}) {
+    CAPTURE(transports);
+    Trio trio(transports);
+    const auto carol = trio.start("carol", transports);
+    REQUIRE(trio.bob->spawn<Calculator>("friend").ok());
+    REQUIRE(carol->spawn<Calculator>("stranger").ok());
+    auto victim = trio.start_victim();
+    victim->tell("call friend 20000");
+    CHECK(victim->line() == "value 1");
+    Changes at_bob(*trio.bob), at_carol(*carol);
+    victim->stop();
+    REQUIRE(trio.cluster.wait(*at_bob.signal(MembershipEvent::kDied, "victim")));
+    REQUIRE(trio.cluster.wait(*at_carol.signal(MembershipEvent::kDied, "victim")));
+    victim->signal(SIGCONT);
+    const auto call = [&](const std::string& actor) {
+      victim->tell("call " + actor + " 20000");
+      return victim->line();
+    };
+    // It has not met carol before, and is refused by name; with bob it had a session, which is over.
+    const std::string met_anew = call("stranger");
+    CHECK_MESSAGE(met_anew.starts_with("error UNAVAILABLE"), met_anew);
+    CHECK_MESSAGE(contains(met_anew, "'victim' has left this cluster or was taken for dead by it"), met_anew);
+    const std::string met_before = call("friend");
+    CHECK_MESSAGE(met_before.starts_with("error UNAVAILABLE"), met_before);
+    // None of its calls were run.
+    CHECK(trio.alice->rpc_sync<std::int64_t>("friend", "count").value() == 2);
+    CHECK(trio.alice->rpc_sync<std::int64_t>("stranger", "count").value() == 1);
+  }
+}
+
 TEST_CASE_TEMPLATE(
-    "a handler that throws, drops its call, or never answers: INTERNAL at once, or the deadline", Kind,
+    "a handler that throws or drops its call: an error at once; one that never answers: the deadline", Kind,
     TROUPE_CLUSTERS) {
   Kind cluster;
   Node& alice = cluster.add("alice");
   Node& bob = cluster.add("bob");
   REQUIRE(bob.spawn<Calculator>("calculator").ok());
   REQUIRE(bob.spawn<Holder>("holder", bob).ok());
-  REQUIRE(alice.wait_for_actor("holder", kPatience).ok());
+  REQUIRE(bob.spawn_state("dropper", std::make_shared<Dropper>(bob), Dropper::methods()).ok());
+  for (const char* actor : {"calculator", "dropper", "holder"})
+    REQUIRE(alice.wait_for_actor(actor, kPatience).ok());
   Clock& clock = alice.loop().clock();
-  const TimePoint begun = clock.now();
-  CHECK(code_of(alice.rpc_sync<std::int64_t>("calculator", "explode", std::string("bang"))) ==
-        Code::kInternal);
-  CHECK(clock.now() - begun < kSecond);
+  for (Node* caller : {&alice, &bob}) {
+    CAPTURE(caller->name());
+    const TimePoint begun = clock.now();
+    const auto thrown = caller->rpc_sync<std::int64_t>("calculator", "explode", std::string("bang"));
+    CHECK(code_of(thrown) == Code::kInternal);
+    CHECK(contains(text_of(thrown), "bang"));
+    const auto dropped = caller->rpc_sync<std::int64_t>("dropper", "drop_call");
+    CHECK(code_of(dropped) == Code::kInternal);
+    CHECK(contains(text_of(dropped), "the handler dropped the call without an answer"));
+    const auto promise = caller->rpc_sync<std::int64_t>("dropper", "drop_promise");
+    CHECK(code_of(promise) == Code::kCancelled);
+    CHECK(contains(text_of(promise), "the promise of this answer was dropped"));
+    CHECK(clock.now() - begun < kSecond);
+  }
   const TimePoint held = clock.now();
   Calls calls = start_calls(alice, "holder", "hold", 200ms);
   all_end_with(calls, Code::kDeadlineExceeded);

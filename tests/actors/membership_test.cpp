@@ -1,6 +1,7 @@
 // Who is there: joining, names, waiting, notices, death.
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -84,6 +85,26 @@ TEST_CASE_TEMPLATE("a wait that is in vain says who is there", Kind, TROUPE_CLUS
   const auto actor = alice.wait_for_actor("calculater", std::chrono::milliseconds(30));
   CHECK(code_of(actor) == Code::kDeadlineExceeded);
   CHECK(contains(text_of(actor), "did you mean 'calculator'?"));
+}
+
+TEST_CASE("a wait for an actor that comes and goes ends when it is there, and not by its going") {
+  RealCluster cluster;
+  Node& alice = cluster.add("alice");
+  Node& bob = cluster.add("bob");
+  std::atomic<bool> over{false};
+  std::thread coming_and_going([&] {
+    for (int life = 0; life < 2'000; ++life) {
+      CHECK(bob.spawn<Calculator>("calculator").ok());
+      CHECK(bob.kill("calculator").ok());
+    }
+    CHECK(bob.spawn<Calculator>("calculator").ok());
+    over = true;
+  });
+  while (!over) {
+    const auto there = alice.wait_for_actor("calculator", kPatience);
+    CHECK_MESSAGE(there.ok(), text_of(there));
+  }
+  coming_and_going.join();
 }
 
 TEST_CASE_TEMPLATE("two living nodes cannot have one name", Kind, TROUPE_CLUSTERS) {

@@ -116,8 +116,9 @@ TEST_CASE("nodes on three hosts over TCP: calls go across, and a cut link ends i
     REQUIRE_MESSAGE(ready.starts_with("ready " + Lan::address(i)), ready);
     if (registry.empty()) registry = ready.substr(6);
   }
-  const auto call = [&](int from, int to) {
-    nodes[static_cast<std::size_t>(from) - 1]->tell("call node-" + std::to_string(to) + " 20000");
+  const auto call = [&](int from, int to, int timeout_ms = 20'000) {
+    nodes[static_cast<std::size_t>(from) - 1]->tell("call node-" + std::to_string(to) + " " +
+                                                    std::to_string(timeout_ms));
   };
   const auto outcome = [&](int from) { return Outcome(nodes[static_cast<std::size_t>(from) - 1]->line()); };
 
@@ -129,6 +130,9 @@ TEST_CASE("nodes on three hosts over TCP: calls go across, and a cut link ends i
     }
 
   REQUIRE(lan.cut(3));
+  constexpr int kHastyMs = 300;
+  call(3, 1, kHastyMs);
+  for (int to : {1, 2}) call(3, to);
   call(1, 3);
   call(2, 3);
   for (int from : {1, 2}) {
@@ -136,6 +140,18 @@ TEST_CASE("nodes on three hosts over TCP: calls go across, and a cut link ends i
     CHECK_FALSE(cut_off.ok);
     CHECK_MESSAGE(cut_off.code == "UNAVAILABLE", cut_off.text);
     CHECK_MESSAGE(cut_off.milliseconds <= kSilenceMs + 1000, cut_off.text);
+  }
+  // So do the calls of the one that is cut off: by the deadline, then, as it finds the others silent, for
+  // that.
+  const Outcome hasty = outcome(3);
+  CHECK_MESSAGE(hasty.code == "DEADLINE_EXCEEDED", hasty.text);
+  CHECK_MESSAGE(hasty.milliseconds >= kHastyMs, hasty.text);
+  CHECK_MESSAGE(hasty.milliseconds <= kHastyMs + 1000, hasty.text);
+  for (int to : {1, 2}) {
+    CAPTURE(to);
+    const Outcome own = outcome(3);
+    CHECK_MESSAGE(own.code == "UNAVAILABLE", own.text);
+    CHECK_MESSAGE(own.milliseconds <= kSilenceMs + 1000, own.text);
   }
   // The others go on, and know.
   for (int from : {1, 2}) {
@@ -146,5 +162,9 @@ TEST_CASE("nodes on three hosts over TCP: calls go across, and a cut link ends i
     const Outcome late = outcome(from);
     CHECK_MESSAGE(late.code == "UNAVAILABLE", late.text);
   }
+  call(3, 1);
+  const Outcome late = outcome(3);
+  CHECK_MESSAGE(late.code == "UNAVAILABLE", late.text);
+  CHECK_MESSAGE(late.milliseconds <= 1000, late.text);
   for (auto& node : nodes) CHECK(node->end() == 0);
 }

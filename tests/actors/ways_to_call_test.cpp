@@ -73,18 +73,52 @@ TEST_CASE_TEMPLATE("a call's timeout is its own, else its function's, else the n
   Kind cluster;
   Node& alice = cluster.add("alice");
   REQUIRE(alice.spawn<Holder>("holder", alice).ok());
-  const auto timed = [&](auto&& call) {
+  NodeOptions options{.name = "bob"};
+  options.default_timeout = 300ms;
+  const auto started = cluster.start(std::move(options));
+  REQUIRE_MESSAGE(started.ok(), text_of(started));
+  Node& bob = **started;
+  REQUIRE(bob.spawn<Holder>("own", bob).ok());
+  REQUIRE(bob.wait_for_actor("holder", kPatience).ok());
+  const auto ends_after = [&](Duration timeout, auto&& call) {
     const TimePoint begin = alice.loop().clock().now();
-    CHECK(code_of(call()) == Code::kDeadlineExceeded);
-    return alice.loop().clock().now() - begin;
+    const auto outcome = call();
+    const Duration took = alice.loop().clock().now() - begin;
+    CHECK_MESSAGE(code_of(outcome) == Code::kDeadlineExceeded, text_of(outcome));
+    CHECK(took >= timeout);
+    CHECK(took < timeout + (std::is_same_v<Kind, SimCluster> ? Duration(1ms) : Duration(1s)));
   };
-  const Duration declared = timed([&] { return alice.rpc_sync("holder", kHold); });
-  CHECK(declared >= 200ms);
-  const Duration own = timed([&] { return alice.rpc_sync_with({.timeout = 50ms}, "holder", kHold); });
-  CHECK(own >= 50ms);
-  if (std::is_same_v<Kind, SimCluster>) {
-    CHECK(declared < 201ms);
-    CHECK(own < 51ms);
+  for (const std::string actor : {"holder", "own"}) {
+    CAPTURE(actor);
+    ends_after(300ms, [&] { return bob.rpc_sync<std::int64_t>(actor, "hold"); });
+    ends_after(300ms, [&] { return bob.rpc_async<std::int64_t>(actor, "hold").get(); });
+    ends_after(300ms, [&] {
+      return bob.rpc_sync_with<std::int64_t>({.retry = {.max_attempts = 3}}, actor, "hold");
+    });
+    ends_after(200ms, [&] { return bob.rpc_sync(actor, kHold); });
+    ends_after(200ms, [&] { return bob.rpc_async(actor, kHold).get(); });
+    // Its own counts, be it shorter or longer.
+    for (const Duration own : {Duration(50ms), Duration(400ms)}) {
+      ends_after(own, [&] { return bob.rpc_sync_with<std::int64_t>({.timeout = own}, actor, "hold"); });
+      ends_after(own, [&] { return bob.rpc_sync_with({.timeout = own}, actor, kHold); });
+      ends_after(own, [&] { return bob.rpc_async_with({.timeout = own}, actor, kHold).get(); });
+    }
+  }
+}
+
+TEST_CASE("a call that names no timeout has 60 seconds, if its node names none either") {
+  CHECK(NodeOptions{}.default_timeout == 60s);
+  CHECK(rpc::CallOptions{}.timeout == Duration{0});  // the node's
+  SimCluster cluster;
+  Node& alice = cluster.add("alice");
+  Node& bob = cluster.add("bob");
+  REQUIRE(alice.spawn<Holder>("holder", alice).ok());
+  REQUIRE(bob.wait_for_actor("holder", kPatience).ok());
+  for (Node* node : {&alice, &bob}) {
+    const TimePoint begin = cluster.world.clock().now();
+    CHECK(code_of(node->rpc_sync<std::int64_t>("holder", "hold")) == Code::kDeadlineExceeded);
+    CHECK(cluster.since(begin) >= 60s);
+    CHECK(cluster.since(begin) < 60s + 1ms);
   }
 }
 

@@ -6,12 +6,12 @@
 #include <random>
 #include <set>
 
+#include "support/seed.hpp"
+
 namespace troupe::wordnet {
 
 TEST_CASE("every piece is done once, whatever the order of workers, reports and deaths") {
-  const unsigned seed = std::random_device{}();
-  INFO("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937 random(static_cast<unsigned>(test::test_seed()));
   const auto below = [&](std::uint64_t bound) { return random() % bound; };
   for (int round = 0; round < 200; ++round) {
     WorkQueue queue;

@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "support.hpp"
+#include "support/seed.hpp"
 
 using namespace troupe::kernels;
 
@@ -25,10 +26,7 @@ void check_batch(Dedup& dedup, const std::vector<std::uint64_t>& keys) {
 }  // namespace
 
 TEST_CASE("one Dedup used again and again finds unique keys in order of first occurrence") {
-  const std::uint64_t seed = std::random_device()();
-  MESSAGE("seed ", seed);
-  CAPTURE(seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(troupe::test::test_seed());
   Dedup dedup;
   for (int turn = 0; turn < 300; ++turn) {
     std::vector<std::uint64_t> keys(random() % (turn % 10 == 0 ? 5000 : 100));

@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "support.hpp"
+#include "support/seed.hpp"
 
 using namespace troupe::kernels;
 
@@ -84,10 +85,7 @@ void one_batch(HashIndex& index, Reference& reference, std::mt19937_64& random, 
 }  // namespace
 
 TEST_CASE("HashIndex does what std::unordered_map does") {
-  const std::uint64_t seed = std::random_device()();
-  MESSAGE("seed ", seed);
-  CAPTURE(seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(troupe::test::test_seed());
   for (const std::uint64_t distinct : {3U, 20U, 500U, 5000U}) {
     CAPTURE(distinct);
     HashIndex index(0, random());

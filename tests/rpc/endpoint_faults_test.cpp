@@ -3,6 +3,7 @@
 #include <random>
 
 #include "endpoint_support.hpp"
+#include "support/seed.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -15,13 +16,6 @@ EndpointOptions watchful(std::uint64_t id, const std::string& name) {
   options.heartbeat_interval = 100ms;
   options.silence_limit = 500ms;
   return options;
-}
-
-/// A seed that is printed, so that a failure can be repeated.
-std::uint64_t fresh_seed() {
-  const std::uint64_t seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  return seed;
 }
 
 }  // namespace
@@ -91,7 +85,7 @@ TEST_CASE("faults: a killed peer's calls end with its death notice") {
 
 TEST_CASE("faults: lost messages end in deadlines, each call once") {
   SimOptions net;
-  net.seed = fresh_seed();
+  net.seed = test::test_seed();
   SimDuo duo(options_of(1, "alice"), options_of(2, "bob"), net);
   duo.connect();
   duo.world.world.options().loss = 0.3;
@@ -112,7 +106,7 @@ TEST_CASE("faults: lost messages end in deadlines, each call once") {
 
 TEST_CASE("faults: repeated and reordered messages change no answer") {
   SimOptions net;
-  net.seed = fresh_seed();
+  net.seed = test::test_seed();
   net.duplication = 0.3;
   net.reordering = 0.3;
   SimDuo duo(options_of(1, "alice"), options_of(2, "bob"), net);
@@ -134,7 +128,7 @@ TEST_CASE("faults: repeated and reordered messages change no answer") {
 
 TEST_CASE("faults: corrupt messages end sessions or calls, never the process") {
   SimOptions net;
-  net.seed = fresh_seed();
+  net.seed = test::test_seed();
   SimDuo duo(options_of(1, "alice"), options_of(2, "bob"), net);
   duo.connect();
   duo.world.world.options().corruption = 0.05;
@@ -174,7 +168,7 @@ TEST_CASE("faults: a handler that takes long is not taken for dead at once") {
 }
 
 TEST_CASE("faults: ten thousand random operations, and every call ends once and truthfully") {
-  const std::uint64_t seed = fresh_seed();
+  const std::uint64_t seed = test::test_seed();
   std::mt19937_64 random(seed);
   SimOptions net;
   net.seed = seed;

@@ -1,6 +1,7 @@
 #include <random>
 
 #include "endpoint_support.hpp"
+#include "support/seed.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -120,9 +121,7 @@ TEST_CASE_TEMPLATE("session: garbage on the control way ends that link only", Ki
                    TROUPE_ENDPOINT_TRANSPORTS) {
   Duo<Kind> duo;
   duo.connect();
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(test::test_seed());
   Stranger stranger(duo.world.make(duo.world.a, "a"));
   for (std::size_t i = 0; i < 30; ++i) {
     const std::size_t seen = stranger.links.size();

@@ -5,6 +5,7 @@
 #include <troupe/rpc/stream.hpp>
 
 #include "endpoint_support.hpp"
+#include "support/seed.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -273,9 +274,7 @@ TEST_CASE("streams: a peer that dies ends them") {
 }
 
 TEST_CASE("streams: repeated and reordered messages change nothing") {
-  const std::uint64_t seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  StreamDuo<contract::Sim> duo(SimOptions{.seed = seed});
+  StreamDuo<contract::Sim> duo(SimOptions{.seed = test::test_seed()});
   duo.world.world.options().duplication = 0.3;
   duo.world.world.options().reordering = 0.3;
   auto reader = duo.open<std::int64_t>("range", {.items = 16}, std::int64_t{0}, std::int64_t{2000});
@@ -284,9 +283,7 @@ TEST_CASE("streams: repeated and reordered messages change nothing") {
 }
 
 TEST_CASE("streams: lost items leave a reader its deadline, not a hole") {
-  const std::uint64_t seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  StreamDuo<contract::Sim> duo(SimOptions{.seed = seed});
+  StreamDuo<contract::Sim> duo(SimOptions{.seed = test::test_seed()});
   duo.source.writers.clear();
   auto reader = duo.open<std::int64_t>("open", {.items = 1000});
   REQUIRE(duo.until([&] { return duo.source.writers.size() == 1; }));

@@ -5,6 +5,7 @@
 
 #include "answers.hpp"
 #include "endpoint_support.hpp"
+#include "support/seed.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -34,12 +35,6 @@ EndpointOptions watchful(std::uint64_t id, const std::string& name) {
   options.heartbeat_interval = 100ms;
   options.silence_limit = 500ms;
   return options;
-}
-
-std::uint64_t fresh_seed() {
-  const std::uint64_t seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  return seed;
 }
 
 }  // namespace
@@ -77,6 +72,76 @@ TEST_CASE_TEMPLATE("tokens: a repeat while the first runs gets its answer with i
   duo.b.service.kept[0]->reply(std::int64_t{9});
   REQUIRE(duo.until([&] { return duo.a.endpoint->open_calls() == 0; }));
   for (const Answer& answer : answers) CHECK(value_of(answer) == 9);
+}
+
+TEST_CASE_TEMPLATE("tokens: the same token at another actor is another call", Kind,
+                   TROUPE_ENDPOINT_TRANSPORTS) {
+  Duo<Kind> duo;
+  duo.connect();
+  std::map<std::uint64_t, std::int64_t> runs;
+  duo.b.handler = [&](InboundCallPtr call) {
+    const std::uint64_t actor = call->header().target;
+    if (actor == Side::kKeeper) return duo.b.service.kept.push_back(std::move(call));
+    call->reply(static_cast<std::int64_t>(actor) * 10 + ++runs[actor]);
+  };
+  Answer& held = duo.answer();
+  call_with_token(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "m", 5, held);
+  for (int round = 0; round < 2; ++round)
+    for (const std::uint64_t actor : {1, 2}) {
+      Answer& answer = duo.answer();
+      call_with_token(*duo.a.endpoint, {duo.ab, actor}, "m", 5, answer);
+      REQUIRE(duo.until([&] { return answer.count == 1; }));
+      CHECK(value_of(answer) == static_cast<std::int64_t>(actor) * 10 + 1);
+    }
+  CHECK(duo.b.endpoint->stats().repeats_answered == 2);
+  // The one that still runs was neither answered nor forgotten meanwhile.
+  CHECK(held.count == 0);
+  Answer& again = duo.answer();
+  call_with_token(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "m", 5, again);
+  REQUIRE(duo.until([&] { return duo.b.endpoint->stats().repeats_answered == 3; }));
+  REQUIRE(duo.b.service.kept.size() == 1);
+  duo.b.service.kept[0]->reply(std::int64_t{9});
+  REQUIRE(duo.until([&] { return held.count + again.count == 2; }));
+  CHECK(value_of(held) == 9);
+  CHECK(value_of(again) == 9);
+}
+
+TEST_CASE_TEMPLATE("tokens: a call of a node to itself runs once, too", Kind, TROUPE_ENDPOINT_TRANSPORTS) {
+  Duo<Kind> duo;
+  duo.connect();
+  std::int64_t count = 0;
+  duo.b.handler = counter(count);
+  auto& answers = duo.answers(3);
+  for (std::size_t i = 0; i < 2; ++i) {
+    call_with_token(*duo.b.endpoint, {kLocal, 1}, "m", 77, answers[i]);
+    REQUIRE(duo.until([&] { return answers[i].count == 1; }));
+    CHECK(value_of(answers[i]) == 1);
+  }
+  // Another node's token of the same number is another one.
+  call_with_token(*duo.a.endpoint, {duo.ab, 1}, "m", 77, answers[2]);
+  REQUIRE(duo.until([&] { return answers[2].count == 1; }));
+  CHECK(value_of(answers[2]) == 2);
+}
+
+TEST_CASE("tokens: a repeat runs again when the window of its answer is over, and not before") {
+  auto options = options_of(2, "bob");
+  options.answers.time = 10s;
+  SimDuo duo(options_of(1, "alice"), options);
+  duo.connect();
+  std::int64_t count = 0;
+  duo.b.handler = counter(count);
+  const auto call = [&] {
+    Answer& answer = duo.answer();
+    call_with_token(*duo.a.endpoint, {duo.ab, 1}, "m", 5, answer);
+    REQUIRE(duo.until([&] { return answer.count == 1; }));
+    return value_of(answer);
+  };
+  CHECK(call() == 1);
+  duo.settle(9s);
+  CHECK(call() == 1);  // a repeat does not make the window longer
+  duo.settle(3s);      // they are looked through with each heartbeat
+  CHECK(call() == 2);
+  CHECK(call() == 2);
 }
 
 TEST_CASE("tokens: an error is an answer, a refusal is none") {
@@ -156,36 +221,37 @@ TEST_CASE("tokens: what is kept is bounded in number, bytes, callers and time") 
   const TimePoint start{};
   Answers answers({.answers = 3, .bytes = 1000, .time = 10s, .callers = 2});
   for (std::uint64_t token = 1; token <= 5; ++token) {
-    REQUIRE(answers.begin(1, token));
-    CHECK_FALSE(answers.find(1, token)->answer);
-    answers.keep(1, token, frame(8), start + Duration(token));
+    REQUIRE(answers.begin(1, {token, 7}));
+    CHECK_FALSE(answers.find(1, {token, 7})->answer);
+    answers.keep(1, {token, 7}, frame(8), start + Duration(token));
   }
   CHECK(answers.kept_answers() == 3);
-  CHECK_FALSE(answers.find(1, 2));
-  CHECK(answers.find(1, 3));
-  REQUIRE(answers.begin(1, 6));
-  answers.keep(1, 6, frame(990), start + 1s);
+  CHECK_FALSE(answers.find(1, {2, 7}));
+  CHECK(answers.find(1, {3, 7}));
+  CHECK_FALSE(answers.find(1, {3, 8}));
+  REQUIRE(answers.begin(1, {6, 7}));
+  answers.keep(1, {6, 7}, frame(990), start + 1s);
   CHECK(answers.kept_answers() == 2);  // 8 and 990 bytes
   CHECK(answers.kept_bytes() == 998);
   // A third caller takes the place of one of whom nothing runs.
-  REQUIRE(answers.begin(2, 1));
-  REQUIRE(answers.begin(3, 1));
-  CHECK_FALSE(answers.find(1, 6));
-  CHECK_FALSE(answers.begin(4, 1));
-  answers.forget(2, 1);
-  CHECK(answers.begin(4, 1));
-  answers.keep(3, 1, frame(8), start + 2s);
+  REQUIRE(answers.begin(2, {1, 7}));
+  REQUIRE(answers.begin(3, {1, 7}));
+  CHECK_FALSE(answers.find(1, {6, 7}));
+  CHECK_FALSE(answers.begin(4, {1, 7}));
+  answers.forget(2, {1, 7});
+  CHECK(answers.begin(4, {1, 7}));
+  answers.keep(3, {1, 7}, frame(8), start + 2s);
   answers.expire(start + 11s);
   CHECK(answers.kept_answers() == 1);
   answers.expire(start + 12s);
   CHECK(answers.kept_answers() == 0);
-  CHECK(answers.find(4, 1));  // it runs
+  CHECK(answers.find(4, {1, 7}));  // it runs
 }
 
 // ---- Retries ------------------------------------------------------------------------------------
 
 TEST_CASE("retries: each token runs once though requests and answers are lost and repeated") {
-  const std::uint64_t seed = fresh_seed();
+  const std::uint64_t seed = test::test_seed();
   SimDuo duo(options_of(1, "alice"), options_of(2, "bob"), SimOptions{.seed = seed});
   duo.connect();
   duo.world.world.options().loss = 0.25;

@@ -3,6 +3,7 @@
 
 #include "capnp_support.hpp"
 #include "codec_support.hpp"
+#include "support/seed.hpp"
 
 namespace troupe::rpc {
 using testing::frame_of;
@@ -224,9 +225,7 @@ TEST_CASE("message: nesting without end and amplified lists end") {
 }
 
 TEST_CASE("message: random bytes are no message, and do no harm") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(test::test_seed());
   MemoryPool pool;
   for (int i = 0; i < kCases; ++i) {
     std::vector<std::uint64_t> words(random() % 40);
@@ -238,9 +237,7 @@ TEST_CASE("message: random bytes are no message, and do no harm") {
 }
 
 TEST_CASE("message: valid ones with flipped bits do no harm") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(test::test_seed());
   MemoryPool pool;
   const std::vector<OutFrame> frames = specimens(pool);
   int accepted = 0;

@@ -14,6 +14,7 @@
 #include <troupe/runtime/clock.hpp>
 
 #include "shm/plane.hpp"
+#include "support/seed.hpp"
 #include "transport_contract.hpp"
 
 namespace troupe::rpc::shm {
@@ -131,7 +132,7 @@ TEST_CASE("shm: what a writer has begun and not finished is never read") {
 }
 
 TEST_CASE("shm: random bytes in a ring lead the reader nowhere") {
-  std::mt19937_64 random(std::random_device{}());
+  std::mt19937_64 random(test::test_seed());
   for (int round = 0; round < 300; ++round) {
     Side side(1);
     const Address address = side.plane.address(1);

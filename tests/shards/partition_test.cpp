@@ -135,8 +135,7 @@ void check_round_trip(Partitioner& partitioner, const TableSpec& spec,
 }
 
 TEST_CASE("splitting and joining gives every key its own row") {
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   std::mt19937_64 random(seed);
   for (const TableSpec& spec : {embedding_spec(3), dense_spec(500, 3), dense_spec(5000, 3)}) {
     for (const std::uint32_t shards : {1U, 2U, 5U, 300U}) {

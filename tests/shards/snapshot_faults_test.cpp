@@ -90,8 +90,7 @@ TEST_CASE("a file cut short or too long is found") {
 }
 
 TEST_CASE("files that are wrong although their checksum is right give errors, not crashes") {
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   std::mt19937_64 random(seed);
   Spoilt spoilt;
   for (std::size_t size = 0; size < spoilt.good().size(); size += 3) {

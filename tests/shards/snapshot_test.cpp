@@ -44,8 +44,7 @@ TEST_CASE("a checkpoint of two shards loads on three, and that on one, with ever
 }
 
 TEST_CASE("training goes on after a restore as if nothing had been") {
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   for (const Optimizer& optimizer : test::every_optimizer()) {
     TableSpec spec = embedding_spec(17, optimizer);
     spec.step_scaling = StepScaling::kInverseStaleness;

@@ -11,8 +11,7 @@ using test::dense_spec;
 using test::embedding_spec;
 
 TEST_CASE("a spec comes back from its JSON as it was") {
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   std::mt19937_64 random(seed);
   for (const Optimizer& optimizer : test::every_optimizer()) {
     for (const Initializer& initializer :

@@ -10,13 +10,9 @@
 
 #include <troupe/shards/table_shard.hpp>
 
-namespace troupe::shards::test {
+#include "support/seed.hpp"
 
-/// A generator whose seed is shown if the test case fails.
-inline std::uint64_t fresh_seed() {
-  return std::random_device{}();
-}
-#define SHOW_SEED(seed) INFO("seed ", (seed))
+namespace troupe::shards::test {
 
 inline TableSpec embedding_spec(std::uint64_t dim, Optimizer optimizer = Sgd{}) {
   TableSpec spec;

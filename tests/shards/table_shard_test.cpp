@@ -25,8 +25,7 @@ void check_close(const std::vector<float>& got, const std::vector<double>& expec
 
 /// Random pulls and pushes, with duplicates, against the plain model.
 void check_against_reference(const TableSpec& spec, std::uint64_t key_range) {
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   std::mt19937_64 random(seed);
   TableShard shard = TableShard::create(spec).value();
   test::ReferenceTable reference(spec);
@@ -57,8 +56,7 @@ TEST_CASE("a shard does what the plain model does, with every optimizer") {
 }
 
 TEST_CASE("several shards together are the table") {
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   std::mt19937_64 random(seed);
   for (const TableSpec& spec : {embedding_spec(5, Adagrad{}), dense_spec(700, 5, Adam{})}) {
     test::ReferenceTable reference(spec);
@@ -105,8 +103,7 @@ TEST_CASE("a repeated push is applied once, and out of order ones each") {
   const std::vector<float> gradient = {1};
   std::vector<std::uint64_t> sequences(1000);
   std::iota(sequences.begin(), sequences.end(), 0);
-  const std::uint64_t seed = test::fresh_seed();
-  SHOW_SEED(seed);
+  const std::uint64_t seed = troupe::test::test_seed();
   std::mt19937_64 random(seed);
   std::shuffle(sequences.begin(), sequences.end(), random);
   for (const std::uint64_t worker : {1U, 2U}) {

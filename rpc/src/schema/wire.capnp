@@ -122,7 +122,8 @@ struct Extras {
                                # method again; a repeat that comes while the first still runs is answered
                                # together with it. An answer that says that the call was not begun (UNAVAILABLE,
                                # RESOURCE_EXHAUSTED of the callee's own) is not kept. A token that comes again
-                               # with another method is INVALID_ARGUMENT.
+                               # with another method is INVALID_ARGUMENT; with another target it is another
+                               # call, which runs: the actor that took the name of a dead one is another one.
 }
 
 struct Body {

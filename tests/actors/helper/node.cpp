@@ -1,6 +1,7 @@
 // A node as a process of its own, for tests that kill it or cut it off: joins, has one Calculator named
 // after itself, says "ready <address>" on the standard output, then obeys lines of the standard input:
 //   call <actor> <timeout in ms>   calls its method count; answers "value <n>" or "error <code> <ms> <text>"
+//   make <node> <id>               makes a Tally there, and holds it; answers "made" or "error <code> <text>"
 // and ends with the input.
 #include <chrono>
 #include <cstdio>
@@ -8,8 +9,11 @@
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <troupe/actors/node.hpp>
+#include <troupe/actors/remote.hpp>
 
 #include "../states.hpp"
 
@@ -31,6 +35,22 @@ void call(Node& node, std::istringstream& words) {
   else
     std::cout << "error " << to_string(answer.error().code) << " " << took.count() << " "
               << answer.error().message << std::endl;
+}
+
+/// What this process knows of the type of objects that it makes at others.
+struct Tally {
+  static constexpr std::string_view type_name = "Tally";
+};
+
+void make(Node& node, std::istringstream& words, std::vector<RemoteRef<Tally>>& held) {
+  std::string where;
+  std::int64_t id = 0;
+  words >> where >> id;
+  held.push_back(node.remote<Tally>(where, id, std::int64_t{0}, Tensor::zeros(DType::kUInt8, Shape({0}))));
+  if (const auto made = held.back().created().get())
+    std::cout << "made" << std::endl;
+  else
+    std::cout << "error " << made.error().to_string() << std::endl;
 }
 
 }  // namespace
@@ -58,11 +78,13 @@ int main(int count, char** arguments) {
     return 1;
   }
   std::cout << "ready " << (*node)->address() << std::endl;
+  std::vector<RemoteRef<Tally>> held;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
     std::string verb;
     words >> verb;
     if (verb == "call") call(**node, words);
+    if (verb == "make") make(**node, words, held);
   }
   return 0;
 }

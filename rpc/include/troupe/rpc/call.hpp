@@ -59,7 +59,8 @@ struct CallOptions {
   /// Of what it is part. None: the call within which it is made, if there is one, detached or not.
   TraceContext trace = {};
   /// Names the call to its callee, which runs it once and answers repeats with the first answer, as long as
-  /// it remembers (AnswerLimits). Never used for two calls by one node id. 0: none.
+  /// it remembers (AnswerLimits). Never used for two calls by one node id: another method of the same actor
+  /// is kInvalidArgument, another actor runs it as another call. 0: none.
   std::uint64_t token = 0;
   RetryPolicy retry = {};  ///< more than one attempt only with a token
   /// The call is part of no other, but for its trace: a handler that makes it passes on neither its deadline
