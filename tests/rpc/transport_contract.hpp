@@ -57,6 +57,7 @@ struct ReceivedFrame {
 
 inline ReceivedFrame check_frame(LinkId link, const Buffer& head, const std::vector<Buffer>& parts) {
   const auto words = words_of(head.bytes());
+  if (words.empty()) return {link, 0, false};  // random bytes may make one
   ReceivedFrame frame{link, words[0], true};
   std::size_t total = 0;
   for (std::size_t i = 1; i < words.size(); ++i) total += words[i];
