@@ -220,6 +220,7 @@ void NodeImpl::apply_change(const MembershipChange& change) {
   log_change(change);
   if (gone) {
     objects->hosted->owner_gone(change.member.node_id);
+    endpoint->forget_caller(change.member.node_id);
     // Who leaves says goodbye itself, after the answers that are still under way to it.
     if (change.event == MembershipEvent::kDied)
       endpoint->close_all_with(

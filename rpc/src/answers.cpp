@@ -53,6 +53,7 @@ void Answers::keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoin
   Record* record = find(caller, id);
   if (!record) return;
   Caller& owner = callers_.at(caller);
+  if (owner.gone) return forget(caller, id);
   record->first = nullptr;
   record->bytes = bytes_of(answer);
   record->answer = std::move(answer);
@@ -78,6 +79,14 @@ void Answers::forget(std::uint64_t caller, const Id& id) {
   if (known->second.records.empty()) callers_.erase(known);
 }
 
+void Answers::caller_gone(std::uint64_t caller) {
+  const auto known = callers_.find(caller);
+  if (known == callers_.end()) return;
+  while (!known->second.kept.empty()) give_up_oldest(known->second);
+  known->second.gone = true;
+  if (known->second.records.empty()) callers_.erase(known);
+}
+
 void Answers::expire(TimePoint now) {
   for (auto caller = callers_.begin(); caller != callers_.end();) {
     Caller& owner = caller->second;
@@ -99,6 +108,10 @@ std::size_t Answers::kept_bytes() const {
 }
 
 // ---- What the endpoint does ---------------------------------------------------------------------
+
+void Endpoint::forget_caller(std::uint64_t node_id) {
+  answers_->caller_gone(node_id);
+}
 
 std::uint64_t Endpoint::caller_of(const InboundCall& call) {
   const Session* session = call.session_ == kLocal ? nullptr : find(call.session_);

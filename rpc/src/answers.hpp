@@ -45,6 +45,8 @@ class Answers {
   void keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoint now);
   /// A call ended without having begun.
   void forget(std::uint64_t caller, const Id& id);
+  /// A caller will not come back: its answers are given up, and those of its calls that still run.
+  void caller_gone(std::uint64_t caller);
   /// Gives up what is older than the window.
   void expire(TimePoint now);
 
@@ -68,6 +70,7 @@ class Answers {
     std::deque<Kept> kept;  // the oldest first; each has a record with an answer
     std::size_t bytes = 0;
     TimePoint last{};  // when its latest answer was kept
+    bool gone = false;
   };
   void give_up_oldest(Caller& caller) const;
   bool make_room();

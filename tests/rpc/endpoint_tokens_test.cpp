@@ -248,6 +248,23 @@ TEST_CASE("tokens: what is kept is bounded in number, bytes, callers and time") 
   CHECK(answers.find(4, {1, 7}));  // it runs
 }
 
+TEST_CASE("tokens: nothing is kept for a caller that will not come back") {
+  Answers answers({});
+  for (const std::uint64_t token : {1, 2, 3}) REQUIRE(answers.begin(1, {token, 7}));
+  REQUIRE(answers.begin(2, {1, 7}));
+  for (const std::uint64_t token : {1, 2})
+    answers.keep(1, {token, 7}, OutFrame{Buffer::allocate(8), {}}, TimePoint{});
+  answers.keep(2, {1, 7}, OutFrame{Buffer::allocate(8), {}}, TimePoint{});
+  answers.caller_gone(1);
+  CHECK(answers.kept_answers() == 1);
+  CHECK_FALSE(answers.find(1, {1, 7}));
+  CHECK(answers.find(1, {3, 7}));  // it runs
+  answers.keep(1, {3, 7}, OutFrame{Buffer::allocate(8), {}}, TimePoint{});
+  CHECK_FALSE(answers.find(1, {3, 7}));
+  CHECK(answers.kept_bytes() == 8);
+  CHECK(answers.find(2, {1, 7}));
+}
+
 // ---- Retries ------------------------------------------------------------------------------------
 
 TEST_CASE("retries: each token runs once though requests and answers are lost and repeated") {

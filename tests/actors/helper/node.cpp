@@ -2,6 +2,8 @@
 // after itself, says "ready <address>" on the standard output, then obeys lines of the standard input:
 //   call <actor> <timeout in ms>   calls its method count; answers "value <n>" or "error <code> <ms> <text>"
 //   make <node> <id>               makes a Tally there, and holds it; answers "made" or "error <code> <text>"
+//   give                           has a Giver named "<name>-giver", and takes Pebbles; answers "gives"
+//   lean <node> <holder> <giver>   opens there what it never ends; answers "leans", or "error"
 // and ends with the input.
 #include <chrono>
 #include <cstdio>
@@ -15,6 +17,7 @@
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/remote.hpp>
 
+#include "../leak/leaving.hpp"
 #include "../states.hpp"
 
 using namespace troupe;
@@ -53,6 +56,18 @@ void make(Node& node, std::istringstream& words, std::vector<RemoteRef<Tally>>& 
     std::cout << "error " << made.error().to_string() << std::endl;
 }
 
+void give(Node& node) {
+  node.constructible<test::Pebble, std::int64_t>();
+  const auto spawned = node.spawn<test::Giver>(node.name() + "-giver", node);
+  std::cout << (spawned ? "gives" : "error " + spawned.error().to_string()) << std::endl;
+}
+
+void lean(Node& node, std::istringstream& words, test::Leaning& leaning) {
+  std::string where, holder, giver;
+  words >> where >> holder >> giver;
+  std::cout << (test::lean(node, where, holder, giver, leaning) ? "leans" : "error") << std::endl;
+}
+
 }  // namespace
 
 // Arguments: name, listening address, the registry ("" for the first node), UCX transports, UCX devices,
@@ -79,12 +94,15 @@ int main(int count, char** arguments) {
   }
   std::cout << "ready " << (*node)->address() << std::endl;
   std::vector<RemoteRef<Tally>> held;
+  test::Leaning leaning;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
     std::string verb;
     words >> verb;
     if (verb == "call") call(**node, words);
     if (verb == "make") make(**node, words, held);
+    if (verb == "give") give(**node);
+    if (verb == "lean") lean(**node, words, leaning);
   }
   return 0;
 }

@@ -137,6 +137,8 @@ class Endpoint final : private TransportEvents {
   void close(SessionId session, const Error& why);
   /// close() for every session with this node.
   void close_all_with(std::uint64_t node_id, const Error& why);
+  /// This node will never call again: what is kept for repeats of its calls is given up.
+  void forget_caller(std::uint64_t node_id);
   const Peer* peer(SessionId session) const;
   bool ready(SessionId session) const;
 
