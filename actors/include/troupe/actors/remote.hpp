@@ -86,7 +86,8 @@ class RemoteRef {
   }
   /// Ready when the object is there, or with the reason why it never will be. Nobody needs to wait for it.
   /// kNotFound: no node of that name. kUnimplemented: it has no such type. kInvalidArgument: the type has
-  /// another constructor. The constructor's own error. kUnavailable, kDeadlineExceeded: the node did not answer.
+  /// another constructor. The constructor's own error. kUnavailable, kDeadlineExceeded: the node did not
+  /// answer.
   rpc::Future<void> created() const {
     const Loop::Turn turn(detail::endpoint_of(*object_).loop());
     return detail::creation_of(*object_);
