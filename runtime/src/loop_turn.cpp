@@ -10,9 +10,9 @@
 namespace troupe {
 namespace {
 
-/// How often run()'s thread looks whether others still drive; less often while they do so without pause, and
-/// are at it each time it looks, for looking takes the core from them: every millisecond would be the 99th
-/// percentile of calls over TCP.
+/// How often run()'s thread looks whether others still drive; less often while they do so without pause, for
+/// looking takes the core from them: every millisecond would be the 99th percentile of calls over TCP. So
+/// after they stop it is back within two of the longest steps.
 constexpr Duration kParkStep = std::chrono::milliseconds(1);
 constexpr Duration kLongestPark = std::chrono::milliseconds(4);
 constexpr std::uint64_t kWithoutPause = 32;  // waits begun since it looked last
@@ -203,7 +203,7 @@ void Loop::park(std::uint64_t& helped_seen) {
     home_wake_.wait_for(lock, owner_asleep_.load() ? kLongStep : step);
     const std::uint64_t before = std::exchange(helped, helped_.load());
     borrowed = helped == before;
-    const bool without_pause = helped - before >= kWithoutPause && owner_.load() != std::thread::id{};
+    const bool without_pause = helped - before >= kWithoutPause;
     step = without_pause ? std::min(2 * step, kLongestPark) : kParkStep;
   }
   helped_seen = helped;

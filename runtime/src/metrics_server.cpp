@@ -1,20 +1,25 @@
 #include <troupe/runtime/metrics_server.hpp>
 
 #include <arpa/inet.h>
-#include <prometheus/collectable.h>
-#include <prometheus/exposer.h>
+#include <httplib.h>
 #include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+#include <signal.h>
+#include <sys/socket.h>
 
+#include <atomic>
 #include <charconv>
-#include <exception>
-#include <future>
-#include <optional>
+#include <chrono>
+#include <thread>
 
 namespace troupe {
 
 namespace {
 
-constexpr std::size_t kThreads = 2;
+constexpr std::size_t kThreads = 4;
+/// With whoever has connected and asks nothing, or does not take the answer.
+constexpr std::chrono::seconds kPatience{2};
+constexpr std::size_t kMaxPayload = 4096;
 
 struct HostPort {
   std::string host;
@@ -72,50 +77,95 @@ prometheus::MetricFamily family_of(const MetricFamily& family) {
   return made;
 }
 
-class Collector final : public prometheus::Collectable {
+/// What a scraper is given.
+std::string text_of(const std::vector<MetricFamily>& families) {
+  std::vector<prometheus::MetricFamily> all;
+  all.reserve(families.size());
+  for (const MetricFamily& family : families) all.push_back(family_of(family));
+  return prometheus::TextSerializer().Serialize(all);
+}
+
+/// The library's server has the whole process ignore SIGPIPE, which is not ours to decide: with this around
+/// its making all is as before, and its threads, which have the signal blocked, do without.
+class KeepsSigpipe {
  public:
-  explicit Collector(MetricsServer::Collect collect) : collect_(std::move(collect)) {}
-  /// On a thread of its own: the server's have stacks of 100 KiB, which is no place for somebody else's code.
-  std::vector<prometheus::MetricFamily> Collect() const override {
-    return std::async(std::launch::async,
-                      [this] {
-                        std::vector<prometheus::MetricFamily> all;
-                        for (const MetricFamily& family : collect_()) all.push_back(family_of(family));
-                        return all;
-                      })
-        .get();
-  }
+  KeepsSigpipe() { ::sigaction(SIGPIPE, nullptr, &before_); }
+  ~KeepsSigpipe() { ::sigaction(SIGPIPE, &before_, nullptr); }
+  KeepsSigpipe(const KeepsSigpipe&) = delete;
+  KeepsSigpipe& operator=(const KeepsSigpipe&) = delete;
 
  private:
-  MetricsServer::Collect collect_;
+  struct sigaction before_ {};
 };
+
+void block_sigpipe() {
+  sigset_t pipe;
+  ::sigemptyset(&pipe);
+  ::sigaddset(&pipe, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+}
+
+/// Not SO_REUSEPORT, the library's choice: a port in use is an error.
+void set_socket_options(int fd) {
+  const int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+}
 
 }  // namespace
 
 struct MetricsServer::Impl {
-  std::shared_ptr<Collector> collector;
-  std::optional<prometheus::Exposer> exposer;  // ends before what it collects
+  Collect collect;
   std::string address;
+  httplib::Server server;
+  std::atomic<bool> ended{false};
+  std::thread thread;  // accepts; the server's others end with it
 };
 
 MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-MetricsServer::~MetricsServer() = default;
+
+MetricsServer::~MetricsServer() {
+  impl_->server.stop();
+  impl_->thread.join();
+}
 
 Result<std::unique_ptr<MetricsServer>> MetricsServer::start(std::string_view address, Collect collect) {
   auto parsed = parse(address);
   if (!parsed) return std::move(parsed).error();
-  auto impl = std::make_unique<Impl>();
-  impl->collector = std::make_shared<Collector>(std::move(collect));
-  const std::string asked = parsed->host + ":" + std::to_string(parsed->port);
-  try {
-    impl->exposer.emplace(asked, kThreads);
-    impl->exposer->RegisterCollectable(impl->collector);
-  } catch (const std::exception&) {  // it says no more than "possible problem binding to port"
-    return Error{Code::kUnavailable, "metrics cannot be served at " + asked +
-                                         ": the port is in use, or the address is not this machine's"};
+  std::unique_ptr<Impl> impl;
+  {
+    const KeepsSigpipe keeps;
+    impl = std::make_unique<Impl>();
   }
-  const std::vector<int> ports = impl->exposer->GetListeningPorts();
-  impl->address = parsed->host + ":" + std::to_string(ports.empty() ? parsed->port : ports.front());
+  impl->collect = std::move(collect);
+  httplib::Server& server = impl->server;
+  server.set_socket_options([](int fd) { set_socket_options(fd); });
+  server.set_tcp_nodelay(true);
+  server.set_keep_alive_max_count(1);  // the destructor shall not wait for a scraper's next request
+  server.set_keep_alive_timeout(kPatience.count());
+  server.set_read_timeout(kPatience);
+  server.set_write_timeout(kPatience);
+  server.set_payload_max_length(kMaxPayload);
+  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  server.Get("/metrics", [impl = impl.get()](const httplib::Request&, httplib::Response& response) {
+    response.set_content(text_of(impl->collect()), "text/plain; version=0.0.4; charset=utf-8");
+  });
+  const std::string host =
+      parsed->host.front() == '[' ? parsed->host.substr(1, parsed->host.size() - 2) : parsed->host;
+  if (parsed->port == 0)
+    parsed->port = server.bind_to_any_port(host);
+  else if (!server.bind_to_port(host, parsed->port))
+    parsed->port = -1;
+  if (parsed->port < 0)
+    return Error{Code::kUnavailable, "metrics cannot be served at " + std::string(address) +
+                                         ": the port is in use, or the address is not this machine's"};
+  impl->address = parsed->host + ":" + std::to_string(parsed->port);
+  impl->thread = std::thread([impl = impl.get()] {
+    block_sigpipe();
+    (void)impl->server.listen_after_bind();
+    impl->ended = true;
+  });
+  // Until then stop() would do nothing.
+  while (!server.is_running() && !impl->ended) std::this_thread::yield();
   return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(impl)));
 }
 

@@ -1,4 +1,6 @@
 // Metrics as text over HTTP.
+#include <signal.h>
+
 #include <atomic>
 #include <fstream>
 #include <future>
@@ -112,6 +114,24 @@ TEST_CASE("metrics over HTTP: a node with none serves none, and shuts down while
   over = true;
   CHECK(reader.get() >= 0);
   CHECK(http_get(address, "/metrics", 1s).status == 0);
+}
+
+TEST_CASE("metrics over HTTP: who asks for nothing, or nonsense, harms nobody") {
+  using SignalHandler = void (*)(int);
+  const SignalHandler before = ::signal(SIGPIPE, SIG_DFL);
+  RealCluster cluster;
+  auto node = cluster.start({.name = "node", .metrics_address = "127.0.0.1:0"});
+  REQUIRE_MESSAGE(node.ok(), text_of(node));
+  const std::string address = (*node)->metrics().address();
+  CHECK(http_get(address, "/other", 30s).status == 404);
+  CHECK(http_get(address, "/" + std::string(100'000, 'x'), 30s).status != 200);
+  CHECK(http_get(address, "\r\n\r\n\xff GET", 30s).status != 200);
+  for (int i = 0; i < 50; ++i) (void)http_get(address, "/metrics", 0s);  // hangs up at once
+  const Connected silent(address), silent_too(address);
+  CHECK(http_get(address, "/metrics", 30s).status == 200);
+  node->reset();
+  const bool is_as_it_was = ::signal(SIGPIPE, before) == SIG_DFL;
+  CHECK(is_as_it_was);
 }
 
 TEST_CASE("metrics over HTTP: the environment can say where") {
