@@ -114,6 +114,7 @@ TEST_CASE_TEMPLATE("delivery: a node's limits are its calls'", Kind, TROUPE_CLUS
   const std::unique_ptr<Node> second = cluster.start(options).value();
   REQUIRE(second->wait_for_actor("holder", kPatience).ok());
   std::vector<rpc::Future<std::int64_t>> calls;
+  calls.reserve(6);
   for (int i = 0; i < 6; ++i) calls.push_back(second->rpc_async<std::int64_t>("holder", "hold"));
   CHECK(code_of(calls.back().get()) == Code::kResourceExhausted);
   second->shutdown();
@@ -145,6 +146,7 @@ TEST_CASE("delivery: a busy actor's mailbox is bounded in bytes, too, which come
     };
     auto wait = make_busy();
     std::vector<rpc::Future<std::int64_t>> calls;
+    calls.reserve(4);
     for (int i = 0; i < 4; ++i) calls.push_back(length(*caller, large));
     const auto ended = [&] {
       return std::count_if(calls.begin(), calls.end(), [](const auto& call) { return call.ready(); });

@@ -215,9 +215,11 @@ Measurement pooled_arrival_us(std::size_t bytes, std::size_t count) {
 Measurement pooled_first_arrival_us(std::size_t bytes, std::size_t count) {
   return [=](Node& node) {
     std::vector<Tensor> tensors;
+    tensors.reserve(count);
     for (std::size_t i = 0; i < count; ++i) tensors.push_back(pooled_ones(node, bytes));
     call_echo(node, "x");
     std::vector<double> times;
+    times.reserve(count);
     for (const Tensor& tensor : tensors) {
       const auto begin = SteadyClock::now();
       node.rpc_sync<void>("echo", "take", tensor).value();

@@ -74,6 +74,7 @@ int run_node(const std::map<std::string, std::string>& flags) {
   call_all(*node, members);
   tell("called");
   std::vector<std::string> names;
+  names.reserve(members.size());
   for (const Member& member : members) names.push_back(member.name);
   node->barrier("called", names, kDeadline).value();
   if (first) {

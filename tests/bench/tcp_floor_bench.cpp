@@ -161,7 +161,8 @@ int main(int argc, char** argv) {
   };
   for (const auto& [suffix, control] :
        {std::pair("", Control::kNone), std::pair("_default_control", Control::kDefault)}) {
-    report(std::string("raw_tcp_rtt_64B") + suffix, "us", [&] { return round_trip_us(control); });
+    report(std::string("raw_tcp_rtt_64B") + suffix, "us",
+           [control = control] { return round_trip_us(control); });
   }
   reference.reset();
   for (const auto& [suffix, control] :
@@ -169,7 +170,7 @@ int main(int argc, char** argv) {
     for (const auto& [how, way] : {std::pair("copied", Way::kCopied), std::pair("lent", Way::kLent),
                                    std::pair("lent_and_discarded", Way::kLentAndDiscarded)}) {
       report(std::string("raw_tcp_bandwidth_1MB_") + how + suffix, "GB/s",
-             [&] { return gb_per_s(way, control); });
+             [way = way, control = control] { return gb_per_s(way, control); });
     }
   }
   return 0;

@@ -174,6 +174,7 @@ TEST_CASE(
   counted.metrics.learn("push");
   counted.loop.refresh_now();
   std::vector<rpc::detail::MeteredCall> calls;
+  calls.reserve(3);
   for (int i = 0; i < 3; ++i) calls.push_back(counted.metrics.arrive(fnv1a("push")));
   for (const auto& call : calls) {
     counted.clock.advance_to(counted.clock.now() + 1ms);  // the loop does not look
