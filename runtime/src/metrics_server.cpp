@@ -2,14 +2,21 @@
 
 #include <arpa/inet.h>
 #include <httplib.h>
+#include <poll.h>
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cstring>
+#include <mutex>
 #include <thread>
 
 namespace troupe {
@@ -17,7 +24,7 @@ namespace troupe {
 namespace {
 
 constexpr std::size_t kThreads = 4;
-/// With whoever has connected and asks nothing, or does not take the answer.
+/// With whoever has connected, until it has asked and taken the answer.
 constexpr std::chrono::seconds kPatience{2};
 constexpr std::size_t kMaxPayload = 4096;
 
@@ -85,25 +92,103 @@ std::string text_of(const std::vector<MetricFamily>& families) {
   return prometheus::TextSerializer().Serialize(all);
 }
 
-/// The library's server has the whole process ignore SIGPIPE, which is not ours to decide: with this around
-/// its making all is as before, and its threads, which have the signal blocked, do without.
+/// The library's server has the whole process ignore SIGPIPE when it is made, which is not ours to decide:
+/// with this around it all is as before. One at a time, or one would take the other's ignoring for what was
+/// before.
 class KeepsSigpipe {
  public:
-  KeepsSigpipe() { ::sigaction(SIGPIPE, nullptr, &before_); }
+  KeepsSigpipe() : lock_(one_at_a_time()) { ::sigaction(SIGPIPE, nullptr, &before_); }
   ~KeepsSigpipe() { ::sigaction(SIGPIPE, &before_, nullptr); }
   KeepsSigpipe(const KeepsSigpipe&) = delete;
   KeepsSigpipe& operator=(const KeepsSigpipe&) = delete;
 
  private:
+  static std::mutex& one_at_a_time() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  const std::lock_guard<std::mutex> lock_;
   struct sigaction before_ {};
 };
 
-void block_sigpipe() {
-  sigset_t pipe;
-  ::sigemptyset(&pipe);
-  ::sigaddset(&pipe, SIGPIPE);
-  ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
-}
+/// A scraper's connection. It has kPatience in all: the library's own begins anew with each byte, so that who
+/// sends one now and then would hold up the server's end.
+class Connection final : public httplib::Stream {
+ public:
+  explicit Connection(int fd) : fd_(fd) {}
+  ~Connection() override {
+    ::shutdown(fd_, SHUT_RDWR);
+    ::close(fd_);
+  }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  bool is_readable() const override { return begin_ < end_ || wait_for(POLLIN); }
+  bool is_writable() const override { return wait_for(POLLOUT); }
+  ssize_t read(char* to, std::size_t size) override {
+    if (begin_ == end_) {
+      if (!wait_for(POLLIN)) return -1;
+      const ssize_t got = ::recv(fd_, read_.data(), read_.size(), MSG_DONTWAIT);
+      if (got <= 0) return got;
+      begin_ = 0;
+      end_ = static_cast<std::size_t>(got);
+    }
+    const std::size_t here = std::min(size, end_ - begin_);
+    std::memcpy(to, read_.data() + begin_, here);
+    begin_ += here;
+    return static_cast<ssize_t>(here);
+  }
+  ssize_t write(const char* from, std::size_t size) override {
+    for (std::size_t sent = 0; sent < size;) {
+      if (!wait_for(POLLOUT)) return -1;
+      const ssize_t n = ::send(fd_, from + sent, size - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (n < 0 && errno != EAGAIN && errno != EINTR) return -1;
+      if (n > 0) sent += static_cast<std::size_t>(n);
+    }
+    return static_cast<ssize_t>(size);
+  }
+  // Nobody asks who it is.
+  void get_remote_ip_and_port(std::string&, int&) const override {}
+  void get_local_ip_and_port(std::string&, int&) const override {}
+  socket_t socket() const override { return fd_; }
+
+ private:
+  bool wait_for(short events) const {
+    for (;;) {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - SteadyClock::now());
+      if (left.count() <= 0) return false;
+      pollfd waited{fd_, events, 0};
+      const int ready = ::poll(&waited, 1, static_cast<int>(left.count()));
+      if (ready >= 0 || errno != EINTR) return ready == 1;
+    }
+  }
+
+  using SteadyClock = std::chrono::steady_clock;
+  const int fd_;
+  const SteadyClock::time_point deadline_ = SteadyClock::now() + kPatience;
+  std::array<char, 4096> read_{};
+  std::size_t begin_ = 0, end_ = 0;  // what of read_ is not taken yet
+};
+
+class Server final : public httplib::Server {
+ public:
+  /// Listens already, but of who comes while it is busy the library lets five wait: the others' connecting
+  /// would take seconds.
+  void let_more_wait() { ::listen(svr_sock_, SOMAXCONN); }
+  /// Who waits for an answer now gets none.
+  void end() {
+    ending_ = true;
+    stop();
+  }
+
+ private:
+  bool process_and_close_socket(socket_t socket) override {
+    Connection connection(socket);
+    bool closed = false;
+    return !ending_ && process_request(connection, true, closed, nullptr);
+  }
+  std::atomic<bool> ending_{false};
+};
 
 /// Not SO_REUSEPORT, the library's choice: a port in use is an error.
 void set_socket_options(int fd) {
@@ -116,7 +201,7 @@ void set_socket_options(int fd) {
 struct MetricsServer::Impl {
   Collect collect;
   std::string address;
-  httplib::Server server;
+  Server server;
   std::atomic<bool> ended{false};
   std::thread thread;  // accepts; the server's others end with it
 };
@@ -124,7 +209,7 @@ struct MetricsServer::Impl {
 MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 MetricsServer::~MetricsServer() {
-  impl_->server.stop();
+  impl_->server.end();
   impl_->thread.join();
 }
 
@@ -137,13 +222,9 @@ Result<std::unique_ptr<MetricsServer>> MetricsServer::start(std::string_view add
     impl = std::make_unique<Impl>();
   }
   impl->collect = std::move(collect);
-  httplib::Server& server = impl->server;
+  Server& server = impl->server;
   server.set_socket_options([](int fd) { set_socket_options(fd); });
   server.set_tcp_nodelay(true);
-  server.set_keep_alive_max_count(1);  // the destructor shall not wait for a scraper's next request
-  server.set_keep_alive_timeout(kPatience.count());
-  server.set_read_timeout(kPatience);
-  server.set_write_timeout(kPatience);
   server.set_payload_max_length(kMaxPayload);
   server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   server.Get("/metrics", [impl = impl.get()](const httplib::Request&, httplib::Response& response) {
@@ -158,9 +239,9 @@ Result<std::unique_ptr<MetricsServer>> MetricsServer::start(std::string_view add
   if (parsed->port < 0)
     return Error{Code::kUnavailable, "metrics cannot be served at " + std::string(address) +
                                          ": the port is in use, or the address is not this machine's"};
+  server.let_more_wait();
   impl->address = parsed->host + ":" + std::to_string(parsed->port);
   impl->thread = std::thread([impl = impl.get()] {
-    block_sigpipe();
     (void)impl->server.listen_after_bind();
     impl->ended = true;
   });

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <future>
 #include <set>
+#include <thread>
 
 #include <troupe/actors/node_config.hpp>
 #include <troupe/runtime/json.hpp>
@@ -132,6 +133,28 @@ TEST_CASE("metrics over HTTP: who asks for nothing, or nonsense, harms nobody") 
   node->reset();
   const bool is_as_it_was = ::signal(SIGPIPE, before) == SIG_DFL;
   CHECK(is_as_it_was);
+}
+
+TEST_CASE("metrics over HTTP: who asks byte by byte does not hold up the node's end") {
+  RealCluster cluster;
+  auto node = cluster.start({.name = "node", .metrics_address = "127.0.0.1:0"});
+  REQUIRE_MESSAGE(node.ok(), text_of(node));
+  const Connected slow((*node)->metrics().address());
+  REQUIRE(slow);
+  std::promise<void> begun, over;
+  std::thread dripping([&] {
+    const auto end = over.get_future();
+    for (int i = 0; i < 300 && end.wait_for(50ms) != std::future_status::ready; ++i) {
+      (void)send(slow.fd(), "G", 1, MSG_NOSIGNAL);
+      if (i == 1) begun.set_value();
+    }
+  });
+  begun.get_future().wait();
+  const auto start = std::chrono::steady_clock::now();
+  node->reset();
+  CHECK(std::chrono::steady_clock::now() - start < 5s);
+  over.set_value();
+  dripping.join();
 }
 
 TEST_CASE("metrics over HTTP: the environment can say where") {
