@@ -1,5 +1,5 @@
-// Processes that come and go in the middle of each other's connecting, over TCP, where UCX has a connection
-// of its own for each pair of nodes. TROUPE_CHURN_ROUNDS sets how many come and go (2,000 for a long look).
+// Processes that come and go in the middle of each other's connecting, over TCP, where each pair of nodes has
+// connections of its own. TROUPE_CHURN_ROUNDS sets how many come and go (2,000 for a long look).
 #include <algorithm>
 #include <array>
 #include <atomic>

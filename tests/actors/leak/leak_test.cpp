@@ -21,6 +21,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
+constexpr std::int64_t kPooled = 256 << 10;  // elements of a tensor that is mapped, not copied
+
 /// What this process holds.
 struct Holding {
   std::size_t heap_bytes = 0, descriptors = 0, mappings = 0, resident_bytes = 0, shm_segments = 0;
@@ -67,12 +69,6 @@ std::string text_of(const Holding& held) {
          std::to_string(held.shm_segments) + " files in /dev/shm";
 }
 
-Tensor pooled_zeros(Node& node) {
-  Tensor made = Tensor::empty(DType::kFloat32, Shape({256 << 10}), node.endpoint().shared_pool());
-  std::fill_n(made.as<float>().data(), made.elements(), 0.0F);
-  return made;
-}
-
 /// One life of the peer: started, called, called again when it stands still, killed. Meanwhile the bystander
 /// is called, too.
 void one_life(RealCluster& cluster, Node& survivor, const std::string& transports) {
@@ -84,7 +80,8 @@ void one_life(RealCluster& cluster, Node& survivor, const std::string& transport
   const Tensor large = Tensor::zeros(DType::kFloat32, Shape({64 << 10}));  // goes by rendezvous
   for (int i = 0; i < 20; ++i) REQUIRE(survivor.rpc_sync<std::int64_t>("peer", "count").ok());
   CHECK(survivor.rpc_sync<Tensor>("peer", "add", large, large).ok());
-  const Tensor pooled = pooled_zeros(survivor);  // mapped by the peer, which holds a lease when it dies
+  const Tensor pooled =
+      pooled_ones(survivor, kPooled);  // mapped by the peer, which holds a lease when it dies
   CHECK(survivor.rpc_sync<Tensor>("peer", "add", pooled, pooled).ok());
   peer.tell("give");
   REQUIRE(peer.line() == "gives");
@@ -93,7 +90,7 @@ void one_life(RealCluster& cluster, Node& survivor, const std::string& transport
   REQUIRE(peer.line() == "leans");
   Leaning leaning;
   REQUIRE(lean(survivor, "peer", "survivor-holder", "peer-giver", leaning));
-  const Tensor mapped = survivor.rpc_sync<Tensor>("peer-giver", "pooled", std::int64_t{256 << 10}).value();
+  const Tensor mapped = survivor.rpc_sync<Tensor>("peer-giver", "pooled", kPooled).value();
 
   std::vector<rpc::Future<std::int64_t>> beside;
   std::vector<rpc::Future<Tensor>> tensors_beside;

@@ -13,6 +13,13 @@
 /// What a process can hold of another one when that dies.
 namespace troupe::test {
 
+/// In the node's shared pool, all 1: others map it.
+inline Tensor pooled_ones(Node& node, std::int64_t elements) {
+  Tensor made = Tensor::empty(DType::kFloat32, Shape({elements}), node.endpoint().shared_pool());
+  std::fill_n(made.as<float>().data(), made.elements(), 1.0F);
+  return made;
+}
+
 /// Gives memory that others map, and streams that do not end by themselves.
 struct Giver {
   explicit Giver(Node& own_node) : node(own_node) {}
@@ -20,14 +27,7 @@ struct Giver {
   std::vector<rpc::StreamWriter<std::int64_t>> writers;
 
   static void methods(rpc::Methods<Giver>& methods) {
-    methods
-        .add("pooled",
-             [](Giver& self, std::int64_t elements) {
-               Tensor made =
-                   Tensor::empty(DType::kFloat32, Shape({elements}), self.node.endpoint().shared_pool());
-               std::fill_n(made.as<float>().data(), made.elements(), 1.0F);
-               return made;
-             })
+    methods.add("pooled", [](Giver& self, std::int64_t elements) { return pooled_ones(self.node, elements); })
         .add("endless",
              [](Giver& self, rpc::StreamWriter<std::int64_t> out) {
                for (std::int64_t i = 0; i < 3; ++i) (void)out.write(i);
