@@ -3,7 +3,7 @@
 #include <map>
 #include <random>
 
-#include "answers.hpp"
+#include "calls/answers.hpp"
 #include "endpoint_support.hpp"
 #include "support/seed.hpp"
 

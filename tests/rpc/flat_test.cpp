@@ -4,11 +4,11 @@
 #include <string>
 #include <vector>
 
-#include "capnp_support.hpp"
 #include "codec_support.hpp"
-#include "envelope_layout.hpp"
-#include "flat_reader.hpp"
-#include "flat_writer.hpp"
+#include "wire/capnp_support.hpp"
+#include "wire/envelope_layout.hpp"
+#include "wire/flat_reader.hpp"
+#include "wire/flat_writer.hpp"
 
 namespace troupe::rpc {
 using testing::kMaxHead;

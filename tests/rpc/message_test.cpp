@@ -1,9 +1,9 @@
 #include <cstring>
 #include <random>
 
-#include "capnp_support.hpp"
 #include "codec_support.hpp"
 #include "support/seed.hpp"
+#include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
 using testing::frame_of;

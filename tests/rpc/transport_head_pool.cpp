@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "head_pool.hpp"
+#include "wire/head_pool.hpp"
 
 namespace troupe::rpc {
 

@@ -10,7 +10,7 @@
 
 #include "meeting/address.hpp"
 #include "meeting/socket.hpp"
-#include "process_transport.hpp"
+#include "transport/process_transport.hpp"
 #include "transport_contract.hpp"
 
 namespace troupe::rpc::contract {

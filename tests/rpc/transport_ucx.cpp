@@ -17,7 +17,7 @@
 #include <string>
 
 #include "meeting/address.hpp"
-#include "process_transport.hpp"
+#include "transport/process_transport.hpp"
 #include "transport_contract.hpp"
 #include "ucx/parked_workers.hpp"
 

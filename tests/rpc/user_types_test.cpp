@@ -2,8 +2,8 @@
 #include <troupe/rpc/capnp.hpp>
 #include <troupe/rpc/functions.hpp>
 
-#include "capnp_support.hpp"
 #include "endpoint_support.hpp"
+#include "wire/capnp_support.hpp"
 
 namespace troupe::rpc::testing {
 

@@ -7,10 +7,10 @@
 #include <deque>
 #include <vector>
 
-#include "data_plane.hpp"
 #include "shm/message_ring.hpp"
 #include "shm/remote_copy.hpp"
 #include "shm/segment.hpp"
+#include "transport/data_plane.hpp"
 
 namespace troupe::rpc::shm {
 

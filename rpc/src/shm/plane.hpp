@@ -6,11 +6,11 @@
 #include <optional>
 #include <vector>
 
-#include "data_plane.hpp"
 #include "meeting/link_table.hpp"
 #include "shm/inbound.hpp"
 #include "shm/outbound.hpp"
 #include "shm/segment.hpp"
+#include "transport/data_plane.hpp"
 
 namespace troupe::rpc::shm {
 

@@ -7,9 +7,9 @@
 
 #include <troupe/runtime/buffer.hpp>
 
-#include "data_plane.hpp"
 #include "meeting/socket.hpp"
 #include "tcp/pieces.hpp"
+#include "transport/data_plane.hpp"
 
 namespace troupe::rpc::tcp {
 

@@ -7,10 +7,10 @@
 
 #include <troupe/rpc/transport.hpp>
 
-#include "data_plane.hpp"
 #include "meeting/socket.hpp"
 #include "tcp/bulk.hpp"
 #include "tcp/wire.hpp"
+#include "transport/data_plane.hpp"
 
 namespace troupe::rpc::tcp {
 

@@ -7,12 +7,12 @@
 
 #include <troupe/runtime/loop.hpp>
 
-#include "data_plane.hpp"
 #include "meeting/link_table.hpp"
 #include "meeting/socket.hpp"
 #include "tcp/acceptor.hpp"
 #include "tcp/connection.hpp"
 #include "tcp/wire.hpp"
+#include "transport/data_plane.hpp"
 
 namespace troupe::rpc::tcp {
 

@@ -14,8 +14,8 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "data_plane.hpp"
 #include "meeting/link_table.hpp"
+#include "transport/data_plane.hpp"
 #include "ucx/context.hpp"
 
 namespace troupe::rpc {

@@ -10,8 +10,8 @@
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/memory_pool.hpp>
 
-#include "flat.hpp"
-#include "head_pool.hpp"
+#include "wire/flat.hpp"
+#include "wire/head_pool.hpp"
 
 namespace troupe::rpc::flat {
 

@@ -1,9 +1,9 @@
 // Answering calls: what an InboundCall and its endpoint do from the reply to the frame that carries it.
 #include <troupe/rpc/endpoint.hpp>
 
-#include "call_scope.hpp"
-#include "endpoint_parts.hpp"
-#include "recycled.hpp"
+#include "calls/call_scope.hpp"
+#include "calls/recycled.hpp"
+#include "endpoint/endpoint_parts.hpp"
 
 namespace troupe::rpc {
 

@@ -4,10 +4,10 @@
 
 #include <utility>
 
-#include "call_scope.hpp"
-#include "endpoint_parts.hpp"
-#include "envelope_patch.hpp"
-#include "retrying_call.hpp"
+#include "calls/call_scope.hpp"
+#include "calls/retrying_call.hpp"
+#include "endpoint/endpoint_parts.hpp"
+#include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
 

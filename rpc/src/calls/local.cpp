@@ -1,6 +1,6 @@
 // What an endpoint sends to itself: messages, and calls that need none.
-#include "call_scope.hpp"
-#include "endpoint_parts.hpp"
+#include "calls/call_scope.hpp"
+#include "endpoint/endpoint_parts.hpp"
 
 namespace troupe::rpc {
 

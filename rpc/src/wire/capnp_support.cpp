@@ -1,4 +1,4 @@
-#include "capnp_support.hpp"
+#include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
 

@@ -1,4 +1,4 @@
-#include "flat_writer.hpp"
+#include "wire/flat_writer.hpp"
 
 #include <algorithm>
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "flat.hpp"
+#include "wire/flat.hpp"
 
 /// Where schema/wire.capnp's fields lie in their structs, as the Cap'n Proto compiler lays them out
 /// (`capnp compile -ocapnp` prints it): bytes from the struct's beginning, indices of its pointers.

@@ -3,9 +3,9 @@
 #include <cassert>
 #include <utility>
 
-#include "capnp_support.hpp"
-#include "message_impl.hpp"
-#include "recycled.hpp"
+#include "calls/recycled.hpp"
+#include "wire/capnp_support.hpp"
+#include "wire/message_impl.hpp"
 
 namespace troupe::rpc {
 

@@ -7,7 +7,7 @@
 #include <span>
 #include <string_view>
 
-#include "flat.hpp"
+#include "wire/flat.hpp"
 
 namespace troupe::rpc::flat {
 

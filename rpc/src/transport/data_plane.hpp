@@ -11,9 +11,9 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "head_pool.hpp"
 #include "meeting/meeting.hpp"
-#include "ring.hpp"
+#include "transport/ring.hpp"
+#include "wire/head_pool.hpp"
 
 namespace troupe::rpc {
 

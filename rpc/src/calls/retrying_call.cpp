@@ -1,10 +1,10 @@
-#include "retrying_call.hpp"
+#include "calls/retrying_call.hpp"
 
 #include <algorithm>
 
-#include "call_scope.hpp"
-#include "endpoint_parts.hpp"
-#include "envelope_patch.hpp"
+#include "calls/call_scope.hpp"
+#include "endpoint/endpoint_parts.hpp"
+#include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
 

@@ -1,9 +1,9 @@
 // Before the hello: both sides of a link show that they know the shared secret.
 #include <algorithm>
 
-#include "capnp_support.hpp"
-#include "endpoint_parts.hpp"
+#include "endpoint/endpoint_parts.hpp"
 #include "meeting/proof.hpp"
+#include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
 

@@ -9,9 +9,9 @@
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/timer.hpp>
 
-#include "flow_queue.hpp"
 #include "meeting/proof.hpp"
-#include "session_memory.hpp"
+#include "session/flow_queue.hpp"
+#include "session/session_memory.hpp"
 
 namespace troupe::rpc {
 

@@ -1,4 +1,4 @@
-#include "process_transport.hpp"
+#include "transport/process_transport.hpp"
 
 #include <sys/epoll.h>
 #include <unistd.h>

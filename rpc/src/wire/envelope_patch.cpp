@@ -1,4 +1,4 @@
-#include "envelope_patch.hpp"
+#include "wire/envelope_patch.hpp"
 
 #include <cassert>
 #include <cstring>
@@ -6,8 +6,8 @@
 #include <capnp/any.h>
 #include <capnp/schema.h>
 
-#include "capnp_support.hpp"
-#include "envelope_layout.hpp"
+#include "wire/capnp_support.hpp"
+#include "wire/envelope_layout.hpp"
 
 namespace troupe::rpc {
 

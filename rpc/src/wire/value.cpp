@@ -4,8 +4,8 @@
 #include <cstring>
 #include <utility>
 
-#include "message_impl.hpp"
 #include "schema/wire.capnp.h"
+#include "wire/message_impl.hpp"
 
 namespace troupe::rpc {
 

@@ -1,11 +1,11 @@
 // Calls with a token run once: what is kept of them, and what the endpoint does with a repeat.
-#include "answers.hpp"
+#include "calls/answers.hpp"
 
 #include <algorithm>
 #include <cassert>
 
-#include "endpoint_parts.hpp"
-#include "envelope_patch.hpp"
+#include "endpoint/endpoint_parts.hpp"
+#include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
 

@@ -6,7 +6,7 @@
 
 #include <troupe/runtime/loop.hpp>
 
-#include "endpoint_parts.hpp"
+#include "endpoint/endpoint_parts.hpp"
 
 namespace troupe::rpc {
 

@@ -1,5 +1,5 @@
 // Calls within calls: what a handler's own calls take over from the one that it answers.
-#include "call_scope.hpp"
+#include "calls/call_scope.hpp"
 
 #include <algorithm>
 #include <utility>

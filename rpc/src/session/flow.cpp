@@ -3,8 +3,8 @@
 
 #include <troupe/rpc/endpoint.hpp>
 
-#include "endpoint_parts.hpp"
-#include "envelope_patch.hpp"
+#include "endpoint/endpoint_parts.hpp"
+#include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
 

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "endpoint_parts.hpp"
+#include "endpoint/endpoint_parts.hpp"
 
 namespace troupe::rpc {
 

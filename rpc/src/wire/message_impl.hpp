@@ -9,10 +9,10 @@
 #include <troupe/rpc/message.hpp>
 #include <troupe/runtime/tensor.hpp>
 
-#include "envelope_layout.hpp"
-#include "flat_reader.hpp"
-#include "flat_writer.hpp"
-#include "session_memory.hpp"
+#include "session/session_memory.hpp"
+#include "wire/envelope_layout.hpp"
+#include "wire/flat_reader.hpp"
+#include "wire/flat_writer.hpp"
 
 namespace troupe::rpc {
 

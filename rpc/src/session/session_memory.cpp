@@ -1,4 +1,4 @@
-#include "session_memory.hpp"
+#include "session/session_memory.hpp"
 
 #include <utility>
 

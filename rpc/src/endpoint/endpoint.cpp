@@ -6,12 +6,12 @@
 
 #include <troupe/rpc/stream_ends.hpp>
 
-#include "answers.hpp"
-#include "call_scope.hpp"
-#include "endpoint_parts.hpp"
-#include "flat_writer.hpp"
-#include "recycled.hpp"
-#include "retrying_call.hpp"
+#include "calls/answers.hpp"
+#include "calls/call_scope.hpp"
+#include "calls/recycled.hpp"
+#include "calls/retrying_call.hpp"
+#include "endpoint/endpoint_parts.hpp"
+#include "wire/flat_writer.hpp"
 
 namespace troupe::rpc {
 

@@ -6,9 +6,9 @@
 
 #include <troupe/rpc/endpoint.hpp>
 
-#include "answers.hpp"
-#include "capnp_support.hpp"
-#include "endpoint_parts.hpp"
+#include "calls/answers.hpp"
+#include "endpoint/endpoint_parts.hpp"
+#include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
 
