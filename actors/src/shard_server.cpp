@@ -1,5 +1,6 @@
 #include <troupe/actors/shard_server.hpp>
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -11,18 +12,25 @@ namespace troupe {
 
 namespace {
 
-Result<std::span<const std::uint64_t>> keys_of(const Tensor& keys) {
-  if (keys.dtype() != DType::kUInt64 || keys.rank() != 1)
+/// A copy of a list of keys in `scratch`. What came as an argument may lie in memory that its sender can
+/// still write: keys decide which memory is touched, and are looked at more than once.
+Result<std::span<const std::uint64_t>> copy_keys(const Tensor& keys, std::vector<std::uint64_t>& scratch) {
+  if (keys.dtype() != DType::kUInt64 || keys.rank() != 1 || keys.device().kind == MemoryKind::kDevice)
     return Error{Code::kInvalidArgument,
-                 "keys are to be a uint64 tensor of one dimension, not " + keys.to_string()};
-  return std::span<const std::uint64_t>(keys.as<std::uint64_t>());
+                 "keys are to be a uint64 tensor of one dimension in host memory, not " + keys.to_string()};
+  const Tensor contiguous = keys.contiguous();
+  const std::span from = contiguous.as<std::uint64_t>();
+  if (scratch.size() < from.size()) scratch.resize(from.size());
+  std::copy(from.begin(), from.end(), scratch.begin());
+  return std::span<const std::uint64_t>(scratch.data(), from.size());
 }
 
-Result<std::span<const float>> gradients_of(const Tensor& gradients) {
-  if (gradients.dtype() != DType::kFloat32)
+/// The gradients as they lie; they are numbers only.
+Result<Tensor> gradients_of(const Tensor& gradients) {
+  if (gradients.dtype() != DType::kFloat32 || gradients.device().kind == MemoryKind::kDevice)
     return Error{Code::kInvalidArgument,
-                 "gradients are to be a float32 tensor, not " + gradients.to_string()};
-  return std::span<const float>(gradients.as<float>());
+                 "gradients are to be a float32 tensor in host memory, not " + gradients.to_string()};
+  return gradients.contiguous();
 }
 
 /// Names of callers of which a table keeps times.
@@ -169,7 +177,7 @@ CallerTimes* ShardServer::times_of(Table& table, const rpc::CallContext& context
 }
 
 Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys) {
-  auto wanted = keys_of(keys);
+  auto wanted = copy_keys(keys, pulled_keys_);
   if (!wanted) return wanted.error();
   const auto dim = static_cast<std::int64_t>(table.shard.spec().dim);
   PullReply reply{Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(wanted->size()), dim}, &pool_),
@@ -213,7 +221,7 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
 Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor& keys) {
   auto table = find(table_name);
   if (!table) return table.error();
-  auto wanted = keys_of(keys);
+  auto wanted = copy_keys(keys, pulled_keys_);
   if (!wanted) return wanted.error();
   const auto& shard = (*table)->shard;
   const auto dim = static_cast<std::int64_t>(shard.spec().dim);
@@ -231,12 +239,13 @@ Result<PushReply> ShardServer::push(const rpc::CallContext& context, const std::
                                     std::uint64_t pulled_version) {
   auto table = find(table_name);
   if (!table) return table.error();
-  auto pushed = keys_of(keys);
+  auto pushed = copy_keys(keys, pushed_keys_);
   if (!pushed) return pushed.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
   const Work work(*this, times_of(**table, context));
-  auto receipt = (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, *values);
+  auto receipt =
+      (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, values->as<float>());
   if (!receipt) return receipt.error();
   return to_reply(*receipt);
 }
@@ -248,9 +257,9 @@ Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, co
                                              const Tensor& pull_keys) {
   auto table = find(table_name);
   if (!table) return table.error();
-  auto pushed = keys_of(keys);
+  auto pushed = copy_keys(keys, pushed_keys_);
   if (!pushed) return pushed.error();
-  auto pulled = keys_of(pull_keys);
+  auto pulled = copy_keys(pull_keys, pulled_keys_);
   if (!pulled) return pulled.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
@@ -258,8 +267,8 @@ Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, co
   PushPullReply reply;
   reply.pull.rows = Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(pulled->size()), dim}, &pool_);
   const Work work(*this, times_of(**table, context));
-  auto receipt = (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed, *values,
-                                           *pulled, reply.pull.rows.as<float>().data());
+  auto receipt = (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed,
+                                           values->as<float>(), *pulled, reply.pull.rows.as<float>().data());
   if (!receipt) return receipt.error();
   reply.push = to_reply(receipt->push);
   reply.pull.version = receipt->pull.version;

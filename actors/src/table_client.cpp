@@ -19,7 +19,24 @@ std::uint64_t random_worker() {
 /// Joins the answers of several shards: the last one to come finishes the whole.
 template <class T>
 struct Gather {
-  Gather(Loop& loop, TimePoint deadline) : promise(loop, deadline) {}
+  Gather(Loop& loop, TimePoint until) : promise(loop, until), whole(promise.future()), deadline(until) {}
+  /// Whether whoever asked has been answered, or has stopped waiting (Future::get() gives up a while after
+  /// the deadline when the loop is busy): memory of theirs is not touched any more.
+  bool over(Loop& loop) const { return whole.ready() || loop.clock().now() >= deadline; }
+  /// One more shard is asked; cancelling the whole cancels this.
+  template <class U>
+  void asked(const rpc::Future<U>& part) {
+    ++missing;
+    parts.push_back(part.cancellable());
+  }
+  /// All that are to be asked have been.
+  void all_asked() {
+    promise.on_cancel([asked = std::move(parts)] {
+      for (const auto& each : asked)
+        if (const auto part = each.lock()) part->cancel();
+    });
+    one_done(nullptr);
+  }
   void one_done(const Error* why) {
     if (why && !error) error = *why;
     if (--missing > 0) return;
@@ -30,6 +47,9 @@ struct Gather {
   }
 
   rpc::Promise<T> promise;
+  const rpc::Future<T> whole;
+  const TimePoint deadline;
+  std::vector<std::weak_ptr<rpc::detail::Cancellable>> parts;
   T value{};
   std::optional<Error> error;
   std::size_t missing =
@@ -135,9 +155,13 @@ struct TableClient::Read : Gather<PulledVersions> {
   using Gather::Gather;
 
   /// Puts a shard's rows where the caller wants them.
-  void rows_came(std::size_t shard, const std::vector<std::uint32_t>& positions, Result<PullReply> reply,
-                 std::uint64_t dim) {
+  void rows_came(Loop& loop, std::size_t shard, const std::vector<std::uint32_t>& positions,
+                 Result<PullReply> reply, std::uint64_t dim) {
     if (!reply) return one_done(&reply.error());
+    if (over(loop)) {
+      const Error late{Code::kDeadlineExceeded, "rows came after the pull had ended"};
+      return one_done(&late);
+    }
     const Tensor& rows = reply->rows;
     if (rows.dtype() != DType::kFloat32 ||
         rows.shape() != Shape{static_cast<std::int64_t>(positions.size()), static_cast<std::int64_t>(dim)}) {
@@ -174,14 +198,16 @@ rpc::Future<PulledVersions> TableClient::read(std::span<const std::uint64_t> key
     const auto at = partitioner_.positions(shard);
     const Tensor key_list = key_tensor(wanted, node_.endpoint().pool());
     const rpc::CallOptions call{.timeout = timeout_};
-    ++read->missing;
     auto reply = pull ? node_.rpc_async_with<PullReply>(call, servers_[shard], "pull", spec_.name, key_list,
                                                         WorkerClock{joined_ ? worker_ : 0, clock_})
                       : node_.rpc_async_with<PullReply>(call, servers_[shard], "peek", spec_.name, key_list);
-    reply.then([read, shard, dim = spec_.dim, positions = std::vector<std::uint32_t>(at.begin(), at.end())](
-                   Result<PullReply> result) { read->rows_came(shard, positions, std::move(result), dim); });
+    read->asked(reply);
+    reply.then([read, &loop, shard, dim = spec_.dim,
+                positions = std::vector<std::uint32_t>(at.begin(), at.end())](Result<PullReply> result) {
+      read->rows_came(loop, shard, positions, std::move(result), dim);
+    });
   }
-  read->one_done(nullptr);
+  read->all_asked();
   return future;
 }
 
@@ -214,20 +240,19 @@ rpc::Future<PushSummary> TableClient::push(std::span<const std::uint64_t> keys, 
         DType::kFloat32, {static_cast<std::int64_t>(pushed.size()), static_cast<std::int64_t>(spec_.dim)},
         &pool);
     partitioner_.gather(shard, gradients, spec_.dim, part.as<float>().data());
-    ++gather->missing;
-    node_
-        .rpc_async_with<PushReply>({.timeout = timeout_}, servers_[shard], "push", spec_.name,
-                                   key_tensor(pushed, pool), part, identity->worker, clock_,
-                                   identity->sequence,
-                                   shard < versions.size() ? versions[shard] : shards::kNotPulled)
-        .then([gather](Result<PushReply> reply) {
-          if (!reply) return gather->one_done(&reply.error());
-          gather->value.staleness = std::max(gather->value.staleness, reply->staleness);
-          gather->value.applied = gather->value.applied && reply->applied;
-          gather->one_done(nullptr);
-        });
+    auto answer = node_.rpc_async_with<PushReply>(
+        {.timeout = timeout_}, servers_[shard], "push", spec_.name, key_tensor(pushed, pool), part,
+        identity->worker, clock_, identity->sequence,
+        shard < versions.size() ? versions[shard] : shards::kNotPulled);
+    gather->asked(answer);
+    answer.then([gather](Result<PushReply> reply) {
+      if (!reply) return gather->one_done(&reply.error());
+      gather->value.staleness = std::max(gather->value.staleness, reply->staleness);
+      gather->value.applied = gather->value.applied && reply->applied;
+      gather->one_done(nullptr);
+    });
   }
-  gather->one_done(nullptr);
+  gather->all_asked();
   return future;
 }
 

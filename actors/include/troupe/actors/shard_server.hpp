@@ -128,6 +128,9 @@ class ShardServer {
   std::uint64_t watch_ = 0;
   std::uint64_t metrics_ = 0;  // its place in the node's metrics
   MemoryPool pool_;
+  // The keys of the handler that runs, copied: see copy_keys().
+  std::vector<std::uint64_t> pulled_keys_;
+  std::vector<std::uint64_t> pushed_keys_;
   std::map<std::string, std::unique_ptr<Table>> tables_;
 };
 

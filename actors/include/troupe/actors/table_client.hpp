@@ -61,8 +61,9 @@ class TableClient {
   /// This worker has finished its batches below `clock`; said to the shards by the next pull.
   void set_clock(std::uint64_t clock) { clock_ = clock; }
 
-  /// Writes the rows of `keys` into out[keys, dim], which must live until the answer is there. With
-  /// bounded staleness the answer waits for slower workers, at most the timeout.
+  /// Writes the rows of `keys` into out[keys, dim], which must live until the future is ready (cancel() makes
+  /// it so) or its get() has returned; nothing is written there afterwards. With bounded staleness the answer
+  /// waits for slower workers, at most the timeout.
   rpc::Future<PulledVersions> pull(std::span<const std::uint64_t> keys, float* out);
   /// As pull(), but changes nothing and waits for nobody: for evaluation.
   rpc::Future<PulledVersions> peek(std::span<const std::uint64_t> keys, float* out);
