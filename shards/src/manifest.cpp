@@ -148,8 +148,9 @@ Result<void> check_replaceable(const fs::path& final) {
 }
 
 /// Puts `temporary` in the place of `final`, which exists; the older one then has the name `temporary`.
-/// File systems that cannot exchange two folders keep the older one beside as <final>.previous meanwhile.
-Result<void> exchange(const fs::path& temporary, const fs::path& final) {
+/// On file systems that cannot exchange two folders it is called <final>.previous. `older`: its name.
+Result<void> exchange(const fs::path& temporary, const fs::path& final, fs::path& older) {
+  older = temporary;
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, final.c_str(), RENAME_EXCHANGE) == 0) return {};
   if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP) {
     return errno_error(errno, "replacing " + final.string());
@@ -165,20 +166,24 @@ Result<void> exchange(const fs::path& temporary, const fs::path& final) {
     ::rename(previous.c_str(), final.c_str());
     return error;
   }
-  fs::remove_all(previous, ignored);
+  older = previous;
   return {};
 }
 
+/// The older checkpoint is removed only when the new name is on the disk: a power cut leaves one or the
+/// other.
 Result<void> put_in_place(const fs::path& temporary, const fs::path& final) {
   std::error_code code;
+  fs::path older;
   if (fs::exists(final, code)) {
-    if (Result<void> done = exchange(temporary, final); !done) return done;
-    fs::remove_all(temporary, code);  // the older checkpoint; the new one stands whatever comes of it
+    if (Result<void> done = exchange(temporary, final, older); !done) return done;
   } else if (::rename(temporary.c_str(), final.c_str()) != 0) {
     return errno_error(errno, "renaming " + temporary.string() + " to " + final.string());
   }
   const fs::path parent = fs::absolute(final, code).parent_path();
-  return sync_directory(parent.string());
+  if (Result<void> synced = sync_directory(parent.string()); !synced) return synced;
+  if (!older.empty()) fs::remove_all(older, code);  // the new one stands whatever comes of it
+  return {};
 }
 
 }  // namespace

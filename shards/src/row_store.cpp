@@ -114,6 +114,7 @@ Result<void> RowStore::locate(std::span<const std::uint64_t> keys, std::vector<f
     const std::uint64_t most = size_ + (keys.size() - found);
     slabs_.reserve(most);
     if (keys_.capacity() < most) keys_.reserve(std::max<std::uint64_t>(most, 2 * keys_.capacity()));
+    index_.reserve(static_cast<std::int64_t>(most));
     index_.find_or_insert_batch(keys, size_, numbers);
     for (std::size_t i = 0; i < keys.size(); ++i) {
       if (numbers[i] != size_) continue;  // new rows are numbered in the order in which they come
