@@ -1,8 +1,10 @@
 // Rings in shared memory between processes: what the transports' contract does not reach.
+#include <poll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -87,6 +89,37 @@ struct Couple {
 };
 
 }  // namespace
+
+TEST_CASE("shm: a message that comes while its reader goes to sleep is seen, or wakes it") {
+  Side reading(1);
+  const Address address = reading.plane.address(reading.link);
+  constexpr int kRounds = 20000;
+  std::atomic<int> read{0};
+  std::thread writing([&] {
+    auto ring = Segment::open(::getpid(), address.ring_fd, ring::kSegmentBytes);
+    auto bell = Bell::open(::getpid(), address.bell_fd);
+    if (!ring || !bell) return;
+    Outbound out(std::move(*ring), std::move(*bell));
+    for (int i = 0; i < kRounds; ++i) {
+      out.send(make_frame(static_cast<std::uint64_t>(i)));
+      while (read.load(std::memory_order_acquire) <= i) std::this_thread::yield();
+    }
+  });
+  const HeadPool::Scope heads(reading.data.heads);
+  int lost = 0;
+  for (int i = 0; i < kRounds && lost == 0;) {
+    if (reading.plane.arm()) {
+      pollfd bell{reading.plane.bell_fd(), POLLIN, 0};
+      if (::poll(&bell, 1, 2000) == 0) ++lost;  // the writer has written, or is about to
+    }
+    reading.plane.poll();
+    i = static_cast<int>(reading.frames.size());
+    read.store(i, std::memory_order_release);
+  }
+  CHECK(lost == 0);
+  read.store(kRounds);
+  writing.join();
+}
 
 TEST_CASE("shm: records of all sizes come through whole, in order, between two threads") {
   const Segment segment = new_ring(0x1234567890abcdef);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tcp/connection.hpp"
+#include "tcp/retired_pages.hpp"
 #include "transport_contract.hpp"
 
 namespace troupe::rpc::tcp {
@@ -185,11 +186,11 @@ TEST_CASE("tcp: a long message goes in steps, so that others need not wait for a
     CAPTURE(lent);
     const auto streams = tcp_pair();
     BulkSender sender;
-    sender.push({Buffer::allocate(std::size_t{16} << 20)}, std::size_t{16} << 20, lent);
+    sender.push({Buffer::allocate(std::size_t{16} << 20)}, std::size_t{16} << 20, lent, 0);
     std::size_t all = 0;
     for (int step = 0; step < 4; ++step) {
       std::size_t sent = 0;
-      REQUIRE(sender.progress(streams[0].get(), kMost, sent) == Went::kOn);
+      REQUIRE(sender.progress(streams[0].get(), kMost, 0, sent) == Went::kOn);
       CHECK(sent <= kMost);
       all += sent;
     }
@@ -206,6 +207,70 @@ TEST_CASE("tcp: messages that are collected go together") {
   static_cast<void>(ends.a.connection->flush(0));
   CHECK(ends.b.receive() == Connection::Got::kOn);
   CHECK(ends.b.frames.size() == 100);
+}
+
+TEST_CASE("tcp: a backlog that stands for ever takes memory for what waits, not for all that went through") {
+  Ends ends;
+  constexpr std::size_t kBacklog = std::size_t{16} << 20;  // more than the kernel takes
+  constexpr std::size_t kAll = std::size_t{128} << 20;
+  std::size_t most_kept = 0;
+  std::uint64_t sent = 0;
+  for (const TestDeadline deadline; sent * kMostInline < kAll;) {
+    while (ends.a.connection->bytes_in_flight() < kBacklog)
+      ends.a.connection->send(make_frame(sent++, {kMostInline}), false);
+    most_kept = std::max(most_kept, ends.a.connection->bytes_kept());
+    REQUIRE(ends.b.receive() == Connection::Got::kOn);
+    static_cast<void>(ends.a.connection->flush(0));
+    REQUIRE(ends.a.connection->bytes_in_flight() > 0);
+    REQUIRE_FALSE(deadline.over());
+  }
+  CHECK(most_kept < 3 * kBacklog);
+  REQUIRE(ends.until_b_has(sent));
+  CHECK(ends.all_intact());
+}
+
+TEST_CASE("tcp: of messages that are only announced few are kept, and all arrive when their parts come") {
+  Ends ends;
+  constexpr std::uint64_t kCount = 5000;
+  for (std::uint64_t i = 0; i < kCount; ++i) ends.a.connection->send(make_frame(i, {kMostInline + 1}), true);
+  static_cast<void>(ends.a.connection->flush(0));
+  int records = 0;
+  const HeadPool::Scope scope(ends.b.data.heads);
+  for (int i = 0; i < 100; ++i) {
+    REQUIRE(ends.b.connection->receive(ends.b.scratch, records) == Connection::Got::kOn);
+    static_cast<void>(ends.a.connection->flush(0));
+  }
+  CHECK(ends.b.connection->full());
+  CHECK(records < 1024 + static_cast<int>(Connection::kScratchBytes / sizeof(RecordHeader)));
+  REQUIRE(ends.until_b_has(kCount));
+  CHECK(ends.all_intact());
+}
+
+TEST_CASE("tcp: memory that was lent is kept until nobody can read it, though the stream is given up") {
+  constexpr std::size_t kBytes = std::size_t{256} << 10;
+  Ends ends;
+  auto memory = std::make_shared<std::vector<std::byte>>(kBytes, std::byte{7});
+  bool released = false;
+  OutFrame frame = make_frame(0);
+  frame.parts.push_back(Buffer::adopt(memory->data(), kBytes, Device{}, [&, memory] {
+    std::fill(memory->begin(), memory->end(), std::byte{9});  // used for something else
+    released = true;
+  }));
+  ends.a.connection->send(std::move(frame), false);
+  static_cast<void>(ends.a.connection->flush(SIZE_MAX));
+  ends.a.connection->close(ends.a.scratch);
+  CHECK(RetiredPages::all().look() == 1);
+  CHECK_FALSE(released);
+  // Closing one direction only says nothing of what can still be read.
+  REQUIRE(::shutdown(ends.b.connection->fd(StreamKind::kBulk), SHUT_WR) == 0);
+  for (int i = 0; i < 10; ++i) CHECK(RetiredPages::all().look() == 1);
+  std::vector<std::byte> got(kBytes);
+  const ssize_t n = ::recv(ends.b.connection->fd(StreamKind::kBulk), got.data(), got.size(), MSG_DONTWAIT);
+  REQUIRE(n > 0);
+  CHECK(std::all_of(got.begin(), got.begin() + n, [](std::byte byte) { return byte == std::byte{7}; }));
+  ends.b.connection->close(ends.b.scratch);
+  for (const TestDeadline deadline; RetiredPages::all().look() > 0;) REQUIRE_FALSE(deadline.over());
+  CHECK(released);
 }
 
 TEST_CASE("tcp: without a pipe parts are copied instead of lent") {

@@ -1,6 +1,7 @@
 #include <array>
 #include <random>
 
+#include "meeting/link_table.hpp"
 #include "transport_contract.hpp"
 
 namespace troupe::rpc::contract {
@@ -174,6 +175,40 @@ TEST_CASE_TEMPLATE("transport: a link may be closed from inside each event", Kin
     if (event == 2) CHECK(pair.b.frames.size() == 1);
     pair.b.frames.clear();
   }
+}
+
+TEST_CASE_TEMPLATE(
+    "transport: a link that comes while the last messages of another are handled leaves it alone", Kind,
+    TROUPE_TRANSPORTS) {
+  Pair<Kind> pair;
+  // One message each way, so that nothing is half connected.
+  REQUIRE(pair.ta->send(pair.a.link(), make_frame(0)).ok());
+  REQUIRE(pair.tb->send(pair.b.link(), make_frame(0)).ok());
+  REQUIRE(pair.until([&] { return pair.a.frames.size() == 1 && pair.b.frames.size() == 1; }));
+  const LinkId ending = pair.b.link();
+  constexpr std::size_t kCount = 10;
+  pair.tb->pause(ending, true);  // so that its messages are delivered when it ends
+  for (std::uint64_t i = 1; i <= kCount; ++i) REQUIRE(pair.ta->send(pair.a.link(), make_frame(i)).ok());
+  pair.settle();
+  LinkId coming = 0;
+  pair.b.frame_hook = [&](LinkId link) {
+    if (link != ending || coming != 0) return;
+    coming = ending;
+    const LinkId dialled = pair.ta->dial(pair.address).value();
+    CHECK(pair.until([&] { return pair.a.links[dialled].open; }));
+    CHECK(pair.ta->send(dialled, make_frame(100)).ok());
+    CHECK(pair.until(
+        [&] { return pair.b.frames.back().sequence == 100 || pair.b.frames.size() > kCount + 1; }));
+    for (const auto& [id, seen] : pair.b.links)
+      if (id != ending) coming = id;
+  };
+  pair.ta->close(pair.a.link());
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == kCount + 2 && pair.b.closed() == 1; }));
+  CHECK(pair.b.damaged() == 0);
+  CHECK(coming != ending);
+  constexpr LinkId kSlot = LinkTable<int>::kMaxLinks - 1;
+  CHECK((coming & kSlot) != (ending & kSlot));
+  CHECK(pair.b.links[coming].closed.empty());
 }
 
 TEST_CASE_TEMPLATE("transport: closing while still dialling", Kind, TROUPE_TRANSPORTS) {

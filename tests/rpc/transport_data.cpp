@@ -15,6 +15,10 @@ constexpr std::size_t kHuge = 8 * kMiB;
 constexpr std::size_t kHuge = 64 * kMiB;
 #endif
 
+std::vector<std::byte> message_of_three_bytes() {
+  return std::vector<std::byte>(3, std::byte{7});
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("transport: many small messages arrive in order", Kind, TROUPE_TRANSPORTS) {
@@ -174,6 +178,82 @@ TEST_CASE_TEMPLATE("transport: a handler may wait in the loop for later messages
   REQUIRE(pair.until([&] { return pair.b.frames.size() == kCount && depth == 0; }));
   CHECK(deepest == kDepth);
   CHECK(pair.b.damaged() == 0);
+}
+
+TEST_CASE_TEMPLATE("transport: a paused link delivers nothing, and its sender's messages back up", Kind,
+                   TROUPE_TRANSPORTS) {
+  Pair<Kind> pair;
+  pair.warm_up();
+  const LinkId other = pair.ta->dial(pair.address).value();
+  REQUIRE(pair.until([&] { return pair.a.links[other].open; }));
+  std::size_t memory_given = 0;
+  pair.b.parts_hook = [&](std::size_t total, std::vector<Buffer>& parts) -> Result<void> {
+    memory_given += total;
+    parts.push_back(Buffer::allocate(total));
+    return {};
+  };
+  pair.tb->pause(pair.b.link(), true);
+  pair.settle();  // over UCX the peer has to be told
+  constexpr std::uint64_t kCount = 200;
+  for (std::uint64_t i = 0; i < kCount; ++i)
+    REQUIRE(pair.ta->send(pair.a.link(), make_frame(i, {i % 2 == 0 ? 0 : kMiB / 4})).ok());
+  pair.settle(std::chrono::milliseconds(50));
+  CHECK(pair.b.frames.empty());
+  CHECK(memory_given <= 2 * kMiB);
+  CHECK(pair.ta->bytes_in_flight(pair.a.link()) > 4 * kMiB);
+  pair.ta->send_control(pair.a.link(), message_of_three_bytes());
+  REQUIRE(pair.until([&] { return !pair.b.links[pair.b.link()].control.empty(); }));
+  REQUIRE(pair.ta->send(other, make_frame(77)).ok());
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == 1; }));
+  CHECK(pair.b.frames[0].sequence == 77);
+  REQUIRE(pair.tb->send(pair.b.link(), make_frame(5)).ok());
+  REQUIRE(pair.until([&] { return pair.a.frames.size() == 1; }));
+
+  pair.b.frames.clear();
+  pair.tb->pause(pair.b.link(), false);
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == kCount; }));
+  CHECK(pair.b.damaged() == 0);
+  std::uint64_t last = 0;
+  for (const ReceivedFrame& frame : pair.b.frames) {
+    if (frame.sequence % 2 != 0) continue;  // a long one may be overtaken
+    CHECK(frame.sequence >= last);
+    last = frame.sequence;
+  }
+  REQUIRE(pair.until([&] { return pair.ta->bytes_in_flight(pair.a.link()) == 0; }));
+}
+
+TEST_CASE_TEMPLATE("transport: a link may be paused in the handler of each message", Kind,
+                   TROUPE_TRANSPORTS) {
+  Pair<Kind> pair;
+  pair.warm_up();
+  constexpr std::uint64_t kCount = 100;
+  pair.b.frame_hook = [&](LinkId link) { pair.tb->pause(link, true); };
+  for (std::uint64_t i = 0; i < kCount; ++i) REQUIRE(pair.ta->send(pair.a.link(), make_frame(i)).ok());
+  for (std::size_t i = 1; i <= kCount; ++i) {
+    REQUIRE(pair.until([&] { return pair.b.frames.size() >= i; }));
+    pair.settle(std::chrono::microseconds(200));
+    REQUIRE(pair.b.frames.size() == i);
+    pair.tb->pause(pair.b.link(), false);
+  }
+  CHECK(pair.b.in_order());
+}
+
+TEST_CASE_TEMPLATE("transport: a paused link ends with its peer, and what that had sent arrives", Kind,
+                   TROUPE_TRANSPORTS) {
+  Pair<Kind> pair;
+  pair.warm_up();
+  pair.b.frame_hook = [&](LinkId link) { pair.tb->pause(link, true); };
+  for (std::uint64_t i = 0; i < 3; ++i) REQUIRE(pair.ta->send(pair.a.link(), make_frame(i)).ok());
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == 1; }));
+  pair.settle();
+  pair.b.frame_hook = nullptr;
+  pair.ta->close(pair.a.link());
+  REQUIRE(pair.until([&] { return pair.b.closed() == 1; }));
+  CHECK(pair.b.damaged() == 0);
+  CHECK(pair.b.in_order());
+  CHECK(pair.b.frames.size() == 3);
+  pair.tb->pause(pair.b.link(), true);
+  pair.tb->pause(4711, false);
 }
 
 TEST_CASE_TEMPLATE("transport: destroying a transport with unfinished sends ends at once", Kind,

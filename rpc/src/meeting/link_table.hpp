@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -37,11 +38,12 @@ class LinkTable {
     return place.value.get();
   }
 
-  /// Makes a T(id, args...) under an id that another table gave out. Precondition: it is not in use here.
+  /// Makes a T(id, args...) under an id that another table gave out. Precondition: its slot is free here.
   template <class... Args>
   T* emplace_at(LinkId id, Args&&... args) {
     const std::size_t slot = id & (kMaxLinks - 1);
     if (slot >= slots_.size()) slots_.resize(slot + 1);
+    assert(!slots_[slot].value && "another link, in use still, has this slot");
     slots_[slot].id = id;
     slots_[slot].value = std::make_unique<T>(id, std::forward<Args>(args)...);
     ++size_;
@@ -62,12 +64,22 @@ class LinkTable {
 
   /// Takes the link out; null if there is none.
   std::unique_ptr<T> remove(LinkId id) {
+    auto value = take(id);
+    if (value) release(id);
+    return value;
+  }
+
+  /// As remove(), but no other link is given the slot until release().
+  std::unique_ptr<T> take(LinkId id) {
     if (!find(id)) return nullptr;
-    const std::size_t slot = id & (kMaxLinks - 1);
-    slots_[slot].id = 0;
-    free_.push_back(slot);
+    Slot& place = slots_[id & (kMaxLinks - 1)];
+    place.id = 0;
     --size_;
-    return std::move(slots_[slot].value);
+    return std::move(place.value);
+  }
+  void release(LinkId id) {
+    const std::size_t slot = id & (kMaxLinks - 1);
+    if (slots_[slot].serial != 0) free_.push_back(slot);  // else the ids are another table's business
   }
 
   std::size_t size() const { return size_; }

@@ -29,6 +29,8 @@ constexpr std::size_t kScratchBytes = 65536;
 /// Messages that the kernel does not take are queued up to this; a peer that reads nothing while more
 /// than that is sent to it is as good as dead.
 constexpr std::size_t kMaxQueuedBytes = std::size_t{4} << 20;
+/// Of what has been sent no more than this is kept before what waits behind it.
+constexpr std::size_t kMostSentKept = std::size_t{1} << 20;
 constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
 
 }  // namespace
@@ -249,8 +251,8 @@ void Meeting::flush(Socket& socket) {
   // be waiting.
   if (sent < 0) socket.broken = true;
   socket.out_sent += sent < 0 ? rest.size() : static_cast<std::size_t>(sent);
-  if (socket.out_sent == socket.out.size()) {
-    socket.out.clear();
+  if (socket.out_sent == socket.out.size() || socket.out_sent > kMostSentKept) {
+    socket.out.erase(socket.out.begin(), socket.out.begin() + static_cast<std::ptrdiff_t>(socket.out_sent));
     socket.out_sent = 0;
   }
   watch(socket);
@@ -322,8 +324,11 @@ void Meeting::close(LinkId link) {
 }
 
 void Meeting::end(LinkId link, Error error) {
-  if (!sockets_.remove(link)) return;
+  if (!sockets_.take(link)) return;
   events_.on_parted(link, std::move(error));
+  // Not earlier: the link's last messages are being handed out, whose handlers may wait, and so let others
+  // come.
+  sockets_.release(link);
 }
 
 void Meeting::fail_soon(LinkId link, Error error) {

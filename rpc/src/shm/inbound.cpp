@@ -9,7 +9,15 @@
 #include <string>
 #include <utility>
 
+#include "shm/asymmetric_fence.hpp"
+
 namespace troupe::rpc::shm {
+namespace {
+
+/// Messages whose parts wait to be copied; a peer that announces more waits itself.
+constexpr std::size_t kMostLent = 1024;
+
+}  // namespace
 
 Result<Inbound> Inbound::create(LinkId link, DataPlane& plane) {
   auto ring = Segment::create(ring::kSegmentBytes);
@@ -19,6 +27,7 @@ Result<Inbound> Inbound::create(LinkId link, DataPlane& plane) {
     if (::getrandom(&cookie, sizeof cookie, 0) != sizeof cookie) return errno_error(errno, "random bytes");
   auto* const header = new (ring->data()) RingHeader;
   header->cookie = cookie;
+  header->reader_orders = AsymmetricFence::available() ? 1 : 0;
   return Inbound(link, plane, std::move(*ring));
 }
 
@@ -39,6 +48,7 @@ void Inbound::set_writer(pid_t pid, bool readable, const Bell& bell) {
 }
 
 Inbound::Got Inbound::receive(Arrival& arrival) {
+  if (lent_.size() >= kMostLent) return Got::kNothing;  // the others stay in the ring
   Record record;
   const auto found = reader_.next(record);
   if (found == RingReader::Found::kNothing) return Got::kNothing;
@@ -97,7 +107,9 @@ Inbound::Got Inbound::take_lent(const Record& record) {
     at += sizeof piece;
     if (piece.bytes > record.part_bytes - lent.bytes) return Got::kNonsense;
     lent.bytes += piece.bytes;
-    if (piece.bytes > 0) lent.pieces.push_back(piece);
+    if (piece.bytes == 0) continue;
+    if (lent.pieces.size() == ring::kMostPieces) return Got::kNonsense;
+    lent.pieces.push_back(piece);
   }
   if (lent.bytes == 0) return Got::kNonsense;
   lent_.push_back(std::move(lent));

@@ -40,6 +40,7 @@ struct RingHeader {
   std::atomic<std::uint64_t> lent_done{0};                  // kLent messages of which the parts are copied
   alignas(64) std::atomic<std::uint32_t> reader_sleeps{0};  // ring its bell after a message
   std::atomic<std::uint32_t> reader_copies{0};              // it can read the writer's memory: lend
+  std::atomic<std::uint32_t> reader_orders{0};              // it orders our writing before it sleeps
   // The writer's.
   alignas(64) std::atomic<std::uint32_t> writer_waits{
       0};                                  // ring its bell when `consumed` or `lent_done` moves
@@ -75,7 +76,8 @@ constexpr std::size_t kAlign = 64;
 static_assert(sizeof(RingHeader) <= kHeaderBytes && sizeof(RecordHeader) <= kAlign);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
-constexpr std::size_t kHandedOut = 512;
+/// Parts in more pieces than this are not lent: their list would be too long for the ring.
+constexpr std::size_t kMostPieces = 256;
 
 constexpr std::size_t record_bytes(std::size_t payload) {
   return (sizeof(RecordHeader) + payload + kAlign - 1) / kAlign * kAlign;

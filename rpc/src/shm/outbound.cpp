@@ -5,11 +5,11 @@
 #include <cstring>
 #include <utility>
 
+#include "shm/asymmetric_fence.hpp"
+
 namespace troupe::rpc::shm {
 namespace {
 
-/// Parts in more pieces than this are not lent: their list would be too long for the ring.
-constexpr std::size_t kMostPieces = 256;
 /// Bytes of a stream in one record, and what it leaves free for small messages.
 constexpr std::size_t kPieceBytes = std::size_t{16} << 10;
 constexpr std::size_t kKeptFree = ring::kBytes / 2;
@@ -52,15 +52,19 @@ void copy_head(std::byte* to, const Buffer& head) {
 }  // namespace
 
 Outbound::Outbound(Segment ring, Bell bell) : ring_(std::move(ring)), bell_(std::move(bell)), writer_(ring_) {
+  fences_ = !AsymmetricFence::available() || writer_.header().reader_orders.load() == 0;
   writer_.header().attached.store(1, std::memory_order_release);
 }
 
-/// There is no fence between the mark and the look at the sleeper: it would wait for the ring's cache lines
-/// to come from the other core, a fifth of a call's whole time. Instead who goes to sleep watches for a while
-/// with the flag up (Plane::arm), much longer than a store needs to be seen.
+/// A fence between the mark and the look at the sleeper would wait for the ring's cache lines to come from
+/// the other core, a fifth of a call's whole time. Where the two can, who goes to sleep makes it for us
+/// (Plane::arm).
 void Outbound::publish(RecordKind kind, std::size_t head_bytes, std::size_t part_bytes) {
   writer_.publish(kind, head_bytes, part_bytes);
-  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (fences_) [[unlikely]]
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  else
+    std::atomic_signal_fence(std::memory_order_seq_cst);
   auto& sleeps = writer_.header().reader_sleeps;
   if (sleeps.load(std::memory_order_relaxed) != 0 && sleeps.exchange(0) != 0) bell_.ring();
 }
@@ -79,7 +83,7 @@ void Outbound::send(OutFrame&& frame) {
 }
 
 bool Outbound::lends(const OutFrame& frame, std::size_t part_bytes) const {
-  return part_bytes > kCopiedBytes && frame.parts.size() <= kMostPieces &&
+  return part_bytes > kCopiedBytes && frame.parts.size() <= ring::kMostPieces &&
          writer_.header().reader_copies.load(std::memory_order_acquire) != 0;
 }
 

@@ -60,6 +60,7 @@ class Outbound {
   Segment ring_;
   Bell bell_;
   RingWriter writer_;
+  bool fences_ = false;           // the reader cannot order our writing for us
   std::deque<OutFrame> waiting_;  // for room
   std::deque<Stream> streams_;
   std::deque<Lent> lent_;

@@ -4,9 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
+
+#include "shm/asymmetric_fence.hpp"
 
 namespace troupe::rpc::shm {
 namespace {
@@ -24,8 +25,6 @@ constexpr std::size_t kCopiedAlone = std::size_t{512} << 10;
 constexpr unsigned kQuietSteps = 16;
 /// A round that finds nothing looks so many times more: the rest of a round takes longer than all of them.
 constexpr int kLooks = 8;
-/// How long a loop that goes to sleep watches with its flags up.
-constexpr auto kWatch = std::chrono::microseconds(3);
 
 /// A number for the process ids' namespace that we live in.
 std::uint32_t own_pid_namespace() {
@@ -153,7 +152,7 @@ int Plane::receive(Channel& channel) {
   const LinkId link = channel.link;
   int did = 0;
   Arrival arrival;
-  while (did < kBatch && !channel.lost) {
+  while (did < kBatch && !channel.lost && !channel.paused) {
     arrival.parts.clear();  // whoever got the one before has perhaps left them
     const Inbound::Got got = channel.in->receive(arrival);
     if (got == Inbound::Got::kNothing) break;
@@ -213,7 +212,7 @@ void Plane::cool_down() {
 int Plane::copy_some() {
   if (++turn_ >= copying_.size()) turn_ = 0;
   Channel* const channel = copying_[turn_];
-  if (!channel || channel->lost) return 0;
+  if (!channel || channel->lost || channel->paused) return 0;
   Arrival arrival;
   const bool alone = ++quiet_steps_ > kQuietSteps;
   const auto got = channel->in->copy(arrival, alone ? kCopiedAlone : kCopiedBesides);
@@ -241,7 +240,7 @@ int Plane::go_on_sending() {
 bool Plane::has_arrivals() const {
   const std::size_t count = reading_.size() <= kFew ? reading_.size() : busy_;
   for (std::size_t i = 0; i < std::min(count, kFew); ++i)
-    if (reading_[i] && !reading_[i]->in->empty()) return true;
+    if (reading_[i] && !reading_[i]->paused && !reading_[i]->in->empty()) return true;
   return false;
 }
 
@@ -268,11 +267,8 @@ bool Plane::arm() {
   const bool raised = !std::exchange(armed_, true);
   if (!raise_flags()) return false;
   if (!raised) return true;
-  // A message that was written before its writer could see the flag shows itself meanwhile: what a processor
-  // has stored is seen by the others within some hundred nanoseconds.
-  using SteadyClock = std::chrono::steady_clock;
-  for (const auto end = SteadyClock::now() + kWatch; SteadyClock::now() < end;)
-    if (has_arrivals()) return false;
+  // A writer has seen the flags now, or what it has written shows itself: see Outbound::publish().
+  if (AsymmetricFence::available()) AsymmetricFence::order_all();
   return raise_flags();
 }
 
@@ -281,7 +277,7 @@ bool Plane::raise_flags() {
   bool quiet = true;
   for (Channel* channel : reading_) {
     if (!channel || channel->lost) continue;
-    if (!channel->in->arm()) quiet = false;
+    if (!channel->paused && !channel->in->arm()) quiet = false;
     if (!channel->out || !channel->out->busy()) continue;
     // Without a way back the peer cannot ring.
     if (!channel->in->attached() || !channel->out->arm()) quiet = false;

@@ -46,6 +46,10 @@ class Plane {
   /// Takes the frame. False, with the frame as it was: data to the peer does not go this way.
   bool send(LinkId link, OutFrame& frame);
   std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->out->bytes_in_flight(); }
+  /// While on, nothing of the link is read. Safe if there is no such link.
+  void pause(LinkId link, bool on) {
+    if (Channel* const channel = channels_.find(link)) channel->paused = on;
+  }
   /// Ends a link's ways. Safe if there are none.
   void remove(LinkId link);
   /// Links of which both directions are known to go this way.
@@ -71,6 +75,7 @@ class Plane {
     std::optional<Outbound> out;
     bool settled = false;
     bool lost = false;            // nothing more is read
+    bool paused = false;          // nothing is read for now
     bool sending = false;         // in sending_
     bool copying = false;         // in copying_
     std::uint64_t active_in = 0;  // the last round with something to receive

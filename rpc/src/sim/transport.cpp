@@ -165,7 +165,12 @@ void SimTransport::receive_control(LinkId id, SimConnection::Control control) {
   inbox_.emplace_back([this, id, received = std::move(control)]() mutable {
     const Link* link = links_.find(id);
     if (!link) return;
-    if (received.end) return fail(id, std::move(*received.end));
+    if (received.end) {
+      pause(id, false);
+      deliver_held(id);
+      if (links_.find(id)) fail(id, std::move(*received.end));
+      return;
+    }
     const std::size_t most = link->admitted ? limits_.max_control_bytes : strangers_.max_control_bytes;
     if (received.bytes.size() > most)
       return fail(id, {Code::kDataLoss, "the peer sent a control message of " +
@@ -226,7 +231,31 @@ void SimTransport::sent(LinkId id, std::size_t bytes) {
 }
 
 void SimTransport::receive_data(LinkId id, SimMessage message) {
-  inbox_.emplace_back([this, id, received = std::move(message)] { deliver(id, received); });
+  inbox_.emplace_back([this, id, received = std::move(message)]() mutable { take(id, std::move(received)); });
+}
+
+void SimTransport::take(LinkId id, SimMessage&& message) {
+  Link* link = links_.find(id);
+  if (!link) return;
+  if (!link->paused && link->held.empty()) return deliver(id, message);
+  link->held.push_back(std::move(message));
+}
+
+void SimTransport::pause(LinkId id, bool on) {
+  Link* link = links_.find(id);
+  if (!link || std::exchange(link->paused, on) == on) return;
+  world_.pause(link->connection, link->side, on);
+  if (!on && !link->held.empty()) inbox_.emplace_back([this, id] { deliver_held(id); });
+}
+
+void SimTransport::deliver_held(LinkId id) {
+  for (;;) {  // found anew each time: a handler may close it
+    Link* link = links_.find(id);
+    if (!link || link->paused || link->held.empty()) return;
+    const SimMessage message = std::move(link->held.front());
+    link->held.pop_front();
+    deliver(id, message);
+  }
 }
 
 void SimTransport::deliver(LinkId id, const SimMessage& message) {

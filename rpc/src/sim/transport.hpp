@@ -37,6 +37,7 @@ class SimTransport final : public Transport {
   Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
   Result<void> send(LinkId link, OutFrame&& frame) override;
   std::size_t bytes_in_flight(LinkId link) const override;
+  void pause(LinkId link, bool on) override;
   void close(LinkId link) override;
 
   // ---- For the world ------------------------------------------------------------------------------
@@ -66,10 +67,14 @@ class SimTransport final : public Transport {
     bool met = false;
     bool open = false;
     bool admitted = false;
+    bool paused = false;
+    std::deque<SimMessage> held;  // came while it was paused
     std::size_t bytes_in_flight = 0;
   };
 
   void fail(LinkId link, Error error);
+  void take(LinkId link, SimMessage&& message);
+  void deliver_held(LinkId link);
   void deliver(LinkId link, const SimMessage& message);
 
   SimNetwork& world_;

@@ -192,6 +192,10 @@ void SimNetwork::send_data(const std::shared_ptr<SimConnection>& connection, int
     lane.data_arrival = when;
   }
   at(lane.busy_until, [this, connection, from, bytes] {
+    if (connection->ends[1 - from].paused) {
+      connection->lanes[from].unread += bytes;
+      return;
+    }
     SimTransport* sender = node(connection->ends[from].node);
     if (sender) sender->sent(connection->ends[from].link, bytes);
   });
@@ -204,6 +208,14 @@ void SimNetwork::send_data(const std::shared_ptr<SimConnection>& connection, int
   at(when, [this, connection, from, taken = std::move(message)]() mutable {
     arrive(connection, from, std::move(taken));
   });
+}
+
+void SimNetwork::pause(const std::shared_ptr<SimConnection>& connection, int end, bool on) {
+  connection->ends[end].paused = on;
+  if (on) return;
+  const std::size_t bytes = std::exchange(connection->lanes[1 - end].unread, 0);
+  SimTransport* sender = node(connection->ends[1 - end].node);
+  if (sender) sender->sent(connection->ends[1 - end].link, bytes);
 }
 
 void SimNetwork::arrive(const std::shared_ptr<SimConnection>& connection, int from, SimMessage message) {

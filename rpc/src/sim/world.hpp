@@ -36,8 +36,9 @@ struct SimMessage {
 struct SimConnection {
   struct End {
     SimNodeId node = 0;
-    LinkId link = 0;    // 0: not met yet
-    bool left = false;  // closed, or dead
+    LinkId link = 0;      // 0: not met yet
+    bool left = false;    // closed, or dead
+    bool paused = false;  // takes no data just now
   };
   /// A control message, or the end of the link.
   struct Control {
@@ -49,6 +50,8 @@ struct SimConnection {
   /// says that the next may be taken, so no delay can change their order.
   struct Direction {
     std::deque<Control> control;
+    std::size_t unread =
+        0;  // bytes that have left the sender's hands, but stay with it while the other end is paused
     std::size_t held = 0;      // events that met a cut, to be repeated when it is mended
     TimePoint busy_until{};    // bandwidth: when the last data message has left
     TimePoint data_arrival{};  // of the last data message that was not reordered
@@ -89,6 +92,8 @@ class SimNetwork {
   void send_control(const std::shared_ptr<SimConnection>& connection, int from,
                     SimConnection::Control control, Duration extra = {});
   void send_data(const std::shared_ptr<SimConnection>& connection, int from, SimMessage message);
+  /// The end takes no data, or takes it again.
+  void pause(const std::shared_ptr<SimConnection>& connection, int end, bool on);
 
   SimOptions options;
   SimClock clock;

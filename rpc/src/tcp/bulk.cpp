@@ -11,10 +11,11 @@
 #include <optional>
 #include <utility>
 
+#include "tcp/retired_pages.hpp"
+
 namespace troupe::rpc::tcp {
 namespace {
 
-constexpr int kPipeBytes = 1 << 20;
 constexpr std::size_t kPieces = 16;  // in one system call
 
 bool would_block() {
@@ -55,46 +56,11 @@ class WithoutSigpipe {
 
 }  // namespace
 
-// ---- PagePipe -------------------------------------------------------------------------------------
-
-PagePipe PagePipe::create() {
-  PagePipe pipe;
-  std::array<int, 2> fds{-1, -1};
-  if (::pipe2(fds.data(), O_NONBLOCK | O_CLOEXEC) != 0) return pipe;
-  pipe.out_ = UniqueFd(fds[0]);
-  pipe.in_ = UniqueFd(fds[1]);
-  ::fcntl(fds[1], F_SETPIPE_SZ,
-          kPipeBytes);  // a user may have so many large ones only; a small one works too
-  return pipe;
-}
-
-ssize_t PagePipe::fill(const iovec& piece) {
-  const ssize_t n = ::vmsplice(in_.get(), &piece, 1, SPLICE_F_NONBLOCK);
-  if (n < 0) return would_block() ? 0 : -1;
-  filled_ += static_cast<std::size_t>(n);
-  return n;
-}
-
-bool PagePipe::empty_into(int socket, std::size_t most, bool more_follows, std::size_t& moved) {
-  for (most = std::min(most, filled_); most > 0;) {
-    const bool more = more_follows || filled_ > most;
-    const unsigned flags = SPLICE_F_NONBLOCK | SPLICE_F_MOVE | (more ? SPLICE_F_MORE : 0);
-    const ssize_t n = ::splice(out_.get(), nullptr, socket, nullptr, most, flags);
-    if (n < 0) return would_block();
-    if (n == 0) return true;
-    const auto here = static_cast<std::size_t>(n);
-    most -= here;
-    filled_ -= here;
-    moved += here;
-  }
-  return true;
-}
-
 // ---- BulkSender -----------------------------------------------------------------------------------
 
-void BulkSender::push(std::vector<Buffer> parts, std::size_t bytes, bool lent) {
+void BulkSender::push(std::vector<Buffer> parts, std::size_t bytes, bool lent, std::uint64_t announced_at) {
   Pieces pieces(parts);
-  queue_.push_back({std::move(parts), std::move(pieces), bytes, lent});
+  queue_.push_back({std::move(parts), std::move(pieces), bytes, lent, announced_at});
   bytes_in_flight_ += bytes;
 }
 
@@ -129,13 +95,13 @@ Went BulkSender::lend(int fd, Outgoing& message, std::size_t most, std::size_t& 
   return Went::kOn;
 }
 
-Went BulkSender::progress(int fd, std::size_t most, std::size_t& did) {
+Went BulkSender::progress(int fd, std::size_t most, std::uint64_t told, std::size_t& did) {
   std::vector<std::vector<Buffer>> sent_parts;  // dropped last, because their owners may send
   std::optional<WithoutSigpipe> quiet;
   if (busy() && queue_[next_].lent) quiet.emplace();
   std::size_t sent = 0;
   Went went = Went::kOn;
-  while (busy() && sent < most) {
+  while (ready(told) && sent < most) {
     Outgoing& message = queue_[next_];
     const std::size_t before = sent;
     if (message.lent && (may_lend_ || pipe_.filled() > 0)) {
@@ -148,6 +114,7 @@ Went BulkSender::progress(int fd, std::size_t most, std::size_t& did) {
     if (went == Went::kEnded) break;
     if (message.pieces.left() == 0 && pipe_.filled() == 0) {
       if (message.lent) {
+        bytes_not_taken_ += message.bytes;
         ++next_;
         continue;
       }
@@ -163,11 +130,20 @@ Went BulkSender::progress(int fd, std::size_t most, std::size_t& did) {
   return went;
 }
 
+void BulkSender::retire(UniqueFd stream) {
+  if (!stream) return;
+  std::vector<std::vector<Buffer>> lent;
+  for (std::size_t i = 0; i < queue_.size() && i <= next_; ++i)
+    if (queue_[i].lent) lent.push_back(std::move(queue_[i].parts));
+  if (!lent.empty()) RetiredPages::all().keep(std::move(stream), std::move(pipe_), std::move(lent));
+}
+
 bool BulkSender::taken(std::uint64_t count) {
   if (count > next_) return false;
   std::vector<std::vector<Buffer>> parts;
   for (; count > 0; --count) {
     bytes_in_flight_ -= queue_.front().bytes;
+    bytes_not_taken_ -= queue_.front().bytes;
     parts.push_back(std::move(queue_.front().parts));
     queue_.pop_front();
     --next_;

@@ -8,6 +8,7 @@
 #include <troupe/runtime/buffer.hpp>
 
 #include "meeting/socket.hpp"
+#include "tcp/page_pipe.hpp"
 #include "tcp/pieces.hpp"
 #include "transport/data_plane.hpp"
 
@@ -19,40 +20,29 @@ enum class Went {
   kEnded,  ///< the stream has ended, or is broken
 };
 
-/// A pipe through which pages are given to a socket without copying them.
-class PagePipe {
- public:
-  /// Without descriptors if there can be none.
-  static PagePipe create();
-  explicit operator bool() const { return static_cast<bool>(in_); }
-
-  std::size_t filled() const { return filled_; }
-  /// Puts pages in; returns the bytes taken, 0 if it is full, -1 for memory that cannot be given so.
-  ssize_t fill(const iovec& piece);
-  /// Moves up to `most` bytes of what is in it to `socket`, and adds them to `moved`. False: the socket is
-  /// broken.
-  bool empty_into(int socket, std::size_t most, bool more_follows, std::size_t& moved);
-
- private:
-  UniqueFd in_;
-  UniqueFd out_;
-  std::size_t filled_ = 0;
-};
-
 /// Sends the parts of announced messages. Loop only.
 class BulkSender {
  public:
-  /// `lent`: the peer reads our own memory, and says when it has.
-  void push(std::vector<Buffer> parts, std::size_t bytes, bool lent);
-  /// Sends up to `most` bytes; adds what it sent to `did`.
-  Went progress(int fd, std::size_t most, std::size_t& did);
+  /// `lent`: the peer reads our own memory, and says when it has. `announced_at`: how many bytes of the
+  /// stream of messages have to be sent before these are: what the peer has not been told of, it does not
+  /// read.
+  void push(std::vector<Buffer> parts, std::size_t bytes, bool lent, std::uint64_t announced_at);
+  /// Sends up to `most` bytes of what is announced within `told`; adds what it sent to `did`.
+  Went progress(int fd, std::size_t most, std::uint64_t told, std::size_t& did);
   /// The peer has taken so many lent messages. False: so many were not lent.
   bool taken(std::uint64_t count);
 
+  /// The stream is given up. What was lent, and perhaps not read yet, is kept as long as the peer could.
+  void retire(UniqueFd stream);
+
   /// Something is to be sent still.
   bool busy() const { return next_ < queue_.size(); }
+  /// ... and its announcement lies within the first `told` bytes.
+  bool ready(std::uint64_t told) const { return busy() && queue_[next_].announced_at <= told; }
   /// Of messages that are not sent, or not taken, yet.
   std::size_t bytes_in_flight() const { return bytes_in_flight_; }
+  /// Of messages that the kernel has, and of which the peer has not said yet that it has taken them.
+  std::size_t bytes_not_taken() const { return bytes_not_taken_; }
 
  private:
   struct Outgoing {
@@ -60,6 +50,7 @@ class BulkSender {
     Pieces pieces;
     std::size_t bytes = 0;
     bool lent = false;
+    std::uint64_t announced_at = 0;
   };
   ssize_t copy(int fd, Outgoing& message, std::size_t most) const;
   Went lend(int fd, Outgoing& message, std::size_t most, std::size_t& sent);
@@ -67,6 +58,7 @@ class BulkSender {
   std::deque<Outgoing> queue_;  // those before next_ are lent and not taken
   std::size_t next_ = 0;
   std::size_t bytes_in_flight_ = 0;
+  std::size_t bytes_not_taken_ = 0;
   PagePipe pipe_;
   bool may_lend_ = true;
 };
@@ -86,7 +78,8 @@ class BulkReceiver {
 
   /// Parts are being waited for.
   bool busy() const { return !announced_.empty(); }
-  std::size_t announced() const { return announced_.size(); }
+  /// As many are announced as are kept. The peer's further announcements stay with the kernel meanwhile.
+  bool full() const { return announced_.size() >= kMostAnnounced; }
   /// Lent messages received since this was asked last.
   std::uint64_t take_taken() { return std::exchange(taken_, 0); }
 
@@ -97,6 +90,8 @@ class BulkReceiver {
     bool lent = false;
   };
   void end_first();
+
+  static constexpr std::size_t kMostAnnounced = 1024;
 
   DataPlane* data_;
   std::deque<Announced> announced_;

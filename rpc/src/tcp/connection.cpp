@@ -15,8 +15,8 @@ namespace {
 constexpr std::size_t kShort = 2048;
 constexpr std::size_t kMostKept = std::size_t{256} << 10;  // of memory for a queue that is empty
 constexpr int kLastReads = 64;
-/// More announced messages than any peer has in flight that keeps to its bounds.
-constexpr std::size_t kMostAnnounced = std::size_t{1} << 16;
+/// Sent bytes that may stand before those that wait, which are moved to the front then.
+constexpr std::size_t kMostSentKept = std::size_t{256} << 10;
 
 std::byte* put(std::byte* to, std::span<const std::byte> bytes) {
   std::memcpy(to, bytes.data(), bytes.size());
@@ -39,7 +39,7 @@ bool Connection::send(OutFrame&& frame, bool later) {
   }
   header.kind = lends_ ? RecordKind::kLent : RecordKind::kAnnounced;
   write(header, frame.head.bytes(), {}, later);
-  sender_.push(std::move(frame.parts), bytes, lends_);
+  sender_.push(std::move(frame.parts), bytes, lends_, queued_);
   return false;
 }
 
@@ -49,12 +49,14 @@ void Connection::write(const RecordHeader& header, std::span<const std::byte> he
   const auto header_bytes = std::as_bytes(std::span(&header, 1));
   const std::size_t in_record = header.kind == RecordKind::kMessage ? header.part_bytes : 0;
   const std::size_t size = sizeof header + head.size() + in_record;
+  queued_ += size;
   if (!later && out_.empty() && size <= kShort && messages_) {
     std::array<std::byte, kShort> record;
     std::byte* end = put(put(record.data(), header_bytes), head);
     for (const Buffer& part : parts) end = put(end, part.bytes());
     const ssize_t sent = send_some(messages_.get(), {record.data(), size});
     if (sent < 0) broken_ = true;
+    if (sent > 0) sent_ += static_cast<std::size_t>(sent);
     if (sent < 0 || static_cast<std::size_t>(sent) == size) return;
     return append({record.data() + sent, size - static_cast<std::size_t>(sent)});
   }
@@ -68,11 +70,21 @@ void Connection::flush_messages() {
   if (out_.empty() || !messages_) return;
   const ssize_t sent = broken_ ? 0 : send_some(messages_.get(), std::span(out_).subspan(out_sent_));
   if (sent < 0) broken_ = true;
-  out_sent_ += sent > 0 ? static_cast<std::size_t>(sent) : 0;
+  if (sent > 0) note_sent(static_cast<std::size_t>(sent));
   if (!broken_ && out_sent_ < out_.size()) return;
   out_.clear();
   out_sent_ = 0;
   if (out_.capacity() > kMostKept) out_ = {};
+}
+
+/// A backlog may stand for ever, always with something new behind it: memory is for what waits, not for all
+/// that ever went through. Moved when that is less than what has gone, so that each byte is moved once.
+void Connection::note_sent(std::size_t bytes) {
+  sent_ += bytes;
+  out_sent_ += bytes;
+  if (out_sent_ < kMostSentKept || out_sent_ < out_.size() / 2) return;
+  out_.erase(out_.begin(), out_.begin() + static_cast<std::ptrdiff_t>(out_sent_));
+  out_sent_ = 0;
 }
 
 std::size_t Connection::flush(std::size_t most_bulk) {
@@ -80,8 +92,8 @@ std::size_t Connection::flush(std::size_t most_bulk) {
   flush_messages();
   std::size_t did = before - (out_.size() - out_sent_);
   // What the peer has not been told of yet, it does not read.
-  if (sender_.busy() && out_.empty() && bulk_ && !broken_)
-    broken_ |= sender_.progress(bulk_.get(), most_bulk, did) == Went::kEnded;
+  if (sender_.ready(sent_) && bulk_ && !broken_)
+    broken_ |= sender_.progress(bulk_.get(), most_bulk, sent_, did) == Went::kEnded;
   return did;
 }
 
@@ -91,14 +103,15 @@ void Connection::close(std::span<std::byte> scratch) {
   for (UniqueFd* const fd : {&messages_, &bulk_}) {
     for (int i = 0; *fd && i < kLastReads; ++i)
       if (::recv(fd->get(), scratch.data(), scratch.size(), MSG_DONTWAIT) <= 0) break;
-    *fd = UniqueFd();
   }
+  messages_ = UniqueFd();
+  sender_.retire(std::move(bulk_));
 }
 
 // ---- Receiving ------------------------------------------------------------------------------------
 
 Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
-  if (!messages_) return Got::kOn;
+  if (!messages_ || receiver_.full()) return Got::kOn;
   const std::size_t begun = rest_.size();
   assert(begun < scratch.size());
   if (begun > 0) std::memcpy(scratch.data(), rest_.data(), begun);
@@ -133,7 +146,7 @@ bool Connection::take(const RecordHeader& header, std::span<const std::byte> con
   arrival.head = data_->heads.acquire(header.head_bytes);
   std::memcpy(arrival.head.data(), content.data(), header.head_bytes);
   if (is_announced) {
-    if (header.part_bytes == 0 || receiver_.announced() >= kMostAnnounced) return false;
+    if (header.part_bytes == 0) return false;
     receiver_.announce(std::move(arrival), header.part_bytes, is_lent);
     return true;
   }

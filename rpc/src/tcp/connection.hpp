@@ -47,11 +47,19 @@ class Connection {
   std::size_t flush(std::size_t most_bulk);
   /// Something waits that a stream did not take.
   bool sending(StreamKind kind) const {
-    return !broken_ && (kind == StreamKind::kMessages ? !out_.empty() : sender_.busy());
+    return !broken_ && (kind == StreamKind::kMessages ? !out_.empty() : sender_.ready(sent_));
   }
   bool sending() const { return sending(StreamKind::kMessages) || sending(StreamKind::kBulk); }
+  /// As many long messages are announced as may be: no more is read of messages until some have come.
+  bool full() const { return receiver_.full(); }
+  /// Memory kept for what waits to be sent.
+  std::size_t bytes_kept() const { return out_.capacity(); }
   bool broken() const { return broken_; }
-  std::size_t bytes_in_flight() const { return out_.size() - out_sent_ + sender_.bytes_in_flight(); }
+  /// `deaf`: nothing is received just now. Then the peer cannot tell what it has taken, and what the kernel
+  /// has counts as having left; else two sides that wait for each other would wait for ever.
+  std::size_t bytes_in_flight(bool deaf = false) const {
+    return out_.size() - out_sent_ + sender_.bytes_in_flight() - (deaf ? sender_.bytes_not_taken() : 0);
+  }
 
   /// Reads what the stream of messages has, at most `scratch` full; adds the records handled to `did`.
   Got receive(std::span<std::byte> scratch, int& did);
@@ -64,6 +72,7 @@ class Connection {
   void write(const RecordHeader& header, std::span<const std::byte> head, const std::vector<Buffer>& parts,
              bool later);
   void append(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
+  void note_sent(std::size_t bytes);
   void flush_messages();
   bool take(const RecordHeader& header, std::span<const std::byte> content);
 
@@ -75,6 +84,8 @@ class Connection {
   bool broken_ = false;         // nothing more can be sent; what comes is still read
   std::vector<std::byte> out_;  // records, from out_sent_ on not sent yet
   std::size_t out_sent_ = 0;
+  std::uint64_t queued_ = 0;     // bytes of all records since the beginning,
+  std::uint64_t sent_ = 0;       // ... and those that the kernel has
   std::vector<std::byte> rest_;  // the beginning of a record
   BulkSender sender_;
   BulkReceiver receiver_;

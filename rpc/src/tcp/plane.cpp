@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "tcp/retired_pages.hpp"
+
 namespace troupe::rpc::tcp {
 namespace {
 
@@ -27,6 +29,8 @@ constexpr Duration kConnectTimeout = std::chrono::seconds(5);
 /// A peer that closes a stream is going, and so closes its meeting socket, too: that is told of instead if it
 /// happens within this time.
 constexpr Duration kMeetingFollows = std::chrono::milliseconds(500);
+/// How often it is asked whether peers that have been lent memory are gone.
+constexpr Duration kRetiredLook = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -97,11 +101,14 @@ Plane::Plane(Loop& loop, DataPlane& data, Offer offer)
       offer_(offer),
       ready_(offer == Offer::kNone ? -1 : ::epoll_create1(EPOLL_CLOEXEC)),
       acceptor_(loop, [this](const Preamble& preamble, UniqueFd fd) { on_stream(preamble, std::move(fd)); }),
-      scratch_(ready_ ? Connection::kScratchBytes : 0) {
+      scratch_(ready_ ? Connection::kScratchBytes : 0),
+      retired_timer_([this] { look_at_retired(); }) {
   if (!ready_) offer_ = Offer::kNone;
 }
 
-Plane::~Plane() = default;
+Plane::~Plane() {
+  if (retired_timer_.scheduled()) loop_.cancel(retired_timer_);
+}
 
 // ---- Links ----------------------------------------------------------------------------------------
 
@@ -165,7 +172,7 @@ void Plane::attach(Channel& channel, StreamKind kind, UniqueFd fd) {
   const Depth depth(*this);
   tune_stream(fd.get());
   epoll_event event{};
-  if (kind == StreamKind::kMessages) event.events = EPOLLIN;
+  if (kind == StreamKind::kMessages && !channel.paused) event.events = EPOLLIN;
   event.data.u64 = channel.link;
   ::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd.get(), &event);
   channel.streams.attach(kind, std::move(fd));
@@ -182,11 +189,24 @@ void Plane::remove(LinkId link) {
   channel->dialling.clear();
   if (channel->scheduled()) loop_.cancel(*channel);
   channel->streams.flush(kSentAlone);
+  for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk})
+    ::epoll_ctl(ready_.get(), EPOLL_CTL_DEL, channel->streams.fd(kind), nullptr);
   channel->streams.close(scratch_);
+  look_at_retired();
   for (auto* list : {&busy_, &collected_})
     std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
   std::erase(opened_, channel.get());
   removed_.push_back(std::move(channel));
+}
+
+void Plane::pause(LinkId link, bool on) {
+  Channel* const channel = channels_.find(link);
+  if (!channel || std::exchange(channel->paused, on) == on) return;
+  watch(*channel, armed_);
+}
+
+void Plane::look_at_retired() {
+  if (RetiredPages::all().look() > 0) loop_.schedule_after(retired_timer_, kRetiredLook);
 }
 
 void Plane::lose(Channel& channel, Code code, const std::string& why) {
@@ -242,7 +262,7 @@ void Plane::check(Channel& channel, Connection::Got got) {
 }
 
 int Plane::receive(Channel& channel) {
-  if (channel.ended || channel.lost || !channel.opened) return 0;
+  if (channel.ended || channel.lost || channel.paused || !channel.opened) return 0;
   int did = 0;
   check(channel, channel.streams.receive(scratch_, did));
   if (did > 0) note_busy(channel);
@@ -275,7 +295,7 @@ std::size_t Plane::may_receive() const {
 std::size_t Plane::go_on(Channel& channel) {
   std::size_t moved = 0;
   if (channel.streams.sending()) moved += channel.streams.flush(may_send());
-  if (!channel.streams.receiving_bulk() || channel.lost) return moved;
+  if (!channel.streams.receiving_bulk() || channel.lost || channel.paused) return moved;
   check(channel, channel.streams.receive_bulk(may_receive(), moved));
   return moved;
 }
@@ -330,8 +350,11 @@ bool Plane::arm() {
 /// While armed, `ready_` tells what a busy channel waits for.
 void Plane::watch(Channel& channel, bool armed) {
   if (channel.ended) return;
+  const Connection& streams = channel.streams;
   for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
-    const bool receiving = kind == StreamKind::kMessages || (armed && channel.streams.receiving_bulk());
+    const bool receiving =
+        !channel.paused &&
+        (kind == StreamKind::kMessages ? !(armed && streams.full()) : armed && streams.receiving_bulk());
     epoll_event event{};
     if (receiving) event.events |= EPOLLIN;
     if (armed && channel.streams.sending(kind)) event.events |= EPOLLOUT;

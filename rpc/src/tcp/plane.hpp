@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/timer.hpp>
 
 #include "meeting/link_table.hpp"
 #include "meeting/socket.hpp"
@@ -44,7 +45,12 @@ class Plane {
   }
   /// Precondition: has(link).
   void send(LinkId link, OutFrame&& frame);
-  std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->streams.bytes_in_flight(); }
+  std::size_t bytes_in_flight(LinkId link) const {
+    const Channel& channel = *channels_.find(link);
+    return channel.streams.bytes_in_flight(channel.paused);
+  }
+  /// While on, nothing of the link's streams is read. Safe if there are none.
+  void pause(LinkId link, bool on);
   /// Ends a link's streams. Safe if there are none.
   void remove(LinkId link);
   /// Links that are open this way.
@@ -80,6 +86,7 @@ class Plane {
   std::size_t may_receive() const;
   std::size_t go_on(Channel& channel);
   void note_busy(Channel& channel);
+  void look_at_retired();
   void watch(Channel& channel, bool armed);
 
   struct Channel final : public TimerNode {
@@ -96,6 +103,7 @@ class Plane {
     bool opened = false;  // in opened_
     bool ended = false;   // a stream has; the meeting's end should follow
     bool lost = false;
+    bool paused = false;           // nothing is read for now
     bool busy = false;             // in busy_
     bool collected = false;        // in collected_
     std::uint64_t sent_round = 0;  // the last in which something was sent at once
@@ -119,6 +127,7 @@ class Plane {
   unsigned quiet_rounds_ = 0;        // since a small message came
   std::uint64_t small_sent_in_ = 0;  // the last round with one from us
   int depth_ = 0;
+  Timer retired_timer_;  // looks for what RetiredPages can let go
 };
 
 }  // namespace troupe::rpc::tcp

@@ -24,6 +24,8 @@ constexpr int kBusyRound = 8;
 constexpr int kMaxRounds = 4;
 /// Rounds of UCX when a peer has left: what it sent before leaving still arrives.
 constexpr int kLastRounds = 16;
+/// So much is kept of what comes on a paused link by ways that cannot be stopped at once.
+constexpr std::size_t kMostHeldBytes = std::size_t{64} << 20;
 /// A worker with so many endpoints that cannot be closed takes no more links.
 constexpr std::size_t kMaxUnfinished = 64;
 
@@ -89,6 +91,12 @@ bool uses_ucx(const std::string& transports) {
 tcp::Offer offer_of_streams(const std::string& transports) {
   if (transports == "auto") return has_rdma() ? tcp::Offer::kIfNeeded : tcp::Offer::kGladly;
   return transports == "tcp" ? tcp::Offer::kGladly : tcp::Offer::kNone;
+}
+
+std::size_t bytes_of(const Arrival& arrival) {
+  std::size_t bytes = arrival.head.size();
+  for (const Buffer& part : arrival.parts) bytes += part.size();
+  return bytes;
 }
 
 Error no_such_link() {
@@ -174,7 +182,7 @@ int ProcessTransport::poll() {
     // By index: dropping a sent buffer may run code that adds a worker.
     for (std::size_t i = 0; needs_workers() && i < workers_.size(); ++i)
       progressed += workers_[i]->progress();
-    if (!plane_.arrivals.empty()) progressed += deliver();
+    if (!plane_.arrivals.empty() || !resumed_.empty()) progressed += deliver();
     events += progressed;
     if (progressed < kBusyRound) break;
   }
@@ -193,7 +201,8 @@ bool ProcessTransport::needs_workers() {
 }
 
 bool ProcessTransport::arm() {
-  if (!plane_.arrivals.empty() || !plane_.broken.empty() || !shm_.arm() || !tcp_.arm()) return false;
+  if (!plane_.arrivals.empty() || !resumed_.empty() || !plane_.broken.empty() || !shm_.arm() || !tcp_.arm())
+    return false;
   watch_networks(true);
   if (!needs_workers()) return true;
   return std::all_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->arm(); });
@@ -214,13 +223,52 @@ void ProcessTransport::watch_networks(bool on) {
 }
 
 int ProcessTransport::deliver() {
-  int delivered = 0;
+  int delivered = resumed_.empty() ? 0 : deliver_held();
   for (; delivered < kDeliverBatch && !plane_.arrivals.empty(); ++delivered) {
     Arrival arrival = plane_.arrivals.pop();
-    if (!plane_.channels.find(arrival.link)) continue;  // closed since
+    Channel* const channel = plane_.channels.find(arrival.link);
+    if (!channel) continue;  // closed since
+    if (channel->paused || !channel->held.empty()) {
+      hold(*channel, std::move(arrival));
+      continue;
+    }
     plane_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
   }
   return delivered;
+}
+
+/// What had come for links that were paused, in its order; what comes later goes behind it.
+int ProcessTransport::deliver_held() {
+  int delivered = 0;
+  while (delivered < kDeliverBatch && !resumed_.empty()) {
+    Channel* const channel = plane_.channels.find(resumed_.back());
+    if (!channel || channel->paused || channel->held.empty()) {
+      resumed_.pop_back();
+      continue;
+    }
+    Arrival arrival = std::move(channel->held.front());
+    channel->held.pop_front();
+    channel->bytes_held -= bytes_of(arrival);
+    ++delivered;
+    plane_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
+  }
+  return delivered;
+}
+
+void ProcessTransport::hold(Channel& channel, Arrival&& arrival) {
+  channel.bytes_held += bytes_of(arrival);
+  if (channel.bytes_held > kMostHeldBytes)
+    plane_.lose(channel.link, {Code::kResourceExhausted, "the peer goes on sending though it is not read"});
+  channel.held.push_back(std::move(arrival));
+}
+
+void ProcessTransport::pause(LinkId link, bool on) {
+  Channel* const channel = plane_.channels.find(link);
+  if (!channel || std::exchange(channel->paused, on) == on) return;
+  shm_.pause(link, on);
+  tcp_.pause(link, on);
+  if (!on && !channel->held.empty()) resumed_.push_back(link);
+  if (channel->endpoint) channel->worker->pause(*channel);
 }
 
 void ProcessTransport::fail_broken() {
@@ -283,11 +331,14 @@ void ProcessTransport::on_parted(LinkId link, Error error) {
   if (Channel* channel = plane_.channels.find(link)) {
     const DepthGuard depth(depth_);
     const HeadPool::Scope heads(plane_.heads);
+    pause(link, false);
     shm_.drain(link);
     tcp_.drain(link);
     if (!plane_.channels.find(link)) return;  // a handler closed it
-    for (int round = 0; channel->worker && round < kLastRounds && channel->worker->progress() > 0; ++round)
-      continue;
+    for (int round = 0; channel && channel->worker && round < kLastRounds; ++round) {
+      if (channel->worker->progress() == 0) break;
+      channel = plane_.channels.find(link);  // a sent buffer that was dropped may have run anybody's code
+    }
     while (deliver() > 0) continue;
     if (!plane_.channels.find(link)) return;  // a handler closed it
     detach(link);

@@ -50,6 +50,7 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
   Result<void> send(LinkId link, OutFrame&& frame) override;
   std::size_t bytes_in_flight(LinkId link) const override;
+  void pause(LinkId link, bool on) override;
   void close(LinkId link) override;
 
   /// For tests.
@@ -69,6 +70,8 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   Result<void> reach_beyond(const SocketAddress& address);
   bool needs_workers();
   int deliver();
+  int deliver_held();
+  void hold(Channel& channel, Arrival&& arrival);
   void fail_broken();
   void retire_workers();
   void detach(LinkId link);
@@ -83,6 +86,7 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   shm::Plane shm_;
   tcp::Plane tcp_;
   std::vector<UcxWorker::Handle> workers_;  // the last takes new links
+  std::vector<LinkId> resumed_;             // with something held to be delivered
   Meeting meeting_;
   const bool uses_ucx_;
   bool loopback_only_ = false;

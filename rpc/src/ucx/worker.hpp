@@ -43,11 +43,16 @@ struct Channel {
   ucp_ep_h endpoint = nullptr;      // null until open_data()
   std::uint64_t peer_tag = 0;       // under which the peer wants what is sent on this link
   std::uint64_t own_tag = 0;        // ours: the slot of `link`, and bits that only the peer is told
-  std::size_t bytes_in_flight = 0;  // in unfinished sends
+  std::size_t bytes_in_flight = 0;  // in unfinished sends, and waiting
   std::size_t operations = 0;       // unfinished sends and receives
+  std::deque<OutFrame> waiting;     // to be sent when the peer is no longer deaf
   std::deque<Announced> announced;  // rendezvous that wait for their turn
+  std::deque<Arrival> held;         // came while it was paused, whatever way
+  std::size_t bytes_held = 0;       // of those
   std::size_t receiving = 0;        // rendezvous under way to us
   std::size_t bytes_receiving = 0;  // of those
+  bool paused = false;              // nothing is to be delivered for now
+  bool peer_deaf = false;           // the peer has paused its side
   bool detached = false;            // the link is closed
   bool over_network = false;        // the peer may be on another machine, or TCP is wanted
   bool address_given = false;       // the peer knows where to send
@@ -86,7 +91,7 @@ class UcxWorker {
   /// One round of UCX; returns how much it did.
   int progress();
   int event_fd() const { return event_fd_; }
-  bool arm() { return postponed_.empty() && ucp_worker_arm(worker_) == UCS_OK; }
+  bool arm() { return postponed_.empty() && hearing_.empty() && ucp_worker_arm(worker_) == UCS_OK; }
 
   /// What a peer needs for sending to this worker.
   const std::vector<std::byte>& address() const { return address_; }
@@ -96,6 +101,9 @@ class UcxWorker {
   Result<void> open(Channel& channel, std::span<const std::byte> peer_worker_address);
   /// Precondition: the channel is open.
   Result<void> send(Channel& channel, OutFrame&& frame);
+  /// The channel has been paused, or goes on. UCX receives from all peers together, so the peer is asked to
+  /// keep its messages, and gets no memory for long ones. Precondition: the channel is open.
+  void pause(Channel& channel);
   /// Ends a channel whose link is closed.
   void detach(std::unique_ptr<Channel> channel);
 
@@ -107,6 +115,9 @@ class UcxWorker {
 
  private:
   static constexpr std::size_t kTagBytes = sizeof(std::uint64_t);
+  /// Active messages: one of the layer above; and a word about the link itself, a byte after the tag.
+  static constexpr unsigned kMessageId = 1;
+  static constexpr unsigned kWordId = 2;
 
   /// A message being sent. Everything that UCX reads until the send has ended lives here: header and
   /// parts (and UCX keeps a pointer to the header, too).
@@ -117,6 +128,7 @@ class UcxWorker {
     std::vector<Buffer> parts;
     std::vector<ucp_dt_iov_t> pieces;
     Buffer long_header;
+    bool is_word = false;  // about the link itself, no message
     alignas(8) std::array<std::byte, kTagBytes + HeadPool::kSmallBytes> short_header;
   };
   /// A message whose parts are being received.
@@ -143,6 +155,14 @@ class UcxWorker {
   static void on_sent(void* request, ucs_status_t status, void* operation);
   static void on_received(void* request, ucs_status_t status, std::size_t size, void* operation);
 
+  static ucs_status_t on_word(void* self, const void* header, std::size_t header_size, void* data,
+                              std::size_t size, const ucp_am_recv_param_t* param);
+  Channel* channel_of(std::span<const std::byte> header);
+  Result<void> handle(unsigned am_id, ucp_am_recv_callback_t callback);
+  Result<void> send_now(Channel& channel, OutFrame&& frame);
+  Result<void> post(SendOperation& operation, Channel& channel, unsigned am_id,
+                    std::span<const std::byte> header, const Payload& payload);
+  void send_waiting();
   bool receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
   void accept_announced(Channel& channel);
   void accept_postponed();
@@ -177,6 +197,7 @@ class UcxWorker {
   std::vector<std::unique_ptr<Channel>> draining_;
   bool drained_some_ = false;
   std::vector<LinkId> postponed_;  // whose next rendezvous waits for the delivery of a large one
+  std::vector<LinkId> hearing_;    // whose peers are no longer deaf
 
   // Operations are made once and reused; those in flight are in neither list.
   std::deque<SendOperation> sends_;

@@ -38,6 +38,7 @@ class DeafTransport final : public Transport {
   Result<void> open_data(LinkId, std::span<const std::byte>) override { return {}; }
   Result<void> send(LinkId, OutFrame&&) override { return {}; }
   std::size_t bytes_in_flight(LinkId) const override { return 0; }
+  void pause(LinkId, bool) override {}
   void close(LinkId) override { closed = true; }
 
   static constexpr LinkId kLink = 1;

@@ -97,6 +97,11 @@ class Transport : public Source {
   virtual Result<void> send(LinkId link, OutFrame&& frame) = 0;
   /// Bytes handed to send() on this link that have not left yet.
   virtual std::size_t bytes_in_flight(LinkId link) const = 0;
+  /// While on, no message of the link is delivered, and but for little that is under way already none is
+  /// received: the peer's sending backs up, and what is not received takes no memory here. Control goes on,
+  /// other links do, and so does sending on this one. A link that ends is on no longer: what its peer had
+  /// sent is still delivered. Safe for a link that is gone, and from inside each event.
+  virtual void pause(LinkId link, bool on) = 0;
   /// Ends a link at once, without on_closed(). What was queued on it may be lost. Safe for a link that
   /// is gone already.
   virtual void close(LinkId link) = 0;

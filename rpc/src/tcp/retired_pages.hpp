@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <list>
+#include <mutex>
+#include <vector>
+
+#include <troupe/runtime/buffer.hpp>
+
+#include "meeting/socket.hpp"
+#include "tcp/page_pipe.hpp"
+
+namespace troupe::rpc::tcp {
+
+/// Memory that was lent to the kernel for streams that have been given up. Its pages may still lie in the
+/// queue of the peer's socket: were the memory used for something else, the peer would read that. So it is
+/// kept until the peer's socket is gone, which is at once where the peer has died, and soon where it hears of
+/// the link's end; a peer that is stopped keeps it.
+///
+/// One for the process, because memory outlives the transport that lent it. Any thread.
+class RetiredPages {
+ public:
+  static RetiredPages& all();
+
+  /// `stream`: over which `parts` were lent, through `pipe`.
+  void keep(UniqueFd stream, PagePipe pipe, std::vector<std::vector<Buffer>> parts);
+  /// Lets go what no peer can read any more; returns how many streams are left.
+  std::size_t look();
+
+ private:
+  struct Retired {
+    UniqueFd stream;
+    PagePipe pipe;
+    std::vector<std::vector<Buffer>> parts;
+  };
+  static bool is_gone(const Retired& retired);
+
+  std::mutex mutex_;
+  std::list<Retired> kept_;
+};
+
+}  // namespace troupe::rpc::tcp
