@@ -75,13 +75,14 @@ function(troupe_program name)
   target_link_libraries(${name} PRIVATE troupe_options ${ARG_LINK})
 endfunction()
 
-# troupe_test(<name> [LINK <targets>...] [INCLUDE <dirs>...] [TIMEOUT <seconds>] [LABELS <labels>...])
+# troupe_test(<name> [LINK <targets>...] [INCLUDE <dirs>...] [TIMEOUT <seconds>] [LABELS <labels>...] [OPTIMIZED])
 #
 # Makes the doctest program test_<name> from every *.cpp of the calling folder (not of those below it)
 # and registers each of its test cases with CTest. A test must end by itself; TIMEOUT (120 s) is the
-# bound past which CTest ends it and counts it as failed.
+# bound past which CTest ends it and counts it as failed. In a release build only the libraries are optimized, and
+# tests that are OPTIMIZED because they compute: most tests wait more than they run, and compile in half the time.
 function(troupe_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "LINK;INCLUDE;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "OPTIMIZED" "TIMEOUT" "LINK;INCLUDE;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
@@ -92,6 +93,9 @@ function(troupe_test name)
   add_executable(test_${name} ${sources})
   target_link_libraries(test_${name} PRIVATE troupe_options doctest::doctest troupe_test_main ${ARG_LINK})
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests ${ARG_INCLUDE})
+  if(NOT ARG_OPTIMIZED)
+    target_compile_options(test_${name} PRIVATE $<$<CONFIG:Release>:-O0>)
+  endif()
   doctest_discover_tests(test_${name} TEST_PREFIX "${name}: "
                          PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${name};${ARG_LABELS}"
                                     SKIP_REGULAR_EXPRESSION "MESSAGE:.skipped:.")
