@@ -141,7 +141,8 @@ bool Loop::help(const std::function<void()>* begin, const std::function<bool()>&
   give_turn();
   // Asleep still: one of our own looks at the descriptors has taken the kick that was meant for it, and our
   // polls have disarmed the sources it sleeps on.
-  if (tell_home || home_.load() == Home::kAsleep) wake_home();
+  const Home home = home_.load();
+  if (tell_home || home == Home::kAsleep || home == Home::kWaiting) wake_home();
   return finished;
 }
 

@@ -15,6 +15,9 @@ namespace {
 /// after they stop it is back within two of the longest steps.
 constexpr Duration kParkStep = std::chrono::milliseconds(1);
 constexpr Duration kLongestPark = std::chrono::milliseconds(4);
+/// While one and the same thread drives, which wakes it when it leaves: hundreds of processes that wait for a
+/// core would spend a third of it on looking.
+constexpr Duration kLongestWait = std::chrono::milliseconds(32);
 constexpr std::uint64_t kWithoutPause = 32;  // waits begun since it looked last
 constexpr Duration kLongStep = std::chrono::milliseconds(500);
 
@@ -204,7 +207,10 @@ void Loop::park(std::uint64_t& helped_seen) {
     const std::uint64_t before = std::exchange(helped, helped_.load());
     borrowed = helped == before;
     const bool without_pause = helped - before >= kWithoutPause;
-    step = without_pause ? std::min(2 * step, kLongestPark) : kParkStep;
+    if (borrowed)
+      step = std::min(2 * step, kLongestWait);
+    else
+      step = without_pause ? std::min(2 * step, kLongestPark) : kParkStep;
   }
   helped_seen = helped;
   home_.store(Home::kAwake);
