@@ -14,8 +14,10 @@ constexpr std::size_t kMaxOver = 1 << 16;
 void Directory::reset(const Membership& membership) {
   version_ = membership.version;
   members_.clear();
+  ring_.clear();
   actors_.clear();
-  for (const Member& member : membership.members) members_[member.node_id] = member;
+  for (const Member& member : membership.members)
+    members_[member.node_id] = member, ring_.insert(member.node_id);
   for (const NamedActor& actor : membership.actors) actors_[actor.name] = actor;
 }
 
@@ -53,6 +55,7 @@ void Directory::apply(const MembershipChange& change) {
   switch (change.event) {
     case MembershipEvent::kJoined:
       members_[change.member.node_id] = change.member;
+      ring_.insert(change.member.node_id);
       break;
     case MembershipEvent::kLeft:
       remove_member(change.member, "its node '" + change.member.name + "' has left");
@@ -73,6 +76,7 @@ void Directory::apply(const MembershipChange& change) {
 
 void Directory::remove_member(const Member& member, const std::string& why) {
   members_.erase(member.node_id);
+  ring_.erase(member.node_id);
   if (over_.insert(member.node_id).second) over_in_order_.push_back(member.node_id);
   if (over_in_order_.size() > kMaxOver) {
     over_.erase(over_in_order_.front());
@@ -97,6 +101,31 @@ Result<const NamedActor*> Directory::find_actor(std::string_view name) const {
   else
     message += " (" + std::to_string(actors_.size()) + " others are known)";
   return Error{Code::kNotFound, message};
+}
+
+std::size_t Directory::count_members(std::string_view role) const {
+  return static_cast<std::size_t>(std::count_if(
+      members_.begin(), members_.end(), [&](const auto& entry) { return entry.second.role == role; }));
+}
+
+std::vector<std::uint64_t> Directory::after(std::uint64_t node_id, std::size_t count) const {
+  std::vector<std::uint64_t> found;
+  auto next = ring_.upper_bound(node_id);
+  for (std::size_t looked_at = 0; looked_at < ring_.size() && found.size() < count; ++looked_at, ++next) {
+    if (next == ring_.end()) next = ring_.begin();
+    if (*next != node_id) found.push_back(*next);
+  }
+  return found;
+}
+
+std::vector<std::uint64_t> Directory::before(std::uint64_t node_id, std::size_t count) const {
+  std::vector<std::uint64_t> found;
+  auto next = ring_.lower_bound(node_id);
+  for (std::size_t looked_at = 0; looked_at < ring_.size() && found.size() < count; ++looked_at) {
+    if (next == ring_.begin()) next = ring_.end();
+    if (*--next != node_id) found.push_back(*next);
+  }
+  return found;
 }
 
 std::string_view Directory::name_of_actor(std::uint64_t number) const {

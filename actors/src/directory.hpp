@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -31,6 +32,13 @@ class Directory {
   Result<const NamedActor*> find_actor(std::string_view name) const;
   /// The name of the actor with this number; empty: it has none. Looks at all.
   std::string_view name_of_actor(std::uint64_t number) const;
+  /// Cheaper than find_actor() where it is not.
+  bool has_actor(std::string_view name) const { return actors_.find(name) != actors_.end(); }
+  std::size_t count_members(std::string_view role) const;
+  /// Up to `count` members that follow a node, or go before it, in the ring of ids, the nearest first; never
+  /// itself.
+  std::vector<std::uint64_t> after(std::uint64_t node_id, std::size_t count) const;
+  std::vector<std::uint64_t> before(std::uint64_t node_id, std::size_t count) const;
   const Member* find_member(std::uint64_t node_id) const;
   /// Whether this life of a node has ended for the cluster: it died, or was taken for dead, or left.
   bool is_over(std::uint64_t node_id) const { return over_.contains(node_id); }
@@ -47,6 +55,7 @@ class Directory {
 
   std::uint64_t version_ = 0;
   std::unordered_map<std::uint64_t, Member> members_;
+  std::set<std::uint64_t> ring_;  // their ids
   std::unordered_map<std::string, NamedActor, StringHash, std::equal_to<>> actors_;
   /// Why names that were there are gone, so that a late caller hears the truth. Bounded.
   std::unordered_map<std::string, std::string, StringHash, std::equal_to<>> gone_;

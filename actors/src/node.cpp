@@ -29,10 +29,13 @@ std::unique_ptr<caf::actor_system_config> small_system_config() {
 /// The state of the actor number kNodeActor: where the registry's notices arrive.
 struct NodeService {
   std::function<void(const MembershipChange&)> changed;
+  std::function<void()> doubt_registry;
   std::function<NodeMetrics()> metrics;
   static void methods(rpc::Methods<NodeService>& methods) {
-    methods.add("membership_changed",
-                [](NodeService& self, const MembershipChange& change) { self.changed(change); });
+    methods.add("membership_changed", [](NodeService& self, const std::vector<MembershipChange>& changes) {
+      for (const MembershipChange& change : changes) self.changed(change);
+    });
+    methods.add("doubt_registry", [](NodeService& self) { self.doubt_registry(); });
     methods.add(std::string(kNodeMetrics), [](NodeService& self) { return self.metrics(); });
   }
 };
@@ -115,20 +118,24 @@ Result<void> NodeImpl::listen() {
   auto service = std::make_shared<NodeService>();
   service->metrics = [this] { return metrics.snapshot(); };
   service->changed = [this](const MembershipChange& change) { on_change(change); };
+  service->doubt_registry = [this] { ring.doubt_registry(); };
   add_actor("", service, table_of<NodeService>(), kNodeActor);
   objects = std::make_unique<RemoteObjects>(*this);
   add_actor("", std::shared_ptr<detail::ObjectHost>(objects->hosted), objects->hosted->methods(),
             kObjectsActor);
   if (!options.registry.empty()) return {};
-  registry =
-      std::make_shared<Registry>(*loop, [this](rpc::SessionId session, const MembershipChange& change) {
-        // A member that cannot be told is dying; its session's end will follow.
-        (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0}, kHousekeeping,
-                             [&](rpc::OutMessage& out) {
-                               out.values(1);
-                               rpc::Codec<MembershipChange>::encode(out.value(0), change);
-                             });
-      });
+  registry = std::make_shared<Registry>(
+      *loop, Registry::Ways{
+                 [this](rpc::SessionId session, const std::vector<MembershipChange>& changes) {
+                   // A member that cannot be told is dying; its session's end will follow.
+                   (void)endpoint->send({session, kNodeActor}, {rpc::fnv1a("membership_changed"), 0},
+                                        kHousekeeping, [&](rpc::OutMessage& out) {
+                                          out.values(1);
+                                          rpc::Codec<std::vector<MembershipChange>>::encode(out.value(0),
+                                                                                            changes);
+                                        });
+                 },
+                 [this](rpc::SessionId session, Duration silence) { endpoint->suspect(session, silence); }});
   add_actor("", registry, table_of<Registry>(), kRegistryActor);
   return {};
 }
@@ -178,7 +185,7 @@ Result<void> NodeImpl::join() {
   options.log.info("joined",
                    {{"address", address}, {"role", options.role}, {"members", membership->members.size()}});
   for (const MembershipChange& change : std::exchange(early_changes, {})) on_change(change);
-  if (!registry) loop->schedule_after(refresh, options.silence_limit);
+  ring.members_changed();
   return {};
 }
 
@@ -213,7 +220,7 @@ void NodeImpl::answer_everything() {
   Loop::Turn turn(*loop);
   joined = false;
   closing = true;
-  loop->cancel(refresh);
+  if (endpoint) ring.close();
   if (objects) objects->close();
   stop_driving({});
   while (!proxies.empty()) end_proxy(proxies.begin()->first, {Code::kCancelled, "the node shuts down"});

@@ -141,11 +141,13 @@ void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
                 [&](const auto& entry) { return entry.second == session && entry.first != peer.node_id; });
   forget_found();
   sessions.emplace(peer.node_id, session);
+  ring.on_session(session, peer.node_id);
 }
 
 void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) {
   std::erase_if(sessions, [&](const auto& entry) { return entry.second == session; });
   forget_found();
+  ring.on_session_closed(session);
   if (peer.incoming && error.code == Code::kUnauthenticated) log_refusal(peer, error);
   if (registry) return registry->session_closed(session, error.message);
   if (!joined) {
@@ -162,6 +164,14 @@ void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, 
   options.log.error("the first node is gone", error);
   stop_driving(Error{Code::kUnavailable, "the first node of the cluster, at " + options.registry +
                                              ", is gone: " + error.message});
+}
+
+void NodeImpl::on_quiet(rpc::SessionId, const rpc::Peer& peer, Duration silence) {
+  ring.on_quiet(peer, silence);
+}
+
+void NodeImpl::on_news(rpc::SessionId, std::uint64_t version) {
+  ring.on_news(version);
 }
 
 /// Once a second at most: whoever knocks must not fill the log.
@@ -216,6 +226,7 @@ void NodeImpl::apply_change(const MembershipChange& change) {
         ended.push_back(name);
   directory.apply(change);
   if (gone) sessions.erase(change.member.node_id);
+  if (gone || change.event == MembershipEvent::kJoined) ring.members_changed();
   forget_found();
   log_change(change);
   if (gone) {
@@ -259,18 +270,6 @@ void NodeImpl::run_watchers() {
     function(change);
     next = watchers.lower_bound(number);
   }
-}
-
-/// The last notice of several may be lost with none after it to show the gap: so nobody is out of date for
-/// longer than this takes.
-void NodeImpl::look_for_missed_notices() {
-  loop->schedule_after(refresh, options.silence_limit);
-  rpc::call_async<std::uint64_t>(
-      *endpoint, {registry_session, kRegistryActor}, "version", "asking for news",
-      {.timeout = kListTimeout, .trace = TraceContext::not_traced(), .detached = true})
-      .then([this](Result<std::uint64_t> version) {
-        if (joined && version && *version > directory.version()) relist();
-      });
 }
 
 /// A notice was overtaken or lost: ask for everything.
@@ -317,20 +316,25 @@ void Node::unwatch(std::uint64_t watcher) {
 
 Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size_t count, Duration timeout) {
   std::vector<Member> found;
+  const auto list = [&] {
+    found = impl_->directory.list().members;
+    std::erase_if(found, [&](const Member& member) { return member.role != role; });
+  };
   std::uint64_t seen = UINT64_MAX;
   const auto enough = [&] {
     const std::uint64_t version = impl_->directory.version();
-    if (version != seen) {
-      seen = version;
-      found = impl_->directory.list().members;
-      std::erase_if(found, [&](const Member& member) { return member.role != role; });
-    }
+    // Counted first: while hundreds join, listing them all with each one would cost the cube of their number.
+    if (std::exchange(seen, version) != version && impl_->directory.count_members(role) >= count) list();
     return found.size() >= count || !impl_->running;
   };
   impl_->loop->wait_until(enough, impl_->clock->now() + timeout);
   if (found.size() >= count) return found;
   if (auto over = impl_->why_stopped())
     return with_context(*over, "waiting for role '" + std::string(role) + "'");
+  {
+    Loop::Turn turn(*impl_->loop);
+    list();
+  }
   std::string there;
   for (const Member& member : found) (there += there.empty() ? "" : ", ") += member.name;
   return Error{Code::kDeadlineExceeded, "waited for " + std::to_string(count) + " nodes of role '" +
@@ -343,7 +347,7 @@ Result<void> Node::wait_for_actor(std::string_view name, Duration timeout) {
   NodeImpl& node = *impl_;
   bool seen = false;
   const auto there = [&] {
-    seen = node.local_names.contains(name) || node.directory.find_actor(name).ok();
+    seen = node.local_names.contains(name) || node.directory.has_actor(name);
     return seen || !node.running;
   };
   node.loop->wait_until(there, node.clock->now() + timeout);

@@ -25,6 +25,7 @@
 #include "node_tracing.hpp"
 #include "registry.hpp"
 #include "remote_objects.hpp"
+#include "watch_ring.hpp"
 #include "worker_actor.hpp"
 
 namespace troupe {
@@ -81,6 +82,9 @@ struct NodeImpl final : rpc::EndpointEvents {
   Result<void> may_meet(const rpc::Peer& peer) override;
   void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
   void on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) override;
+  void on_quiet(rpc::SessionId session, const rpc::Peer& peer, Duration silence) override;
+  std::uint64_t news() override { return joined && !alone ? directory.version() : 0; }
+  void on_news(rpc::SessionId session, std::uint64_t version) override;
   Result<rpc::CallTarget> resolve(std::string_view actor);
   Result<rpc::CallTarget> look_up(std::string_view actor);
   /// What resolve() has found may be true no longer: after each change of what it looks at.
@@ -95,7 +99,6 @@ struct NodeImpl final : rpc::EndpointEvents {
   void tell_watchers(const MembershipChange& change);
   void run_watchers();
   void relist();
-  void look_for_missed_notices();
   Result<rpc::SessionId> meet(std::uint64_t node_id);
 
   // actor_proxy.cpp: named actors as CAF actors
@@ -112,14 +115,6 @@ struct NodeImpl final : rpc::EndpointEvents {
     std::string name;
     caf::actor handle;
     WorkerActor* worker = nullptr;  // what `handle` holds
-  };
-  /// Fires now and then, to look for notices that were lost on the way.
-  struct Refresh final : TimerNode {
-    explicit Refresh(NodeImpl& owner) : node(owner) {}
-    NodeImpl& node;
-
-   private:
-    void on_timer() override { node.look_for_missed_notices(); }
   };
   struct Watcher {
     std::function<void(const MembershipChange&)> function;
@@ -144,7 +139,6 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::map<std::uint64_t, Watcher> watchers;
   bool watchers_scheduled = false;
   bool relisting = false;
-  Refresh refresh{*this};
   TimePoint last_refusal{-1'000'000'000'000};  // long ago
   std::uint64_t refusals_untold = 0;
   std::uint64_t next_watcher = 1;
@@ -165,6 +159,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::unique_ptr<NodeTracing> tracing;  // null: no traces
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::unique_ptr<RemoteObjects> objects;
+  WatchRing ring{*this};
   MetricsBoard metrics{*this};
   std::shared_ptr<EndWatch> ends = std::make_shared<EndWatch>(*this);
 

@@ -1,12 +1,12 @@
 #include "registry.hpp"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 namespace troupe {
 
 namespace {
-constexpr rpc::SessionId kNobody = UINT64_MAX;
 constexpr std::size_t kMaxGone = 4096;
 }  // namespace
 
@@ -17,7 +17,7 @@ void Registry::methods(rpc::Methods<Registry>& methods) {
       .add("unpublish", &Registry::unpublish)
       .add("list", &Registry::list)
       .add("barrier", &Registry::barrier)
-      .add("version", &Registry::version);
+      .add("suspect", &Registry::suspect);
 }
 
 Result<Membership> Registry::join(const rpc::CallContext& context, const Member& member) {
@@ -29,9 +29,9 @@ Result<Membership> Registry::join(const rpc::CallContext& context, const Member&
                                              entry.member.address + "; give this one another name"};
     if (session == context.session) return Error{Code::kAlreadyExists, "this node has joined already"};
   }
-  entries_[context.session] = {member, {}};
   gone_.erase(member.name);
-  announce({0, MembershipEvent::kJoined, member, {}, ""}, context.session);
+  announce({0, MembershipEvent::kJoined, member, {}, ""});
+  entries_[context.session] = {member, {}, version_};
   return list();
 }
 
@@ -50,8 +50,7 @@ Result<void> Registry::publish(const rpc::CallContext& context, const std::strin
                                              "' already; give this one another name"};
   own->second.actors.emplace(name, number);
   announce(
-      {0, MembershipEvent::kPublished, own->second.member, {name, own->second.member.node_id, number}, ""},
-      kNobody);
+      {0, MembershipEvent::kPublished, own->second.member, {name, own->second.member.node_id, number}, ""});
   return {};
 }
 
@@ -62,12 +61,13 @@ Result<void> Registry::unpublish(const rpc::CallContext& context, const std::str
   if (actor == own->second.actors.end()) return {};
   const NamedActor ended{name, own->second.member.node_id, actor->second};
   own->second.actors.erase(actor);
-  announce({0, MembershipEvent::kUnpublished, own->second.member, ended, "it ended"}, kNobody);
+  announce({0, MembershipEvent::kUnpublished, own->second.member, ended, "it ended"});
   return {};
 }
 
 rpc::Future<void> Registry::barrier(const rpc::CallContext& context, const std::string& name,
                                     const std::vector<std::string>& participants, std::int64_t timeout_ns) {
+  send_notices();  // who comes to a barrier may take it that all know what was done before
   const auto own = entries_.find(context.session);
   if (own == entries_.end())
     return barriers_.refuse({Code::kFailedPrecondition, "join before waiting at a barrier"});
@@ -98,29 +98,65 @@ void Registry::remove(rpc::SessionId session, MembershipEvent event, const std::
   entries_.erase(found);
   if (gone_.size() < kMaxGone) gone_[member.name] = reason;
   barriers_.gone(member.name, reason);
-  announce({0, event, member, {}, reason}, session);
+  announce({0, event, member, {}, reason});
 }
 
-void Registry::announce(MembershipChange change, rpc::SessionId except) {
+/// Other nodes are told at the end of the round: if many join at once, each hears of all of them by one
+/// message.
+void Registry::announce(MembershipChange change) {
   change.version = ++version_;
-  notices_.push_back({std::move(change), except});
-  if (!sending_) send_notices();
+  own_notices_.push_back(change);
+  notices_.push_back(std::move(change));
+  tell_own_node();
+  if (notices_.size() > 1) return;
+  loop_.defer([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->send_notices();
+  });
 }
 
-/// What is told may lead to the next change, before this one has been told to everybody; that one waits, so
-/// that all hear of them in order.
-void Registry::send_notices() {
-  sending_ = true;
-  while (!notices_.empty()) {
-    const Notice notice = std::move(notices_.front());
-    notices_.pop_front();
-    std::vector<rpc::SessionId> members;
-    for (const auto& [session, entry] : entries_)
-      if (session != notice.except) members.push_back(session);
-    for (const rpc::SessionId member : members)
-      if (entries_.contains(member)) notify_(member, notice.change);
+/// What is told may lead to the next change, before this one has been told to all of the node; that one
+/// waits.
+void Registry::tell_own_node() {
+  if (std::exchange(telling_own_node_, true)) return;
+  while (!own_notices_.empty()) {
+    const MembershipChange change = std::move(own_notices_.front());
+    own_notices_.pop_front();
+    if (entries_.contains(rpc::kLocal)) ways_.notify(rpc::kLocal, {change});
   }
-  sending_ = false;
+  telling_own_node_ = false;
+}
+
+void Registry::send_notices() {
+  const std::vector<MembershipChange> changes = std::exchange(notices_, {});
+  if (changes.empty()) return;
+  std::vector<rpc::SessionId> members;
+  members.reserve(entries_.size());
+  for (const auto& [session, entry] : entries_)
+    if (session != rpc::kLocal) members.push_back(session);
+  for (const rpc::SessionId member : members) {
+    const auto found = entries_.find(member);
+    if (found == entries_.end() || found->second.since >= changes.back().version) continue;
+    const auto news = std::find_if(changes.begin(), changes.end(), [&](const MembershipChange& change) {
+      return change.version > found->second.since;
+    });
+    if (news == changes.begin())
+      ways_.notify(member, changes);
+    else
+      ways_.notify(member, {news, changes.end()});
+  }
+}
+
+Result<void> Registry::suspect(const rpc::CallContext& context, std::uint64_t node_id,
+                               std::int64_t silence_ns) {
+  if (!entries_.contains(context.session))
+    return Error{Code::kFailedPrecondition, "join before telling of others"};
+  suspect_member(node_id, Duration(std::max<std::int64_t>(silence_ns, 0)));
+  return {};
+}
+
+void Registry::suspect_member(std::uint64_t node_id, Duration silence) {
+  for (const auto& [session, entry] : entries_)
+    if (entry.member.node_id == node_id) return ways_.suspect(session, silence);
 }
 
 }  // namespace troupe

@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,12 +18,16 @@ namespace troupe {
 
 /// Who is in the cluster: the state of the actor number kRegistryActor of the first node. It knows members
 /// by the session on which they joined; the end of that session is their death.
-class Registry {
+class Registry : public std::enable_shared_from_this<Registry> {
  public:
-  /// Sends a change to a member.
-  using Notify = std::function<void(rpc::SessionId, const MembershipChange&)>;
+  struct Ways {
+    /// Tells a member of changes, in their order.
+    std::function<void(rpc::SessionId, const std::vector<MembershipChange>&)> notify;
+    /// Endpoint::suspect()
+    std::function<void(rpc::SessionId, Duration silence)> suspect;
+  };
 
-  Registry(Loop& loop, Notify notify) : notify_(std::move(notify)), barriers_(loop) {}
+  Registry(Loop& loop, Ways ways) : loop_(loop), ways_(std::move(ways)), barriers_(loop) {}
   static void methods(rpc::Methods<Registry>& methods);
 
   /// The membership with the newcomer in it. kAlreadyExists: a living node has the name.
@@ -32,9 +37,11 @@ class Registry {
   /// kAlreadyExists: a living actor has the name. kFailedPrecondition: the caller has not joined.
   Result<void> publish(const rpc::CallContext& context, const std::string& name, std::uint64_t number);
   Result<void> unpublish(const rpc::CallContext& context, const std::string& name);
+  /// A member has heard nothing of another one for so long: that one is asked, and if it does not answer its
+  /// session ends, and with it its membership.
+  Result<void> suspect(const rpc::CallContext& context, std::uint64_t node_id, std::int64_t silence_ns);
+  void suspect_member(std::uint64_t node_id, Duration silence);
   Membership list() const;
-  /// Of the last change: what it costs a member to see that it has missed nothing.
-  std::uint64_t version() const { return version_; }
 
   /// Waits in Node::barrier(): see there, and Barriers. kUnavailable: one of the participants is gone.
   rpc::Future<void> barrier(const rpc::CallContext& context, const std::string& name,
@@ -47,21 +54,21 @@ class Registry {
   struct Entry {
     Member member;
     std::map<std::string, std::uint64_t> actors;
+    std::uint64_t since = 0;  // the version that it was given when it joined
   };
   void remove(rpc::SessionId session, MembershipEvent event, const std::string& reason);
-  void announce(MembershipChange change, rpc::SessionId except);
+  void announce(MembershipChange change);
+  void tell_own_node();
   void send_notices();
 
-  struct Notice {
-    MembershipChange change;
-    rpc::SessionId except;
-  };
-  Notify notify_;
+  Loop& loop_;
+  Ways ways_;
   Barriers barriers_;
   std::map<std::string, std::string> gone_;  // why names are not there any more; bounded
   std::uint64_t version_ = 0;
-  std::deque<Notice> notices_;
-  bool sending_ = false;
+  std::vector<MembershipChange> notices_;     // that no other node was told of yet
+  std::deque<MembershipChange> own_notices_;  // that this one was not told of
+  bool telling_own_node_ = false;
   std::map<rpc::SessionId, Entry> entries_;
 };
 

@@ -49,6 +49,8 @@ class Side final : public EndpointEvents {
   Service service;
   std::function<void(InboundCallPtr)> handler;  // instead of the service
   std::function<void(SessionId)> closed_hook;
+  std::vector<std::pair<SessionId, Duration>> quiet;
+  std::uint64_t own_news = 0, heard_news = 0;
 
   static constexpr std::uint64_t kKeeper = 99;  // an actor that answers nothing by itself
 
@@ -63,6 +65,11 @@ class Side final : public EndpointEvents {
     closed.emplace_back(session, error);
     if (closed_hook) closed_hook(session);
   }
+  void on_quiet(SessionId session, const Peer&, Duration silence) override {
+    quiet.emplace_back(session, silence);
+  }
+  std::uint64_t news() override { return own_news; }
+  void on_news(SessionId, std::uint64_t news) override { heard_news = news; }
 
  private:
   std::shared_ptr<const MethodTable> table_;

@@ -180,12 +180,14 @@ void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep
   } else if (bytes_of(*frame) <= answers_->limits().bytes / 2) {
     // What is sent may lie in memory that the actor goes on to change.
     answers_->keep(caller, id, copy_of(*frame), loop_.now());
+    liveness_->wake();
   } else if (auto too_long = encode(header, [&](OutMessage& out) {
                out.error({Code::kDataLoss,
                           "this call has run, but its answer was too long to be kept for a repeat",
                           options_.node_name});
              })) {
     answers_->keep(caller, id, copy_of(*too_long), loop_.now());
+    liveness_->wake();
   }
   if (!frame) return;
   for (const InboundCallPtr& repeat : repeats) {

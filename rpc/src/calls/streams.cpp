@@ -51,6 +51,7 @@ std::shared_ptr<StreamSource> StreamSource::open(InboundCallPtr call) {
   source->credit_items_ = items;
   source->credit_bytes_ = bytes;
   endpoint->streams_.emplace(key, source);
+  if (Endpoint::Session* reader = endpoint->find(key.first)) endpoint->attend(*reader);
   return source;
 }
 

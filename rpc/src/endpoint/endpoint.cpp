@@ -1,5 +1,5 @@
 // Calls: making them, taking them in, and ending each of them once; how they are answered is in
-// inbound_call.cpp. What concerns the links between endpoints (meeting, heartbeats, death) is in session.cpp.
+// inbound_call.cpp. What concerns the links between endpoints is in session/.
 #include <troupe/rpc/endpoint.hpp>
 
 #include <cassert>
@@ -41,13 +41,12 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
       long_from_(transport->limits().eager_bytes),
       answers_(std::make_unique<Answers>(options_.answers)),
       random_(options_.seed != 0 ? options_.seed : options_.node_id),
-      heartbeat_(std::make_unique<Heartbeat>(*this)),
+      liveness_(std::make_unique<Liveness>(*this)),
       local_delivery_(std::make_unique<LocalDelivery>(*this)),
       transport_(std::move(transport)) {
   assert(options_.node_id != 0);
   transport_->set_events(*this);
   expect_strangers();
-  loop_.schedule_after(*heartbeat_, heartbeat_tick());
 }
 
 void Endpoint::shut_down() {
@@ -303,6 +302,7 @@ Result<void> Endpoint::send_frame(SessionId session, OutFrame&& frame, Flow flow
   if (call) {
     call->session = to;
     ++to->calls_in_flight;
+    attend(*to);
   }
   stats_.bytes_sent += bytes;
   return send_now(*to, std::move(frame));
@@ -334,12 +334,14 @@ void Endpoint::on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& parts)
   if (!session) return;
   if (session->state < Session::State::kOpening)
     return end_session(link, {Code::kUnauthenticated, "a message came before the meeting"}, true);
-  session->last_heard = loop_.now();
+  session->life.heard = loop_.now();
   const HeadPool::Scope heads(*heads_);
   stats_.bytes_received += head.size();
   for (const Buffer& part : parts) stats_.bytes_received += part.size();
   auto message = InMessage::parse(std::move(head), std::move(parts), &session->memory);
   if (!message) return end_session(link, message.error(), true);
+  if (!session->life.listed && session->memory.maps()) [[unlikely]]
+    liveness_->list(*session);
   deliver(link, std::move(*message));
 }
 

@@ -11,6 +11,7 @@
 
 #include "meeting/proof.hpp"
 #include "session/flow_queue.hpp"
+#include "session/liveness.hpp"
 #include "session/session_memory.hpp"
 
 namespace troupe::rpc {
@@ -47,9 +48,7 @@ struct Endpoint::Session {
   State state = State::kDialling;
   Peer peer;
   TimePoint begun{};
-  TimePoint last_heard{};
-  TimePoint last_said{};
-  std::uint64_t heartbeats = 0;
+  SignsOfLife life;
   MeetingTerms terms;  // what has been said before the hello
 
   std::uint32_t calls_in_flight = 0;  // sent and not answered
@@ -144,6 +143,12 @@ inline void Endpoint::end_metered(detail::MeteredCall& call,
   call.series = nullptr;
 }
 
+/// Something is open on the session now: see Liveness.
+inline void Endpoint::attend(Session& session) {
+  if (!session.life.attended) [[unlikely]]
+    liveness_->attend(session);
+}
+
 /// A call gives its place back.
 inline void Endpoint::end_of_flow(OpenCall& call) {
   Session& session = *std::exchange(call.session, nullptr);
@@ -152,14 +157,6 @@ inline void Endpoint::end_of_flow(OpenCall& call) {
   else
     --session.calls_in_flight;
 }
-
-struct Endpoint::Heartbeat final : TimerNode {
-  explicit Heartbeat(Endpoint& owner) : endpoint(owner) {}
-  Endpoint& endpoint;
-
- private:
-  void on_timer() override { endpoint.on_heartbeat(); }
-};
 
 /// Sends what waits as room comes free: asked in every round of the loop while anything waits.
 class Endpoint::FlowPump final : public Source {

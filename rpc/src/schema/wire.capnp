@@ -24,8 +24,10 @@
 # Life of a link. The dialling side sends `hello` at once, or after the accepting side's proof. The accepting side checks it and answers
 # with its own `hello`, or with `refusal` and closes. Once a side has the other's hello it opens its
 # data way, and sends `ready`. A side sends Envelopes only after it has received `ready`. While
-# the link lives each side sends `heartbeat` whenever it has sent no control message for the heartbeat
-# interval; a side that has heard nothing for the silence limit gives the peer up for dead. `goodbye`
+# a side waits for something on the link (an answer, room, credit), or was told to keep watch, it
+# sends `heartbeat` when it has heard nothing, on either way, for half a heartbeat interval, and again in each
+# interval; the peer answers with `alive` at once. A side that waits so and has heard nothing for the silence
+# limit gives the peer up for dead. A link on which nobody waits rests: nothing is sent on it. `goodbye`
 # announces an orderly end. The end of the socket ends the link, whatever was said before; every call
 # that is still open on it is then answered UNAVAILABLE by the side that waits for it.
 
@@ -41,13 +43,15 @@ struct Control {
                                # differ; INVALID_ARGUMENT: malformed hello. Both sides, in place of their
                                # next message before the hello, UNAUTHENTICATED: no proof, or a wrong one.
     ready     @2 :Void;        # Both sides, once: "my data way is open, send".
-    heartbeat @3 :UInt64;      # Both sides: the sender's count of heartbeats. Never answered.
+    heartbeat @3 :UInt64;      # Both sides: "do you live?". The number is the sender's news: the layer above
+                               # knows what it means (between nodes: the version of the membership known).
     goodbye   @4 :Text;        # Both sides, at most once, last: the sender leaves; why.
     greeting  @5 :Greeting;    # Dialling side, first, if it has a secret.
     challenge @6 :Greeting;    # Accepting side: its answer.
     proof     @7 :Data;        # Both sides, once, the dialling one first: 32 bytes.
     mapping   @8 :Void;        # Both sides, at most once, between hello and `ready`, only in answer to a hello
                                # with a probe: "I have opened it: you may send shared tensors".
+    alive     @9 :UInt64;      # Both sides: the answer to a `heartbeat`, with the sender's own news.
   }
 }
 

@@ -54,7 +54,7 @@ void Endpoint::refuse(Session& session, Error why) {
 }
 
 void Endpoint::begin_meeting(Session& session) {
-  session.last_heard = loop_.now();
+  session.life.heard = loop_.now();
   session.state = options_.secret.empty() ? Session::State::kMeeting : Session::State::kGreeting;
   if (session.peer.incoming) return;
   if (options_.secret.empty()) return send_hello(session);

@@ -38,6 +38,7 @@ Result<void> Endpoint::wait_for_room(Session& to, OutFrame&& frame, Flow flow, s
     call->place = place;
     call->waits = true;
   }
+  attend(to);
   if (to.state == Session::State::kReady) pump_->add(to);
   return {};
 }

@@ -1,4 +1,4 @@
-// The links between endpoints: meeting, heartbeats, death.
+// The links between endpoints: how they begin, and what they end. Whether a peer lives: liveness.cpp.
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,8 +39,8 @@ Result<SessionId> Endpoint::connect(std::string_view address) {
   if (!link) return link.error();
   auto session = std::make_unique<Session>(*link);
   session->peer.address = std::string(address);
-  session->begun = session->last_heard = session->last_said = loop_.refresh_now();
-  sessions_.emplace(*link, std::move(session));
+  session->begun = loop_.refresh_now();
+  attend(*sessions_.emplace(*link, std::move(session)).first->second);
   return *link;
 }
 
@@ -81,14 +81,15 @@ void Endpoint::on_link(LinkId link, std::string_view peer_address, bool incoming
     auto session = std::make_unique<Session>(link);
     session->peer.address = std::string(peer_address);
     session->peer.incoming = true;
-    session->begun = session->last_said = loop_.now();
-    return begin_meeting(*sessions_.emplace(link, std::move(session)).first->second);
+    session->begun = loop_.now();
+    Session& met = *sessions_.emplace(link, std::move(session)).first->second;
+    attend(met);
+    return begin_meeting(met);
   }
   if (Session* session = find(link)) begin_meeting(*session);
 }
 
 void Endpoint::send_hello(Session& session) {
-  session.last_said = loop_.now();
   const auto address = transport_->data_address(session.link);
   send_control(*transport_, session.link, [&](wire::Control::Builder control) {
     auto hello = control.initHello();
@@ -108,7 +109,7 @@ void Endpoint::send_hello(Session& session) {
 void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
   Session* session = find(link);
   if (!session) return;
-  session->last_heard = loop_.now();
+  session->life.heard = loop_.now();
   const auto greeting_of = [](wire::Greeting::Reader greeting) {
     return Greeting{greeting.getScheme(), greeting.getNodeId(), bytes_of(greeting.getNonce())};
   };
@@ -143,7 +144,10 @@ void Endpoint::on_control(LinkId link, std::span<const std::byte> message) {
       case wire::Control::READY:
         return on_ready(*session);
       case wire::Control::HEARTBEAT:
-        return;
+        return on_heartbeat(*session, control.getHeartbeat());
+      case wire::Control::ALIVE:
+        if (session->state < Session::State::kOpening) break;
+        return events_.on_news(link, control.getAlive());
       case wire::Control::GOODBYE:
         return end_session(
             link, {Code::kUnavailable, "the node has left: " + std::string(to_view(control.getGoodbye()))},
@@ -246,53 +250,6 @@ void Endpoint::on_release(SessionId id, const InMessage& message) {
     std::memcpy(&lease, bytes.data() + at, sizeof lease);
     session->memory.take_back(lease);
   }
-}
-
-// ---- Life and death -----------------------------------------------------------------------------
-
-void Endpoint::on_closed(LinkId link, Error error) {
-  end_session(link, std::move(error), true);
-}
-
-/// Often enough to keep the limits, whatever the interval is.
-Duration Endpoint::heartbeat_tick() const {
-  const Duration longest =
-      std::min({options_.heartbeat_interval, options_.silence_limit / 2, options_.handshake_timeout / 2});
-  return std::max<Duration>(longest, std::chrono::milliseconds(1));
-}
-
-void Endpoint::on_heartbeat() {
-  const TimePoint now = loop_.refresh_now();
-  // A loop that was itself held up heard nothing because it did not listen; then what lies in the
-  // sockets is read first, and silence judged at the next heartbeat.
-  const bool held_up = now - heartbeat_->due() > heartbeat_tick();
-  const bool judge = !held_up && !was_held_up_;
-  was_held_up_ = held_up;
-  std::vector<std::pair<SessionId, Error>> dead;
-  for (auto& [id, session] : sessions_) {
-    if (session->state < Session::State::kReady) {
-      if (now - session->begun > options_.handshake_timeout)
-        dead.emplace_back(
-            id, Error{Code::kUnavailable, "no meeting with " + session->peer.address + " within " +
-                                              std::to_string(options_.handshake_timeout.count() / 1'000'000) +
-                                              " ms"});
-      continue;
-    }
-    if (judge && now - session->last_heard > options_.silence_limit) {
-      dead.emplace_back(
-          id, Error{Code::kUnavailable, "nothing was heard of the node for " +
-                                            std::to_string((now - session->last_heard).count() / 1'000'000) +
-                                            " ms"});
-      continue;
-    }
-    session->memory.drop_closed();
-    session->last_said = now;
-    const std::uint64_t count = ++session->heartbeats;
-    send_control(*transport_, id, [&](wire::Control::Builder control) { control.setHeartbeat(count); });
-  }
-  for (auto& [id, error] : dead) end_session(id, std::move(error), true);
-  answers_->expire(now);
-  loop_.schedule(*heartbeat_, now + heartbeat_tick());
 }
 
 }  // namespace troupe::rpc

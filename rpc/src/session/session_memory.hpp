@@ -41,6 +41,8 @@ class SessionMemory final : public SharedTensors {
   bool open_probe(Loop& loop, std::function<void()> flush);
   Result<Buffer> open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) override;
   std::vector<std::uint64_t> leases_to_return();
+  /// Whether segments of the peer are mapped.
+  bool maps() const { return !mappings_.empty(); }
   /// Forgets segments that their owner has given up.
   void drop_closed();
 

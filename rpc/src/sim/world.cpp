@@ -158,6 +158,7 @@ void SimNetwork::refuse(const std::shared_ptr<SimConnection>& connection, const 
 void SimNetwork::send_control(const std::shared_ptr<SimConnection>& connection, int from,
                               SimConnection::Control control, Duration extra) {
   SimConnection::Direction& lane = connection->lanes[from];
+  if (!control.end) ++messages;
   lane.control.push_back(std::move(control));
   lane.control_arrival = std::max(lane.control_arrival, now() + travel_time() + extra);
   at(lane.control_arrival, [this, connection, from] { take_control(connection, from); });
@@ -180,6 +181,7 @@ void SimNetwork::take_control(const std::shared_ptr<SimConnection>& connection, 
 
 void SimNetwork::send_data(const std::shared_ptr<SimConnection>& connection, int from, SimMessage message) {
   SimConnection::Direction& lane = connection->lanes[from];
+  ++messages;
   const std::size_t bytes = message.head.size() + message.parts.size();
   const Duration sending(
       static_cast<std::int64_t>(std::ceil(static_cast<double>(bytes) * 1e9 / options.bytes_per_second)));
@@ -288,6 +290,10 @@ bool SimWorld::run_for(Duration duration) {
   while (more) more = impl_->step(until);
   while (impl_->round()) continue;
   return true;
+}
+
+std::uint64_t SimWorld::messages() const {
+  return impl_->messages;
 }
 
 void SimWorld::kill(std::string_view host) {

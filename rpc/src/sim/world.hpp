@@ -102,6 +102,7 @@ class SimNetwork {
   std::map<std::string, SimNodeId, std::less<>> listeners;
   std::map<std::string, int> next_port;
   SimNodeId next_node = 1;
+  std::uint64_t messages = 0;  // sent so far
 
  private:
   struct Event {

@@ -57,7 +57,8 @@ struct EndpointOptions {
   Duration default_timeout{std::chrono::seconds(60)};
   Duration handshake_timeout{std::chrono::seconds(5)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
-  Duration silence_limit{std::chrono::seconds(5)};  ///< a peer unheard of for so long is given up
+  Duration silence_limit{
+      std::chrono::seconds(5)};  ///< a peer that was asked and is silent for so long is dead
   CallLimits limits;
   AnswerLimits answers;
   SharedPool::Limits shared;  ///< of shared_pool(); max_bytes 0: nothing is shared, either way
@@ -103,6 +104,15 @@ class EndpointEvents {
   /// Once for every session that did not end by close(), also for one that was never ready. All its
   /// open calls have been answered already.
   virtual void on_session_closed(SessionId session, const Peer& peer, const Error& error) = 0;
+  /// Nothing was heard of a peer that is watched (Endpoint::keep_watch) for half the silence limit, or
+  /// longer; again in each heartbeat interval, until it is heard or its session ends.
+  virtual void on_quiet(SessionId session, const Peer& peer, Duration silence) {
+    (void)session, (void)peer, (void)silence;
+  }
+  /// A number that goes with each sign of life.
+  virtual std::uint64_t news() { return 0; }
+  /// A peer's.
+  virtual void on_news(SessionId session, std::uint64_t news) { (void)session, (void)news; }
 };
 
 /// Calls to and from peers, over one transport, on one loop: meets peers (version check), knows when
@@ -139,6 +149,12 @@ class Endpoint final : private TransportEvents {
   void close_all_with(std::uint64_t node_id, const Error& why);
   /// This node will never call again: what is kept for repeats of its calls is given up.
   void forget_caller(std::uint64_t node_id);
+  /// Whether the peer of this session is asked for signs of life also while no call is open on it.
+  void keep_watch(SessionId session, bool on);
+  /// Somebody has heard nothing of this peer for `silence`: it is asked at once. If it stays silent it is
+  /// judged as if it had been silent for so long here, but not before it had a quarter of the silence limit
+  /// to answer in.
+  void suspect(SessionId session, Duration silence);
   const Peer* peer(SessionId session) const;
   bool ready(SessionId session) const;
 
@@ -187,7 +203,7 @@ class Endpoint final : private TransportEvents {
   class RetryingCall;
   class FlowPump;
   enum class Flow : std::uint8_t;
-  struct Heartbeat;
+  class Liveness;
   struct LocalDelivery;
   struct Greeting;
 
@@ -212,8 +228,8 @@ class Endpoint final : private TransportEvents {
   void on_hello(Session& session, const Peer& peer, std::span<const std::byte> data_address,
                 std::uint32_t version);
   void on_ready(Session& session);
-  void on_heartbeat();
-  Duration heartbeat_tick() const;
+  void on_heartbeat(Session& session, std::uint64_t news);
+  void attend(Session& session);
   /// Ends a session: answers its calls, tells the layer above.
   void end_session(SessionId session, Error error, bool tell);
   void fail_calls(SessionId session, const Error& error);
@@ -343,9 +359,8 @@ class Endpoint final : private TransportEvents {
   Random random_;  // for pauses between attempts
   std::map<std::pair<SessionId, std::uint64_t>, std::shared_ptr<detail::StreamSource>> streams_;
   Stats stats_;
-  bool closing_ = false;      // the endpoint is being destroyed
-  bool was_held_up_ = false;  // the loop, at the last heartbeat
-  std::unique_ptr<Heartbeat> heartbeat_;
+  bool closing_ = false;  // the endpoint is being destroyed
+  std::unique_ptr<Liveness> liveness_;
   std::unique_ptr<LocalDelivery> local_delivery_;
   std::unique_ptr<Transport> transport_;
 };

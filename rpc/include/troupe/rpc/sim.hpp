@@ -50,6 +50,8 @@ class SimWorld {
   /// Steps until done() or `deadline`; returns done().
   bool run_until(const std::function<bool()>& done, TimePoint deadline);
   bool run_for(Duration duration);
+  /// How many messages were sent in it so far, control and data.
+  std::uint64_t messages() const;
 
   // ---- Faults -----------------------------------------------------------------------------------
   /// The host dies at once: nothing of it is sent or received any more; peers see their links close
