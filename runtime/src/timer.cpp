@@ -19,6 +19,8 @@ std::uint64_t tick_of(TimePoint t) {
 TimePoint begin_of(std::uint64_t tick) {
   return TimePoint{static_cast<std::int64_t>(tick << kTickShift)};
 }
+/// Timers that one advance() fires: however many are due together, a loop looks at everything else in between.
+constexpr int kMostAtOnce = 512;
 /// Before every time that a clock shows.
 constexpr TimePoint kAlways{INT64_MIN};
 
@@ -193,7 +195,7 @@ int TimerWheel::advance_to(TimePoint now) {
   // Handlers see the list of the rest, and may cancel, destroy or reschedule any of it; what they
   // schedule goes to the slots, so not into this list.
   int fired = 0;
-  while (TimerNode* const node = slots_[kFiringSlot]) {
+  while (TimerNode* const node = fired < kMostAtOnce ? slots_[kFiringSlot] : nullptr) {
     cancel(*node);
     node->on_timer();
     ++fired;

@@ -232,7 +232,10 @@ TEST_CASE("many timers of one tick fire in the order of their times") {
     nodes.push_back(std::make_unique<Noting>(fired));
     wheel.schedule(*nodes.back(), TimePoint{kTick * 100 + random.between(0, kTick - 1)});
   }
-  CHECK(wheel.advance(TimePoint{kTick * 101}) == 5000);
+  // Not all in one advance: a loop looks at its sources in between.
+  for (int advance = 0; advance < 9; ++advance) CHECK(wheel.advance(TimePoint{kTick * 101}) == 512);
+  CHECK(wheel.advance(TimePoint{kTick * 101}) == 392);
+  CHECK(fired.size() == 5000);
   CHECK(std::ranges::is_sorted(fired, {}, &Fired::due));
 }
 
