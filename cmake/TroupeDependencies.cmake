@@ -14,7 +14,7 @@ pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)
 pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 find_library(OPENBLAS_LIBRARY openblas REQUIRED)
-find_path(OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas x86_64-linux-gnu openblas-pthread REQUIRED)
+find_path(OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas ${CMAKE_LIBRARY_ARCHITECTURE} openblas-pthread REQUIRED)
 include(TroupeCaf)
 
 add_library(troupe_blas INTERFACE)

@@ -19,7 +19,7 @@ Result<std::span<const std::uint64_t>> copy_keys(const Tensor& keys, std::vector
     return Error{Code::kInvalidArgument,
                  "keys are to be a uint64 tensor of one dimension in host memory, not " + keys.to_string()};
   const Tensor contiguous = keys.contiguous();
-  const std::span from = contiguous.as<std::uint64_t>();
+  const std::span from = contiguous.as<const std::uint64_t>();
   if (scratch.size() < from.size()) scratch.resize(from.size());
   std::copy(from.begin(), from.end(), scratch.begin());
   return std::span<const std::uint64_t>(scratch.data(), from.size());
@@ -245,7 +245,7 @@ Result<PushReply> ShardServer::push(const rpc::CallContext& context, const std::
   if (!values) return values.error();
   const Work work(*this, times_of(**table, context));
   auto receipt =
-      (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, values->as<float>());
+      (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, values->as<const float>());
   if (!receipt) return receipt.error();
   return to_reply(*receipt);
 }
@@ -267,8 +267,9 @@ Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, co
   PushPullReply reply;
   reply.pull.rows = Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(pulled->size()), dim}, &pool_);
   const Work work(*this, times_of(**table, context));
-  auto receipt = (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed,
-                                           values->as<float>(), *pulled, reply.pull.rows.as<float>().data());
+  auto receipt =
+      (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed, values->as<const float>(),
+                                *pulled, reply.pull.rows.as<float>().data());
   if (!receipt) return receipt.error();
   reply.push = to_reply(receipt->push);
   reply.pull.version = receipt->pull.version;

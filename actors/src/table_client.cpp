@@ -171,7 +171,7 @@ struct TableClient::Read : Gather<PulledVersions> {
       return one_done(&wrong);
     }
     value[shard] = reply->version;
-    const float* from = rows.as<float>().data();
+    const float* from = rows.as<const float>().data();
     for (std::size_t i = 0; i < positions.size(); ++i)
       std::memcpy(out + positions[i] * dim, from + i * dim, dim * sizeof(float));
     one_done(nullptr);

@@ -70,7 +70,7 @@ void train(Trainer* self, const Example& example, const Ledger& ledger, const st
       .then(
           [=](const Tensor& rows, std::uint64_t) {
             float sum = 0;
-            for (const float weight : rows.as<float>()) sum += weight;
+            for (const float weight : rows.as<const float>()) sum += weight;
             const float error = sum - example.target;
             self->send(ledger, note_atom_v, std::string("loss"), static_cast<double>(error) * error);
             push(self, keys, error, then);

@@ -6,6 +6,8 @@
 #include <new>
 #include <vector>
 
+#include <troupe/runtime/fresh_memory.hpp>
+
 #include "large_memory.hpp"
 
 namespace troupe {
@@ -132,7 +134,7 @@ void MemoryPool::Shared::put_back(Block* block) {
   {
     const std::lock_guard lock(mutex_);
     stats_.bytes_in_use -= capacity;
-    if (capacity > keep_bytes_) {
+    if (kFreshMemory || capacity > keep_bytes_) {
       surplus.push_back(block);
     } else {
       while (stats_.bytes_kept + capacity > keep_bytes_) surplus.push_back(evict_from_coldest());

@@ -15,6 +15,13 @@
 #include <utility>
 #include <vector>
 
+#include <troupe/runtime/fresh_memory.hpp>
+
+// In the kernel since 5.1; missing from older headers.
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
 namespace troupe {
 namespace {
 
@@ -22,6 +29,7 @@ constexpr std::size_t kPage = 4096;
 constexpr std::uint64_t kMagic = 0x316c6f6f70757274;  // "trupool1"
 constexpr char kName[] = "troupe-pool";
 constexpr std::string_view kLinkName = "/memfd:troupe-pool";
+/// What a reader asks for: without them its owner could take away pages that it reads.
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 
 /// What stands at the beginning of each segment; the data begins a page later.
@@ -41,15 +49,25 @@ struct Segment {
   Header& header() const { return *reinterpret_cast<Header*>(base); }
 };
 
+/// After our own mapping nobody gets another one that can be written, however the file is opened, and nobody
+/// can change its length or its seals. False: the kernel does not know how to forbid the first.
+bool seal(int fd) {
+  return ::fcntl(fd, F_ADD_SEALS, kSeals | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) == 0;
+}
+
 std::optional<Segment> make_segment(std::size_t size) {
   std::uint64_t cookie = 0;
   if (::getrandom(&cookie, sizeof cookie, 0) != sizeof cookie) return std::nullopt;
   Segment segment{::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING), nullptr, size};
   if (segment.fd < 0) return std::nullopt;
   void* base = MAP_FAILED;
-  if (::ftruncate(segment.fd, static_cast<off_t>(size)) == 0 &&
-      ::fcntl(segment.fd, F_ADD_SEALS, kSeals | F_SEAL_SEAL) == 0)
+  if (::ftruncate(segment.fd, static_cast<off_t>(size)) == 0)
     base = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, segment.fd, 0);
+  if (base != MAP_FAILED && !seal(segment.fd) &&
+      ::fcntl(segment.fd, F_ADD_SEALS, kSeals | F_SEAL_SEAL) != 0) {
+    ::munmap(base, size);
+    base = MAP_FAILED;
+  }
   if (base == MAP_FAILED) {
     ::close(segment.fd);
     return std::nullopt;
@@ -179,7 +197,7 @@ void SharedPool::Shared::put_back(Block* block, bool again) {
     const std::lock_guard lock(mutex_);
     --stats_.blocks_in_use;
     stats_.bytes_in_use -= block->capacity();
-    if (again && !closed_) {
+    if (again && !closed_ && !kFreshMemory) {
       ++stats_.blocks_kept;
       stats_.bytes_kept += block->capacity();
       free_.push_back(block);
@@ -220,6 +238,14 @@ Buffer SharedPool::allocate(std::size_t size) {
   return Buffer::allocate(size);
 }
 
+bool SharedPool::others_cannot_write() {
+  const int fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return false;
+  const bool sealed = seal(fd);
+  ::close(fd);
+  return sealed;
+}
+
 SharedPool::Stats SharedPool::stats() const {
   return shared_->stats();
 }
@@ -255,6 +281,26 @@ SharedLease::~SharedLease() {
 
 void SharedLease::abandon() {
   static_cast<SharedPool::Block*>(buffer_.block())->abandoned.store(true, std::memory_order_release);
+}
+
+namespace {
+
+class LeasedBlock final : public MemoryBlock {
+ public:
+  explicit LeasedBlock(Buffer buffer)
+      : MemoryBlock(buffer.data(), buffer.size(), buffer.device()), lease_(std::move(buffer)) {}
+
+ private:
+  void recycle() override { delete this; }
+  SharedLease lease_;
+};
+
+}  // namespace
+
+Buffer SharedPool::leased(Buffer buffer) {
+  if (!buffer.block() || buffer.block()->sharing() != Sharing::kOwner) return buffer;
+  const std::size_t size = buffer.size();
+  return {new LeasedBlock(std::move(buffer)), size};
 }
 
 // ---- The reader's side --------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 #include <troupe/runtime/tensor.hpp>
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 #include <troupe/runtime/memory_pool.hpp>
@@ -17,6 +18,21 @@ Shape row_major_strides(const Shape& shape) {
     stride *= std::max<std::int64_t>(shape[axis], 1);
   }
   return Shape(std::span<const std::int64_t>(strides.data(), shape.rank()));
+}
+
+/// The bytes that a tensor of this shape takes. BadTensor: more than there can be.
+std::size_t bytes_of(DType dtype, const Shape& shape) {
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(shape.elements(), static_cast<std::int64_t>(size_of(dtype)), &bytes))
+    throw BadTensor("a tensor " + shape.to_string() + " of " + std::string(to_string(dtype)) +
+                    " is longer than any memory");
+  return static_cast<std::size_t>(bytes);
+}
+
+void require_fits(const Tensor& tensor, std::size_t bytes) {
+  if (bytes > tensor.buffer().size())
+    throw BadTensor("a tensor " + tensor.to_string() + " of " + std::to_string(bytes) +
+                    " bytes does not fit in a buffer of " + std::to_string(tensor.buffer().size()));
 }
 
 Buffer allocate(std::size_t bytes, MemoryPool* pool) {
@@ -102,14 +118,29 @@ std::string_view to_string(DType dtype) {
 }
 
 Shape::Shape(std::span<const std::int64_t> extents) : rank_(static_cast<std::uint8_t>(extents.size())) {
-  assert(extents.size() <= kMaxRank);
-  assert(std::all_of(extents.begin(), extents.end(), [](std::int64_t extent) { return extent >= 0; }));
-  std::copy_n(extents.begin(), std::min(extents.size(), kMaxRank), extents_.begin());
+  if (extents.size() > kMaxRank)
+    throw BadTensor("a tensor has at most " + std::to_string(kMaxRank) + " axes, not " +
+                    std::to_string(extents.size()));
+  for (std::size_t axis = 0; axis < extents.size(); ++axis) {
+    if (extents[axis] < 0) throw BadTensor("an extent cannot be " + std::to_string(extents[axis]));
+    extents_[axis] = extents[axis];
+  }
+}
+
+void Shape::no_axis(std::size_t axis) const {
+  throw BadTensor("a tensor " + to_string() + " has no axis " + std::to_string(axis));
 }
 
 std::int64_t Shape::elements() const {
   std::int64_t product = 1;
-  for (const std::int64_t extent : extents()) product *= extent;
+  bool is_empty = false, overflows = false;
+  for (const std::int64_t extent : extents()) {
+    is_empty |= extent == 0;
+    overflows |= __builtin_mul_overflow(product, extent, &product);
+  }
+  if (is_empty) return 0;
+  if (overflows) [[unlikely]]
+    throw BadTensor("a tensor " + to_string() + " has more elements than can be counted");
   return product;
 }
 
@@ -127,27 +158,34 @@ bool operator==(const Shape& a, const Shape& b) {
 }
 
 Tensor::Tensor(DType dtype, Shape shape, Buffer buffer)
-    : dtype_(dtype), shape_(shape), strides_(row_major_strides(shape)), buffer_(std::move(buffer)) {
-  assert(bytes() <= buffer_.size());
+    : dtype_(dtype), shape_(shape), buffer_(std::move(buffer)) {
+  require_fits(*this, bytes_of(dtype, shape));
+  strides_ = row_major_strides(shape);
 }
 
 Tensor::Tensor(DType dtype, Shape shape, Shape strides, Buffer buffer, std::int64_t offset)
     : dtype_(dtype), shape_(shape), strides_(strides), buffer_(std::move(buffer)), offset_(offset) {
-  assert(shape_.rank() == strides_.rank() && offset_ >= 0);
-#ifndef NDEBUG
-  std::int64_t last = offset_;
-  for (std::size_t axis = 0; axis < rank(); ++axis) last += (shape_[axis] - 1) * strides_[axis];
-  assert(elements() == 0 || static_cast<std::size_t>(last + 1) * size_of(dtype_) <= buffer_.size());
-#endif
+  if (shape_.rank() != strides_.rank() || offset_ < 0)
+    throw BadTensor("a tensor " + shape_.to_string() + " cannot have the strides " + strides_.to_string() +
+                    " and begin at " + std::to_string(offset_));
+  // The end of the last element.
+  std::int64_t end = offset_;
+  bool overflows = elements() > 0 && __builtin_add_overflow(end, 1, &end);
+  for (std::size_t axis = 0; axis < rank() && elements() > 0; ++axis) {
+    std::int64_t step = 0;
+    overflows |= __builtin_mul_overflow(shape_[axis] - 1, strides_[axis], &step);
+    overflows |= __builtin_add_overflow(end, step, &end);
+  }
+  overflows |= __builtin_mul_overflow(end, static_cast<std::int64_t>(size_of(dtype_)), &end);
+  require_fits(*this, overflows ? SIZE_MAX : static_cast<std::size_t>(end));
 }
 
 Tensor Tensor::empty(DType dtype, Shape shape, MemoryPool* pool) {
-  const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
-  return {dtype, shape, allocate(bytes, pool)};
+  return {dtype, shape, allocate(bytes_of(dtype, shape), pool)};
 }
 
 Tensor Tensor::empty(DType dtype, Shape shape, SharedPool& pool) {
-  return {dtype, shape, pool.allocate(static_cast<std::size_t>(shape.elements()) * size_of(dtype))};
+  return {dtype, shape, pool.allocate(bytes_of(dtype, shape))};
 }
 
 Tensor Tensor::zeros(DType dtype, Shape shape, MemoryPool* pool) {
@@ -166,18 +204,37 @@ bool Tensor::is_contiguous() const {
   return true;
 }
 
+void Tensor::check_access(DType wanted, bool to_write) const {
+  const auto fail = [&](const std::string& why) { throw BadTensor("a tensor " + to_string() + " " + why); };
+  if (dtype_ != wanted) fail("is not of " + std::string(troupe::to_string(wanted)));
+  if (!is_contiguous()) fail("is strided; contiguous() makes one that is not");
+  if (device().kind == MemoryKind::kDevice) fail("lies in device memory");
+  if (to_write && read_only() && elements() > 0)
+    fail(
+        "lies in another process's memory and cannot be written; clone() makes one that can, and as<const "
+        "T>() "
+        "reads it");
+  if (reinterpret_cast<std::uintptr_t>(data()) % size_of(dtype_) != 0)
+    fail("is not aligned; clone() aligns it");
+}
+
 Tensor Tensor::reshape(Shape shape) const {
-  assert(is_contiguous() && shape.elements() == elements());
+  if (!is_contiguous() || shape.elements() != elements())
+    throw BadTensor("a tensor " + to_string() + (is_contiguous() ? "" : ", strided,") + " cannot become " +
+                    shape.to_string());
   return {dtype_, shape, row_major_strides(shape), buffer_, offset_};
 }
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
-  assert(rank() > 0 && 0 <= begin && begin <= end && end <= shape_[0]);
+  if (rank() == 0 || begin < 0 || begin > end || end > shape_[0])
+    throw BadTensor("a tensor " + to_string() + " has no rows " + std::to_string(begin) + " to " +
+                    std::to_string(end));
   std::array<std::int64_t, Shape::kMaxRank> extents{};
   std::copy_n(shape_.extents().begin(), rank(), extents.begin());
   extents[0] = end - begin;
   const Shape part(std::span<const std::int64_t>(extents.data(), rank()));
-  return {dtype_, part, strides_, buffer_, offset_ + begin * strides_[0]};
+  const std::int64_t offset = part.elements() == 0 ? offset_ : offset_ + begin * strides_[0];
+  return {dtype_, part, strides_, buffer_, offset};
 }
 
 Tensor Tensor::contiguous(MemoryPool* pool) const {
@@ -185,7 +242,9 @@ Tensor Tensor::contiguous(MemoryPool* pool) const {
 }
 
 Tensor Tensor::clone(MemoryPool* pool) const {
-  assert(device().kind != MemoryKind::kDevice);
+  if (device().kind == MemoryKind::kDevice)
+    throw BadTensor("a tensor " + to_string() +
+                    " lies in device memory and cannot be copied by the processor");
   Tensor copy = empty(dtype_, shape_, pool);
   if (elements() == 0) return copy;
   // The longest tail of axes that lies in one run.
@@ -198,6 +257,11 @@ Tensor Tensor::clone(MemoryPool* pool) const {
   const StridedCopy strided{shape_.extents(), strides_.extents(), size_of(dtype_), dense_axis, run_bytes};
   strided.copy(0, data(), copy.data());
   return copy;
+}
+
+void require_same_shape(const Tensor& a, const Tensor& b) {
+  if (a.shape() != b.shape())
+    throw BadTensor("the tensors " + a.to_string() + " and " + b.to_string() + " are not of one shape");
 }
 
 std::string Tensor::to_string() const {

@@ -1,5 +1,6 @@
 // Functions as actors, declared methods, one-way calls, broadcasts, calls within calls, coroutines.
 #include <chrono>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -47,7 +48,50 @@ struct Weaver {
   }
 };
 
+using Matrix = TensorOf<float, 2>;
+
+/// docs/ways-to-call.md, "Tensors of one type".
+struct Layer {
+  Matrix weights = Matrix::zeros(Shape{64, 32});
+
+  void update(const Matrix& gradient) {
+    require_same_shape(weights, gradient);
+    const std::span<float> to = weights.writable();
+    const std::span<const float> from = gradient.values();
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] -= from[i];
+  }
+  float at(std::int64_t row, std::int64_t column) const { return weights.at(row, column); }
+
+  static void methods(rpc::Methods<Layer>& methods) {
+    methods.add("update", &Layer::update).add("at", &Layer::at);
+  }
+};
+
 }  // namespace
+
+TEST_CASE_TEMPLATE("tensors of one type: others are refused with both types, here and at other nodes", Kind,
+                   TROUPE_CLUSTERS) {
+  Kind cluster;
+  Node& alice = cluster.add("alice");
+  Node& bob = cluster.add("bob");
+  REQUIRE(alice.spawn<Layer>("layer").ok());
+  REQUIRE(bob.wait_for_actor("layer", kPatience).ok());
+  for (Node* node : {&alice, &bob}) {
+    CAPTURE(node->name());
+    const Matrix gradient = Matrix::zeros(Shape{64, 32});
+    gradient.writable()[33] = 2;
+    const float before = node->rpc_sync<float>("layer", "at", 1, 1).value();
+    REQUIRE(node->rpc_sync<void>("layer", "update", gradient).ok());
+    CHECK(node->rpc_sync<float>("layer", "at", 1, 1).value() == before - 2);
+    const auto other = node->rpc_sync<void>("layer", "update", Tensor::zeros(DType::kInt8, Shape{64, 32}));
+    CHECK(code_of(other) == Code::kInvalidArgument);
+    CHECK(contains(text_of(other), "update(tensor<float32, 2>) -> void, namely as (tensor) -> void"));
+    CHECK(code_of(node->rpc_sync<void>("layer", "update", Matrix::zeros(Shape{64, 31}))) ==
+          Code::kInvalidArgument);
+    CHECK(code_of(node->rpc_sync<float>("layer", "at", 64, 0)) == Code::kInvalidArgument);
+    CHECK(code_of(node->rpc_sync<float>("layer", "at", 0, -1)) == Code::kInvalidArgument);
+  }
+}
 
 TEST_CASE_TEMPLATE("functions without a state are served under a name", Kind, TROUPE_CLUSTERS) {
   Kind cluster;

@@ -1,10 +1,12 @@
 // Tensors in calls, at the edges of what they can be: nothing, one byte, more than 32 bits can count,
 // thousands in one call, strided.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
 #include <numeric>
+#include <optional>
 
 #include "endpoint_support.hpp"
 
@@ -127,6 +129,78 @@ TEST_CASE_TEMPLATE("endpoint: an answer is received where the caller says", Kind
   duo.b.handler = [](InboundCallPtr call) { call->reply(Tensor::of<std::uint8_t>({1, 2, 3, 4})); };
   REQUIRE(duo.template call_with<Tensor>({.into = into(place)}, "get").ok());
   CHECK(place.as<std::uint8_t>()[3] == 4);
+}
+
+TEST_CASE_TEMPLATE("endpoint: memory that no answer can be received into is refused before anything is sent",
+                   Kind, TROUPE_ENDPOINT_TRANSPORTS) {
+  Duo<Kind> duo;
+  duo.connect();
+  const Tensor sent = counting(200'000, 1);
+  std::optional<Tensor> read_only;
+  int asked = 0;
+  InboundCallPtr held;
+  duo.b.handler = [&](InboundCallPtr call) {
+    ++asked;
+    if (asked == 1) return call->reply(sent);
+    held = std::move(call);
+  };
+  const auto refusal = [&](const Tensor& place, const auto&... args) {
+    const auto refused = duo.template call_with<Tensor>({.into = into(place)}, "get", args...);
+    REQUIRE_FALSE(refused.ok());
+    return refused.error();
+  };
+  const Tensor place = Tensor::zeros(DType::kUInt8, sent.shape());
+  REQUIRE(duo.template call_with<Tensor>({.into = into(place)}, "get").ok());
+  CHECK(same(place, sent));
+
+  static std::byte memory[64];
+  const Tensor device(DType::kUInt8, Shape{64},
+                      Buffer::adopt(memory, sizeof memory, {MemoryKind::kDevice, 0}, [] {}));
+  CHECK(refusal(device).code == Code::kInvalidArgument);
+  const Tensor strided(DType::kUInt8, Shape{2, 2}, Shape{1, 2}, place.buffer(), 0);
+  CHECK(refusal(strided).code == Code::kInvalidArgument);
+  // Another process's pages, as if they had come from one.
+  SharedPool pool;
+  const Buffer block = pool.allocate(SharedPool::kSmallest);
+  const auto lies = SharedPool::locate(block).value();
+  const auto mapping = SharedMapping::open(::getpid(), lies).value();
+  const Tensor guest(DType::kUInt8, Shape{100}, SharedMapping::view(mapping, lies.offset, 100, {}).value());
+  REQUIRE(guest.read_only());
+  CHECK(refusal(guest).code == Code::kInvalidArgument);
+  CHECK(refusal(guest).message.find("read-only") != std::string::npos);
+  // What one of the call's arguments lies in, also in part.
+  CHECK(refusal(place, place).code == Code::kInvalidArgument);
+  CHECK(refusal(place.rows(0, 100), place.rows(99, 200)).code == Code::kInvalidArgument);
+  // Memory that may be read by another process.
+  const Tensor own(DType::kUInt8, Shape{100}, block);
+  {
+    const SharedLease lease(block);
+    CHECK(refusal(own).code == Code::kFailedPrecondition);
+  }
+  CHECK(asked == 1);
+
+  // What another open call receives into; beside it, and when that has ended, it will do.
+  auto open =
+      call_async<Tensor>(*duo.a.endpoint, {duo.ab, 5}, "get", "get", {.into = into(place.rows(100, 200))});
+  for (const auto& [begin, end] : {std::pair{100, 200}, {0, 101}, {199, 300}, {150, 160}, {0, 300}}) {
+    const Error refused = refusal(place.rows(begin, end));
+    CHECK(refused.code == Code::kInvalidArgument);
+    CHECK(refused.message.find("another open call") != std::string::npos);
+  }
+  auto none =
+      call_async<Tensor>(*duo.a.endpoint, {duo.ab, 5}, "get", "get", {.into = into(place.rows(150, 150))});
+  auto before =
+      call_async<Tensor>(*duo.a.endpoint, {duo.ab, 5}, "get", "get", {.into = into(place.rows(0, 100))});
+  auto behind =
+      call_async<Tensor>(*duo.a.endpoint, {duo.ab, 5}, "get", "get", {.into = into(place.rows(200, 300))});
+  CHECK(duo.until([&] { return asked == 5; }));
+  for (auto* future : {&open, &none, &before, &behind}) future->cancel();
+  duo.b.handler = [&](InboundCallPtr call) { call->reply(sent.rows(0, 300)); };
+  CHECK(duo.template call_with<Tensor>({.into = into(place.rows(0, 300))}, "get").ok());
+  // A place for nothing: where nothing comes it will do, for anything else it is the wrong one.
+  CHECK(refusal(place.rows(0, 0)).code == Code::kInvalidArgument);
+  duo.b.handler = [&](InboundCallPtr call) { call->reply(sent.rows(0, 0)); };
+  CHECK(duo.template call_with<Tensor>({.into = into(place.rows(0, 0))}, "get").ok());
 }
 
 TEST_CASE_TEMPLATE("endpoint: a strided tensor is packed once, a contiguous one never", Kind,

@@ -20,7 +20,7 @@ TEST_CASE("head pool: buffers are aligned, large enough, and used again") {
       for (std::byte& byte : buffers.back().bytes()) byte = std::byte{0x5a};
     }
   }
-  CHECK(pool.blocks() == 5);
+  if (!kFreshMemory) CHECK(pool.blocks() == 5);
 }
 
 TEST_CASE("head pool: inside and outside of a scope blocks come back") {
@@ -30,7 +30,7 @@ TEST_CASE("head pool: inside and outside of a scope blocks come back") {
     const Buffer inside = pool.acquire(10);
   }
   for (int i = 0; i < 100; ++i) const Buffer outside = pool.acquire(10);
-  CHECK(pool.blocks() == 1);
+  if (!kFreshMemory) CHECK(pool.blocks() == 1);
 }
 
 TEST_CASE("head pool: scopes of two threads that lend each other the turn may end in any order") {

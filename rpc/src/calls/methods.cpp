@@ -52,6 +52,11 @@ void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call
 
 namespace detail {
 
+Error wrong_argument(const InMessage& message, std::uint32_t index, const std::string& wanted) {
+  return {Code::kInvalidArgument, "argument " + std::to_string(index + 1) + " is to be " + wanted + ", not " +
+                                      describe(message.value(index))};
+}
+
 Error current_exception_error(std::string_view who) {
   try {
     throw;

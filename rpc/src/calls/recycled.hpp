@@ -3,14 +3,18 @@
 #include <cstddef>
 #include <new>
 
+#include <troupe/runtime/fresh_memory.hpp>
+
 namespace troupe::rpc {
 
 /// Memory for objects of one type that come and go with every call: freed blocks are kept, by the thread that
-/// freed them, for the next object. Threads that only free keep `kMost` blocks and give the rest back.
+/// freed them, for the next object; none where kFreshMemory says so. Threads that only free keep `kMost`
+/// blocks and give the rest back.
 template <class T>
 class Recycled {
  public:
   static void* take() {
+    if constexpr (kFreshMemory) return ::operator new(kBytes);
     Cache& cache = cache_;
     if (!cache.first) return ::operator new(kBytes);
     Block* const block = cache.first;
@@ -19,6 +23,7 @@ class Recycled {
     return block;
   }
   static void give(void* memory) {
+    if constexpr (kFreshMemory) return ::operator delete(memory);
     Cache& cache = cache_;
     if (cache.count >= cache.most) return give_seldom(memory);
     cache.first = new (memory) Block{cache.first};

@@ -95,8 +95,8 @@ ReplySink& Endpoint::release(OpenCall& call) {
   if (call.session) end_of_flow(call);
   call.parked.reset();
   if (call.into) [[unlikely]] {
+    release_into(*call.into);
     call.into.reset();
-    --calls_into_;
   }
   call.attempt = false;
   if (++call.generation == 0) call.generation = 1;
@@ -148,10 +148,8 @@ std::uint64_t Endpoint::open(CallTarget target, MethodId method, const CallOptio
     return refuse(
         {Code::kResourceExhausted, std::to_string(open_calls_) + " calls are open already; wait for some"});
 
-  if (options.into && (!options.into->is_contiguous() || options.into->device().kind == MemoryKind::kDevice))
-    return refuse(
-        {Code::kInvalidArgument,
-         "an answer is received into a contiguous tensor in host memory, not " + options.into->to_string()});
+  if (options.into) [[unlikely]]
+    if (auto fit = check_into(*options.into); !fit) return refuse(std::move(fit).error());
 
   TraceContext trace = trace_of(options);
   span = begin_span(trace, SpanKind::kClient, target, method);
@@ -181,13 +179,18 @@ std::uint64_t Endpoint::begin(const MessageHeader& header, CallTarget target, co
     failure = detail::current_exception_error("encoding the arguments");
     return 0;
   }
+  if (options.into && message.overlaps(*options.into)) [[unlikely]] {
+    failure = Error{Code::kInvalidArgument,
+                    "an answer cannot be received into memory in which an argument of the call lies"};
+    return 0;
+  }
   OpenCall& opened = open_call();
   opened.sink = &sink;
   opened.target = target;
   opened.span = std::move(span);
   if (options.into) [[unlikely]] {
     opened.into = options.into;
-    ++calls_into_;
+    claim_into(*opened.into);
   }
   const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
@@ -199,7 +202,7 @@ std::uint64_t Endpoint::begin(const MessageHeader& header, CallTarget target, co
   if (scope) scope->add(call_id);
 
   message.set_call_id(call_id);
-  if (options.token == 0) allow_sharing(message, target.session);
+  lease_tensors(message, target.session, options.token == 0);
   auto frame = message.finish(max_head_bytes(target.session));
   if (!frame) {
     failure = std::move(frame).error();
@@ -223,7 +226,7 @@ Result<OutFrame> Endpoint::encode(const MessageHeader& header, const BodyWriter&
   } catch (...) {
     return detail::current_exception_error("encoding a message");
   }
-  if (share) allow_sharing(message, to);
+  lease_tensors(message, to, share);
   return message.finish(max_head_bytes(to));
 }
 
@@ -324,7 +327,7 @@ Result<void> Endpoint::on_parts(LinkId link, std::span<const std::byte> head, st
 
 /// Where the first tensor of an answer that comes is to be received; null: wherever.
 const Tensor* Endpoint::destination(LinkId link, std::span<const std::byte> head) {
-  if (calls_into_ == 0) return nullptr;
+  if (into_.empty()) return nullptr;
   const OpenCall* call = find_call(InMessage::call_answered_by(head));
   return call && call->target.session == link ? call->into.get() : nullptr;
 }

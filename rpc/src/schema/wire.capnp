@@ -168,7 +168,8 @@ struct Value {
 
 # Bytes beside the envelope: they follow it in this order, without padding. But a *shared* one's (`lease` is not
 # 0) stay where they are and are not counted among the bytes that follow: they lie in a segment of the sender's
-# memory, a memfd sealed against any change of its size, open in the sender's process (the hello's poolPid) as
+# memory, a memfd sealed against any change of its size (and, where the kernel can, against being written by
+# anybody else), open in the sender's process (the hello's poolPid) as
 # descriptor `fd`. A segment begins with the number 0x316c6f6f70757274 and its cookie, 8 bytes each; what lies
 # beyond its first 4,096 bytes is data. The receiver maps it for reading and checks all this. The sender does
 # not use the bytes for anything else until `release` names the lease, or if the link ends before, ever.

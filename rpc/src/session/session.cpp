@@ -218,8 +218,10 @@ void Endpoint::open_peer_memory(Session& session) {
     send_control(*transport_, id, [](wire::Control::Builder control) { control.setMapping(); });
 }
 
-void Endpoint::allow_sharing(OutMessage& message, SessionId to) {
-  if (!message.has_tensors() || to == kLocal || to == kElsewhere) return;
+void Endpoint::lease_tensors(OutMessage& message, SessionId to, bool may_map) {
+  if (!message.has_tensors() || to == kLocal) return;
+  message.lease();
+  if (!may_map || to == kElsewhere) return;
   if (Session* session = find(to); session && session->memory.peer_maps)
     message.share(session->memory.next_lease);
 }

@@ -43,7 +43,7 @@ class SessionMemory::Returns : public std::enable_shared_from_this<Returns> {
 };
 
 void SessionMemory::lend(FrameLeases leases) {
-  for (Buffer& buffer : leases.buffers) leases_.emplace(leases.first++, SharedLease(std::move(buffer)));
+  for (SharedLease& lease : leases.leases) leases_.emplace(leases.first++, std::move(lease));
 }
 
 bool SessionMemory::open_probe(Loop& loop, std::function<void()> flush) {

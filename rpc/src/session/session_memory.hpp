@@ -15,10 +15,11 @@
 
 namespace troupe::rpc {
 
-/// The tensors of a frame that the peer is to map: they become leases of the session when it is sent.
+/// The tensors of a frame that the peer is to map. They are leased from the moment when they are written into
+/// a message, and become leases of the session when it is sent.
 struct FrameLeases {
-  std::uint64_t first = 0;  ///< the first one's lease; the others' follow
-  std::vector<Buffer> buffers;
+  std::uint64_t first = 0;  ///< the first one's number; the others' follow
+  std::vector<SharedLease> leases;
 };
 
 /// What the two sides of a session read of each other's memory. With the loop's turn only.

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/fresh_memory.hpp>
 
 namespace troupe::rpc {
 
@@ -19,7 +20,8 @@ namespace troupe::rpc {
 /// a lock-free list, which the next acquire() that finds its own list empty takes over as a whole (so
 /// there is no ABA problem: nobody pops single blocks from the shared list).
 ///
-/// The pool grows to the largest number of buffers that were ever alive at once.
+/// The pool grows to the largest number of buffers that were ever alive at once. Where kFreshMemory says so
+/// it keeps nothing, and each buffer is as long as it was asked for.
 class HeadPool {
  public:
   /// Most envelopes have about 100 bytes; the long ones get blocks of the second size.
@@ -33,6 +35,7 @@ class HeadPool {
   /// A buffer of `size` bytes, contents undefined. Precondition: size <= max_bytes.
   Buffer acquire(std::size_t size) {
     assert(size <= max_bytes_);
+    if constexpr (kFreshMemory) return Buffer::allocate(size);
     const std::size_t kind = size <= kSmallBytes ? 0 : 1;
     Block* block = shared_->take(kind);
     if (!block) block = shared_->make(kind, kind == 0 ? kSmallBytes : max_bytes_);

@@ -1,5 +1,7 @@
+#include <troupe/rpc/direct.hpp>
 #include <troupe/rpc/message.hpp>
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
@@ -96,6 +98,19 @@ void OutMessage::Impl::write_table(flat::Writer& to, std::uint32_t at) {
   }
 }
 
+void detail::require_sendable(const Tensor& tensor) {
+  if (tensor.device().kind == MemoryKind::kDevice)
+    throw BadResult(
+        {Code::kUnimplemented, "a tensor " + tensor.to_string() +
+                                   " lies in device memory, which calls do not carry yet: bring it "
+                                   "to host memory"});
+}
+
+void detail::make_as_sent(Tensor& tensor) {
+  require_sendable(tensor);
+  if (!tensor.is_contiguous()) tensor = tensor.clone();
+}
+
 // ---- OutMessage ---------------------------------------------------------------------------------
 
 OutMessage::OutMessage(MemoryPool& pool, const MessageHeader& header, HeadPool* heads) {
@@ -158,6 +173,17 @@ void OutMessage::set_call_id(std::uint64_t call_id) {
 
 bool OutMessage::has_tensors() {
   return !impl().tensors.empty();
+}
+
+bool OutMessage::overlaps(const Tensor& other) {
+  const auto meets = [begin = other.data(), end = other.data() + other.bytes()](const Tensor& tensor) {
+    return tensor.data() < end && begin < tensor.data() + tensor.bytes();
+  };
+  return std::any_of(impl().tensors.begin(), impl().tensors.end(), meets);
+}
+
+void OutMessage::lease() {
+  impl().leased = true;
 }
 
 void OutMessage::share(std::uint64_t& next_lease) {

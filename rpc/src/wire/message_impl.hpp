@@ -33,11 +33,14 @@ struct OutMessage::Impl {
                 std::string("a value does not fit in a message (send it as a tensor): ") + error.what()};
     } catch (const std::bad_alloc&) {
       failure = Error{Code::kResourceExhausted, "no memory for a message"};
+    } catch (const BadResult& bad) {
+      failure = bad.error();
     }
   }
 
   /// Notes the tensor and returns its index among the attachments, not counting a body.
   std::uint32_t attach(const Tensor& tensor) {
+    detail::require_sendable(tensor);
     tensors.push_back(tensor.contiguous(&pool));
     return static_cast<std::uint32_t>(tensors.size() - 1);
   }
@@ -77,11 +80,11 @@ struct OutMessage::Impl {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].bytes() == 0) continue;
       if (!is_shared(i)) {
-        frame.parts.push_back(bytes_of(tensors[i]));
+        frame.parts.push_back(leased ? SharedPool::leased(bytes_of(tensors[i])) : bytes_of(tensors[i]));
         continue;
       }
       if (!frame.leases) frame.leases = std::make_shared<FrameLeases>(FrameLeases{first_lease, {}});
-      frame.leases->buffers.push_back(bytes_of(tensors[i]));
+      frame.leases->leases.emplace_back(bytes_of(tensors[i]));
     }
   }
 
@@ -96,6 +99,7 @@ struct OutMessage::Impl {
   std::uint32_t body = 0;                 // likewise; 0: not written yet
   std::uint32_t values = 0;               // the first of the body's values
   std::vector<Tensor> tensors;            // contiguous, in the order of the attachment table
+  bool leased = false;                    // what is of a SharedPool is, until it has been sent
   std::uint64_t* next_lease = nullptr;    // null: nothing is shared
   std::uint64_t first_lease = 0;          // of those taken for this message
   std::vector<SharedPool::Place> places;  // of the tensors; offset 0: not shared. Empty: none is

@@ -51,6 +51,12 @@ std::string_view to_string(ValueKind kind) {
   return "unknown";
 }
 
+std::string describe(const ValueReader& value) {
+  Tensor tensor;
+  if (value.read(tensor)) return tensor.to_string();
+  return std::string(to_string(value.kind()));
+}
+
 // ---- ValueWriter --------------------------------------------------------------------------------
 
 namespace {

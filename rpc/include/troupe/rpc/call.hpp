@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -206,10 +207,7 @@ class InboundCall {
   }
   template <class T>
   void reply(const T& value) {
-    if (direct_) {
-      detail::DirectResultOf<detail::StoredType<T>> result(detail::stored(value));
-      return reply_directly(result);
-    }
+    if (direct_) return reply_stored(value);
     reply_with([&](OutMessage& out) {
       out.values(1);
       Codec<T>::encode(out.value(0), value);
@@ -220,6 +218,16 @@ class InboundCall {
   friend class Endpoint;
   friend class detail::StreamSource;
   void enlist();
+  template <class T>
+  void reply_stored(const T& value) {
+    std::optional<detail::DirectResultOf<detail::StoredType<T>>> result;
+    try {
+      result.emplace(detail::stored(value));
+    } catch (...) {
+      return reply_error(detail::current_exception_error("copying the answer"));
+    }
+    reply_directly(*result);
+  }
   void reply_directly(detail::DirectResult& result);
   void reply_directly_error(Error error);
   void note_error(Error& error);

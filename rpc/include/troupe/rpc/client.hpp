@@ -44,7 +44,8 @@ Result<R> decode_reply(
     Result<R> value{R{}};
     if (message.value_count() != 1 || !Codec<R>::decode(message.value(0), *value))
       return Error{Code::kInvalidArgument,
-                   std::string(what) + ": its answer is not of type " + Codec<R>::name()};
+                   std::string(what) + ": its answer is not of type " + Codec<R>::name() +
+                       (message.value_count() == 1 ? ", but " + describe(message.value(0)) : "")};
     return value;
   }
 }
@@ -223,8 +224,8 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
   if (!loop.run_if_free(std::ref(begin))) {
     state->expect_by(loop.clock().now() + timeout);
     loop.post([id, text = std::string(method), pending = detail::PendingCall<Call>(state),
-               start = std::move(start),
-               values = std::tuple<detail::StoredType<Args>...>(detail::stored(args)...)]() mutable {
+               start = std::move(start), leases = detail::leases_of(args...),
+               values = std::tuple<detail::StoredType<Args>...>(detail::kept(args)...)]() mutable {
       id.text = text;
       Call::begin(pending.take(), [&](Call& call) {
         return std::apply(

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <troupe/rpc/value.hpp>
+#include <troupe/runtime/tensor_of.hpp>
 
 namespace troupe::rpc {
 
@@ -181,6 +182,22 @@ struct Codec<Tensor> {
   static constexpr std::uint64_t fingerprint() { return fnv1a("tensor"); }
   static void encode(ValueWriter out, const Tensor& value) { out.tensor(value); }
   static bool decode(const ValueReader& in, Tensor& value) { return in.read(value); }
+};
+
+/// Travels as a tensor; only one of its dtype and rank is decoded.
+template <class T, std::size_t Rank>
+struct Codec<TensorOf<T, Rank>> {
+  static std::string name() { return TensorOf<T, Rank>::type_name(); }
+  static constexpr std::uint64_t fingerprint() {
+    return detail::mix(detail::mix(fnv1a("tensor of"), static_cast<std::uint64_t>(dtype_of<T>())), Rank);
+  }
+  static void encode(ValueWriter out, const TensorOf<T, Rank>& value) { out.tensor(value.tensor()); }
+  static bool decode(const ValueReader& in, TensorOf<T, Rank>& value) {
+    Tensor tensor;
+    if (!in.read(tensor) || !TensorOf<T, Rank>::check(tensor)) return false;
+    value = std::move(tensor);
+    return true;
+  }
 };
 
 /// Vectors of numbers are one packed blob.

@@ -240,8 +240,9 @@ class Endpoint final : private TransportEvents {
   void open_peer_memory(Session& session);
   void on_release(SessionId session, const InMessage& message);
   void return_leases(SessionId session);
-  /// `message` may have its tensors mapped by the peer.
-  void allow_sharing(OutMessage& message, SessionId to);
+  /// The tensors of a message to another process are leased from now on; the peer maps them if it can and
+  /// `may_map`.
+  void lease_tensors(OutMessage& message, SessionId to, bool may_map);
   bool can_go(const Session& to, Flow flow, std::size_t bytes) const;
 
   // flow.cpp: what must wait
@@ -323,6 +324,10 @@ class Endpoint final : private TransportEvents {
   std::uint64_t begin(const MessageHeader& header, CallTarget target, const CallOptions& options,
                       const BodyWriter& body, ReplySink& sink, OpenSpan& span, detail::CallScope* scope,
                       std::optional<Error>& failure);
+  // into.cpp: calls that say where their answer is to lie
+  Result<void> check_into(const Tensor& into) const;
+  void claim_into(const Tensor& into);
+  void release_into(const Tensor& into);
   OpenCall& open_call();
   OpenCall* find_call(std::uint64_t call_id);
   void complete(OpenCall& call, Result<std::unique_ptr<InMessage>>&& reply);
@@ -344,8 +349,8 @@ class Endpoint final : private TransportEvents {
   std::deque<OpenCall> calls_;       // slots; a call's id is its slot and the slot's generation
   std::vector<std::uint32_t> free_calls_;
   std::size_t open_calls_ = 0;
-  std::size_t calls_into_ = 0;      // those of them that say where their answer is to lie
-  InboundCall* inbound_ = nullptr;  // open calls of others
+  std::map<const std::byte*, const std::byte*> into_;  // memory that they receive into: begin and end
+  InboundCall* inbound_ = nullptr;                     // open calls of others
   std::size_t inbound_calls_ = 0;
   int local_depth_ = 0;              // of deliveries to ourselves in one another
   std::deque<Local> local_waiting_;  // deliveries that were too deep

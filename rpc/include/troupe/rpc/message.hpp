@@ -24,6 +24,11 @@ using troupe::TraceContext;
 
 enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel, kItem, kCredit, kRelease };
 
+namespace detail {
+/// BadResult: it lies in device memory, which no way to another node or actor carries yet.
+void require_sendable(const Tensor& tensor);
+}  // namespace detail
+
 /// The part of an envelope that is not the body.
 struct MessageHeader {
   MessageKind kind = MessageKind::kRequest;
@@ -52,6 +57,10 @@ class OutMessage {
   void error(const Error& error);
   void set_call_id(std::uint64_t call_id);
   bool has_tensors();
+  /// Whether one of its tensors lies in the same memory as a part of `other`.
+  bool overlaps(const Tensor& other);
+  /// It goes to another process: those of its tensors that lie in a SharedPool are leased until it is sent.
+  void lease();
   /// The receiver maps those of its tensors that lie in a SharedPool, under leases counted by `next_lease`.
   void share(std::uint64_t& next_lease);
 

@@ -103,6 +103,9 @@ void reply_later(InboundCallPtr call, Future<T> future, std::unique_ptr<Kept> ke
       [call = std::move(call), kept = std::move(kept)](Result<T> result) { reply_result(*call, result); });
 }
 
+/// That the argument of this index is not what the method takes.
+Error wrong_argument(const InMessage& message, std::uint32_t index, const std::string& wanted);
+
 template <class R>
 inline constexpr bool is_future = false;
 template <class T>
@@ -174,9 +177,7 @@ struct Invoker {
            ...);
     if (wrong < 0) return {};
     const std::string names[] = {Codec<std::decay_t<P>>::name()..., ""};
-    return Error{Code::kInvalidArgument,
-                 "argument " + std::to_string(wrong + 1) + " is to be " + names[wrong] + ", not " +
-                     std::string(to_string(message.value(static_cast<std::uint32_t>(wrong)).kind()))};
+    return wrong_argument(message, static_cast<std::uint32_t>(wrong), names[wrong]);
   }
 };
 

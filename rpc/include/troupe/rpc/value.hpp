@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -113,5 +114,8 @@ class ValueReader {
   std::uint16_t data_words_, pointers_;
   std::uint8_t depth_;  // of lists in lists
 };
+
+/// For messages to people: "int8[3]" of a tensor, "string" of a string.
+std::string describe(const ValueReader& value);
 
 }  // namespace troupe::rpc

@@ -11,7 +11,8 @@ namespace troupe {
 /// Host memory kept for reuse, because fresh pages cost more than the data that goes into them
 /// (1.8 GB/s against 10 GB/s). Sizes are rounded up to classes (powers of two and the midpoints
 /// between them); at most `keep_bytes` of free memory is kept, the rest goes back to the system.
-/// Any thread may allocate, and buffers may be dropped on any thread, also after the pool has gone.
+/// Nothing is kept where kFreshMemory says so. Any thread may allocate, and buffers may be dropped on any
+/// thread, also after the pool has gone.
 class MemoryPool {
  public:
   struct Stats {

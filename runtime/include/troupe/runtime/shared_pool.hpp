@@ -13,9 +13,10 @@
 
 namespace troupe {
 
-/// Host memory that other processes of this machine and user can map. Each block is a memfd of its own,
-/// sealed in its size: an abandoned block can be given up whole, without knowing who still reads it, and
-/// stays readable for them. Free blocks are kept for reuse.
+/// Host memory that other processes of this machine and user can map, for reading only. Each block is a memfd
+/// of its own, sealed in its size and against being mapped for writing by anybody else: an abandoned block
+/// can be given up whole, without knowing who still reads it, and stays readable for them. Free blocks are
+/// kept for reuse.
 ///
 /// Memory is bounded. Past the bounds, and below kSmallest bytes, allocate() gives ordinary memory, which is
 /// copied to others like any. Who has passed a tensor on must not write into it while others may read it:
@@ -51,11 +52,18 @@ class SharedPool {
   Stats stats() const;
   /// An empty segment, which tells whoever can open it that it can open all. None: sharing does not work.
   std::optional<Place> probe();
+  /// Whether the kernel keeps others from writing into our segments (Linux since 5.1); else they could,
+  /// though this library does not.
+  static bool others_cannot_write();
 
   /// Where the buffer lies, if it is of any SharedPool of this process.
   static std::optional<Place> locate(const Buffer& buffer);
-  /// Whether another process may still read the buffer's block.
+  /// Whether another process may still read the buffer's block: it has been handed to a call, and the reader
+  /// has not said that it is done.
   static bool is_leased(const Buffer& buffer);
+  /// The same bytes, on their way to another process by being copied: leased while this lives, or a copy or a
+  /// part of it. Itself if it is of no SharedPool.
+  static Buffer leased(Buffer buffer);
 
  private:
   friend class SharedLease;
