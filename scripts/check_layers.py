@@ -21,8 +21,8 @@ OWNERS = [
     ("OpenSSL", r"openssl/", ["rpc/src/"]),
     ("CAF", r"caf/", ["actors/", "examples/caf_embed", "tests/actors/", "tests/bench/", "tests/examples/", "tests/sim/"]),
     ("BLAS and SIMD", r"cblas\.h|hwy/", ["kernels/src/", "tests/kernels/"]),
-    # Runtime uses two that are no arithmetic on vectors: the pause of a spinning thread, and CRC32C.
-    ("intrinsics", r"\w*intrin\.h", ["kernels/src/", "runtime/src/loop", "runtime/src/checksum"]),
+    # Of one kind of processor, as these are: elsewhere the compiler's own words will do, with the processor asked for.
+    ("intrinsics", r"\w*intrin\.h|cpuid\.h|arm_\w+\.h", ["kernels/src/"]),
     ("CUDA device code", r"cub/|cublas|thrust/", ["kernels/src/"]),
     ("CUDA host", r"cuda", ["kernels/src/", "runtime/", "tests/kernels/", "tests/runtime/"]),
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/"]),

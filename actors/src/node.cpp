@@ -63,6 +63,8 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
   system = options.system ? options.system : own_system.get();
   if (options.node_id == 0) options.node_id = random_node_id();
   next_actor = first_actor(options.node_id);
+  if (!options.loop.on_exception)
+    options.loop.on_exception = [this](const std::string& what) { options.log.error(what); };
   loop = std::make_unique<Loop>(*clock, options.loop);
   options.log = rpc::follow_trace(options.log, *loop);
   unit = std::make_shared<LoopUnit>(*system, *loop);
@@ -103,6 +105,8 @@ Result<void> NodeImpl::listen() {
   endpoint_options.secret = *secret;
   endpoint_options.default_timeout = options.default_timeout;
   endpoint_options.shared = options.shared_pool;
+  if (options.shared_pool.max_bytes > 0 && !SharedPool::others_cannot_write())
+    options.log.warn("this kernel cannot keep other processes of this user from writing into shared tensors");
   endpoint_options.metrics = options.metrics;
   endpoint_options.heartbeat_interval = options.heartbeat_interval;
   endpoint_options.silence_limit = options.silence_limit;

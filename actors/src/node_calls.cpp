@@ -267,7 +267,11 @@ void NodeImpl::run_watchers() {
     const MembershipChange change = std::move(next->second.untold.front());
     next->second.untold.pop_front();
     const auto function = next->second.function;  // it may be removed by itself
-    function(change);
+    try {
+      function(change);
+    } catch (...) {
+      loop->report_exception("a watcher of the membership");
+    }
     next = watchers.lower_bound(number);
   }
 }

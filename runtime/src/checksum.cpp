@@ -3,10 +3,6 @@
 #include <array>
 #include <cstring>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace troupe {
 namespace {
 
@@ -58,9 +54,9 @@ __attribute__((target("sse4.2"))) std::uint32_t crc32c_sse42(std::span<const std
   const std::byte* at = bytes.data();
   std::size_t left = bytes.size();
   std::uint64_t wide = crc;
-  for (; left >= 8; left -= 8, at += 8) wide = _mm_crc32_u64(wide, load_word(at));
+  for (; left >= 8; left -= 8, at += 8) wide = __builtin_ia32_crc32di(wide, load_word(at));
   crc = static_cast<std::uint32_t>(wide);
-  for (; left > 0; --left, ++at) crc = _mm_crc32_u8(crc, std::to_integer<std::uint8_t>(*at));
+  for (; left > 0; --left, ++at) crc = __builtin_ia32_crc32qi(crc, std::to_integer<std::uint8_t>(*at));
   return crc;
 }
 #endif

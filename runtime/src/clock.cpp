@@ -1,9 +1,6 @@
 #include <troupe/runtime/clock.hpp>
 
 #include <time.h>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 #include <cassert>
 
@@ -18,10 +15,17 @@ TimePoint RealClock::now() const {
 bool processor_ticks_tell_time() {
 #if defined(__x86_64__)
   // "Invariant TSC": Intel's manual, volume 3, 18.17.1; AMD's, volume 3, function 8000_0007h.
-  constexpr unsigned kPowerManagement = 0x80000007;
+  constexpr unsigned kMostFunctions = 0x80000000, kPowerManagement = 0x80000007;
   constexpr unsigned kInvariant = 1U << 8;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  static const bool invariant = __get_cpuid(kPowerManagement, &a, &b, &c, &d) != 0 && (d & kInvariant) != 0;
+  static const bool invariant = [] {
+    const auto ask = [](unsigned function, unsigned& last) {
+      unsigned a = function, b = 0, c = 0;
+      asm("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(last));
+      return a;
+    };
+    unsigned d = 0;
+    return ask(kMostFunctions, d) >= kPowerManagement && (ask(kPowerManagement, d), (d & kInvariant) != 0);
+  }();
   return invariant;
 #else
   return false;

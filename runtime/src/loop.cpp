@@ -1,6 +1,5 @@
 #include <troupe/runtime/loop.hpp>
 
-#include <immintrin.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -33,6 +32,7 @@ Loop::Loop(Clock& clock, LoopOptions options)
       now_(clock.now()),
       descriptors_polled_at_(now_),
       timers_(now_),
+      exception_told_at_(now_),
       poller_(std::make_unique<Poller>()),
       inbox_(std::make_unique<Inbox>()) {}
 
@@ -63,7 +63,11 @@ void Loop::run_or_post(Task task) {
   const auto run = [&] {
     taken = true;
     Task first = std::move(task);
-    first();
+    try {
+      first();
+    } catch (...) {
+      report_exception("a task");  // as if it had been posted
+    }
   };
   if (!run_if_free(std::ref(run)) && !taken) post(std::move(task));
 }
@@ -76,7 +80,12 @@ bool Loop::run_if_free(const std::function<void()>& task) {
   if (!try_take_turn()) return false;
   const TimePoint now = recent_now();
   if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
-  task();
+  try {
+    task();
+  } catch (...) {
+    give_turn_back();
+    throw;
+  }
   // Somebody who begins one call after another shall not pay for a poll with each.
   // Simulated time stands still meanwhile.
   if (now - polled_at_ >= kPollAgain || options_.idle) {
@@ -99,6 +108,7 @@ bool Loop::wait_until(const std::function<bool()>& done, TimePoint deadline) {
   if (!try_take_turn()) {
     Waiter self{.done = &done};
     const Wait outcome = wait_for_turn(self, deadline);
+    if (self.failed) std::rethrow_exception(self.failed);
     if (outcome != Wait::kGranted) return outcome == Wait::kDone;
   }
   refresh_now();
@@ -130,8 +140,18 @@ bool Loop::help(const std::function<void()>* begin, const std::function<bool()>&
   if (home_.load() == Home::kAsleep) poller_->kick();  // it parks now, instead of waking for our answer
   slept_ = false;
   const std::uint64_t rounds = stats_.rounds;
-  if (begin) (*begin)();
-  const bool finished = drive(done, deadline, false);
+  bool finished = false;
+  try {
+    if (begin) (*begin)();
+    finished = drive(done, deadline, false);
+  } catch (...) {  // of `begin` or `done`: the caller's
+    if (in_turn()) {
+      spending_ = Spent::kAbsent;
+      give_turn();
+      wake_home();
+    }
+    throw;
+  }
   if (!in_turn()) return finished;
   // Call after call that is answered at once keeps run()'s thread away, so the rest is looked after here.
   if (stats_.rounds == rounds) poll();
@@ -154,10 +174,16 @@ void Loop::run() {
     bool taken = false;
     for (int attempt = 0; attempt < 64 && helped_.load() == helped_seen && !taken; ++attempt) {
       taken = try_take_turn();
-      if (!taken) _mm_pause();  // perhaps it is only borrowed
+      if (!taken) spin_pause();  // perhaps it is only borrowed
     }
     if (taken) {
-      drive_home(helped_seen);
+      try {
+        drive_home(helped_seen);
+      } catch (...) {  // of LoopOptions::idle
+        if (in_turn()) give_turn();
+        home_.store(Home::kAbsent);
+        throw;
+      }
     } else {
       park(helped_seen);
     }
@@ -190,7 +216,7 @@ void Loop::drive_home(std::uint64_t helped_seen) {
     }
     const Duration idle_for = now_ - idle_since;
     if (idle_for < options_.yield_after && idle_for < options_.spin) {
-      if (sources_.empty()) _mm_pause();
+      if (sources_.empty()) spin_pause();
       continue;
     }
     // Who gets the core meanwhile may want the turn too.
@@ -251,6 +277,7 @@ Loop::Wait Loop::lend_turn(const std::function<bool()>& done, TimePoint deadline
   if (!hand_over(true)) return Wait::kGranted;
   Waiter self{.done = &done, .nested = nested};
   const Wait outcome = wait_for_turn(self, deadline);
+  if (self.failed) std::rethrow_exception(self.failed);
   if (outcome == Wait::kGranted) refresh_now();
   return outcome;
 }
@@ -261,7 +288,7 @@ void Loop::idle_with_turn(Duration idle_for, TimePoint until) {
   } else if (idle_for >= options_.yield_after) {
     sched_yield();
   } else if (sources_.empty()) {
-    _mm_pause();
+    spin_pause();
   }
 }
 
@@ -272,7 +299,7 @@ int Loop::poll() {
   if (refresh_due_) refresh_now();
   now_is_fresh_ = false;
   int did = poll_sources();
-  did += timers_.advance(now_);
+  did += fire_timers();
   did += run_tasks();
   if (!poller_->watched.empty() && now_ - descriptors_polled_at_ >= kDescriptorsEvery) {
     did += poll_descriptors(Duration::zero());
@@ -291,13 +318,29 @@ int Loop::poll_sources() {
   int did = 0;
   ++poll_depth_;
   for (std::size_t i = 0; i < sources_.size(); ++i) {  // handlers may add and remove
-    if (sources_[i]) did += sources_[i]->poll();
+    if (!sources_[i]) continue;
+    try {
+      did += sources_[i]->poll();
+    } catch (...) {
+      report_exception("a source");
+      ++did;
+    }
   }
   if (--poll_depth_ == 0 && sources_removed_) {
     std::erase(sources_, nullptr);
     sources_removed_ = false;
   }
   return did;
+}
+
+/// The wheel goes on where it was with the next round: one that always throws shall not keep this one.
+int Loop::fire_timers() {
+  try {
+    return timers_.advance(now_);
+  } catch (...) {
+    report_exception("a timer");
+    return 1;
+  }
 }
 
 int Loop::run_tasks() {
@@ -308,7 +351,11 @@ int Loop::run_tasks() {
   for (std::size_t left = ready_.size(); left > 0 && !ready_.empty(); --left) {
     Task task = std::move(ready_.front());
     ready_.pop_front();
-    task();
+    try {
+      task();
+    } catch (...) {
+      report_exception("a task");
+    }
     ++did;
   }
   return did;
@@ -318,12 +365,18 @@ int Loop::poll_descriptors(Duration timeout) {
   std::array<epoll_event, 64> events{};
   const int count = poller_->wait(events, timeout);
   descriptors_polled_at_ = now_;
-  return poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)));
+  return poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)), *this);
 }
 
 bool Loop::arm_sources() {
-  return std::all_of(sources_.begin(), sources_.end(),
-                     [](Source* source) { return !source || source->arm(); });
+  return std::all_of(sources_.begin(), sources_.end(), [this](Source* source) {
+    try {
+      return !source || source->arm();
+    } catch (...) {
+      report_exception("arming a source");
+      return false;
+    }
+  });
 }
 
 Duration Loop::sleep_bound(TimePoint until) {
@@ -374,7 +427,7 @@ void Loop::sleep_with_turn(TimePoint until) {
   }
   owner_asleep_.store(false);
   refresh_now();
-  const int did = poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)));
+  const int did = poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)), *this);
   stats_.events += static_cast<std::uint64_t>(did);
 }
 

@@ -6,10 +6,43 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <limits>
 #include <system_error>
 
 namespace troupe {
+
+namespace {
+/// Of a handler that throws each time it is called the first few are told of, then one in each interval.
+constexpr std::uint64_t kToldOfEach = 16;
+constexpr Duration kToldOfOneIn = std::chrono::seconds(1);
+
+/// Of the exception that is being handled.
+std::string text_of_exception() {
+  try {
+    throw;
+  } catch (const std::exception& exception) {
+    return exception.what();
+  } catch (...) {
+    return "something that is no std::exception";
+  }
+}
+}  // namespace
+
+void Loop::report_exception(std::string_view who) noexcept {
+  if (++stats_.exceptions > kToldOfEach && now_ - exception_told_at_ < kToldOfOneIn) return;
+  exception_told_at_ = now_;
+  try {
+    std::string what = std::string(who) + " threw: " + text_of_exception();
+    if (stats_.exceptions > kToldOfEach)
+      what += " (of " + std::to_string(stats_.exceptions) + " exceptions on this loop, not all are told of)";
+    if (options_.on_exception)
+      options_.on_exception(what);
+    else
+      std::fprintf(stderr, "troupe: %s\n", what.c_str());
+  } catch (...) {  // no memory for it, or whoever is told throws: it is counted
+  }
+}
 
 Loop::Inbox::~Inbox() {
   for (Node* node = head.load(); node;) delete std::exchange(node, node->next);
@@ -78,14 +111,18 @@ int Loop::Poller::wait(std::span<epoll_event> events, Duration timeout) {
   return kept;
 }
 
-int Loop::Poller::dispatch(std::span<const epoll_event> events) {
+int Loop::Poller::dispatch(std::span<const epoll_event> events, Loop& loop) {
   int handled = 0;
   for (const epoll_event& event : events) {
     const auto found = watched.find(static_cast<int>(event.data.u64 & UINT32_MAX));
     // An earlier handler of this batch may have unwatched it, or closed it and watched a new one.
     if (found == watched.end() || found->second.generation != event.data.u64 >> 32) continue;
     ++handled;
-    found->second.handler->on_ready(event.events);
+    try {
+      found->second.handler->on_ready(event.events);
+    } catch (...) {
+      loop.report_exception("a descriptor's handler");
+    }
   }
   return handled;
 }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <span>
 #include <thread>
@@ -13,6 +14,15 @@
 #include <troupe/runtime/loop.hpp>
 
 namespace troupe {
+
+/// Tells the processor that this thread waits for another one.
+inline void spin_pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" : : : "memory");  // "yield" does nothing on most
+#endif
+}
 
 /// Tasks from other threads: a lock-free stack, taken as a whole by the driver, which reverses it.
 /// Its operations are sequentially consistent: see the proof at Loop::post().
@@ -51,8 +61,8 @@ struct Loop::Poller {
   /// Waits for events (0: does not); negative: without bound. Returns those of watched descriptors, in
   /// `events`. Needs no turn.
   int wait(std::span<epoll_event> events, Duration timeout);
-  /// Calls the handlers of what wait() returned. With the turn.
-  int dispatch(std::span<const epoll_event> events);
+  /// Calls the handlers of what wait() returned. With the turn of `loop`, which is told of what they throw.
+  int dispatch(std::span<const epoll_event> events, Loop& loop);
 
   int epoll_fd = -1;
   int kick_fd = -1;
@@ -71,6 +81,7 @@ struct Loop::Waiter {
   std::atomic<Wait> state{Wait::kWaiting};
   bool blocked = false;  // on `wake`; guarded by turn_, as `done` is while others see it
   std::condition_variable wake = {};
+  std::exception_ptr failed = {};  // what `done` threw when another thread asked it
 
   /// With turn_ locked. The waiter may be gone when this returns.
   void finish(Wait outcome) {

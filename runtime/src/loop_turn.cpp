@@ -1,6 +1,5 @@
 // Who drives: how the turn is taken, waited for, lent and given back.
 
-#include <immintrin.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -78,7 +77,13 @@ bool Loop::ask_waiters() {
   const std::lock_guard lock(turn_);
   for (std::size_t i = 0; i < waiters_.size();) {
     Waiter& waiter = *waiters_[i];
-    const bool done = waiter.done && (*waiter.done)();
+    bool done = false;
+    try {
+      done = waiter.done && (*waiter.done)();
+    } catch (...) {
+      waiter.failed = std::current_exception();  // it is thrown where it is waited for
+      done = true;
+    }
     if (done && !waiter.nested) {
       remove(waiter);
       waiter.finish(Wait::kDone);
@@ -118,7 +123,7 @@ Loop::Wait Loop::wait_for_turn(Waiter& self, TimePoint deadline) {
     const Wait state = self.state.load(std::memory_order_acquire);
     if (state != Wait::kWaiting) return state;
     if (spins % 16 != 0) {
-      _mm_pause();
+      spin_pause();
       continue;
     }
     if (try_take_turn()) return taken_by(self);

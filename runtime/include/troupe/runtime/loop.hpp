@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -51,6 +53,9 @@ struct LoopOptions {
   /// Simulation: called instead of sleeping. It makes the world go on until something happens or
   /// `until` has come.
   std::function<void(TimePoint until)> idle = {};
+  /// Told, with the turn, what a task, timer, source or descriptor handler threw: "a timer threw: ...". The
+  /// loop goes on. None: it is written to standard error. When many are thrown it is told of some.
+  std::function<void(const std::string& what)> on_exception = {};
 };
 
 /// One thread's worth of work: polls sources, watches descriptors, runs timers and tasks.
@@ -59,6 +64,10 @@ struct LoopOptions {
 /// loop needs no lock. The turn moves: usually the thread in run() has it, and a thread that waits for
 /// something (wait_until) takes it over and does the work itself, so that no thread switch lies between
 /// it and its answer. See docs/thread-model.md.
+///
+/// What is called by it (tasks, timers, sources, descriptor handlers) should not throw. If it does the
+/// exception ends there and is reported (LoopOptions::on_exception), because whoever drives the loop at that
+/// moment has nothing to do with it.
 class Loop {
  public:
   /// What its time went into.
@@ -72,6 +81,7 @@ class Loop {
     std::uint64_t rounds = 0;         ///< polls of all sources
     std::uint64_t events = 0;         ///< events, timers and tasks handled
     std::uint64_t sleeps = 0;         ///< times it slept in epoll
+    std::uint64_t exceptions = 0;     ///< that handlers of it threw
     std::array<Duration, 4> spent{};  ///< by Spent; together all time since it was made, up to now()
     Duration time(Spent what) const { return spent[static_cast<std::size_t>(what)]; }
   };
@@ -89,7 +99,7 @@ class Loop {
   /// Runs `task` at once if this thread has the turn or can have it without waiting, else posts it.
   void run_or_post(Task task);
   /// Runs `task` at once, with the turn, if this thread has it or can have it without waiting; false: it
-  /// was not run.
+  /// was not run. What it throws is the caller's.
   bool run_if_free(const std::function<void()>& task);
   /// Makes run() return soon, after one last round; if no run() is on, the next one returns so.
   void stop();
@@ -98,11 +108,11 @@ class Loop {
 
   /// Drives the loop until `done()` is true or `deadline` has passed; returns done(). `done` is called
   /// with the turn held only, by whichever thread has it; it must be cheap and must not call the loop.
-  /// From inside the loop it nests.
+  /// What it throws is thrown here. From inside the loop it nests.
   bool wait_until(const std::function<bool()>& done, TimePoint deadline);
   /// Runs `begin` with the turn, then waits as wait_until() does, no longer than `timeout` in all: for
   /// work whose end is waited for. If the turn is not to be had in time, `begin` is not run and the answer
-  /// is false.
+  /// is false. What `begin` throws is thrown here.
   bool begin_and_wait(const std::function<void()>& begin, const std::function<bool()>& done,
                       Duration timeout);
   /// Drives the loop on this thread until stop(), lending the turn to threads in wait_until().
@@ -188,6 +198,9 @@ class Loop {
   Result<void> watch(int fd, std::uint32_t events, FdHandler& handler);
   void unwatch(int fd);
   const Stats& stats() const { return stats_; }
+  /// For who calls what others have given it, in a catch (...): the present exception is reported, as one
+  /// that `who` ("a continuation") threw, and ends here.
+  void report_exception(std::string_view who) noexcept;
 
  private:
   struct Inbox;
@@ -220,6 +233,7 @@ class Loop {
   void idle_with_turn(Duration idle_for, TimePoint until);
   void drive_home(std::uint64_t helped_seen);
   int poll_sources();
+  int fire_timers();
   int run_tasks();
   int poll_descriptors(Duration timeout);
   bool arm_sources();
@@ -250,6 +264,7 @@ class Loop {
   bool slept_ = false;  // whether a helper slept since it took the turn
   std::deque<Task> ready_;
   Stats stats_;
+  TimePoint exception_told_at_;
   std::unique_ptr<Poller> poller_;
 
   std::unique_ptr<Inbox> inbox_;
