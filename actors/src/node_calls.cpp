@@ -142,6 +142,10 @@ void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
   forget_found();
   sessions.emplace(peer.node_id, session);
   ring.on_session(session, peer.node_id);
+  if (peer.way.find('(') != std::string::npos)
+    options.log.info("met, but not by the best way for data", {{"peer", peer.node_name}, {"way", peer.way}});
+  else
+    options.log.debug("met", {{"peer", peer.node_name}, {"way", peer.way}});
 }
 
 void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) {

@@ -90,8 +90,8 @@ struct Ends {
   explicit Ends(bool lends = true) : a(lends), b(lends) {
     for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
       auto [to_a, to_b] = tcp_pair();
-      a.connection->attach(kind, std::move(to_a));
-      b.connection->attach(kind, std::move(to_b));
+      a.connection->attach(kind, plain_stream(std::move(to_a)));
+      b.connection->attach(kind, plain_stream(std::move(to_b)));
     }
   }
   bool until_b_has(std::size_t count) {
@@ -168,8 +168,8 @@ TEST_CASE("tcp: what is sent before the streams are there waits for them") {
   CHECK(a.connection->bytes_in_flight() > 100000);
   for (const StreamKind kind : {StreamKind::kBulk, StreamKind::kMessages}) {
     auto [to_a, to_b] = tcp_pair();
-    a.connection->attach(kind, std::move(to_a));
-    b.connection->attach(kind, std::move(to_b));
+    a.connection->attach(kind, plain_stream(std::move(to_a)));
+    b.connection->attach(kind, plain_stream(std::move(to_b)));
     static_cast<void>(a.connection->flush(SIZE_MAX));
   }
   for (const TestDeadline deadline; b.frames.size() < 2 || a.connection->bytes_in_flight() > 0;) {
@@ -184,13 +184,14 @@ TEST_CASE("tcp: a long message goes in steps, so that others need not wait for a
   constexpr std::size_t kMost = std::size_t{64} << 10;
   for (const bool lent : {false, true}) {
     CAPTURE(lent);
-    const auto streams = tcp_pair();
+    auto streams = tcp_pair();
+    const auto stream = plain_stream(std::move(streams[0]));
     BulkSender sender;
     sender.push({Buffer::allocate(std::size_t{16} << 20)}, std::size_t{16} << 20, lent, 0);
     std::size_t all = 0;
     for (int step = 0; step < 4; ++step) {
       std::size_t sent = 0;
-      REQUIRE(sender.progress(streams[0].get(), kMost, 0, sent) == Went::kOn);
+      REQUIRE(sender.progress(*stream, kMost, 0, sent) == Went::kOn);
       CHECK(sent <= kMost);
       all += sent;
     }
@@ -297,8 +298,8 @@ TEST_CASE("tcp: a peer that has gone is an end, not a signal") {
     Ends ends(lends);
     for (std::uint64_t i = 0; i < 8; ++i) ends.a.connection->send(make_frame(i, {4 << 20}), false);
     static_cast<void>(ends.a.connection->flush(1 << 20));
-    ends.b.connection->attach(StreamKind::kBulk, UniqueFd());
-    ends.b.connection->attach(StreamKind::kMessages, UniqueFd());
+    ends.b.connection->attach(StreamKind::kBulk, nullptr);
+    ends.b.connection->attach(StreamKind::kMessages, nullptr);
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
     while (!ends.a.connection->broken() && std::chrono::steady_clock::now() < deadline)
       static_cast<void>(ends.a.connection->flush(1 << 20));
@@ -369,9 +370,9 @@ TEST_CASE("tcp: records with flipped bytes do no harm") {
       return {};
     };
     auto [sender, receiver] = tcp_pair();
-    victim.connection->attach(StreamKind::kMessages, std::move(receiver));
+    victim.connection->attach(StreamKind::kMessages, plain_stream(std::move(receiver)));
     auto [bulk_sender, bulk_receiver] = tcp_pair();
-    victim.connection->attach(StreamKind::kBulk, std::move(bulk_receiver));
+    victim.connection->attach(StreamKind::kBulk, plain_stream(std::move(bulk_receiver)));
     std::vector<std::byte> bytes = valid;
     for (int flip = 0; flip < 1 + round % 4; ++flip)
       bytes[random() % bytes.size()] = static_cast<std::byte>(random());

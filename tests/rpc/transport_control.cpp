@@ -209,6 +209,9 @@ TEST_CASE_TEMPLATE(
   constexpr LinkId kSlot = LinkTable<int>::kMaxLinks - 1;
   CHECK((coming & kSlot) != (ending & kSlot));
   CHECK(pair.b.links[coming].closed.empty());
+  pair.a.frames.clear();
+  REQUIRE(pair.tb->send(coming, make_frame(0)).ok());
+  REQUIRE(pair.until([&] { return pair.a.frames.size() == 1; }));
 }
 
 TEST_CASE_TEMPLATE("transport: closing while still dialling", Kind, TROUPE_TRANSPORTS) {

@@ -206,6 +206,9 @@ TEST_CASE_TEMPLATE("transport: a paused link delivers nothing, and its sender's 
   REQUIRE(pair.ta->send(other, make_frame(77)).ok());
   REQUIRE(pair.until([&] { return pair.b.frames.size() == 1; }));
   CHECK(pair.b.frames[0].sequence == 77);
+  REQUIRE(pair.tb->send(pair.b.frames[0].link, make_frame(78)).ok());
+  REQUIRE(pair.until([&] { return pair.a.frames.size() == 1; }));
+  pair.a.frames.clear();
   REQUIRE(pair.tb->send(pair.b.link(), make_frame(5)).ok());
   REQUIRE(pair.until([&] { return pair.a.frames.size() == 1; }));
 

@@ -202,6 +202,7 @@ void Endpoint::on_ready(Session& session) {
     return end_session(session.link, {Code::kDataLoss, "'ready' came before hello, or twice"}, true);
   session.state = Session::State::kReady;
   const SessionId id = session.link;
+  session.peer.way = transport_->describe_way(session.link);
   const Peer peer = session.peer;
   if (!session.queue.empty()) pump_->add(session);
   return_leases(id);  // of tensors that came, and went, before this word did

@@ -34,6 +34,10 @@ class Inbound {
 
   /// The peer has opened the ring: what it sends comes this way.
   bool attached();
+  /// Tells the peer that we cannot write to it, so that it does not write to us.
+  void refuse(Refusal why) {
+    reader_.header().refused.store(static_cast<std::uint32_t>(why), std::memory_order_release);
+  }
   /// Says who writes here, and whether its memory can be read.
   void set_writer(pid_t pid, bool readable, const Bell& bell);
 

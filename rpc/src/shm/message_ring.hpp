@@ -21,6 +21,13 @@ enum class RecordKind : std::uint16_t {
   kPiece,    ///< the next of its bytes
 };
 
+/// Why a ring's reader, who cannot open the writer's own ring, wants another way for both.
+enum class Refusal : std::uint32_t {
+  kNone = 0,
+  kMayNot = 1,  ///< another user's, or a process with more rights
+  kCannot = 2,  ///< it is not there, or not what it should be, or nothing more can be opened
+};
+
 /// Bytes of the writer's process that the reader may copy until it says that it has.
 struct LentPiece {
   std::uint64_t address = 0;
@@ -40,6 +47,7 @@ struct RingHeader {
   std::atomic<std::uint64_t> lent_done{0};                  // kLent messages of which the parts are copied
   alignas(64) std::atomic<std::uint32_t> reader_sleeps{0};  // ring its bell after a message
   std::atomic<std::uint32_t> reader_copies{0};              // it can read the writer's memory: lend
+  std::atomic<std::uint32_t> refused{0};                    // a Refusal: it cannot use the writer's ring
   std::atomic<std::uint32_t> reader_orders{0};              // it orders our writing before it sleeps
   // The writer's.
   alignas(64) std::atomic<std::uint32_t> writer_waits{

@@ -24,6 +24,10 @@ class Outbound {
 
   Outbound(Segment ring, Bell bell);
 
+  /// Whether the peer, who owns the ring, cannot write to us.
+  Refusal refused() const {
+    return static_cast<Refusal>(writer_.header().refused.load(std::memory_order_acquire));
+  }
   void send(OutFrame&& frame);
   /// Goes on with what could not be done at once; returns how much was done.
   int progress();

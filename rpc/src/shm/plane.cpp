@@ -41,7 +41,7 @@ class Plane::Depth {
  public:
   explicit Depth(Plane& plane) : plane_(plane) { ++plane_.depth_; }
   ~Depth() {
-    if (--plane_.depth_ == 0 && !plane_.removed_.empty()) plane_.forget_removed();
+    if (--plane_.depth_ == 0 && (plane_.has_holes_ || !plane_.removed_.empty())) plane_.forget_removed();
   }
   Depth(const Depth&) = delete;
   Depth& operator=(const Depth&) = delete;
@@ -61,17 +61,26 @@ Plane::Plane(DataPlane& data, bool enabled) : data_(data), enabled_(enabled) {
 
 // ---- Links ----------------------------------------------------------------------------------------
 
+Result<void> Plane::add(const LinkFacts& facts) {
+  if (enabled_ && facts.is_local) channels_.emplace_at(facts.link);
+  return {};
+}
+
+std::vector<std::byte> Plane::offer(LinkId link) {
+  const Address own = address(link);
+  return own.pid != 0 ? bytes_of_offer(own) : std::vector<std::byte>{};
+}
+
 Address Plane::address(LinkId link) {
-  if (!enabled_) return {};
-  Channel* channel = channels_.find(link);
-  if (!channel) {
-    auto in = Inbound::create(link, data_);
-    if (!in) return {};
-    channel = channels_.emplace_at(link);
-    channel->in.emplace(std::move(*in));
-    reading_.push_back(channel);
-    unsettled_.push_back(link);
+  Channel* const channel = channels_.find(link);
+  if (!channel) return {};
+  if (!std::exchange(channel->tried, true)) {
+    if (auto in = Inbound::create(link, data_)) {
+      channel->in.emplace(std::move(*in));
+      reading_.push_back(channel);
+    }
   }
+  if (!channel->in) return {};
   Address address;
   address.pid = static_cast<std::uint32_t>(::getpid());
   address.ring_fd = channel->in->fd();
@@ -82,23 +91,52 @@ Address Plane::address(LinkId link) {
   return address;
 }
 
-Result<void> Plane::open(LinkId link, const Address& peer) {
-  const auto no_way = [](const std::string& why) { return Error{Code::kUnimplemented, why}; };
-  if (!enabled_ || peer.pid == 0) return no_way("one side has no shared memory");
-  if (peer.pid_namespace != own_pid_namespace()) return no_way("the peer is in another container");
-  if (address(link).pid == 0) return no_way("no shared memory is to be had");
+Result<WayEnd*> Plane::open(LinkId link, std::span<const std::byte> peer_offer) {
+  const auto peer = offer_of_bytes<Address>(peer_offer);
+  return peer ? open(link, *peer) : peer.error();
+}
+
+Result<WayEnd*> Plane::open(LinkId link, const Address& peer) {
+  // What both sides find out by themselves.
+  if (address(link).pid == 0) return Error{Code::kUnimplemented, "none is to be had here"};
+  if (peer.pid == 0 || peer.pid_namespace != own_pid_namespace())
+    return Error{Code::kUnimplemented, "the peer is in another container"};
+  Channel& channel = *channels_.find(link);
   const auto pid = static_cast<pid_t>(peer.pid);
   auto segment = Segment::open(pid, peer.ring_fd, ring::kSegmentBytes);
-  if (!segment) return segment.error();
+  if (!segment) return refuse(channel, segment.error());
   const auto& header = *reinterpret_cast<const RingHeader*>(segment->data());
   if (header.magic != RingHeader::kMagic || header.cookie != peer.cookie || peer.cookie == 0)
-    return Error{Code::kUnavailable, "what lies there is another's memory"};
+    return refuse(channel, {Code::kUnavailable, "what lies there is another's memory"});
   auto bell = Bell::open(pid, peer.bell_fd);
-  if (!bell) return bell.error();
-  Channel& channel = *channels_.find(link);
+  if (!bell) return refuse(channel, bell.error());
   channel.out.emplace(std::move(*segment), std::move(*bell));
   channel.in->set_writer(pid, RemoteCopy::may_copy(pid, peer.probe, peer.cookie), channel.out->bell());
-  return {};
+  channel.out->bell().ring();  // it may wait for our word
+  return &channel;
+}
+
+Error Plane::refuse(Channel& channel, const Error& why) {
+  channel.in->refuse(why.code == Code::kUnimplemented ? Refusal::kMayNot : Refusal::kCannot);
+  return {Code::kUnimplemented, why.message};
+}
+
+/// What a side has found out stands in memory that the other has opened, if it could: that it has opened the
+/// other's ring in that ring, that it cannot in its own.
+DataWay::Agreement Plane::agreement(WayEnd& end) {
+  auto& channel = static_cast<Channel&>(end);
+  if (channel.out->refused() != Refusal::kNone) return Agreement::kRefused;
+  return channel.in->attached() ? Agreement::kAgreed : Agreement::kPending;
+}
+
+/// Our ring stays, though nothing is read from it, because the peer may yet look why.
+void Plane::leave(LinkId link) {
+  const Depth depth(*this);
+  Channel* const channel = channels_.find(link);
+  if (!channel) return;
+  std::replace(reading_.begin(), reading_.end(), channel, static_cast<Channel*>(nullptr));
+  has_holes_ = true;
+  channel->out.reset();
 }
 
 void Plane::remove(LinkId link) {
@@ -107,23 +145,16 @@ void Plane::remove(LinkId link) {
   if (!channel) return;
   for (auto* list : {&reading_, &sending_, &copying_})
     std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
-  std::erase(unsettled_, link);
   removed_.push_back(std::move(channel));
 }
 
 void Plane::forget_removed() {
+  has_holes_ = false;
   const auto busy_end = reading_.begin() + static_cast<std::ptrdiff_t>(busy_);
   busy_ -= static_cast<std::size_t>(std::count(reading_.begin(), busy_end, nullptr));
   for (auto* list : {&reading_, &sending_, &copying_}) std::erase(*list, nullptr);
   // Their buffers' owners may do anything when these are dropped.
   const auto removed = std::exchange(removed_, {});
-}
-
-void Plane::settle() {
-  std::erase_if(unsettled_, [&](LinkId link) {
-    Channel& channel = *channels_.find(link);
-    return channel.out && channel.in->attached();
-  });
 }
 
 void Plane::lose(Channel& channel) {
@@ -133,13 +164,16 @@ void Plane::lose(Channel& channel) {
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-bool Plane::send(LinkId link, OutFrame& frame) {
-  Channel* const channel = channels_.find(link);
-  if (!channel || !channel->out) return false;
+Result<void> Plane::send(WayEnd& end, OutFrame&& frame) {
+  auto& channel = static_cast<Channel&>(end);
   const Depth depth(*this);
-  channel->out->send(std::move(frame));
-  if (channel->out->busy() && !std::exchange(channel->sending, true)) sending_.push_back(channel);
-  return true;
+  channel.out->send(std::move(frame));
+  if (channel.out->busy() && !std::exchange(channel.sending, true)) sending_.push_back(&channel);
+  return {};
+}
+
+std::size_t Plane::bytes_in_flight(const WayEnd& end) const {
+  return static_cast<const Channel&>(end).out->bytes_in_flight();
 }
 
 void Plane::deliver(Arrival& arrival) {
@@ -259,8 +293,8 @@ int Plane::poll() {
 
 void Plane::drain(LinkId link) {
   const Depth depth(*this);
-  for (Channel* channel = channels_.find(link); channel && receive(*channel) > 0;)
-    channel = channels_.find(link);
+  Channel* channel = channels_.find(link);
+  while (channel && channel->out && receive(*channel) > 0) channel = channels_.find(link);
 }
 
 bool Plane::arm() {

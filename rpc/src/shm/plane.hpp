@@ -11,6 +11,7 @@
 #include "shm/outbound.hpp"
 #include "shm/segment.hpp"
 #include "transport/data_plane.hpp"
+#include "transport/data_way.hpp"
 
 namespace troupe::rpc::shm {
 
@@ -28,52 +29,44 @@ struct Address {
 /// each with one writer, so that the death of a peer, whatever it was doing, stops nothing but its own link.
 ///
 /// Loop only. Belongs to a transport, which polls it.
-class Plane {
+class Plane final : public DataWay {
  public:
   /// `enabled`: else no link gets such a way.
   Plane(DataPlane& data, bool enabled);
 
+  WayId id() const override { return WayId::kSharedMemory; }
+  std::string_view name() const override { return "shared memory"; }
+  Result<void> add(const LinkFacts& facts) override;
+  std::vector<std::byte> offer(LinkId link) override;
   /// Makes our side of a link's way to us; idempotent. An address without pid if there can be none.
   Address address(LinkId link);
-  /// Opens the way to the peer. kUnimplemented: there is no such way between the two processes; another must
-  /// be found. kUnavailable: there was one, and the peer has taken it away: it is going, or gone.
-  Result<void> open(LinkId link, const Address& peer);
-  /// Whether data to the peer goes this way.
-  bool has(LinkId link) const {
-    const Channel* channel = channels_.find(link);
-    return channel && channel->out;
-  }
-  /// Takes the frame. False, with the frame as it was: data to the peer does not go this way.
-  bool send(LinkId link, OutFrame& frame);
-  std::size_t bytes_in_flight(LinkId link) const { return channels_.find(link)->out->bytes_in_flight(); }
-  /// While on, nothing of the link is read. Safe if there is no such link.
-  void pause(LinkId link, bool on) {
+  /// Each end tries to open the other's ring; one that cannot says so in its own, and neither uses them.
+  Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) override;
+  Result<WayEnd*> open(LinkId link, const Address& peer);
+  Agreement agreement(WayEnd& end) override;
+  void leave(LinkId link) override;
+  void remove(LinkId link) override;
+
+  Result<void> send(WayEnd& end, OutFrame&& frame) override;
+  std::size_t bytes_in_flight(const WayEnd& end) const override;
+  void pause(LinkId link, bool on) override {
     if (Channel* const channel = channels_.find(link)) channel->paused = on;
   }
-  /// Ends a link's ways. Safe if there are none.
-  void remove(LinkId link);
-  /// Links of which both directions are known to go this way.
-  std::size_t settled() {
-    if (!unsettled_.empty()) settle();
-    return channels_.size() - unsettled_.size();
-  }
+  void drain(LinkId link) override;
 
-  /// Delivers and sends what there is; returns how much was done.
-  int poll();
-  /// Delivers what a peer that has left had sent.
-  void drain(LinkId link);
+  int poll() override;
   /// Readable when a peer has rung after arm(); -1 without shared memory.
-  int bell_fd() const { return doorbell_.fd(); }
-  bool arm();
+  int event_fd() const override { return doorbell_.fd(); }
+  bool is_quiet() const override { return true; }
+  bool arm() override;
   void disarm();
 
  private:
-  struct Channel {
-    explicit Channel(LinkId id) : link(id) {}
-    const LinkId link;
+  struct Channel final : WayEnd {
+    using WayEnd::WayEnd;
     std::optional<Inbound> in;
     std::optional<Outbound> out;
-    bool settled = false;
+    bool tried = false;           // to make `in`, which is tried once
     bool lost = false;            // nothing more is read
     bool paused = false;          // nothing is read for now
     bool sending = false;         // in sending_
@@ -87,7 +80,7 @@ class Plane {
   int receive(Channel& channel);
   bool has_arrivals() const;
   bool raise_flags();
-  void settle();
+  Error refuse(Channel& channel, const Error& why);
   int copy_some();
   int receive_all();
   int go_on_sending();
@@ -112,7 +105,7 @@ class Plane {
   std::vector<Channel*> sending_;  // those with Outbound::busy()
   std::vector<Channel*> copying_;  // those with Inbound::copying()
   std::size_t turn_ = 0;           // whose turn it is in copying_
-  std::vector<LinkId> unsettled_;
+  bool has_holes_ = false;         // null in a list, of channels that have been left
   std::vector<std::unique_ptr<Channel>> removed_;
   unsigned quiet_steps_ = 0;  // steps of copying since a small message came
   bool armed_ = false;

@@ -1,9 +1,6 @@
 #include "tcp/bulk.hpp"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -17,10 +14,6 @@ namespace troupe::rpc::tcp {
 namespace {
 
 constexpr std::size_t kPieces = 16;  // in one system call
-
-bool would_block() {
-  return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM;
-}
 
 /// While it lives, writing to a socket whose peer has gone is an error and no signal: splice() knows no
 /// MSG_NOSIGNAL, and the process's signals are not ours to set.
@@ -64,15 +57,11 @@ void BulkSender::push(std::vector<Buffer> parts, std::size_t bytes, bool lent, s
   bytes_in_flight_ += bytes;
 }
 
-ssize_t BulkSender::copy(int fd, Outgoing& message, std::size_t most) const {
+ssize_t BulkSender::copy(ByteStream& stream, Outgoing& message, std::size_t most) const {
   std::array<iovec, kPieces> list;
-  msghdr header{};
-  header.msg_iov = list.data();
-  header.msg_iovlen = static_cast<std::size_t>(message.pieces.next(list, most));
-  const int more = message.pieces.left() > most ? MSG_MORE : 0;
-  const ssize_t n = ::sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL | more);
-  if (n < 0) return would_block() ? 0 : -1;
-  message.pieces.advance(static_cast<std::size_t>(n));
+  const auto count = static_cast<std::size_t>(message.pieces.next(list, most));
+  const ssize_t n = stream.write(std::span<const iovec>(list).first(count), message.pieces.left() > most);
+  if (n > 0) message.pieces.advance(static_cast<std::size_t>(n));
   return n;
 }
 
@@ -95,7 +84,8 @@ Went BulkSender::lend(int fd, Outgoing& message, std::size_t most, std::size_t& 
   return Went::kOn;
 }
 
-Went BulkSender::progress(int fd, std::size_t most, std::uint64_t told, std::size_t& did) {
+Went BulkSender::progress(ByteStream& stream, std::size_t most, std::uint64_t told, std::size_t& did) {
+  if (stream.plain_fd() < 0) may_lend_ = false;
   std::vector<std::vector<Buffer>> sent_parts;  // dropped last, because their owners may send
   std::optional<WithoutSigpipe> quiet;
   if (busy() && queue_[next_].lent) quiet.emplace();
@@ -105,8 +95,8 @@ Went BulkSender::progress(int fd, std::size_t most, std::uint64_t told, std::siz
     Outgoing& message = queue_[next_];
     const std::size_t before = sent;
     if (message.lent && (may_lend_ || pipe_.filled() > 0)) {
-      went = lend(fd, message, most, sent);
-    } else if (const ssize_t n = copy(fd, message, most - sent); n < 0) {
+      went = lend(stream.plain_fd(), message, most, sent);
+    } else if (const ssize_t n = copy(stream, message, most - sent); n < 0) {
       went = Went::kEnded;
     } else {
       sent += static_cast<std::size_t>(n);
@@ -153,7 +143,7 @@ bool BulkSender::taken(std::uint64_t count) {
 
 // ---- BulkReceiver ---------------------------------------------------------------------------------
 
-Went BulkReceiver::progress(int fd, std::size_t most, std::size_t& did) {
+Went BulkReceiver::progress(ByteStream& stream, std::size_t most, std::size_t& did) {
   while (busy() && !lost_ && most > 0) {
     Announced& first = announced_.front();
     if (!begun_) {
@@ -165,12 +155,9 @@ Went BulkReceiver::progress(int fd, std::size_t most, std::size_t& did) {
       begun_ = true;
     }
     std::array<iovec, kPieces> list;
-    msghdr header{};
-    header.msg_iov = list.data();
-    header.msg_iovlen = static_cast<std::size_t>(pieces_.next(list, most));
-    const ssize_t n = ::recvmsg(fd, &header, MSG_DONTWAIT);
-    if (n == 0) return Went::kEnded;
-    if (n < 0) return would_block() ? Went::kOn : Went::kEnded;
+    const auto count = static_cast<std::size_t>(pieces_.next(list, most));
+    const ssize_t n = stream.read(std::span<const iovec>(list).first(count));
+    if (n <= 0) return n == 0 ? Went::kOn : Went::kEnded;
     pieces_.advance(static_cast<std::size_t>(n));
     most -= static_cast<std::size_t>(n);
     did += static_cast<std::size_t>(n);

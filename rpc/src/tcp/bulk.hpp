@@ -8,6 +8,7 @@
 #include <troupe/runtime/buffer.hpp>
 
 #include "meeting/socket.hpp"
+#include "tcp/byte_stream.hpp"
 #include "tcp/page_pipe.hpp"
 #include "tcp/pieces.hpp"
 #include "transport/data_plane.hpp"
@@ -28,7 +29,7 @@ class BulkSender {
   /// read.
   void push(std::vector<Buffer> parts, std::size_t bytes, bool lent, std::uint64_t announced_at);
   /// Sends up to `most` bytes of what is announced within `told`; adds what it sent to `did`.
-  Went progress(int fd, std::size_t most, std::uint64_t told, std::size_t& did);
+  Went progress(ByteStream& stream, std::size_t most, std::uint64_t told, std::size_t& did);
   /// The peer has taken so many lent messages. False: so many were not lent.
   bool taken(std::uint64_t count);
 
@@ -52,7 +53,7 @@ class BulkSender {
     bool lent = false;
     std::uint64_t announced_at = 0;
   };
-  ssize_t copy(int fd, Outgoing& message, std::size_t most) const;
+  ssize_t copy(ByteStream& stream, Outgoing& message, std::size_t most) const;
   Went lend(int fd, Outgoing& message, std::size_t most, std::size_t& sent);
 
   std::deque<Outgoing> queue_;  // those before next_ are lent and not taken
@@ -74,7 +75,7 @@ class BulkReceiver {
     announced_.push_back({std::move(arrival), bytes, lent});
   }
   /// Receives up to `most` bytes, and puts what is whole into DataPlane::arrivals; adds to `did`.
-  Went progress(int fd, std::size_t most, std::size_t& did);
+  Went progress(ByteStream& stream, std::size_t most, std::size_t& did);
 
   /// Parts are being waited for.
   bool busy() const { return !announced_.empty(); }

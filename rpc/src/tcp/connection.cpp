@@ -1,10 +1,7 @@
 #include "tcp/connection.hpp"
 
-#include <sys/socket.h>
-
 #include <array>
 #include <cassert>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -54,7 +51,7 @@ void Connection::write(const RecordHeader& header, std::span<const std::byte> he
     std::array<std::byte, kShort> record;
     std::byte* end = put(put(record.data(), header_bytes), head);
     for (const Buffer& part : parts) end = put(end, part.bytes());
-    const ssize_t sent = send_some(messages_.get(), {record.data(), size});
+    const ssize_t sent = messages_->write(std::span<const std::byte>(record.data(), size));
     if (sent < 0) broken_ = true;
     if (sent > 0) sent_ += static_cast<std::size_t>(sent);
     if (sent < 0 || static_cast<std::size_t>(sent) == size) return;
@@ -68,7 +65,7 @@ void Connection::write(const RecordHeader& header, std::span<const std::byte> he
 
 void Connection::flush_messages() {
   if (out_.empty() || !messages_) return;
-  const ssize_t sent = broken_ ? 0 : send_some(messages_.get(), std::span(out_).subspan(out_sent_));
+  const ssize_t sent = broken_ ? 0 : messages_->write(std::span<const std::byte>(out_).subspan(out_sent_));
   if (sent < 0) broken_ = true;
   if (sent > 0) note_sent(static_cast<std::size_t>(sent));
   if (!broken_ && out_sent_ < out_.size()) return;
@@ -93,19 +90,20 @@ std::size_t Connection::flush(std::size_t most_bulk) {
   std::size_t did = before - (out_.size() - out_sent_);
   // What the peer has not been told of yet, it does not read.
   if (sender_.ready(sent_) && bulk_ && !broken_)
-    broken_ |= sender_.progress(bulk_.get(), most_bulk, sent_, did) == Went::kEnded;
+    broken_ |= sender_.progress(*bulk_, most_bulk, sent_, did) == Went::kEnded;
   return did;
 }
 
 /// A socket that is closed with something unread in it takes back, by a reset, what the peer has not read
 /// yet.
 void Connection::close(std::span<std::byte> scratch) {
-  for (UniqueFd* const fd : {&messages_, &bulk_}) {
-    for (int i = 0; *fd && i < kLastReads; ++i)
-      if (::recv(fd->get(), scratch.data(), scratch.size(), MSG_DONTWAIT) <= 0) break;
+  for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
+    for (int i = 0; has(kind) && i < kLastReads; ++i)
+      if (stream(kind)->read(scratch) <= 0) break;
   }
-  messages_ = UniqueFd();
-  sender_.retire(std::move(bulk_));
+  messages_.reset();
+  if (bulk_) sender_.retire(bulk_->release());
+  bulk_.reset();
 }
 
 // ---- Receiving ------------------------------------------------------------------------------------
@@ -115,9 +113,8 @@ Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
   const std::size_t begun = rest_.size();
   assert(begun < scratch.size());
   if (begun > 0) std::memcpy(scratch.data(), rest_.data(), begun);
-  const ssize_t n = ::recv(messages_.get(), scratch.data() + begun, scratch.size() - begun, MSG_DONTWAIT);
-  if (n < 0) return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? Got::kOn : Got::kEnded;
-  if (n == 0) return Got::kEnded;
+  const ssize_t n = messages_->read(scratch.subspan(begun));
+  if (n <= 0) return n == 0 ? Got::kOn : Got::kEnded;
 
   auto unread = scratch.first(begun + static_cast<std::size_t>(n));
   while (unread.size() >= sizeof(RecordHeader)) {
@@ -160,7 +157,7 @@ bool Connection::take(const RecordHeader& header, std::span<const std::byte> con
 
 Connection::Got Connection::receive_bulk(std::size_t most, std::size_t& did) {
   if (!bulk_) return Got::kOn;
-  const Went went = receiver_.progress(bulk_.get(), most, did);
+  const Went went = receiver_.progress(*bulk_, most, did);
   if (const std::uint64_t taken = receiver_.take_taken(); taken > 0) {
     RecordHeader header;
     header.kind = RecordKind::kTaken;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,7 @@
 
 #include "meeting/socket.hpp"
 #include "tcp/bulk.hpp"
+#include "tcp/byte_stream.hpp"
 #include "tcp/wire.hpp"
 #include "transport/data_plane.hpp"
 
@@ -32,13 +34,18 @@ class Connection {
   Connection(LinkId link, DataPlane& data, bool lends)
       : link_(link), data_(&data), lends_(lends), receiver_(data) {}
 
-  void attach(StreamKind kind, UniqueFd fd) {
-    (kind == StreamKind::kMessages ? messages_ : bulk_) = std::move(fd);
+  void attach(StreamKind kind, std::unique_ptr<ByteStream> stream) {
+    (kind == StreamKind::kMessages ? messages_ : bulk_) = std::move(stream);
   }
   /// Closes the streams. What the kernel has taken still goes out.
   void close(std::span<std::byte> scratch);
-  bool has(StreamKind kind) const { return (kind == StreamKind::kMessages ? messages_ : bulk_).get() >= 0; }
-  int fd(StreamKind kind) const { return (kind == StreamKind::kMessages ? messages_ : bulk_).get(); }
+  bool has(StreamKind kind) const { return stream(kind) != nullptr; }
+  /// To be watched; -1 if the stream is not there.
+  int fd(StreamKind kind) const { return has(kind) ? stream(kind)->fd() : -1; }
+  /// There is something to receive of which the sockets do not tell.
+  bool has_input() const {
+    return (messages_ && messages_->has_input()) || (bulk_ && receiver_.busy() && bulk_->has_input());
+  }
 
   /// Sends, or queues if the streams do not take it now, or are not there yet, or `later`: then flush()
   /// follows soon. Returns whether the message is small enough to go as one record.
@@ -69,6 +76,9 @@ class Connection {
   bool receiving_bulk() const { return receiver_.busy(); }
 
  private:
+  const std::unique_ptr<ByteStream>& stream(StreamKind kind) const {
+    return kind == StreamKind::kMessages ? messages_ : bulk_;
+  }
   void write(const RecordHeader& header, std::span<const std::byte> head, const std::vector<Buffer>& parts,
              bool later);
   void append(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
@@ -79,8 +89,8 @@ class Connection {
   LinkId link_;
   DataPlane* data_;
   bool lends_;
-  UniqueFd messages_;
-  UniqueFd bulk_;
+  std::unique_ptr<ByteStream> messages_;
+  std::unique_ptr<ByteStream> bulk_;
   bool broken_ = false;         // nothing more can be sent; what comes is still read
   std::vector<std::byte> out_;  // records, from out_sent_ on not sent yet
   std::size_t out_sent_ = 0;

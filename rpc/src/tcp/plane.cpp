@@ -85,7 +85,7 @@ class Plane::Dialling final : public FdHandler {
 };
 
 Plane::Channel::Channel(LinkId id, Plane& owner, bool is_incoming, const Token& own_token, bool lends)
-    : link(id), plane(owner), incoming(is_incoming), token(own_token), streams(id, owner.data_, lends) {}
+    : WayEnd(id), plane(owner), incoming(is_incoming), token(own_token), streams(id, owner.data_, lends) {}
 
 Plane::Channel::~Channel() = default;
 
@@ -112,10 +112,16 @@ Plane::~Plane() {
 
 // ---- Links ----------------------------------------------------------------------------------------
 
-void Plane::add(LinkId link, bool incoming, const Token& token) {
-  if (offer_ == Offer::kNone) return;
-  const bool lends = data_.meeting->remote_address(link).is_local();
-  channels_.emplace_at(link, *this, incoming, token, lends);
+Result<void> Plane::add(const LinkFacts& facts) {
+  if (offer_ == Offer::kNone) return {};
+  const bool lends = data_.meeting->remote_address(facts.link).is_local();
+  channels_.emplace_at(facts.link, *this, facts.incoming, facts.token, lends);
+  return {};
+}
+
+std::vector<std::byte> Plane::offer(LinkId link) {
+  const Address own = address(link);
+  return own.offer != Offer::kNone ? bytes_of_offer(own) : std::vector<std::byte>{};
 }
 
 Address Plane::address(LinkId link) {
@@ -132,7 +138,10 @@ Address Plane::address(LinkId link) {
   return address;
 }
 
-Result<void> Plane::open(LinkId link, const Address& peer) {
+Result<WayEnd*> Plane::open(LinkId link, std::span<const std::byte> peer_offer) {
+  const auto offered = offer_of_bytes<Address>(peer_offer);
+  if (!offered) return offered.error();
+  const Address& peer = *offered;
   Channel* const channel = channels_.find(link);
   if (!channel || peer.offer == Offer::kNone) return Error{Code::kUnimplemented, "one side has no streams"};
   if (offer_ == Offer::kIfNeeded && peer.offer == Offer::kIfNeeded)
@@ -155,7 +164,7 @@ Result<void> Plane::open(LinkId link, const Address& peer) {
   }
   if (channel->streams.has(StreamKind::kMessages) && channel->streams.has(StreamKind::kBulk))
     loop_.cancel(*channel);
-  return {};
+  return channel;
 }
 
 void Plane::on_stream(const Preamble& preamble, UniqueFd fd) {
@@ -175,7 +184,7 @@ void Plane::attach(Channel& channel, StreamKind kind, UniqueFd fd) {
   if (kind == StreamKind::kMessages && !channel.paused) event.events = EPOLLIN;
   event.data.u64 = channel.link;
   ::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd.get(), &event);
-  channel.streams.attach(kind, std::move(fd));
+  channel.streams.attach(kind, plain_stream(std::move(fd)));
   if (channel.opened && channel.streams.has(StreamKind::kMessages) && channel.streams.has(StreamKind::kBulk))
     loop_.cancel(channel);
   channel.streams.flush(may_send());
@@ -216,19 +225,26 @@ void Plane::lose(Channel& channel, Code code, const std::string& why) {
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-void Plane::send(LinkId link, OutFrame&& frame) {
+std::size_t Plane::bytes_in_flight(const WayEnd& end) const {
+  const auto& channel = static_cast<const Channel&>(end);
+  return channel.streams.bytes_in_flight(channel.paused);
+}
+
+Result<void> Plane::send(WayEnd& end, OutFrame&& frame) {
   const Depth depth(*this);
-  Channel& channel = *channels_.find(link);
-  const bool later = collecting_ && channel.sent_round == round_;
+  auto& channel = static_cast<Channel&>(end);
+  const bool later = data_.collecting && channel.sent_round == round_;
   channel.sent_round = round_;
   if (channel.streams.send(std::move(frame), later)) small_sent_in_ = round_;
   if (later) {
     if (!std::exchange(channel.collected, true)) collected_.push_back(&channel);
-    return;
+    data_.collected = true;
+    return {};
   }
-  if (!channel.streams.sending()) return;
+  if (!channel.streams.sending()) return {};
   channel.streams.flush(may_send());
   note_busy(channel);
+  return {};
 }
 
 void Plane::flush() {
@@ -246,7 +262,7 @@ void Plane::flush() {
 
 void Plane::note_busy(Channel& channel) {
   const Connection& streams = channel.streams;
-  if (!streams.sending() && !streams.receiving_bulk()) return;
+  if (!streams.sending() && !streams.receiving_bulk() && !streams.has_input()) return;
   if (!std::exchange(channel.busy, true)) busy_.push_back(&channel);
   if (armed_) watch(channel, true);
 }
@@ -295,6 +311,7 @@ std::size_t Plane::may_receive() const {
 std::size_t Plane::go_on(Channel& channel) {
   std::size_t moved = 0;
   if (channel.streams.sending()) moved += channel.streams.flush(may_send());
+  if (channel.streams.has_input()) moved += static_cast<std::size_t>(receive(channel));
   if (!channel.streams.receiving_bulk() || channel.lost || channel.paused) return moved;
   check(channel, channel.streams.receive_bulk(may_receive(), moved));
   return moved;
@@ -323,7 +340,8 @@ int Plane::poll() {
     moved += go_on(*channel);
     if (busy_[i] != channel) continue;
     const Connection& streams = channel->streams;
-    if (streams.sending() || (streams.receiving_bulk() && !channel->ended && !channel->lost)) continue;
+    const bool receives = streams.receiving_bulk() || streams.has_input();
+    if (streams.sending() || (receives && !channel->ended && !channel->lost)) continue;
     channel->busy = false;
     busy_[i] = nullptr;
   }
@@ -341,6 +359,8 @@ void Plane::drain(LinkId link) {
 
 bool Plane::arm() {
   flush();
+  for (const Channel* channel : busy_)
+    if (channel && channel->streams.has_input() && !channel->paused && !channel->ended) return false;
   if (!std::exchange(armed_, true))
     for (Channel* channel : busy_)
       if (channel) watch(*channel, true);

@@ -24,48 +24,33 @@ namespace troupe::rpc::tcp {
 /// for tensors, and, other than UCX 1.13, no peer's death can end our process; see docs/performance.md.
 ///
 /// Loop only. Belongs to a transport, which polls it.
-class Plane {
+class Plane final : public DataWay {
  public:
   Plane(Loop& loop, DataPlane& data, Offer offer);
-  ~Plane();
+  ~Plane() override;
   Plane(const Plane&) = delete;
   Plane& operator=(const Plane&) = delete;
 
-  /// A link has come up; `incoming`: the peer dialled.
-  void add(LinkId link, bool incoming, const Token& token);
+  WayId id() const override { return WayId::kTcp; }
+  std::string_view name() const override { return "TCP"; }
+  Result<void> add(const LinkFacts& facts) override;
+  std::vector<std::byte> offer(LinkId link) override;
   /// How the peer finds our side of it; nothing offered if there is no such way.
   Address address(LinkId link);
-  /// Begins to use it; what is sent before the streams are there waits. kUnimplemented: another way is to be
-  /// used.
-  Result<void> open(LinkId link, const Address& peer);
-  /// Whether data to the peer goes this way.
-  bool has(LinkId link) const {
-    const Channel* channel = channels_.find(link);
-    return channel && channel->opened;
-  }
-  /// Precondition: has(link).
-  void send(LinkId link, OutFrame&& frame);
-  std::size_t bytes_in_flight(LinkId link) const {
-    const Channel& channel = *channels_.find(link);
-    return channel.streams.bytes_in_flight(channel.paused);
-  }
-  /// While on, nothing of the link's streams is read. Safe if there are none.
-  void pause(LinkId link, bool on);
-  /// Ends a link's streams. Safe if there are none.
-  void remove(LinkId link);
-  /// Links that are open this way.
-  std::size_t opened() const { return opened_.size(); }
+  /// What is sent before the streams are there waits.
+  Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) override;
+  void remove(LinkId link) override;
 
-  /// Sends and receives what there is; returns how much was done. What arrived is in DataPlane::arrivals.
-  int poll();
-  /// While on, messages to a link after its first of a round wait for flush(), so that they go together.
-  void collect(bool on) { collecting_ = on; }
-  void flush();
-  /// Receives what a peer that has left had sent.
-  void drain(LinkId link);
-  /// Readable when there is something to do after arm(); -1 if there can be no streams.
-  int event_fd() const { return ready_.get(); }
-  bool arm();
+  Result<void> send(WayEnd& end, OutFrame&& frame) override;
+  std::size_t bytes_in_flight(const WayEnd& end) const override;
+  void pause(LinkId link, bool on) override;
+  void drain(LinkId link) override;
+
+  /// What arrived is in DataPlane::arrivals.
+  int poll() override;
+  void flush() override;
+  int event_fd() const override { return ready_.get(); }
+  bool arm() override;
 
  private:
   struct Channel;
@@ -89,12 +74,11 @@ class Plane {
   void look_at_retired();
   void watch(Channel& channel, bool armed);
 
-  struct Channel final : public TimerNode {
+  struct Channel final : public WayEnd, public TimerNode {
     Channel(LinkId id, Plane& owner, bool is_incoming, const Token& own_token, bool lends);
     ~Channel() override;
     void on_timer() override;
 
-    const LinkId link;
     Plane& plane;
     const bool incoming;
     const Token token;
@@ -121,7 +105,6 @@ class Plane {
   std::vector<Channel*> collected_;  // with something to flush. Null: removed
   std::vector<std::unique_ptr<Channel>> removed_;
   std::vector<std::byte> scratch_;
-  bool collecting_ = false;
   bool armed_ = false;
   std::uint64_t round_ = 0;
   unsigned quiet_rounds_ = 0;        // since a small message came

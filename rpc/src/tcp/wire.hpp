@@ -1,13 +1,11 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
-namespace troupe::rpc::tcp {
+#include "transport/data_way.hpp"
 
-/// Two 64-bit words of which nobody knows both but we and the peer.
-using Token = std::array<std::uint64_t, 2>;
+namespace troupe::rpc::tcp {
 
 /// Whether a side of a link can use streams.
 enum class Offer : std::uint16_t {

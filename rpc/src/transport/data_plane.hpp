@@ -65,6 +65,9 @@ struct DataPlane {
   std::vector<std::pair<LinkId, Error>> broken;  // links to be closed, with why
   TransportEvents* events = nullptr;
   const Meeting* meeting = nullptr;
+  bool collecting =
+      false;  // what is sent to a link after its first message of a round waits for the round's end
+  bool collected = false;  // ... and something does
   Stats stats;
 };
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -8,21 +10,19 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/loop.hpp>
 
+#include "meeting/link_table.hpp"
 #include "meeting/meeting.hpp"
 #include "meeting/socket.hpp"
 #include "shm/plane.hpp"
 #include "tcp/plane.hpp"
-#include "ucx/worker.hpp"
+#include "transport/data_plane.hpp"
+#include "transport/data_way.hpp"
+#include "ucx/way.hpp"
 
 namespace troupe::rpc {
 
-/// The transport of real nodes: control goes through a Meeting's sockets, data to processes of this machine
-/// through shared memory (shm::Plane), to others over TCP (tcp::Plane) or, where there is RDMA or it is asked
-/// for, through a UcxWorker.
-///
-/// There is usually one worker, or none where UCX has no use. A second takes over for new links when the
-/// first allows the loopback device only and another host is named, or when it has collected too many
-/// endpoints of dead peers; the old one goes with its last link.
+/// The transport of real nodes: control goes through a Meeting's sockets, data by the first of several ways
+/// that both ends of a link have: shared memory between processes of this machine, RDMA over UCX, TCP.
 class ProcessTransport final : public Transport, private MeetingEvents {
  public:
   static Result<std::unique_ptr<ProcessTransport>> create(Loop& loop, const TransportOptions& options);
@@ -32,7 +32,7 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   int event_fd() const override { return event_fd_.get(); }
   bool arm() override;
 
-  void set_events(TransportEvents& events) override { plane_.events = &events; }
+  void set_events(TransportEvents& events) override { data_.events = &events; }
   Limits limits() const override { return limits_; }
   void bound_strangers(const StrangerBounds& bounds) override { meeting_.bound_strangers(bounds); }
   void admit(LinkId link) override { meeting_.admit(link); }
@@ -48,51 +48,76 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   }
   std::vector<std::byte> data_address(LinkId link) override;
   Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
+  std::string describe_way(LinkId link) override;
   Result<void> send(LinkId link, OutFrame&& frame) override;
   std::size_t bytes_in_flight(LinkId link) const override;
   void pause(LinkId link, bool on) override;
   void close(LinkId link) override;
 
   /// For tests.
-  const DataPlane::Stats& stats() const { return plane_.stats; }
+  const DataPlane::Stats& stats() const { return data_.stats; }
   tcp::Plane& streams() { return tcp_; }
-  std::size_t workers() const { return workers_.size(); }
-  std::size_t unfinished() const;
+  shm::Plane& rings() { return shm_; }
+  std::size_t workers() const { return ucx_ ? ucx_->workers() : 0; }
+  std::size_t unfinished() const { return ucx_ ? ucx_->unfinished() : 0; }
 
  private:
+  /// A link that has met, until its end.
+  struct Link {
+    explicit Link(LinkId of) : id(of) {}
+    void note(const DataWay& not_taken, const std::string& why) {
+      reasons += (reasons.empty() ? "no " : "; no ") + std::string(not_taken.name()) + ": " + why;
+    }
+
+    const LinkId id;
+    DataWay* way = nullptr;  ///< that both use; null until that is agreed
+    WayEnd* end = nullptr;   ///< of it, or of the way that is being tried
+    std::size_t tried = 0;   ///< the number of that one in ways_
+    bool opened = false;
+    bool paused = false;
+    std::vector<std::byte> offers;  ///< the peer's, until it is agreed
+    std::string reasons;            ///< why better ways were not taken
+    std::deque<OutFrame> waiting;   ///< sent before it was agreed
+    std::size_t bytes_waiting = 0;
+    std::deque<Arrival> held;  ///< came while the link was paused
+    std::size_t bytes_held = 0;
+  };
+
   ProcessTransport(Loop& loop, const TransportOptions& options);
+  Result<void> make_ways();
 
   void on_met(LinkId link, std::string_view peer_address, bool incoming) override;
   void on_message(LinkId link, std::span<const std::byte> message) override;
   void on_parted(LinkId link, Error error) override;
 
-  Result<void> add_worker();
   Result<void> reach_beyond(const SocketAddress& address);
-  bool needs_workers();
+  Result<void> try_ways(Link& link, std::size_t from);
+  void look_at_agreement(LinkId link);
+  void decide(Link& link);
+  void detach(LinkId link);
   int deliver();
   int deliver_held();
-  void hold(Channel& channel, Arrival&& arrival);
+  void hold(Link& link, Arrival&& arrival);
+  void flush();
   void fail_broken();
-  void retire_workers();
-  void detach(LinkId link);
-  void watch_networks(bool on);
+  void watch_ways(bool on);
 
   Loop& loop_;
   TransportOptions options_;
   Limits limits_;
-  UniqueFd event_fd_;      // an epoll descriptor over the doorbell and, while armed, the networks' own
-  bool watching_ = false;  // whether it has them
-  UcxPlane plane_;
+  UniqueFd event_fd_;      // an epoll descriptor over the quiet ways' own and, while armed, the others'
+  bool watching_ = false;  // whether it has those
+  DataPlane data_;
   shm::Plane shm_;
   tcp::Plane tcp_;
-  std::vector<UcxWorker::Handle> workers_;  // the last takes new links
-  std::vector<LinkId> resumed_;             // with something held to be delivered
+  std::unique_ptr<UcxWay> ucx_;  // null: this process does without UCX
+  std::vector<DataWay*> ways_;   // the better one first
+  LinkTable<Link> links_;
+  std::size_t decided_ = 0;        // links with a way
+  std::vector<LinkId> undecided_;  // opened, and not agreed yet
+  std::vector<LinkId> resumed_;    // with something held to be delivered
   Meeting meeting_;
-  const bool uses_ucx_;
-  bool loopback_only_ = false;
-  bool ucx_used_ = false;  // there is, or was, a peer that is reached through UCX
-  int depth_ = 0;          // of poll() and deliver() in one another
-  int polling_ = 0;        // of poll() alone
+  int polling_ = 0;  // of poll() in one another
 };
 
 }  // namespace troupe::rpc

@@ -4,12 +4,15 @@
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -118,7 +121,7 @@ constexpr const char* kCopiedPerRound = "128k";
 // into one queue, and one that is killed after it has taken a place in it, and before it has filled it, stops
 // all that the queue's owner receives, for ever (UCX 1.13).
 std::string tls_list(const std::string& transports) {
-  if (transports == "auto") return "^posix,sysv,cma";
+  if (transports == "auto" || transports == "ucx") return "^posix,sysv,cma";
   if (transports == "shm") return "self";
   if (transports == "tcp") return "tcp,self";
   return transports;
@@ -130,8 +133,9 @@ std::vector<std::pair<std::string, std::string>> settings(const TransportOptions
   if (options.transports != "shm" && !options.net_devices.empty()) {
     list.emplace_back("NET_DEVICES", options.net_devices);
   }
-  list.emplace_back("RNDV_THRESH", options.transports.starts_with("tcp") ? kTcpRendezvous : kRendezvous);
-  if (!options.transports.starts_with("tcp")) {
+  const bool over_tcp = options.transports.starts_with("tcp") || (options.transports == "ucx" && !has_rdma());
+  list.emplace_back("RNDV_THRESH", over_tcp ? kTcpRendezvous : kRendezvous);
+  if (!uses_network_only(options)) {
     list.emplace_back("MM_FIFO_ELEM_SIZE", kFifoElement);
     list.emplace_back("SCOPY_SEG_SIZE", kCopiedPerRound);
   }
@@ -139,6 +143,19 @@ std::vector<std::pair<std::string, std::string>> settings(const TransportOptions
 }
 
 }  // namespace
+
+bool has_rdma() {
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/infiniband", none)) {
+    const bool is_device = entry.path().filename().string().starts_with("uverbs");
+    if (is_device && ::access(entry.path().c_str(), R_OK | W_OK) == 0) return true;
+  }
+  return false;
+}
+
+bool uses_network_only(const TransportOptions& options) {
+  return options.transports == "ucx" || options.transports.starts_with("tcp");
+}
 
 Error ucx_error(ucs_status_t status, const std::string& what) {
   const Code code = status == UCS_ERR_NO_MEMORY ? Code::kResourceExhausted : Code::kUnavailable;

@@ -27,6 +27,10 @@ class UcxContext {
   ucp_context_h context_;
 };
 
+/// Whether UCX can do what it alone can: there is a device for RDMA that we may use.
+bool has_rdma();
+/// Whether peers on this machine, too, are reached over a network: with "ucx", or "tcp" and what follows.
+bool uses_network_only(const TransportOptions& options);
 /// `status` as an error of ours; `what` says what was attempted.
 Error ucx_error(ucs_status_t status, const std::string& what);
 

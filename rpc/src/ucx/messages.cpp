@@ -46,7 +46,7 @@ std::span<const std::byte> UcxWorker::write_header(SendOperation& operation, std
                                                    std::span<const std::byte> head) {
   std::byte* header = operation.short_header.data();
   if (head.size() > HeadPool::kSmallBytes) {
-    operation.long_header = plane_->heads.acquire(kTagBytes + head.size());
+    operation.long_header = links_->data.heads.acquire(kTagBytes + head.size());
     header = operation.long_header.data();
   }
   std::memcpy(header, &tag, kTagBytes);
@@ -73,7 +73,7 @@ UcxWorker::Payload UcxWorker::describe(const std::vector<Buffer>& parts, std::ve
   return payload;
 }
 
-Result<void> UcxWorker::send(Channel& channel, OutFrame&& frame) {
+Result<void> UcxWorker::send(UcxChannel& channel, OutFrame&& frame) {
   if (!channel.peer_deaf && channel.waiting.empty()) return send_now(channel, std::move(frame));
   channel.bytes_in_flight += bytes_of(frame);
   channel.waiting.push_back(std::move(frame));
@@ -84,7 +84,7 @@ Result<void> UcxWorker::send(Channel& channel, OutFrame&& frame) {
 void UcxWorker::send_waiting() {
   for (const LinkId link : std::exchange(hearing_, {})) {
     for (;;) {  // found anew each time: dropping a buffer may run anybody's code
-      Channel* const channel = plane_->channels.find(link);
+      UcxChannel* const channel = links_->channels.find(link);
       if (!channel || channel->worker != this || channel->peer_deaf || channel->waiting.empty()) break;
       OutFrame frame = std::move(channel->waiting.front());
       channel->waiting.pop_front();
@@ -94,7 +94,9 @@ void UcxWorker::send_waiting() {
   }
 }
 
-void UcxWorker::pause(Channel& channel) {
+void UcxWorker::pause(UcxChannel& channel) {
+  if (!channel.paused && links_->data.meeting->peer_has_left(channel.link))
+    return;  // nobody is left to be told
   SendOperation& operation = take_send_operation();
   operation.is_word = true;
   const std::byte word = channel.paused ? kBeSilent : kGoOn;
@@ -103,7 +105,7 @@ void UcxWorker::pause(Channel& channel) {
   if (!channel.paused && !in_progress_) accept_announced(channel);
 }
 
-Result<void> UcxWorker::send_now(Channel& channel, OutFrame&& frame) {
+Result<void> UcxWorker::send_now(UcxChannel& channel, OutFrame&& frame) {
   SendOperation& operation = take_send_operation();
   const auto header = write_header(operation, channel.peer_tag, frame.head.bytes());
   Payload payload;
@@ -114,7 +116,7 @@ Result<void> UcxWorker::send_now(Channel& channel, OutFrame&& frame) {
   return post(operation, channel, kMessageId, header, payload);
 }
 
-Result<void> UcxWorker::post(SendOperation& operation, Channel& channel, unsigned am_id,
+Result<void> UcxWorker::post(SendOperation& operation, UcxChannel& channel, unsigned am_id,
                              std::span<const std::byte> header, const Payload& payload) {
   operation.channel = &channel;
   operation.bytes = header.size() + payload.bytes;
@@ -150,20 +152,20 @@ Result<void> UcxWorker::post(SendOperation& operation, Channel& channel, unsigne
     return {};
   }
   Error error = ucx_error(UCS_PTR_STATUS(request), "sending to the peer");
-  plane_->lose(channel.link, error);
+  links_->data.lose(channel.link, error);
   return error;
 }
 
 void UcxWorker::on_sent(void* request, ucs_status_t status, void* user_data) {
   auto& operation = *static_cast<SendOperation*>(user_data);
   UcxWorker& self = *operation.worker;
-  Channel& channel = *operation.channel;
+  UcxChannel& channel = *operation.channel;
   ucp_request_free(request);
   channel.bytes_in_flight -= operation.bytes;
   channel.has_sent |= status == UCS_OK && !operation.is_word;
   operation.is_word = false;
   if (status != UCS_OK && !channel.detached)
-    self.plane_->lose(channel.link, ucx_error(status, "sending to the peer"));
+    self.links_->data.lose(channel.link, ucx_error(status, "sending to the peer"));
   self.end_operation(channel);
   self.ended_sends_.push_back(&operation);
 }
@@ -194,7 +196,7 @@ ucs_status_t UcxWorker::on_word(void* self_, const void* header, std::size_t hea
                                 const ucp_am_recv_param_t*) {
   auto& self = *static_cast<UcxWorker*>(self_);
   const std::span bytes(static_cast<const std::byte*>(header), header_size);
-  Channel* const channel = self.channel_of(bytes);
+  UcxChannel* const channel = self.channel_of(bytes);
   if (!channel) return UCS_OK;
   channel->peer_deaf = bytes[kTagBytes] == kBeSilent;
   if (!channel->peer_deaf) self.hearing_.push_back(channel->link);
@@ -202,33 +204,33 @@ ucs_status_t UcxWorker::on_word(void* self_, const void* header, std::size_t hea
 }
 
 /// For which link it is; null, and counted, if it is for none.
-Channel* UcxWorker::channel_of(std::span<const std::byte> header) {
-  if (header.size() <= kTagBytes || header.size() > kTagBytes + plane_->max_head_bytes) {
-    ++plane_->stats.malformed;
+UcxChannel* UcxWorker::channel_of(std::span<const std::byte> header) {
+  if (header.size() <= kTagBytes || header.size() > kTagBytes + links_->data.max_head_bytes) {
+    ++links_->data.stats.malformed;
     return nullptr;
   }
   std::uint64_t tag = 0;
   std::memcpy(&tag, header.data(), kTagBytes);
-  Channel* const channel = plane_->channels.in_slot(tag);
+  UcxChannel* const channel = links_->channels.in_slot(tag);
   if (channel && channel->own_tag == tag && channel->worker == this) return channel;
-  ++plane_->stats.stray;
+  ++links_->data.stats.stray;
   return nullptr;
 }
 
 /// Returns whether UCX's descriptor, `data`, is kept.
 bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous) {
-  Channel* const channel = channel_of(header);
+  UcxChannel* const channel = channel_of(header);
   if (!channel) return false;
   channel->has_received = true;
   Arrival arrival;
   arrival.link = channel->link;
   // Where UCX put the header is neither aligned nor ours to keep.
-  arrival.head = plane_->heads.acquire(header.size() - kTagBytes);
+  arrival.head = links_->data.heads.acquire(header.size() - kTagBytes);
   std::memcpy(arrival.head.data(), header.data() + kTagBytes, arrival.head.size());
   if (rendezvous && size > 0) {
     if (channel->announced.size() >= kMostAnnounced) {
-      plane_->lose(channel->link,
-                   {Code::kResourceExhausted, "the peer has announced too many long messages"});
+      links_->data.lose(channel->link,
+                        {Code::kResourceExhausted, "the peer has announced too many long messages"});
       return false;
     }
     channel->announced.push_back({std::move(arrival), size, data});
@@ -236,17 +238,17 @@ bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size
     return true;
   }
   if (size > 0) {
-    if (!plane_->ask_for_parts(arrival, size)) return false;
+    if (!links_->data.ask_for_parts(arrival, size)) return false;
     scatter(static_cast<const std::byte*>(data), arrival.parts);
   }
-  plane_->arrivals.push(std::move(arrival));
+  links_->data.arrivals.push(std::move(arrival));
   return false;
 }
 
 /// Memory is given to few messages at a time, in the order in which they were announced. So a sender can
 /// make us hold little more than the message that is being received, and one after the other they go into
 /// the same memory, which the processor's cache still has: 1 MiB messages at 12 GB/s in place of 7.
-void UcxWorker::accept_announced(Channel& channel) {
+void UcxWorker::accept_announced(UcxChannel& channel) {
   const std::size_t most = channel.over_network ? kMostReceivedOverNetwork : kMostReceived;
   while (!channel.announced.empty() && !channel.detached && !channel.paused) {
     Announced& next = channel.announced.front();
@@ -254,7 +256,7 @@ void UcxWorker::accept_announced(Channel& channel) {
     if (channel.receiving > 0 && !one_more) return;
     Announced announced = std::move(next);
     channel.announced.pop_front();
-    if (plane_->ask_for_parts(announced.arrival, announced.bytes)) {
+    if (links_->data.ask_for_parts(announced.arrival, announced.bytes)) {
       start_rendezvous(channel, std::move(announced));
     } else {
       ucp_am_data_release(worker_, announced.descriptor);
@@ -262,12 +264,12 @@ void UcxWorker::accept_announced(Channel& channel) {
   }
 }
 
-void UcxWorker::decline_announced(Channel& channel) {
+void UcxWorker::decline_announced(UcxChannel& channel) {
   for (const Announced& announced : channel.announced) ucp_am_data_release(worker_, announced.descriptor);
   channel.announced.clear();
 }
 
-void UcxWorker::start_rendezvous(Channel& channel, Announced announced) {
+void UcxWorker::start_rendezvous(UcxChannel& channel, Announced announced) {
   if (free_receives_.empty()) free_receives_.push_back(&receives_.emplace_back());
   ReceiveOperation& operation = *free_receives_.back();
   free_receives_.pop_back();
@@ -295,7 +297,7 @@ void UcxWorker::start_rendezvous(Channel& channel, Announced announced) {
 void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, void* user_data) {
   ucp_request_free(request);
   auto& operation = *static_cast<ReceiveOperation*>(user_data);
-  Channel& channel = *operation.channel;
+  UcxChannel& channel = *operation.channel;
   UcxWorker& self = *operation.worker;
   const bool is_large = operation.bytes >= kEnoughUnderWay;
   self.end_receive(operation, status);
@@ -307,13 +309,13 @@ void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, voi
 /// into the same memory.
 void UcxWorker::accept_postponed() {
   for (const LinkId link : std::exchange(postponed_, {})) {
-    Channel* const channel = plane_->channels.find(link);
+    UcxChannel* const channel = links_->channels.find(link);
     if (channel && channel->worker == this) accept_announced(*channel);
   }
 }
 
 void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
-  Channel& channel = *operation.channel;
+  UcxChannel& channel = *operation.channel;
   Arrival arrival = std::exchange(operation.arrival, {});
   free_receives_.push_back(&operation);
   --receiving_;
@@ -323,13 +325,13 @@ void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
   if (channel.detached) return;
   // Parts were read from the sender's own memory, perhaps. A sender that goes closes its socket before it
   // frees anything: if that is open still, what we have read was the message.
-  if (status == UCS_OK && plane_->meeting->peer_has_left(channel.link)) {
-    ++plane_->stats.lost;
+  if (status == UCS_OK && links_->data.meeting->peer_has_left(channel.link)) {
+    ++links_->data.stats.lost;
     return;
   }
-  if (status == UCS_OK) return plane_->arrivals.push(std::move(arrival));
-  ++plane_->stats.lost;
-  plane_->lose(channel.link, ucx_error(status, "receiving from the peer"));
+  if (status == UCS_OK) return links_->data.arrivals.push(std::move(arrival));
+  ++links_->data.stats.lost;
+  links_->data.lose(channel.link, ucx_error(status, "receiving from the peer"));
 }
 
 }  // namespace troupe::rpc

@@ -19,9 +19,9 @@ void ParkedWorkers::park(std::unique_ptr<UcxWorker> worker) {
 
 std::unique_ptr<UcxWorker> ParkedWorkers::take(const TransportOptions& options) {
   const std::lock_guard lock(mutex_);
-  const auto found = std::find_if(workers_.begin(), workers_.end(),
-                                  [&](const auto& worker) { return worker->options() == options; });
-  if (found == workers_.end()) return nullptr;
+  const auto fits = [&](const auto& worker) { return worker->options() == options; };
+  if (std::count_if(workers_.begin(), workers_.end(), fits) < kMostKept) return nullptr;
+  const auto found = std::find_if(workers_.begin(), workers_.end(), fits);  // the one kept longest
   auto worker = std::move(*found);
   workers_.erase(found);
   return worker;

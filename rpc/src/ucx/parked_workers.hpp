@@ -12,8 +12,10 @@ namespace troupe::rpc {
 class UcxWorker;
 
 /// Workers of transports that have gone, which UCX 1.13 cannot destroy without ending the process
-/// (UcxWorker::can_end). They keep the memory that UCX may still read or write, and wait for the next
-/// transport of this process with the same options. One that is never taken stays until the process ends.
+/// (UcxWorker::can_end). They keep the memory that UCX may still read or write. Over such a worker a new link
+/// to a worker with which it broke off while they were connecting may carry nothing (UCX counts connections,
+/// and the two have come to differ). So each stays alone until there are many: then the next transport of
+/// this process with the same options takes the oldest, whose peers have most likely gone.
 ///
 /// Thread-safe.
 class ParkedWorkers {
@@ -22,7 +24,9 @@ class ParkedWorkers {
   static ParkedWorkers& all();
 
   void park(std::unique_ptr<UcxWorker> worker);
-  /// Null if none has these options.
+  static constexpr std::ptrdiff_t kMostKept = 64;  ///< with the same options
+
+  /// Null unless so many have these options.
   std::unique_ptr<UcxWorker> take(const TransportOptions& options);
   std::size_t count() const;
 

@@ -21,12 +21,12 @@ constexpr unsigned kClosingRounds = 32;
 
 }  // namespace
 
-Result<UcxWorker::Handle> UcxWorker::create(const TransportOptions& options, UcxPlane& plane) {
+Result<UcxWorker::Handle> UcxWorker::create(const TransportOptions& options, UcxLinks& links) {
   if (auto parked = ParkedWorkers::all().take(options)) {
-    parked->plane_ = &plane;
+    parked->links_ = &links;
     return Handle(parked.release());
   }
-  Handle worker(new UcxWorker(options, plane));
+  Handle worker(new UcxWorker(options, links));
   auto started = worker->start();
   if (!started) return started.error();
   return worker;
@@ -81,7 +81,7 @@ void UcxWorker::Retire::operator()(UcxWorker* worker) const {
   assert(owned->attached_ == 0);
   owned->finish();
   if (owned->can_end()) return;
-  owned->plane_ = nullptr;
+  owned->links_ = nullptr;
   owned->postponed_.clear();
   owned->hearing_.clear();
   ParkedWorkers::all().park(std::move(owned));
@@ -114,13 +114,13 @@ void UcxWorker::finish() {
 /// - while its answer to a peer that connects waits for a connection of its own (ucp_request_send_state_ff,
 ///   ucp_wireup_ep). Of that we see nothing; but there is none left when a message has gone each way.
 bool UcxWorker::can_end() const {
-  const bool copies = receiving_ > 0 && !options_.transports.starts_with("tcp");
+  const bool copies = receiving_ > 0 && !uses_network_only(options_);
   return !copies && !half_connected_;
 }
 
 int UcxWorker::progress() {
   assert(!in_progress_ && "progress() inside of a UCX callback");
-  if (!postponed_.empty() && plane_->arrivals.empty()) accept_postponed();
+  if (!postponed_.empty() && links_->data.arrivals.empty()) accept_postponed();
   in_progress_ = true;
   const unsigned events = ucp_worker_progress(worker_);
   in_progress_ = false;
@@ -131,7 +131,7 @@ int UcxWorker::progress() {
   return static_cast<int>(events);
 }
 
-Result<void> UcxWorker::open(Channel& channel, std::span<const std::byte> peer_worker_address) {
+Result<void> UcxWorker::open(UcxChannel& channel, std::span<const std::byte> peer_worker_address) {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
   params.address = reinterpret_cast<const ucp_address_t*>(peer_worker_address.data());
@@ -149,12 +149,12 @@ Result<void> UcxWorker::open(Channel& channel, std::span<const std::byte> peer_w
 
 // ---- Ends -----------------------------------------------------------------------------------------
 
-void UcxWorker::end_operation(Channel& channel) {
+void UcxWorker::end_operation(UcxChannel& channel) {
   --channel.operations;
   if (channel.detached && channel.operations == 0) drained_some_ = true;
 }
 
-void UcxWorker::detach(std::unique_ptr<Channel> channel) {
+void UcxWorker::detach(std::unique_ptr<UcxChannel> channel) {
   --attached_;
   channel->detached = true;
   channel->waiting.clear();
@@ -167,7 +167,7 @@ void UcxWorker::detach(std::unique_ptr<Channel> channel) {
 
 void UcxWorker::close_drained() {
   drained_some_ = false;
-  std::vector<std::unique_ptr<Channel>> drained;
+  std::vector<std::unique_ptr<UcxChannel>> drained;
   for (auto& channel : draining_) {
     if (channel->operations == 0) drained.push_back(std::move(channel));
   }
@@ -177,7 +177,7 @@ void UcxWorker::close_drained() {
 
 /// Forced closing needs UCX's failure handling; the gentle kind waits for what is under way, which for
 /// a dead peer may be for ever: then the endpoint goes with the worker.
-void UcxWorker::close_endpoint(const Channel& channel) {
+void UcxWorker::close_endpoint(const UcxChannel& channel) {
   if (!channel.endpoint) return;
   const ucp_request_param_t params{};
   void* request = ucp_ep_close_nbx(channel.endpoint, &params);

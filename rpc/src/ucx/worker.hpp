@@ -16,6 +16,7 @@
 
 #include "meeting/link_table.hpp"
 #include "transport/data_plane.hpp"
+#include "transport/data_way.hpp"
 #include "ucx/context.hpp"
 
 namespace troupe::rpc {
@@ -35,11 +36,10 @@ struct Announced {
 /// UCX wants an endpoint to live as long as any operation on it, so a channel whose link is closed
 /// lives on, detached, until its last operation has ended; with a peer that died over shared memory
 /// that is when the worker goes.
-struct Channel {
-  Channel(LinkId link_id, UcxWorker* on) : link(link_id), worker(on) {}
+struct UcxChannel final : WayEnd {
+  UcxChannel(LinkId link_id, UcxWorker& on) : WayEnd(link_id), worker(&on) {}
 
-  const LinkId link;
-  UcxWorker* const worker;          // null: this process does without UCX
+  UcxWorker* const worker;
   ucp_ep_h endpoint = nullptr;      // null until open_data()
   std::uint64_t peer_tag = 0;       // under which the peer wants what is sent on this link
   std::uint64_t own_tag = 0;        // ours: the slot of `link`, and bits that only the peer is told
@@ -47,11 +47,9 @@ struct Channel {
   std::size_t operations = 0;       // unfinished sends and receives
   std::deque<OutFrame> waiting;     // to be sent when the peer is no longer deaf
   std::deque<Announced> announced;  // rendezvous that wait for their turn
-  std::deque<Arrival> held;         // came while it was paused, whatever way
-  std::size_t bytes_held = 0;       // of those
   std::size_t receiving = 0;        // rendezvous under way to us
   std::size_t bytes_receiving = 0;  // of those
-  bool paused = false;              // nothing is to be delivered for now
+  bool paused = false;              // no memory is given to long messages, and the peer is asked to wait
   bool peer_deaf = false;           // the peer has paused its side
   bool detached = false;            // the link is closed
   bool over_network = false;        // the peer may be on another machine, or TCP is wanted
@@ -61,10 +59,11 @@ struct Channel {
 };
 
 /// What the workers of one transport share.
-struct UcxPlane : DataPlane {
-  using DataPlane::DataPlane;
+struct UcxLinks {
+  explicit UcxLinks(DataPlane& plane) : data(plane) {}
 
-  LinkTable<Channel> channels;
+  DataPlane& data;
+  LinkTable<UcxChannel> channels;
 };
 
 /// A ucp worker: the place where UCX's connections meet and are polled.
@@ -82,7 +81,7 @@ class UcxWorker {
   using Handle = std::unique_ptr<UcxWorker, Retire>;
 
   /// A new one, or one that was parked.
-  static Result<Handle> create(const TransportOptions& options, UcxPlane& plane);
+  static Result<Handle> create(const TransportOptions& options, UcxLinks& links);
   /// Precondition: can_end(), or it was never started.
   ~UcxWorker();
   UcxWorker(const UcxWorker&) = delete;
@@ -98,14 +97,14 @@ class UcxWorker {
   std::size_t max_am_header() const { return max_am_header_; }
 
   void attach() { ++attached_; }
-  Result<void> open(Channel& channel, std::span<const std::byte> peer_worker_address);
+  Result<void> open(UcxChannel& channel, std::span<const std::byte> peer_worker_address);
   /// Precondition: the channel is open.
-  Result<void> send(Channel& channel, OutFrame&& frame);
+  Result<void> send(UcxChannel& channel, OutFrame&& frame);
   /// The channel has been paused, or goes on. UCX receives from all peers together, so the peer is asked to
   /// keep its messages, and gets no memory for long ones. Precondition: the channel is open.
-  void pause(Channel& channel);
+  void pause(UcxChannel& channel);
   /// Ends a channel whose link is closed.
-  void detach(std::unique_ptr<Channel> channel);
+  void detach(std::unique_ptr<UcxChannel> channel);
 
   /// Channels of links that live.
   std::size_t attached() const { return attached_; }
@@ -123,7 +122,7 @@ class UcxWorker {
   /// parts (and UCX keeps a pointer to the header, too).
   struct SendOperation {
     UcxWorker* worker = nullptr;
-    Channel* channel = nullptr;
+    UcxChannel* channel = nullptr;
     std::size_t bytes = 0;
     std::vector<Buffer> parts;
     std::vector<ucp_dt_iov_t> pieces;
@@ -134,7 +133,7 @@ class UcxWorker {
   /// A message whose parts are being received.
   struct ReceiveOperation {
     UcxWorker* worker = nullptr;
-    Channel* channel = nullptr;
+    UcxChannel* channel = nullptr;
     Arrival arrival;
     std::size_t bytes = 0;
     std::vector<ucp_dt_iov_t> pieces;
@@ -147,7 +146,7 @@ class UcxWorker {
     std::size_t bytes = 0;
   };
 
-  UcxWorker(const TransportOptions& options, UcxPlane& plane) : options_(options), plane_(&plane) {}
+  UcxWorker(const TransportOptions& options, UcxLinks& links) : options_(options), links_(&links) {}
   Result<void> start();
 
   static ucs_status_t on_message(void* self, const void* header, std::size_t header_size, void* data,
@@ -157,22 +156,22 @@ class UcxWorker {
 
   static ucs_status_t on_word(void* self, const void* header, std::size_t header_size, void* data,
                               std::size_t size, const ucp_am_recv_param_t* param);
-  Channel* channel_of(std::span<const std::byte> header);
+  UcxChannel* channel_of(std::span<const std::byte> header);
   Result<void> handle(unsigned am_id, ucp_am_recv_callback_t callback);
-  Result<void> send_now(Channel& channel, OutFrame&& frame);
-  Result<void> post(SendOperation& operation, Channel& channel, unsigned am_id,
+  Result<void> send_now(UcxChannel& channel, OutFrame&& frame);
+  Result<void> post(SendOperation& operation, UcxChannel& channel, unsigned am_id,
                     std::span<const std::byte> header, const Payload& payload);
   void send_waiting();
   bool receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
-  void accept_announced(Channel& channel);
+  void accept_announced(UcxChannel& channel);
   void accept_postponed();
-  void decline_announced(Channel& channel);
-  void start_rendezvous(Channel& channel, Announced announced);
+  void decline_announced(UcxChannel& channel);
+  void start_rendezvous(UcxChannel& channel, Announced announced);
   void end_receive(ReceiveOperation& operation, ucs_status_t status);
-  void end_operation(Channel& channel);
+  void end_operation(UcxChannel& channel);
   void recycle_sent();
   void close_drained();
-  void close_endpoint(const Channel& channel);
+  void close_endpoint(const UcxChannel& channel);
   void check_closing();
   void finish();
   bool can_end() const;
@@ -182,7 +181,7 @@ class UcxWorker {
   SendOperation& take_send_operation();
 
   const TransportOptions options_;
-  UcxPlane* plane_;  // null while parked
+  UcxLinks* links_;  // null while parked
   std::unique_ptr<UcxContext> context_;
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;
@@ -194,7 +193,7 @@ class UcxWorker {
   std::vector<void*> closing_;   // requests for the closing of endpoints that UCX is flushing
   bool half_connected_ = false;  // UCX may be in the middle of connecting to somebody
   unsigned rounds_ = 0;
-  std::vector<std::unique_ptr<Channel>> draining_;
+  std::vector<std::unique_ptr<UcxChannel>> draining_;
   bool drained_some_ = false;
   std::vector<LinkId> postponed_;  // whose next rendezvous waits for the delivery of a large one
   std::vector<LinkId> hearing_;    // whose peers are no longer deaf

@@ -74,6 +74,7 @@ struct Peer {
   std::string node_name;
   std::string address;  ///< as dialled, or as seen when it dialled
   bool incoming = false;
+  std::string way = {};  ///< that data takes, and why not a better one; for people
 };
 
 /// What an endpoint tells the layer above, on the loop. These functions may make calls and end sessions,

@@ -92,6 +92,9 @@ class Transport : public Source {
   virtual std::vector<std::byte> data_address(LinkId link) = 0;
   /// Makes the data way usable, with the peer's data_address(). kInvalidArgument: malformed.
   virtual Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) = 0;
+  /// For people: the way that the link's messages take, and why not a better one. Known when the peer has
+  /// opened its side, too.
+  virtual std::string describe_way(LinkId) { return {}; }
   /// Sends a message; of the frame nothing is to be used any more. kUnavailable: no such link, or its data
   /// way is not open.
   virtual Result<void> send(LinkId link, OutFrame&& frame) = 0;
@@ -110,8 +113,8 @@ class Transport : public Source {
 /// How the transport of real processes is set up.
 struct TransportOptions {
   /// What to use: "auto" (rings in shared memory on one machine; else RDMA by UCX if both machines have it,
-  /// or TCP), "shm", "tcp", or a list in UCX_TLS's own words ("rc_x,tcp,self"), with which everything goes by
-  /// UCX.
+  /// or TCP), "shm", "tcp", "ucx" (everything by UCX, over the network), or a list in UCX_TLS's own words
+  /// ("rc_x,tcp,self"), with which everything goes by UCX in these ways.
   std::string transports = "auto";
   /// UCX's network devices ("lo", "eth0", a UCX_NET_DEVICES list). Empty: "lo" until listen() or dial() names
   /// another host, so that nothing off this machine can reach a node that listens on loopback.
