@@ -1,12 +1,13 @@
 #include <troupe/actors/shard_server.hpp>
 
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/node_metrics.hpp>
-#include <troupe/shards/snapshot.hpp>
+
+#include "disk_thread.hpp"
+#include "shard_saving.hpp"
 
 namespace troupe {
 
@@ -63,8 +64,12 @@ class ShardServer::Work {
   TimePoint begun_;
 };
 
-ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node)
-    : index_(index), count_(count), node_(node) {
+ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, shards::OptimizerList known)
+    : index_(index),
+      count_(count),
+      node_(node),
+      known_(std::move(known)),
+      disk_(std::make_unique<DiskThread>()) {
   watch_ = node_.watch([this](const MembershipChange& change) {
     if (change.event == MembershipEvent::kDied || change.event == MembershipEvent::kLeft)
       node_gone(change.member.node_id);
@@ -93,30 +98,6 @@ void ShardServer::methods(rpc::Methods<ShardServer>& methods) {
 }
 
 // ---- Tables -------------------------------------------------------------------------------------
-
-Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards::TableSpec& spec) const {
-  auto shard =
-      shards::TableShard::create(spec, shards::SlotMap::balanced(spec.slots, count_).slots_of(index_));
-  if (!shard) return shard.error();
-  auto table = std::make_unique<Table>(std::move(*shard));
-  if (const auto* bounded = std::get_if<shards::BoundedStaleness>(&spec.consistency))
-    table->gate = std::make_unique<shards::StalenessGate>(bounded->bound);
-  return table;
-}
-
-Result<void> ShardServer::create_table(const std::string& spec_text) {
-  auto spec = shards::TableSpec::from_json(spec_text);
-  if (!spec) return spec.error();
-  if (const auto known = tables_.find(spec->name); known != tables_.end()) {
-    if (known->second->shard.spec() == *spec) return {};
-    return Error{Code::kFailedPrecondition, "table '" + spec->name + "' exists with another specification: " +
-                                                known->second->shard.spec().to_json()};
-  }
-  auto table = make_table(*spec);
-  if (!table) return table.error();
-  tables_.emplace(spec->name, std::move(*table));
-  return {};
-}
 
 Result<ShardServer::Table*> ShardServer::find(const std::string& table) {
   const auto found = tables_.find(table);
@@ -274,39 +255,6 @@ Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, co
   reply.push = to_reply(receipt->push);
   reply.pull.version = receipt->pull.version;
   return reply;
-}
-
-// ---- Checkpoints --------------------------------------------------------------------------------
-
-Result<std::vector<std::string>> ShardServer::save(const std::string& folder,
-                                                   const std::vector<std::string>& tables) {
-  std::vector<std::string> entries;
-  for (const std::string& name : tables) {
-    auto table = find(name);
-    if (!table) return table.error();
-    auto entry = shards::write_table_shard(folder, index_, (*table)->shard);
-    if (!entry) return with_context(entry.error(), "saving table '" + name + "'");
-    entries.push_back(shards::to_json(*entry));
-  }
-  return entries;
-}
-
-Result<std::uint64_t> ShardServer::restore(const std::string& folder) {
-  auto manifest = shards::read_manifest(folder);
-  if (!manifest) return manifest.error();
-  std::map<std::string, std::unique_ptr<Table>> tables;
-  std::uint64_t rows = 0;
-  for (const shards::TableSpec& spec : manifest->tables) {
-    auto table = make_table(spec);
-    if (!table) return table.error();
-    auto loaded = shards::load_rows(folder, *manifest, spec.name, (*table)->shard);
-    if (!loaded) return loaded.error();
-    rows += *loaded;
-    tables.emplace(spec.name, std::move(*table));
-  }
-  // Only now, so that a damaged checkpoint leaves what was there.
-  tables_ = std::move(tables);
-  return rows;
 }
 
 // ---- What is there ------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ namespace troupe {
 
 namespace {
 
+constexpr std::size_t kPullAtOnce_bytes = std::size_t{4} << 20;
+
 std::uint64_t random_worker() {
   std::random_device device;
   std::uint64_t id = 0;
@@ -170,7 +172,7 @@ struct TableClient::Read : Gather<PulledVersions> {
                                              std::to_string(dim)};
       return one_done(&wrong);
     }
-    value[shard] = reply->version;
+    value[shard] = std::min(value[shard], reply->version);  // of several calls: the oldest
     const float* from = rows.as<const float>().data();
     for (std::size_t i = 0; i < positions.size(); ++i)
       std::memcpy(out + positions[i] * dim, from + i * dim, dim * sizeof(float));
@@ -179,6 +181,21 @@ struct TableClient::Read : Gather<PulledVersions> {
 
   float* out = nullptr;
 };
+
+void TableClient::read_part(const std::shared_ptr<Read>& read, std::uint32_t shard,
+                            std::span<const std::uint64_t> keys, std::span<const std::uint32_t> positions,
+                            bool pull) {
+  const Tensor key_list = key_tensor(keys, node_.endpoint().pool());
+  const rpc::CallOptions call{.timeout = timeout_};
+  auto reply = pull ? node_.rpc_async_with<PullReply>(call, servers_[shard], "pull", spec_.name, key_list,
+                                                      WorkerClock{joined_ ? worker_ : 0, clock_})
+                    : node_.rpc_async_with<PullReply>(call, servers_[shard], "peek", spec_.name, key_list);
+  read->asked(reply);
+  reply.then([read, &loop = node_.loop(), shard, dim = spec_.dim,
+              at = std::vector<std::uint32_t>(positions.begin(), positions.end())](Result<PullReply> result) {
+    read->rows_came(loop, shard, at, std::move(result), dim);
+  });
+}
 
 rpc::Future<PulledVersions> TableClient::read(std::span<const std::uint64_t> keys, float* out, bool pull) {
   Loop& loop = node_.loop();
@@ -191,21 +208,19 @@ rpc::Future<PulledVersions> TableClient::read(std::span<const std::uint64_t> key
     read->one_done(&split.error());
     return future;
   }
+  // Many rows are asked for in several calls, between which a shard answers others.
+  const std::size_t most = std::max<std::size_t>(1, kPullAtOnce_bytes / (spec_.dim * sizeof(float)));
   for (std::uint32_t shard = 0; shard < servers_.size(); ++shard) {
     const auto wanted = partitioner_.keys(shard);
+    const auto at = partitioner_.positions(shard);
     // A gate must hear of this worker's clock even if it wants nothing of this shard.
     if (wanted.empty() && !(pull && joined_)) continue;
-    const auto at = partitioner_.positions(shard);
-    const Tensor key_list = key_tensor(wanted, node_.endpoint().pool());
-    const rpc::CallOptions call{.timeout = timeout_};
-    auto reply = pull ? node_.rpc_async_with<PullReply>(call, servers_[shard], "pull", spec_.name, key_list,
-                                                        WorkerClock{joined_ ? worker_ : 0, clock_})
-                      : node_.rpc_async_with<PullReply>(call, servers_[shard], "peek", spec_.name, key_list);
-    read->asked(reply);
-    reply.then([read, &loop, shard, dim = spec_.dim,
-                positions = std::vector<std::uint32_t>(at.begin(), at.end())](Result<PullReply> result) {
-      read->rows_came(loop, shard, positions, std::move(result), dim);
-    });
+    std::size_t begin = 0;
+    do {
+      const std::size_t some = std::min(most, wanted.size() - begin);
+      read_part(read, shard, wanted.subspan(begin, some), at.subspan(begin, some), pull);
+      begin += some;
+    } while (begin < wanted.size());
   }
   read->all_asked();
   return future;

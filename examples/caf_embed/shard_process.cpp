@@ -22,7 +22,7 @@ void keep_shard(const std::string& address, const std::string& checkpoint) {
   auto node = Node::start({.name = "ps", .role = "server", .registry = address}).value();
   auto server = std::make_shared<ShardServer>(0U, 1U, *node);
   std::uint64_t rows = 0;
-  if (!checkpoint.empty()) rows = server->restore(checkpoint).value();
+  if (!checkpoint.empty()) rows = server->restore_now(checkpoint).value();
   rpc::Methods<ShardServer> methods;
   ShardServer::methods(methods);
   // The application's own actor, called like any other: it does not matter that it is one of CAF's.

@@ -24,6 +24,7 @@ std::string to_json(const RunProgress& progress) {
       {"loss", loss},
       {"failures", failures},
       {"settings", Json::parse(to_json(progress.settings))},
+      {"data", progress.data},
   }
       .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -37,6 +38,7 @@ Result<RunProgress> read_run_progress(const std::filesystem::path& folder) {
     json.at("epoch").get_to(progress.epoch);
     json.at("train_seconds").get_to(progress.train_seconds);
     json.at("examples").get_to(progress.examples);
+    json.at("data").get_to(progress.data);
     for (const Json& entry : json.at("epochs")) {
       EpochReport epoch{entry.at(0), entry.at(1), entry.at(2), {}};
       if (!entry.at(3).is_null()) epoch.valid_mrr = entry.at(3).get<double>();

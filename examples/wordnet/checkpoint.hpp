@@ -22,6 +22,7 @@ struct RunProgress {
   std::vector<EpochReport> epochs;
   std::vector<TimedValue> loss;
   std::vector<FailureReport> failures;
+  std::string data;  ///< identity_of() the graph
 };
 
 /// For the manifest's metadata.

@@ -58,6 +58,8 @@ Result<void> Chief::run(bool resume, const std::optional<std::string>& reference
 
 Result<void> Chief::run_all(bool resume, const std::optional<std::string>& reference_file) {
   report_.started_at = utc_now();
+  // Before hours of training, not after them.
+  if (auto place = shards::checkpoint_place(settings_.checkpoint()); !place) return place.error();
   auto graph = load_graph(settings_.dataset);
   if (!graph) return graph.error();
   graph_ = std::move(*graph);
@@ -190,6 +192,13 @@ Result<void> Chief::restore() {
   const auto folder = std::filesystem::absolute(settings_.checkpoint());
   auto progress = read_run_progress(folder);
   if (!progress) return progress.error();
+  if (const std::string data = identity_of(graph_); progress->data != data) {
+    return Error{
+        Code::kFailedPrecondition,
+        "the data in " + settings_.dataset.folder.string() + " is not that of the checkpoint in " +
+            folder.string() + ": " + data + ", and there " + progress->data +
+            ". Rows belong to entities by number: resume with the data of the first run, or begin again"};
+  }
   checkpoint_epoch_ = progress->epoch;
   std::vector<rpc::Future<std::uint64_t>> restored;
   for (std::uint32_t i = 0; i < settings_.servers; ++i)
@@ -265,13 +274,15 @@ Result<RankingMetrics> Chief::evaluate(std::uint64_t epoch, bool test) {
 }
 
 RunProgress Chief::run_progress() const {
-  return {settings_, epochs_done_, train_seconds_, report_.examples, report_.epochs, report_.loss, failures_};
+  return {settings_,      epochs_done_, train_seconds_, report_.examples,
+          report_.epochs, report_.loss, failures_,      identity_of(graph_)};
 }
 
 Result<void> Chief::save_checkpoint(std::uint64_t epoch) {
   // Between two phases nothing is under way, so that all shards show the same moment.
-  const auto final = std::filesystem::absolute(settings_.checkpoint());
-  const auto temporary = final.string() + ".tmp";
+  const auto place = shards::checkpoint_place(settings_.checkpoint());
+  if (!place) return with_context(place.error(), "writing a checkpoint");
+  const std::string temporary = place->temporary.string();
   const auto remove_temporary = [&] {
     std::error_code ignored;
     std::filesystem::remove_all(temporary, ignored);
@@ -304,7 +315,8 @@ Result<void> Chief::save_checkpoint(std::uint64_t epoch) {
     }
   }
   if (!failed)
-    if (auto committed = shards::commit(temporary, final, manifest); !committed) failed = committed.error();
+    if (auto committed = shards::commit(temporary, place->final, manifest); !committed)
+      failed = committed.error();
   if (failed) {
     remove_temporary();
     return with_context(*failed, "writing a checkpoint");

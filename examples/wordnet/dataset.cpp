@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <span>
 #include <unordered_map>
 #include <utility>
+
+#include <troupe/runtime/checksum.hpp>
 
 #include "wordnet/lines.hpp"
 #include "wordnet/permutation.hpp"
@@ -38,7 +41,11 @@ Result<void> read_triples(const fs::path& path, Numbering& entity, Numbering& re
   if (!reader) return reader.error();
   std::string_view line;
   std::vector<std::string_view> fields;
+  bool first = true;
   while (reader->next(line)) {
+    constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+    if (std::exchange(first, false) && line.starts_with(kByteOrderMark))
+      line.remove_prefix(kByteOrderMark.size());
     if (line.empty()) continue;
     split_fields(line, '\t', fields);
     if (fields.size() != 3 || fields[0].empty() || fields[1].empty() || fields[2].empty()) {
@@ -55,6 +62,19 @@ Result<void> read_triples(const fs::path& path, Numbering& entity, Numbering& re
 }
 
 }  // namespace
+
+std::string identity_of(const KnowledgeGraph& graph) {
+  std::uint32_t crc = 0;
+  for (const auto* names : {&graph.entities, &graph.relations}) {
+    for (const std::string& name : *names) {
+      const std::uint64_t size = name.size();
+      crc = crc32c(std::as_bytes(std::span(&size, 1)), crc);
+      crc = crc32c(std::as_bytes(std::span(name)), crc);
+    }
+  }
+  return std::to_string(graph.entity_count()) + " entities, " + std::to_string(graph.relation_count()) +
+         " relations, checksum of their names " + std::to_string(crc);
+}
 
 Result<KnowledgeGraph> load_graph(const DatasetOptions& options) {
   std::error_code ignored;

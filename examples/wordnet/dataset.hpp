@@ -53,12 +53,18 @@ struct DatasetOptions {
   SymmetricKinds symmetric = SymmetricKinds::kBothWays;
 };
 
+/// What a checkpoint's rows depend on: how many entities and relations there are, and a checksum of their
+/// names in the order of their numbers, as a text. Another order is other data: row n would be another
+/// entity's.
+std::string identity_of(const KnowledgeGraph& graph);
+
 /// Reads the graph in `options.folder`, in whichever of the two layouts it is. Errors: kNotFound for a
 /// missing folder or file, kInvalidArgument for a malformed line, named as file:line.
 Result<KnowledgeGraph> load_graph(const DatasetOptions& options);
 
 /// Reads train.txt, valid.txt and test.txt, each line "head<TAB>relation<TAB>tail"; empty lines are
-/// skipped. Entities and relations are numbered in order of appearance.
+/// skipped. A byte order mark before
+/// the first is skipped, too. Entities and relations are numbered in order of appearance.
 Result<KnowledgeGraph> load_tab_separated(const std::filesystem::path& folder);
 
 /// Reads WordNet's own files and splits the triples (see wordnet_reader.hpp and hold_out()).

@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "mix.hpp"
 
@@ -21,15 +22,20 @@ constexpr std::size_t kLeastCapacity = 16;
 constexpr std::size_t kCacheLine_bytes = 64;
 constexpr std::size_t kHugePage_bytes = std::size_t{2} << 20U;
 
-// The most keys that a table of this capacity holds: 5/8 of it.
-std::int64_t limit_of(std::size_t capacity) {
-  return static_cast<std::int64_t>(capacity / 8 * 5);
+constexpr std::size_t kSegments = 64;
+constexpr unsigned kSegmentShift = 58;  // the top bits of a mixed key choose
+constexpr std::size_t kSplitCapacity = std::size_t{1} << 17U;
+
+// The most keys that a table holds: 5/8 of its places while it is the only one, then from 1/2 on, rising.
+std::int64_t limit_of(std::size_t capacity, std::size_t number, std::size_t count) {
+  if (count == 1) return static_cast<std::int64_t>(capacity / 8 * 5);
+  return static_cast<std::int64_t>(capacity / 512 * (256 + number));
 }
 
 std::size_t capacity_for(std::int64_t size) {
   assert(size >= 0);
   const std::size_t capacity = std::bit_ceil(std::max(static_cast<std::size_t>(size), kLeastCapacity));
-  return limit_of(capacity) >= size ? capacity : 2 * capacity;
+  return limit_of(capacity, 0, 1) >= size ? capacity : 2 * capacity;
 }
 
 }  // namespace
@@ -50,40 +56,79 @@ HashIndex::Entries HashIndex::make_entries(std::size_t capacity) {
   return Entries(entries);
 }
 
-HashIndex::HashIndex(std::int64_t expected_size, std::uint64_t seed) : seed_(seed) {
-  rehash(capacity_for(expected_size));
+HashIndex::HashIndex(std::int64_t expected_size, std::uint64_t seed) : offset_(mix_bits(seed)) {
+  segments_.push_back(make_segment(kLeastCapacity, 0, 1));
+  reserve(expected_size);
 }
 
-std::size_t HashIndex::home(std::uint64_t key) const {
-  return mix_bits(key + offset_) & mask_;
+HashIndex::Segment HashIndex::make_segment(std::size_t capacity, std::size_t number,
+                                           std::size_t count) const {
+  return {.entries = make_entries(capacity),
+          .mask = capacity - 1,
+          .size = 0,
+          .limit = limit_of(capacity, number, count),
+          .factor = mix_bits(offset_ + capacity) | 1U};
+}
+
+std::int64_t HashIndex::capacity() const {
+  std::size_t places = 0;
+  for (const Segment& segment : segments_) places += segment.mask + 1;
+  return static_cast<std::int64_t>(places);
+}
+
+std::uint64_t HashIndex::mixed(std::uint64_t key) const {
+  return mix_bits(key + offset_);
+}
+
+// Another capacity has another factor, which puts the keys into another order.
+std::size_t HashIndex::home_in(const Segment& segment, std::uint64_t mixed) {
+  constexpr unsigned kLowest = 20;  // bits of the product that depend on many of the mixed key's
+  return ((mixed * segment.factor) >> kLowest) & segment.mask;
+}
+
+HashIndex::Home HashIndex::home(std::uint64_t key) const {
+  const std::uint64_t mix = mixed(key);
+  const auto number = static_cast<std::uint32_t>(mix >> kSegmentShift & (segments_.size() - 1));
+  return {number, home_in(segments_[number], mix)};
 }
 
 // The place of `key`, or the empty one where it would go. `key` is not kEmpty.
-std::size_t HashIndex::probe(std::uint64_t key, std::size_t slot) const {
-  while (entries_[slot].key != key && entries_[slot].key != kEmpty) slot = (slot + 1) & mask_;
+std::size_t HashIndex::probe(const Segment& segment, std::uint64_t key, std::size_t slot) {
+  const Entry* entries = segment.entries.get();
+  while (entries[slot].key != key && entries[slot].key != kEmpty) slot = (slot + 1) & segment.mask;
   return slot;
 }
 
 std::optional<std::uint64_t> HashIndex::find(std::uint64_t key) const {
   if (key == kEmpty) return side_used_ ? std::optional(side_value_) : std::nullopt;
-  const Entry& entry = entries_[probe(key, home(key))];
+  const Home at = home(key);
+  const Segment& segment = segments_[at.segment];
+  const Entry& entry = segment.entries[probe(segment, key, at.slot)];
   return entry.key == key ? std::optional(entry.value) : std::nullopt;
 }
 
 std::int64_t HashIndex::find_batch(std::span<const std::uint64_t> keys, std::span<std::uint64_t> values,
                                    std::uint64_t missing) const {
   assert(values.size() == keys.size());
-  std::int64_t found = 0;
-  for (std::size_t begin = 0; begin < keys.size(); begin += kBlock) {
-    const std::size_t size = std::min(kBlock, keys.size() - begin);
-    std::size_t homes[kBlock];
-    for (std::size_t i = 0; i < size; ++i) {
-      homes[i] = home(keys[begin + i]);
-      __builtin_prefetch(&entries_[homes[i]]);
+  // Keys are prefetched a block ahead of the one that is looked up, so that memory never waits for us.
+  Home homes[2][kBlock];
+  const auto prefetch_block = [&](std::size_t begin, Home* to) {
+    const std::size_t end = std::min(keys.size(), begin + kBlock);
+    for (std::size_t i = begin; i < end; ++i) {
+      const Home at = home(keys[i]);
+      __builtin_prefetch(&segments_[at.segment].entries[at.slot]);
+      to[i - begin] = at;
     }
+  };
+  std::int64_t found = 0;
+  if (!keys.empty()) prefetch_block(0, homes[0]);
+  for (std::size_t begin = 0, turn = 0; begin < keys.size(); begin += kBlock, turn ^= 1) {
+    if (begin + kBlock < keys.size()) prefetch_block(begin + kBlock, homes[turn ^ 1]);
+    const std::size_t size = std::min(kBlock, keys.size() - begin);
     for (std::size_t i = 0; i < size; ++i) {
       const std::uint64_t key = keys[begin + i];
-      const Entry& entry = entries_[probe(key, homes[i])];
+      const Segment& segment = segments_[homes[turn][i].segment];
+      const Entry& entry = segment.entries[probe(segment, key, homes[turn][i].slot)];
       const bool there = key == kEmpty ? side_used_ : entry.key == key;
       const std::uint64_t value = key == kEmpty ? side_value_ : entry.value;
       values[begin + i] = there ? value : missing;
@@ -100,16 +145,20 @@ HashIndex::Found HashIndex::side_insert(std::uint64_t value) {
   return {value, true};
 }
 
-// `home_slot` is home(key). Only a key that is not there makes the table grow.
-HashIndex::Found HashIndex::insert_at(std::uint64_t key, std::uint64_t value, std::size_t home_slot) {
+// `at` is home(key). Only a key that is not there makes the table grow.
+HashIndex::Found HashIndex::insert_at(std::uint64_t key, std::uint64_t value, Home at) {
   if (key == kEmpty) return side_insert(value);
-  std::size_t slot = probe(key, home_slot);
-  if (entries_[slot].key == key) return {entries_[slot].value, false};
-  if (size_ == limit_of(mask_ + 1)) {
-    rehash(2 * (mask_ + 1));
-    slot = probe(key, home(key));
+  Segment* segment = &segments_[at.segment];
+  std::size_t slot = probe(*segment, key, at.slot);
+  if (segment->entries[slot].key == key) return {segment->entries[slot].value, false};
+  if (segment->size >= segment->limit) {
+    grow(at.segment, 2 * (segment->mask + 1));
+    at = home(key);
+    segment = &segments_[at.segment];
+    slot = probe(*segment, key, at.slot);
   }
-  entries_[slot] = Entry{key, value};
+  segment->entries[slot] = Entry{key, value};
+  ++segment->size;
   ++size_;
   return {value, true};
 }
@@ -124,16 +173,19 @@ std::int64_t HashIndex::find_or_insert_batch(std::span<const std::uint64_t> keys
   std::int64_t inserted = 0;
   for (std::size_t begin = 0; begin < keys.size(); begin += kBlock) {
     const std::size_t size = std::min(kBlock, keys.size() - begin);
-    const std::size_t mask = mask_;
-    std::size_t homes[kBlock];
+    Home homes[kBlock];
     for (std::size_t i = 0; i < size; ++i) {
       homes[i] = home(keys[begin + i]);
-      __builtin_prefetch(&entries_[homes[i]], 1);
+      __builtin_prefetch(&segments_[homes[i].segment].entries[homes[i].slot], 1);
     }
+    bool moved = false;  // by growth, since the homes were worked out
     for (std::size_t i = 0; i < size; ++i) {
       const std::uint64_t key = keys[begin + i];
-      const std::size_t slot = mask_ == mask ? homes[i] : home(key);  // growth moved the homes
-      const Found found = insert_at(key, first_new_value + static_cast<std::uint64_t>(inserted), slot);
+      const Home at = moved ? home(key) : homes[i];
+      const std::size_t mask = segments_[at.segment].mask;
+      const std::size_t count = segments_.size();
+      const Found found = insert_at(key, first_new_value + static_cast<std::uint64_t>(inserted), at);
+      moved = moved || segments_.size() != count || segments_[at.segment].mask != mask;
       values[begin + i] = found.value;
       inserted += found.inserted ? 1 : 0;
     }
@@ -145,9 +197,11 @@ void HashIndex::assign(std::uint64_t key, std::uint64_t value) {
   if (insert_at(key, value, home(key)).inserted) return;
   if (key == kEmpty) {
     side_value_ = value;
-  } else {
-    entries_[probe(key, home(key))].value = value;
+    return;
   }
+  const Home at = home(key);
+  Segment& segment = segments_[at.segment];
+  segment.entries[probe(segment, key, at.slot)].value = value;
 }
 
 bool HashIndex::erase(std::uint64_t key) {
@@ -156,57 +210,105 @@ bool HashIndex::erase(std::uint64_t key) {
     side_used_ = false;
     return there;
   }
-  std::size_t hole = probe(key, home(key));
-  if (entries_[hole].key != key) return false;
+  const Home at = home(key);
+  Segment& segment = segments_[at.segment];
+  Entry* entries = segment.entries.get();
+  std::size_t hole = probe(segment, key, at.slot);
+  if (entries[hole].key != key) return false;
   // Backward shift (Knuth, vol. 3, section 6.4, algorithm R): an entry moves into the hole unless its home
   // lies behind the hole, where a look-up would no longer meet it.
-  for (std::size_t slot = (hole + 1) & mask_; entries_[slot].key != kEmpty; slot = (slot + 1) & mask_) {
-    const std::size_t distance_home = (slot - home(entries_[slot].key)) & mask_;
-    if (distance_home >= ((slot - hole) & mask_)) {
-      entries_[hole] = entries_[slot];
+  for (std::size_t slot = (hole + 1) & segment.mask; entries[slot].key != kEmpty;
+       slot = (slot + 1) & segment.mask) {
+    const std::size_t distance_home = (slot - home_in(segment, mixed(entries[slot].key))) & segment.mask;
+    if (distance_home >= ((slot - hole) & segment.mask)) {
+      entries[hole] = entries[slot];
       hole = slot;
     }
   }
-  entries_[hole].key = kEmpty;
+  entries[hole].key = kEmpty;
+  --segment.size;
   --size_;
   return true;
 }
 
 void HashIndex::clear() {
-  std::fill_n(entries_.get(), mask_ + 1, Entry{kEmpty, 0});
+  for (Segment& segment : segments_) {
+    std::fill_n(segment.entries.get(), segment.mask + 1, Entry{kEmpty, 0});
+    segment.size = 0;
+  }
   size_ = 0;
   side_used_ = false;
 }
 
 void HashIndex::reserve(std::int64_t size) {
   const std::size_t capacity = capacity_for(size);
-  if (capacity > mask_ + 1) rehash(capacity);
+  if (segments_.size() == 1 && capacity > segments_[0].mask + 1) grow(0, capacity);
+  if (segments_.size() == 1) return;
+  for (std::size_t number = 0; number < kSegments; ++number)
+    if (capacity / kSegments > segments_[number].mask + 1) grow(number, capacity / kSegments);
 }
 
-void HashIndex::rehash(std::size_t capacity) {
-  Entries old = std::exchange(entries_, make_entries(capacity));
-  const std::size_t old_capacity = old == nullptr ? 0 : mask_ + 1;
-  mask_ = capacity - 1;
-  offset_ = mix_bits(seed_ + capacity);
-  for (std::size_t begin = 0; begin < old_capacity; begin += kBlock) {
-    const std::size_t size = std::min(kBlock, old_capacity - begin);
-    std::size_t homes[kBlock];
+void HashIndex::prepare(std::span<const std::uint64_t> keys) {
+  if (segments_.size() == 1) reserve(segments_[0].size + static_cast<std::int64_t>(keys.size()));
+  if (segments_.size() == 1) return;
+  std::int64_t more[kSegments] = {};
+  for (const std::uint64_t key : keys) ++more[mixed(key) >> kSegmentShift];
+  for (std::size_t number = 0; number < kSegments; ++number) {
+    const Segment& segment = segments_[number];
+    std::size_t capacity = segment.mask + 1;
+    while (limit_of(capacity, number, kSegments) < segment.size + more[number]) capacity *= 2;
+    if (capacity > segment.mask + 1) grow(number, capacity);
+  }
+}
+
+// Everything new is had before anything is changed.
+void HashIndex::grow(std::size_t number, std::size_t capacity) {
+  const std::size_t count = segments_.size();
+  const bool splits = count == 1 && capacity >= kSplitCapacity;
+  const std::size_t first = splits ? 0 : number;
+  const std::size_t last = splits ? kSegments : number + 1;
+  std::vector<Segment> grown;
+  grown.reserve(last - first);
+  for (std::size_t i = first; i < last; ++i)
+    grown.push_back(splits ? make_segment(capacity / kSegments, i, kSegments)
+                           : make_segment(capacity, i, count));
+  // A part of few keys may have more than its limit for the moment: it is emptier than full all the same.
+  move_into(grown, segments_[number]);
+  if (splits) {
+    segments_ = std::move(grown);
+  } else {
+    segments_[number] = std::move(grown[0]);
+  }
+}
+
+void HashIndex::move_into(std::vector<Segment>& to, const Segment& from) const {
+  for (std::size_t begin = 0; begin <= from.mask; begin += kBlock) {
+    const std::size_t size = std::min(kBlock, from.mask + 1 - begin);
+    Home homes[kBlock];
     for (std::size_t i = 0; i < size; ++i) {
-      homes[i] = home(old[begin + i].key);
-      __builtin_prefetch(&entries_[homes[i]], 1);
+      const std::uint64_t mix = mixed(from.entries[begin + i].key);
+      const auto number = static_cast<std::uint32_t>(mix >> kSegmentShift & (to.size() - 1));
+      homes[i] = {number, home_in(to[number], mix)};
+      __builtin_prefetch(&to[number].entries[homes[i].slot], 1);
     }
     for (std::size_t i = 0; i < size; ++i) {
-      const Entry& entry = old[begin + i];
-      if (entry.key != kEmpty) entries_[probe(entry.key, homes[i])] = entry;
+      const Entry& entry = from.entries[begin + i];
+      if (entry.key == kEmpty) continue;
+      Segment& segment = to[homes[i].segment];
+      segment.entries[probe(segment, entry.key, homes[i].slot)] = entry;
+      ++segment.size;
     }
   }
 }
 
 std::int64_t HashIndex::longest_probe() const {
   std::size_t longest = 0;
-  for (std::size_t slot = 0; slot <= mask_; ++slot) {
-    if (entries_[slot].key == kEmpty) continue;
-    longest = std::max(longest, ((slot - home(entries_[slot].key)) & mask_) + 1);
+  for (const Segment& segment : segments_) {
+    for (std::size_t slot = 0; slot <= segment.mask; ++slot) {
+      if (segment.entries[slot].key == kEmpty) continue;
+      const std::size_t at = home_in(segment, mixed(segment.entries[slot].key));
+      longest = std::max(longest, ((slot - at) & segment.mask) + 1);
+    }
   }
   return static_cast<std::int64_t>(longest);
 }

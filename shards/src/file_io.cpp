@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <troupe/runtime/checksum.hpp>
 
@@ -34,39 +35,25 @@ int FileDescriptor::release() {
 FileWriter::FileWriter(std::filesystem::path path)
     : path_(std::move(path)), file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
   if (file_.get() < 0) result_ = errno_error(errno, "making " + path_.string());
-  buffer_.reserve(kBufferBytes);
 }
 
 FileWriter::~FileWriter() {
   if (!finished_ && file_.get() >= 0) ::unlink(path_.c_str());
 }
 
-void FileWriter::write(std::span<const std::byte> bytes) {
-  bytes_ += bytes.size();
-  while (!bytes.empty()) {
-    const auto part = bytes.first(std::min(bytes.size(), kBufferBytes - buffer_.size()));
-    buffer_.insert(buffer_.end(), part.begin(), part.end());
-    bytes = bytes.subspan(part.size());
-    if (buffer_.size() == kBufferBytes) flush();
-  }
-}
-
-void FileWriter::flush() {
-  crc_ = troupe::crc32c(buffer_, crc_);
-  std::span<const std::byte> left = buffer_;
-  while (!left.empty() && result_) {
-    const ssize_t written = ::write(file_.get(), left.data(), left.size());
+void FileWriter::write(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty() && result_) {
+    const ssize_t written = ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (written >= 0) {
-      left = left.subspan(static_cast<std::size_t>(written));
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+      offset += static_cast<std::uint64_t>(written);
     } else if (errno != EINTR) {
       result_ = errno_error(errno, "writing " + path_.string());
     }
   }
-  buffer_.clear();
 }
 
 Result<void> FileWriter::finish() {
-  flush();
   if (result_ && ::fsync(file_.get()) != 0) result_ = errno_error(errno, "syncing " + path_.string());
   if (result_ && ::close(file_.release()) != 0) result_ = errno_error(errno, "closing " + path_.string());
   finished_ = result_.ok();

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
-#include <vector>
 
 #include <troupe/runtime/result.hpp>
 
@@ -24,8 +23,8 @@ class FileDescriptor {
   int fd_;
 };
 
-/// Writes a file front to back through a fixed buffer, counting bytes and their CRC-32C. The first fault is
-/// kept and reported by finish(); a file that was not finished is removed.
+/// Writes parts of a file. The first fault is kept and reported by finish(); a file that was not finished is
+/// removed.
 class FileWriter {
  public:
   explicit FileWriter(std::filesystem::path path);
@@ -33,24 +32,15 @@ class FileWriter {
   FileWriter& operator=(const FileWriter&) = delete;
   ~FileWriter();
 
-  void write(std::span<const std::byte> bytes);
-  template <class T>
-  void write_values(const T* values, std::size_t count) {
-    write(std::as_bytes(std::span(values, count)));
-  }
+  void write(std::uint64_t offset, std::span<const std::byte> bytes);
+  /// The first fault so far.
+  const Result<void>& result() const { return result_; }
   /// Everything is on the disk afterwards.
   Result<void> finish();
-  std::uint64_t bytes() const { return bytes_; }
-  std::uint32_t crc32c() const { return crc_; }
 
  private:
-  void flush();
-
   std::filesystem::path path_;
   FileDescriptor file_;
-  std::vector<std::byte> buffer_;
-  std::uint64_t bytes_ = 0;
-  std::uint32_t crc_ = 0;
   Result<void> result_;
   bool finished_ = false;
 };

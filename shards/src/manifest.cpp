@@ -12,6 +12,7 @@
 #include <troupe/runtime/json.hpp>
 #include <troupe/shards/snapshot.hpp>
 
+#include "checkpoint_place.hpp"
 #include "json_object.hpp"
 #include "spec_json.hpp"
 
@@ -20,11 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kManifestName = "manifest.json";
-
 Json entry_to_json(const FileEntry& entry) {
-  return {{"file", entry.file}, {"table", entry.table}, {"shard", entry.shard},
-          {"rows", entry.rows}, {"bytes", entry.bytes}, {"crc32c", entry.crc32c}};
+  return {{"file", entry.file},     {"table", entry.table}, {"shard", entry.shard},  {"rows", entry.rows},
+          {"groups", entry.groups}, {"bytes", entry.bytes}, {"crc32c", entry.crc32c}};
 }
 
 Result<FileEntry> entry_from_json(const Json& json) {
@@ -34,6 +33,7 @@ Result<FileEntry> entry_from_json(const Json& json) {
   entry.table = object.text("table");
   entry.shard = static_cast<std::uint32_t>(object.integer("shard", UINT32_MAX));
   entry.rows = object.integer("rows");
+  entry.groups = object.integer("groups");
   entry.bytes = object.integer("bytes");
   entry.crc32c = static_cast<std::uint32_t>(object.integer("crc32c", UINT32_MAX));
   if (Result<void> done = object.finish(); !done) return done.error();
@@ -74,7 +74,7 @@ std::string find_fault(const Manifest& manifest) {
   return {};
 }
 
-Result<Manifest> manifest_from_json(const Json& json) {
+Result<Manifest> manifest_from_json(const Json& json, const OptimizerList& known) {
   JsonObject object(json, "manifest");
   const std::uint64_t version = object.integer("format_version");
   if (version != Manifest::kFormatVersion) {
@@ -91,7 +91,7 @@ Result<Manifest> manifest_from_json(const Json& json) {
 
   Manifest manifest;
   for (const Json& table : tables) {
-    Result<TableSpec> spec = spec_from_json(table, "table spec");
+    Result<TableSpec> spec = spec_from_json(table, "table spec", known);
     if (!spec) return spec.error();
     manifest.tables.push_back(std::move(*spec));
   }
@@ -135,16 +135,6 @@ Result<void> check_sizes(const fs::path& folder, const Manifest& manifest) {
     }
   }
   return {};
-}
-
-/// Only an older checkpoint, or an empty folder, may be replaced.
-Result<void> check_replaceable(const fs::path& final) {
-  std::error_code code;
-  if (!fs::exists(fs::symlink_status(final, code))) return {};
-  const bool checkpoint = fs::is_regular_file(final / kManifestName, code);
-  if (checkpoint || (fs::is_directory(final, code) && fs::is_empty(final, code))) return {};
-  return Error{Code::kFailedPrecondition,
-               final.string() + " exists and is not a checkpoint: it will not be replaced"};
 }
 
 /// Puts `temporary` in the place of `final`, which exists; the older one then has the name `temporary`.
@@ -232,7 +222,7 @@ Result<void> commit(const fs::path& temporary, const fs::path& final_folder, con
   return put_in_place(temporary, final);
 }
 
-Result<Manifest> read_manifest(const fs::path& folder) {
+Result<Manifest> read_manifest(const fs::path& folder, const OptimizerList& known) {
   const std::string path = (folder / kManifestName).string();
   std::error_code code;
   if (!fs::is_regular_file(path, code)) {
@@ -245,7 +235,7 @@ Result<Manifest> read_manifest(const fs::path& folder) {
   if (!text) return text.error();
   const Result<Json> json = parse_json(*text, path);
   if (!json) return Error{Code::kDataLoss, json.error().message};
-  Result<Manifest> manifest = manifest_from_json(*json);
+  Result<Manifest> manifest = manifest_from_json(*json, known);
   if (!manifest) return Error{Code::kDataLoss, path + ": " + manifest.error().message};
   return manifest;
 }

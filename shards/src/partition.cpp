@@ -64,8 +64,10 @@ SlotMap SlotMap::balanced(std::uint32_t slots, std::uint32_t shards) {
   SlotMap map;
   map.shards_ = shards;
   map.owners_.resize(slots);
+  const std::uint32_t parts = shards <= kSlotGroups && slots > kSlotGroups ? kSlotGroups : slots;
+  const std::uint32_t each = slots / parts;
   for (std::uint32_t slot = 0; slot < slots; ++slot) {
-    map.owners_[slot] = static_cast<std::uint32_t>(std::uint64_t{slot} * shards / slots);
+    map.owners_[slot] = static_cast<std::uint32_t>(std::uint64_t{slot / each} * shards / parts);
   }
   return map;
 }

@@ -1,10 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <variant>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include <troupe/shards/row_layout.hpp>
 #include <troupe/shards/sequence_window.hpp>
-#include <troupe/shards/table_spec.hpp>
+
+#include "safetensors.hpp"
 
 namespace troupe::shards {
 
@@ -12,14 +16,24 @@ namespace troupe::shards {
 inline constexpr const char* kKeysTensor = "keys";
 inline constexpr const char* kWorkersTensor = "workers";
 inline constexpr const char* kWeightsTensor = "weights";
-inline constexpr const char* kStepsTensor = "steps";
 inline constexpr const char* kVersionMetadata = "version";
 
-/// A line of `workers`: the worker, its highest sequence, its window's words.
-inline constexpr std::uint64_t kWorkerColumns = 2 + SequenceWindow::kWords;
+/// A line of `workers`: slot groups as bits, the worker, its highest sequence, its window's words.
+inline constexpr std::uint64_t kWorkerColumns = 3 + SequenceWindow::kWords;
 
-inline bool counts_steps(const TableSpec& spec) {
-  return std::holds_alternative<Adam>(spec.optimizer);
-}
+/// Rows that are copied, written or read at once.
+inline constexpr std::uint64_t kChunkBytes = std::uint64_t{1} << 20;
+
+/// A tensor with a line for each row, and where that line lies in a record.
+struct Column {
+  std::string name;
+  std::string_view dtype;
+  std::vector<std::uint64_t> shape;
+  std::size_t offset = 0;  // in a record
+  std::size_t bytes = 0;   // of a line
+};
+
+/// The columns of `rows` rows: the weights, then each field of the state.
+std::vector<Column> columns_of(const RowLayout& layout, std::uint64_t rows);
 
 }  // namespace troupe::shards

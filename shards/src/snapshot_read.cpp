@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,6 +10,7 @@
 #include <troupe/shards/snapshot.hpp>
 
 #include "file_io.hpp"
+#include "finite.hpp"
 #include "safetensors.hpp"
 #include "snapshot_format.hpp"
 
@@ -14,8 +18,6 @@ namespace troupe::shards {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::uint64_t kChunkBytes = std::uint64_t{1} << 20;
 
 Result<FileReader> open_verified(const fs::path& folder, const FileEntry& entry) {
   Result<FileReader> file = FileReader::open(folder / entry.file);
@@ -43,17 +45,15 @@ class ShardFileLoader {
 
   Result<std::uint64_t> load() {
     if (Result<void> done = read_layout(); !done) return done.error();
-    const std::uint64_t per_chunk = std::max<std::uint64_t>(1, kChunkBytes / (spec_.dim * sizeof(float)));
+    const std::uint64_t per_chunk =
+        std::max<std::uint64_t>(1, kChunkBytes / std::max<std::size_t>(1, into_.layout().bytes()));
     std::uint64_t loaded = 0;
     for (std::uint64_t first = 0; first < entry_.rows; first += per_chunk) {
       const Result<std::uint64_t> part = load_chunk(first, std::min(per_chunk, entry_.rows - first));
       if (!part) return part.error();
       loaded += *part;
     }
-    // A file of which no row is wanted is another shard's; one without rows may be this one's.
-    if (loaded > 0 || entry_.rows == 0) {
-      if (Result<void> done = load_progress(); !done) return done.error();
-    }
+    if (Result<void> done = load_progress(); !done) return done.error();
     return loaded;
   }
 
@@ -84,15 +84,13 @@ class ShardFileLoader {
       begin = (*found)->begin;
       return {};
     };
-    const std::vector<std::uint64_t> matrix = {entry_.rows, spec_.dim};
     if (auto done = want(keys_, kKeysTensor, "U64", {entry_.rows}); !done) return done;
-    if (auto done = want(weights_, kWeightsTensor, "F32", matrix); !done) return done;
-    states_.resize(state_tensors(spec_.optimizer));
-    for (std::uint32_t i = 0; i < states_.size(); ++i) {
-      if (auto done = want(states_[i], state_tensor_name(spec_.optimizer, i), "F32", matrix); !done)
+    columns_ = columns_of(into_.layout(), entry_.rows);
+    begins_.resize(columns_.size());
+    for (std::size_t i = 0; i < columns_.size(); ++i) {
+      if (auto done = want(begins_[i], columns_[i].name, columns_[i].dtype, columns_[i].shape); !done)
         return done;
     }
-    if (counts_steps(spec_)) return want(steps_, kStepsTensor, "U32", {entry_.rows});
     return {};
   }
 
@@ -117,31 +115,38 @@ class ShardFileLoader {
     return {};
   }
 
+  /// NaN and infinities would spread to whatever is computed from them.
+  Result<void> check_numbers(const Column& column) const {
+    if (column.dtype != "F32") return {};
+    for (const std::uint64_t i : wanted_) {
+      const auto* line = reinterpret_cast<const float*>(chunk_.data() + i * column.bytes);
+      if (all_within(line, column.bytes / sizeof(float), std::numeric_limits<float>::max())) continue;
+      return lost("tensor '" + column.name + "' has a number that is not finite in the row of key " +
+                  std::to_string(chunk_keys_[i]));
+    }
+    return {};
+  }
+
   Result<std::uint64_t> load_chunk(std::uint64_t first, std::uint64_t count) {
-    const std::uint64_t dim = spec_.dim;
     if (auto done = read_into(chunk_keys_, keys_, first, count); !done) return done.error();
     if (auto done = choose(count); !done) return done.error();
     if (wanted_.empty()) return std::uint64_t{0};
-    if (auto done = read_into(chunk_weights_, weights_, first * dim, count * dim); !done) return done.error();
-    chunk_states_.resize(states_.size());
-    for (std::size_t i = 0; i < states_.size(); ++i) {
-      if (auto done = read_into(chunk_states_[i], states_[i], first * dim, count * dim); !done) {
-        return done.error();
+    const std::size_t record_bytes = into_.layout().bytes();
+    batch_.clear();
+    batch_.records.resize(wanted_.size() * record_bytes);
+    for (const std::uint64_t i : wanted_) batch_.keys.push_back(chunk_keys_[i]);
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const std::size_t bytes = columns_[c].bytes;
+      chunk_.resize(count * bytes);
+      if (auto done = file_.read(begins_[c] + first * bytes, chunk_); !done) return done.error();
+      if (auto good = check_numbers(columns_[c]); !good) return good.error();
+      std::byte* to = batch_.records.data() + columns_[c].offset;
+      for (const std::uint64_t i : wanted_) {
+        std::memcpy(to, chunk_.data() + i * bytes, bytes);
+        to += record_bytes;
       }
     }
-    chunk_steps_.assign(count, 0);
-    if (counts_steps(spec_)) {
-      if (auto done = read_into(chunk_steps_, steps_, first, count); !done) return done.error();
-    }
-    row_state_.resize(states_.size() * dim);
-    for (const std::uint64_t i : wanted_) {
-      for (std::size_t s = 0; s < states_.size(); ++s) {
-        std::copy_n(chunk_states_[s].data() + i * dim, dim, row_state_.data() + s * dim);
-      }
-      auto done = into_.restore_row(chunk_keys_[i], chunk_weights_.data() + i * dim, row_state_.data(),
-                                    chunk_steps_[i]);
-      if (!done) return done.error();
-    }
+    if (auto done = into_.insert(batch_); !done) return done.error();
     return wanted_.size();
   }
 
@@ -154,21 +159,19 @@ class ShardFileLoader {
     if (parsed.ec != std::errc{} || parsed.ptr != end) return lost("has a malformed version in its metadata");
 
     const SafetensorsEntry* tensor = header_.find(kWorkersTensor);
+    constexpr std::uint64_t kMostLines = kSlotGroups * PushWindows::kMaxWorkers;
     if (tensor == nullptr || tensor->dtype != "U64" || tensor->shape.size() != 2 ||
-        tensor->shape[1] != kWorkerColumns || tensor->shape[0] > TableShard::kMaxWorkers) {
+        tensor->shape[1] != kWorkerColumns || tensor->shape[0] > kMostLines) {
       return lost("tensor 'workers' is missing or has another dtype or shape than expected");
     }
-    std::vector<std::uint64_t> numbers;
-    const std::uint64_t workers = tensor->shape[0];
-    if (auto done = read_into(numbers, tensor->begin, 0, workers * kWorkerColumns); !done) return done;
-    WorkerWindows windows;
-    for (std::uint64_t i = 0; i < workers; ++i) {
-      const std::uint64_t* line = numbers.data() + i * kWorkerColumns;
+    std::vector<std::uint64_t> line;
+    for (std::uint64_t i = 0; i < tensor->shape[0]; ++i) {
+      if (auto done = read_into(line, tensor->begin, i * kWorkerColumns, kWorkerColumns); !done) return done;
       std::array<std::uint64_t, SequenceWindow::kWords> words{};
-      std::copy_n(line + 2, words.size(), words.begin());
-      windows[line[0]] = SequenceWindow::restore(line[1], words);
+      std::copy_n(line.data() + 3, words.size(), words.begin());
+      into_.merge_windows(line[0] & wanted_groups_, line[1], SequenceWindow::restore(line[2], words));
     }
-    into_.merge_progress(windows, version);
+    into_.raise_version(version);
     return {};
   }
 
@@ -179,19 +182,18 @@ class ShardFileLoader {
   const TableSpec& spec_;
   SafetensorsHeader header_;
 
+  const GroupMask wanted_groups_ = groups_of(filter_);
+
   // Where the tensors begin in the file.
   std::uint64_t keys_ = 0;
-  std::uint64_t weights_ = 0;
-  std::uint64_t steps_ = 0;
-  std::vector<std::uint64_t> states_;
+  std::vector<Column> columns_;
+  std::vector<std::uint64_t> begins_;
 
   // One chunk of rows.
   std::vector<std::uint64_t> chunk_keys_;
   std::vector<std::uint64_t> wanted_;
-  std::vector<float> chunk_weights_;
-  std::vector<std::vector<float>> chunk_states_;
-  std::vector<std::uint32_t> chunk_steps_;
-  std::vector<float> row_state_;
+  std::vector<std::byte> chunk_;
+  RowBatch batch_;
 };
 
 Result<void> check_compatible(const TableSpec& saved, const TableSpec& wanted) {
@@ -203,10 +205,24 @@ Result<void> check_compatible(const TableSpec& saved, const TableSpec& wanted) {
     return refuse("rows", std::to_string(saved.rows), std::to_string(wanted.rows) + " (0: embedding)");
   }
   if (saved.dim != wanted.dim) return refuse("dim", std::to_string(saved.dim), std::to_string(wanted.dim));
-  if (saved.optimizer.index() != wanted.optimizer.index()) {
-    return refuse("optimizer", std::string(name_of(saved.optimizer)), std::string(name_of(wanted.optimizer)));
+  if (saved.weights != wanted.weights) {
+    return refuse("weights", std::string(to_string(saved.weights)), std::string(to_string(wanted.weights)));
+  }
+  if (saved.optimizer.name() != wanted.optimizer.name()) {
+    return refuse("optimizer", std::string(saved.optimizer.name()), std::string(wanted.optimizer.name()));
   }
   return {};
+}
+
+/// A key that came twice, or a dense row that did not come, shows in the numbers.
+Result<std::uint64_t> check_complete(const fs::path& folder, std::uint64_t loaded, std::uint64_t before,
+                                     const SlotSet& filter, const TableShard& into) {
+  const bool dense = into.spec().kind == TableKind::kDense;
+  const std::uint64_t rows = into.row_count();
+  if (dense ? !(filter == into.slots()) || loaded == rows : before != 0 || loaded == rows) return loaded;
+  return Error{Code::kDataLoss, folder.string() + ": the files of table '" + into.spec().name + "' hold " +
+                                    std::to_string(loaded) + " rows for " + std::to_string(rows) +
+                                    (dense ? "" : " keys: some come more than once")};
 }
 
 }  // namespace
@@ -232,15 +248,17 @@ Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest
   }
   if (Result<void> compatible = check_compatible(*saved, into.spec()); !compatible) return compatible.error();
   std::uint64_t loaded = 0;
+  const std::uint64_t before = into.row_count();
+  const GroupMask wanted = groups_of(filter) & into.groups().groups();
   for (const FileEntry& entry : manifest.files) {
-    if (entry.table != table) continue;
+    if (entry.table != table || (entry.groups & wanted) == 0) continue;
     const Result<FileReader> file = open_verified(folder, entry);
     if (!file) return file.error();
     const Result<std::uint64_t> part = ShardFileLoader(*file, entry, filter, into).load();
     if (!part) return part.error();
     loaded += *part;
   }
-  return loaded;
+  return check_complete(folder, loaded, before, filter, into);
 }
 
 Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest, std::string_view table,

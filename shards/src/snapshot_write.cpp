@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,80 +13,178 @@
 #include "snapshot_format.hpp"
 
 namespace troupe::shards {
+
 namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<SafetensorsEntry> describe(const TableShard& shard) {
-  const std::uint64_t rows = shard.row_count();
-  const std::uint64_t dim = shard.spec().dim;
-  const std::uint64_t workers = shard.worker_windows().size();
-  std::vector<SafetensorsEntry> entries;
-  // 8-byte elements come first: then every tensor begins at a multiple of its element's size.
-  entries.push_back({kKeysTensor, "U64", {rows}, 0, rows * 8});
-  entries.push_back({kWorkersTensor, "U64", {workers, kWorkerColumns}, 0, workers * kWorkerColumns * 8});
-  entries.push_back({kWeightsTensor, "F32", {rows, dim}, 0, rows * dim * 4});
-  for (std::uint32_t i = 0; i < state_tensors(shard.spec().optimizer); ++i) {
-    entries.push_back({state_tensor_name(shard.spec().optimizer, i), "F32", {rows, dim}, 0, rows * dim * 4});
-  }
-  if (counts_steps(shard.spec())) entries.push_back({kStepsTensor, "U32", {rows}, 0, rows * 4});
-  return entries;
+std::string_view safetensors_name(DType dtype) {
+  if (dtype == DType::kFloat16) return "F16";
+  return dtype == DType::kBFloat16 ? "BF16" : "F32";
 }
 
-void write_workers(FileWriter& file, const TableShard& shard) {
-  for (const auto& [worker, window] : shard.worker_windows()) {
-    const std::uint64_t highest = window.highest();
-    file.write_values(&worker, 1);
-    file.write_values(&highest, 1);
-    file.write_values(window.words().data(), SequenceWindow::kWords);
+/// The lines of `workers`.
+std::vector<std::uint64_t> window_lines(const SlotGroups& groups) {
+  std::vector<std::uint64_t> lines;
+  for (const SlotGroups::Kin& kin : groups.kin()) {
+    for (const PushWindows::Entry& entry : kin.windows.entries()) {
+      if (entry.window.empty()) continue;
+      lines.insert(lines.end(), {kin.groups, entry.worker, entry.window.highest()});
+      lines.insert(lines.end(), entry.window.words().begin(), entry.window.words().end());
+    }
   }
+  return lines;
 }
 
-/// In the order of describe(). A pass for each tensor: rows hold theirs side by side, the file one after
-/// the other, and nothing is gathered in memory between.
-void write_tensors(FileWriter& file, const TableShard& shard) {
-  const std::uint64_t rows = shard.row_count();
-  const std::uint64_t dim = shard.spec().dim;
-  for (std::uint64_t i = 0; i < rows; ++i) {
-    const std::uint64_t key = shard.row(i).key;
-    file.write_values(&key, 1);
+/// Tensors lie one after the other in the file, while rows come with theirs side by side: each page is
+/// written to its place in each of them.
+class ColumnWriter final : public ShardFileWriter {
+ public:
+  ColumnWriter(const fs::path& folder, FileEntry entry, const RowLayout& layout, std::uint64_t version,
+               std::vector<std::uint64_t> windows)
+      : folder_(folder),
+        entry_(std::move(entry)),
+        record_bytes_(layout.bytes()),
+        columns_(columns_of(layout, entry_.rows)),
+        version_(version),
+        windows_(std::move(windows)) {}
+
+  std::uint64_t page_rows() const override {
+    return std::max<std::uint64_t>(1, kChunkBytes / (record_bytes_ + sizeof(std::uint64_t)));
   }
-  write_workers(file, shard);
-  for (std::uint64_t i = 0; i < rows; ++i) file.write_values(shard.row(i).weights, dim);
-  for (std::uint32_t tensor = 0; tensor < state_tensors(shard.spec().optimizer); ++tensor) {
-    for (std::uint64_t i = 0; i < rows; ++i) file.write_values(shard.row(i).state + tensor * dim, dim);
+
+  Result<void> append(const RowBatch& rows) override {
+    if (rows.keys.size() > entry_.rows - written_)
+      return Error{Code::kInternal, folder_.string() + "/" + entry_.file + ": more rows than were said"};
+    if (Result<void> ready = open(); !ready) return ready;
+    file_->write(keys_begin_ + written_ * 8, std::as_bytes(std::span(rows.keys)));
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const std::size_t bytes = columns_[c].bytes;
+      column_.resize(rows.keys.size() * bytes);
+      const std::byte* from = rows.records.data() + columns_[c].offset;
+      for (std::size_t i = 0; i < rows.keys.size(); ++i, from += record_bytes_)
+        std::memcpy(column_.data() + i * bytes, from, bytes);
+      file_->write(begins_[c] + written_ * bytes, column_);
+    }
+    written_ += rows.keys.size();
+    return file_->result();
   }
-  for (std::uint64_t i = 0; counts_steps(shard.spec()) && i < rows; ++i) {
-    const std::uint32_t steps = shard.row(i).steps;
-    file.write_values(&steps, 1);
+
+  // The checksum is of what the file holds, not of what was meant to go there.
+  Result<FileEntry> finish() override {
+    if (written_ != entry_.rows)
+      return Error{Code::kInternal, folder_.string() + "/" + entry_.file + ": fewer rows than were said"};
+    if (Result<void> ready = open(); !ready) return ready.error();
+    if (Result<void> done = file_->finish(); !done) return done.error();
+    Result<FileReader> written = FileReader::open(folder_ / entry_.file);
+    if (!written) return written.error();
+    const Result<std::uint32_t> crc = written->checksum();
+    if (!crc) return crc.error();
+    entry_.bytes = written->size();
+    entry_.crc32c = *crc;
+    if (Result<void> synced = sync_directory(folder_.string()); !synced) return synced.error();
+    return entry_;
   }
-}
+
+ private:
+  /// The disk is first touched here, by whoever writes: the shard's own loop does not wait for it.
+  Result<void> open() {
+    if (file_) return file_->result();
+    std::error_code code;
+    fs::create_directories(folder_, code);
+    if (code) return Error{Code::kFailedPrecondition, "making " + folder_.string() + ": " + code.message()};
+    file_.emplace(folder_ / entry_.file);
+    const std::vector<SafetensorsEntry> tensors = describe();
+    const std::string header =
+        encode_safetensors_header(tensors, {{"format", "troupe-table-shard"},
+                                            {"table", entry_.table},
+                                            {"shard", std::to_string(entry_.shard)},
+                                            {kVersionMetadata, std::to_string(version_)}});
+    file_->write(0, std::as_bytes(std::span(header)));
+    begins_.resize(columns_.size());
+    std::uint64_t at = header.size();
+    for (const SafetensorsEntry& tensor : tensors) {
+      if (tensor.name == kKeysTensor) keys_begin_ = at;
+      if (tensor.name == kWorkersTensor) file_->write(at, std::as_bytes(std::span(windows_)));
+      for (std::size_t c = 0; c < columns_.size(); ++c)
+        if (tensor.name == columns_[c].name) begins_[c] = at;
+      at += tensor.bytes;
+    }
+    return file_->result();
+  }
+
+  /// Larger elements come first: then every tensor begins at a multiple of its element's size.
+  std::vector<SafetensorsEntry> describe() const {
+    const std::uint64_t rows = entry_.rows;
+    const std::uint64_t lines = windows_.size() / kWorkerColumns;
+    std::vector<SafetensorsEntry> tensors;
+    tensors.push_back({kKeysTensor, "U64", {rows}, 0, rows * 8});
+    tensors.push_back({kWorkersTensor, "U64", {lines, kWorkerColumns}, 0, windows_.size() * 8});
+    for (const bool floats : {true, false})
+      for (const Column& column : columns_)
+        if ((column.dtype == "F32") == floats)
+          tensors.push_back({column.name, std::string(column.dtype), column.shape, 0, column.bytes * rows});
+    return tensors;
+  }
+
+  fs::path folder_;
+  FileEntry entry_;
+  std::size_t record_bytes_;
+  std::vector<Column> columns_;
+  std::vector<std::uint64_t> begins_;  // of the columns, in the file
+  std::uint64_t version_;
+  std::vector<std::uint64_t> windows_;
+  std::uint64_t keys_begin_ = 0;
+  std::optional<FileWriter> file_;
+  std::uint64_t written_ = 0;
+  std::vector<std::byte> column_;  // of a page
+};
 
 }  // namespace
 
-Result<FileEntry> write_table_shard(const fs::path& folder, std::uint32_t shard_index,
-                                    const TableShard& shard) {
-  std::error_code code;
-  fs::create_directories(folder, code);
-  if (code) return Error{Code::kFailedPrecondition, "making " + folder.string() + ": " + code.message()};
+std::vector<Column> columns_of(const RowLayout& layout, std::uint64_t rows) {
+  std::vector<Column> columns;
+  columns.push_back({.name = kWeightsTensor,
+                     .dtype = safetensors_name(layout.weights),
+                     .shape = {rows, layout.dim},
+                     .offset = 0,
+                     .bytes = layout.weight_bytes()});
+  for (std::size_t i = 0; i < layout.state.size(); ++i) {
+    const bool wide = layout.state[i].extent == Extent::kDim;
+    columns.push_back({.name = layout.state[i].name,
+                       .dtype = "F32",
+                       .shape = wide ? std::vector{rows, layout.dim} : std::vector{rows},
+                       .offset = layout.field_offset(i),
+                       .bytes = static_cast<std::size_t>(layout.extent(i)) * sizeof(float)});
+  }
+  return columns;
+}
+
+std::unique_ptr<ShardFileWriter> ShardFileWriter::create(const fs::path& folder, std::uint32_t shard_index,
+                                                         const TableShard& shard, std::uint64_t rows) {
   FileEntry entry;
   entry.table = shard.spec().name;
   entry.shard = shard_index;
-  entry.rows = shard.row_count();
+  entry.rows = rows;
+  entry.groups = shard.groups().groups();
   entry.file = entry.table + "." + std::to_string(shard_index) + ".safetensors";
-  FileWriter file(folder / entry.file);
-  const std::string header =
-      encode_safetensors_header(describe(shard), {{"format", "troupe-table-shard"},
-                                                  {"table", entry.table},
-                                                  {"shard", std::to_string(shard_index)},
-                                                  {kVersionMetadata, std::to_string(shard.version())}});
-  file.write_values(header.data(), header.size());
-  write_tensors(file, shard);
-  if (Result<void> done = file.finish(); !done) return done.error();
-  entry.bytes = file.bytes();
-  entry.crc32c = file.crc32c();
-  if (Result<void> synced = sync_directory(folder.string()); !synced) return synced.error();
-  return entry;
+  return std::make_unique<ColumnWriter>(folder, entry, shard.layout(), shard.version(),
+                                        window_lines(shard.groups()));
+}
+
+Result<FileEntry> write_table_shard(const fs::path& folder, std::uint32_t shard_index,
+                                    const TableShard& shard) {
+  const auto writer = ShardFileWriter::create(folder, shard_index, shard, shard.row_count());
+  RowBatch batch;
+  ExtractPage page;
+  while (!page.done) {
+    batch.clear();
+    auto next = shard.extract(shard.slots(), page.next_cursor, writer->page_rows(), batch);
+    if (!next) return next.error();
+    page = *next;
+    if (Result<void> done = writer->append(batch); !done) return done.error();
+  }
+  return writer->finish();
 }
 
 }  // namespace troupe::shards

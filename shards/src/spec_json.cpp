@@ -11,7 +11,8 @@ constexpr std::array<const char*, 2> kKinds = {"dense", "embedding"};
 constexpr std::array<const char*, 3> kInitializers = {"zeros", "uniform", "normal"};
 constexpr std::array<const char*, 2> kConsistencies = {"asynchronous", "bounded_staleness"};
 constexpr std::array<const char*, 2> kScalings = {"none", "inverse_staleness"};
-constexpr std::array<const char*, 3> kOptimizers = {"sgd", "adagrad", "adam"};
+constexpr std::array<const char*, 3> kWeights = {"float32", "float16", "bfloat16"};
+constexpr std::array<DType, 3> kWeightTypes = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
 /// The index of the member's text in `names`; a fault and 0 if it is none of them.
 template <std::size_t N>
@@ -27,39 +28,26 @@ std::size_t choice(JsonObject& object, const char* name, const std::array<const 
 }
 
 Json optimizer_to_json(const Optimizer& optimizer) {
-  Json json = {{"kind", name_of(optimizer)}};
-  if (const auto* sgd = std::get_if<Sgd>(&optimizer)) {
-    json["learning_rate"] = sgd->learning_rate;
-    json["weight_decay"] = sgd->weight_decay;
-  } else if (const auto* adagrad = std::get_if<Adagrad>(&optimizer)) {
-    json["learning_rate"] = adagrad->learning_rate;
-    json["epsilon"] = adagrad->epsilon;
-    json["initial_accumulator"] = adagrad->initial_accumulator;
-  } else {
-    const Adam& adam = std::get<Adam>(optimizer);
-    json["learning_rate"] = adam.learning_rate;
-    json["beta1"] = adam.beta1;
-    json["beta2"] = adam.beta2;
-    json["epsilon"] = adam.epsilon;
-  }
+  Json json = {{"kind", optimizer.name()}};
+  for (std::size_t i = 0; i < optimizer.numbers().size(); ++i)
+    json[std::string(optimizer.def().parameters[i].name)] = optimizer.numbers()[i];
   return json;
 }
 
-Optimizer optimizer_from_json(JsonObject& object) {
-  switch (choice(object, "kind", kOptimizers)) {
-    case 0:
-      return Sgd{.learning_rate = object.number("learning_rate"),
-                 .weight_decay = object.number("weight_decay")};
-    case 1:
-      return Adagrad{.learning_rate = object.number("learning_rate"),
-                     .epsilon = object.number("epsilon"),
-                     .initial_accumulator = object.number("initial_accumulator")};
-    default:
-      return Adam{.learning_rate = object.number("learning_rate"),
-                  .beta1 = object.number("beta1"),
-                  .beta2 = object.number("beta2"),
-                  .epsilon = object.number("epsilon")};
+Optimizer optimizer_from_json(JsonObject& object, const OptimizerList& known) {
+  const std::string kind = object.text("kind");
+  const OptimizerDef* def = known.find(kind);
+  if (def == nullptr) {
+    std::string list;
+    for (const OptimizerDef* each : known.all())
+      list += std::string(list.empty() ? "" : ", ") + "'" + std::string(each->name) + "'";
+    object.fault("'kind' is '" + kind + "', expected one of " + list);
+    return Sgd{};
   }
+  Optimizer optimizer(*def);
+  for (const OptimizerParameter& parameter : def->parameters)
+    optimizer.set(parameter.name, object.number(std::string(parameter.name).c_str()));
+  return optimizer;
 }
 
 Json initializer_to_json(const Initializer& initializer) {
@@ -112,6 +100,7 @@ Json spec_to_json(const TableSpec& spec) {
           {"kind", kKinds[static_cast<std::size_t>(spec.kind)]},
           {"dim", spec.dim},
           {"rows", spec.rows},
+          {"weights", to_string(spec.weights)},
           {"slots", spec.slots},
           {"optimizer", optimizer_to_json(spec.optimizer)},
           {"initializer", initializer_to_json(spec.initializer)},
@@ -120,15 +109,17 @@ Json spec_to_json(const TableSpec& spec) {
           {"step_scaling", kScalings[static_cast<std::size_t>(spec.step_scaling)]}};
 }
 
-Result<TableSpec> spec_from_json(const Json& json, const std::string& what) {
+Result<TableSpec> spec_from_json(const Json& json, const std::string& what, const OptimizerList& known) {
   JsonObject object(json, what);
   TableSpec spec;
   spec.name = object.text("name");
   spec.kind = static_cast<TableKind>(choice(object, "kind", kKinds));
   spec.dim = object.integer("dim");
   spec.rows = object.integer("rows");
+  spec.weights = kWeightTypes[choice(object, "weights", kWeights)];
   spec.slots = static_cast<std::uint32_t>(object.integer("slots", UINT32_MAX));
-  spec.optimizer = part(object, "optimizer", optimizer_from_json);
+  spec.optimizer =
+      part(object, "optimizer", [&](JsonObject& own) { return optimizer_from_json(own, known); });
   spec.initializer = part(object, "initializer", initializer_from_json);
   spec.seed = object.integer("seed");
   spec.consistency = part(object, "consistency", consistency_from_json);
@@ -142,10 +133,10 @@ std::string TableSpec::to_json() const {
   return to_line(spec_to_json(*this));
 }
 
-Result<TableSpec> TableSpec::from_json(std::string_view text) {
+Result<TableSpec> TableSpec::from_json(std::string_view text, const OptimizerList& known) {
   const Result<Json> json = parse_json(text, "table spec");
   if (!json) return json.error();
-  return spec_from_json(*json, "table spec");
+  return spec_from_json(*json, "table spec", known);
 }
 
 }  // namespace troupe::shards

@@ -3,142 +3,122 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <new>
-#include <stdexcept>
+#include <cstdio>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <troupe/kernels/dedup.hpp>
 #include <troupe/kernels/gather.hpp>
-#include <troupe/kernels/optimizer.hpp>
 
 #include "finite.hpp"
-#include "row_store.hpp"
+#include "memory_errors.hpp"
 
 namespace troupe::shards {
 
 struct TableShard::State {
-  State(TableSpec table_spec, SlotSet owned)
-      : spec(std::move(table_spec)), slots(std::move(owned)), rows(spec, slots) {}
+  State(TableSpec table_spec, SlotSet owned, const MakeRowStore& make_store)
+      : spec(std::move(table_spec)),
+        slots(std::move(owned)),
+        rows(make_store(spec, slots)),
+        groups(groups_of(slots)) {}
 
-  /// The gradients of a push, one for each distinct key.
-  struct Combined {
+  /// Keys with their gradients.
+  struct Gradients {
     std::span<const std::uint64_t> keys;
-    const float* gradients = nullptr;  // [keys, dim]
+    const float* values = nullptr;  // [keys, dim]
   };
 
   std::int64_t dim() const { return static_cast<std::int64_t>(spec.dim); }
   Error error(Code code, const std::string& message) const {
     return {code, "table '" + spec.name + "': " + message};
   }
-  Result<SequenceWindow::Seen> look(const PushHeader& header) const;
-  Combined combine(std::span<const std::uint64_t> keys, std::span<const float> gradients);
-  Result<void> check_finite(std::span<const std::uint64_t> keys, std::span<const float> gradients,
-                            const Combined& combined) const;
+  Result<SlotGroups::Seen> look(const PushHeader& header) const;
+  Gradients without(GroupMask applied, const Gradients& all);
+  Gradients combine(const Gradients& all);
+  Result<void> check_size(const Gradients& all, const Gradients& combined) const;
   Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
                            std::span<const float> gradients);
   Result<PushReceipt> apply(const PushHeader& header, std::span<const std::uint64_t> keys,
                             std::span<const float> gradients);
-  void step(const Combined& combined, float scale);
-  PullReceipt answer_pull(std::size_t keys, float* out);
+  Result<PullReceipt> pull(std::span<const std::uint64_t> keys, float* out);
 
   TableSpec spec;
   SlotSet slots;
-  RowStore rows;
+  std::unique_ptr<RowStore> rows;
+  SlotGroups groups;
   float learning_rate_scale = 1;
-  WorkerWindows windows;
   ShardStats stats;
 
   // Scratch that keeps its size between calls.
   kernels::Dedup dedup;
   std::vector<float> sums;  // [distinct keys, dim]
-  std::vector<float*> pushed_rows;
-  std::vector<float*> pulled_rows;
+  std::vector<std::uint64_t> left_keys;
+  std::vector<float> left_gradients;
 };
 
 namespace {
 
-/// Runs `body`, which returns a Result, and makes an error of memory that could not be had.
-template <class Body>
-auto with_memory_errors(const TableSpec& spec, Body&& body) -> decltype(body()) {
-  const auto exhausted = [&] {
-    return Error{Code::kResourceExhausted, "table '" + spec.name + "': no memory for more rows"};
-  };
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return exhausted();
-  } catch (const std::length_error&) {
-    return exhausted();
-  }
+std::string text_of(float value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", static_cast<double>(value));
+  return text;
 }
 
 }  // namespace
 
-Result<SequenceWindow::Seen> TableShard::State::look(const PushHeader& header) const {
-  const auto window = windows.find(header.worker);
-  if (window == windows.end()) {
-    if (windows.size() < kMaxWorkers) return SequenceWindow::Seen::kNew;
-    return error(Code::kResourceExhausted, "the sequences of " + std::to_string(kMaxWorkers) +
-                                               " workers are kept already: forget those that have left");
-  }
-  const SequenceWindow::Seen seen = window->second.look(header.sequence);
-  if (seen != SequenceWindow::Seen::kTooOld) return seen;
+Result<SlotGroups::Seen> TableShard::State::look(const PushHeader& header) const {
+  const SlotGroups::Seen seen = groups.look(header.worker, header.sequence);
+  if (!seen.too_old) return seen;
   return error(Code::kFailedPrecondition,
                "sequence " + std::to_string(header.sequence) + " of worker " + std::to_string(header.worker) +
-                   " is " + std::to_string(window->second.highest() - header.sequence) +
+                   " is " + std::to_string(seen.highest - header.sequence) +
                    " behind its highest; whether it was applied is known for the last " +
                    std::to_string(SequenceWindow::kSize) + " only");
 }
 
-TableShard::State::Combined TableShard::State::combine(std::span<const std::uint64_t> keys,
-                                                       std::span<const float> gradients) {
-  const auto distinct = dedup.run(keys);
-  if (distinct.unique.size() == keys.size()) return {keys, gradients.data()};
+/// Those whose groups have not had the push.
+TableShard::State::Gradients TableShard::State::without(GroupMask applied, const Gradients& all) {
+  left_keys.clear();
+  left_gradients.clear();
+  for (std::size_t i = 0; i < all.keys.size(); ++i) {
+    if ((applied >> group_of(spec, all.keys[i]) & 1U) != 0) continue;
+    left_keys.push_back(all.keys[i]);
+    const float* from = all.values + i * spec.dim;
+    left_gradients.insert(left_gradients.end(), from, from + spec.dim);
+  }
+  return {left_keys, left_gradients.data()};
+}
+
+/// One gradient for each distinct key.
+TableShard::State::Gradients TableShard::State::combine(const Gradients& all) {
+  const auto distinct = dedup.run(all.keys);
+  if (distinct.unique.size() == all.keys.size()) return all;
   const std::size_t needed = distinct.unique.size() * spec.dim;
   if (sums.size() < needed) sums.resize(needed);
-  kernels::segment_sum(gradients.data(), distinct.inverse.data(), static_cast<std::int64_t>(keys.size()),
-                       dim(), sums.data(), static_cast<std::int64_t>(distinct.unique.size()));
+  kernels::segment_sum(all.values, distinct.inverse.data(), static_cast<std::int64_t>(all.keys.size()), dim(),
+                       sums.data(), static_cast<std::int64_t>(distinct.unique.size()));
   return {distinct.unique, sums.data()};
 }
 
 // The sums alone need looking at: what is not finite stays so when something is added to it.
-Result<void> TableShard::State::check_finite(std::span<const std::uint64_t> keys,
-                                             std::span<const float> gradients,
-                                             const Combined& combined) const {
-  if (all_finite(combined.gradients, combined.keys.size() * spec.dim)) return {};
-  for (std::size_t i = 0; i < gradients.size(); ++i) {
-    if (std::isfinite(gradients[i])) continue;
-    return error(Code::kInvalidArgument, std::string("the gradient of key ") +
-                                             std::to_string(keys[i / spec.dim]) + " is " +
-                                             (std::isnan(gradients[i]) ? "NaN" : "infinite") + " in column " +
-                                             std::to_string(i % spec.dim) + ", expected finite numbers");
-  }
+Result<void> TableShard::State::check_size(const Gradients& all, const Gradients& combined) const {
+  const std::size_t numbers = combined.keys.size() * spec.dim;
+  if (all_within(combined.values, numbers, kLargestGradient)) return {};
+  const auto refuse = [&](const char* what, const Gradients& of, std::size_t at, const char* is) {
+    const float value = of.values[at];
+    const std::string size = std::isnan(value) ? "NaN" : std::isinf(value) ? "infinite" : text_of(value);
+    return error(Code::kInvalidArgument, what + std::to_string(of.keys[at / spec.dim]) + is + size +
+                                             " in column " + std::to_string(at % spec.dim) +
+                                             ", expected numbers up to " + text_of(kLargestGradient));
+  };
+  const auto bad = [](float value) { return !(std::abs(value) <= kLargestGradient); };
+  for (std::size_t i = 0; i < all.keys.size() * spec.dim; ++i)
+    if (bad(all.values[i])) return refuse("the gradient of key ", all, i, " is ");
   std::size_t at = 0;
-  while (std::isfinite(combined.gradients[at])) ++at;
-  return error(Code::kInvalidArgument,
-               "the gradients of key " + std::to_string(combined.keys[at / spec.dim]) +
-                   " add up to more than a float holds in column " + std::to_string(at % spec.dim));
-}
-
-void TableShard::State::step(const Combined& combined, float scale) {
-  float* const* to = pushed_rows.data();
-  const auto count = static_cast<std::int64_t>(combined.keys.size());
-  if (const auto* sgd = std::get_if<Sgd>(&spec.optimizer)) {
-    kernels::sgd_rows(to, combined.gradients, count, dim(),
-                      {.learning_rate = sgd->learning_rate * scale, .weight_decay = sgd->weight_decay});
-  } else if (const auto* adagrad = std::get_if<Adagrad>(&spec.optimizer)) {
-    kernels::adagrad_rows(to, combined.gradients, count, dim(),
-                          {.learning_rate = adagrad->learning_rate * scale, .epsilon = adagrad->epsilon});
-  } else {
-    const Adam& adam = std::get<Adam>(spec.optimizer);
-    kernels::adam_rows(to, combined.gradients, count, dim(),
-                       {.learning_rate = adam.learning_rate * scale,
-                        .beta1 = adam.beta1,
-                        .beta2 = adam.beta2,
-                        .epsilon = adam.epsilon});
-  }
+  while (!bad(combined.values[at])) ++at;
+  return refuse("the gradients of key ", combined, at, " add up to ");
 }
 
 Result<PushReceipt> TableShard::State::push(const PushHeader& header, std::span<const std::uint64_t> keys,
@@ -157,37 +137,44 @@ Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span
                      std::to_string(spec.dim) + " came with " + std::to_string(gradients.size()) +
                      " gradient numbers, expected " + std::to_string(keys.size() * spec.dim));
   }
-  const Result<SequenceWindow::Seen> seen = look(header);
+  const Result<SlotGroups::Seen> seen = look(header);
   if (!seen) return seen.error();
-  if (*seen == SequenceWindow::Seen::kApplied) {
+  const PushReceipt repeat{.version = stats.version, .staleness = 0, .applied = false};
+  if (seen->applied == groups.groups() && seen->applied != 0) {
     ++stats.repeated_pushes;
-    return PushReceipt{.version = stats.version, .staleness = 0, .applied = false};
+    return repeat;
   }
-  const Combined combined = combine(keys, gradients);
-  if (Result<void> finite = check_finite(keys, gradients, combined); !finite) return finite.error();
-  if (Result<void> located = rows.locate(combined.keys, pushed_rows); !located) return located.error();
-  SequenceWindow& window = windows[header.worker];
-
-  // Nothing can fail from here on.
+  Gradients pushed{keys, gradients.data()};
+  if (seen->applied != 0) pushed = without(seen->applied, pushed);
+  const Gradients combined = combine(pushed);
+  if (Result<void> good = check_size(pushed, combined); !good) return good.error();
+  groups.prepare(header.worker);
+  if (seen->applied != 0 && pushed.keys.empty()) {
+    groups.mark(header.worker, header.sequence);
+    ++stats.repeated_pushes;
+    return repeat;
+  }
   const bool pulled = header.pulled_version != kNotPulled;
   const std::uint64_t staleness =
       pulled && header.pulled_version < stats.version ? stats.version - header.pulled_version : 0;
   float scale = learning_rate_scale;
   if (spec.step_scaling == StepScaling::kInverseStaleness) scale /= 1.0F + static_cast<float>(staleness);
-  step(combined, scale);
-  window.mark(header.sequence);
+  if (auto done = rows->update(combined.keys, combined.values, scale); !done) return done.error();
+
+  // Nothing can fail from here on.
+  groups.mark(header.worker, header.sequence);
   ++stats.version;
   ++stats.pushes;
-  stats.pushed_keys += keys.size();
+  stats.pushed_keys += pushed.keys.size();
   if (pulled) stats.staleness.add(staleness);
   return PushReceipt{.version = stats.version, .staleness = staleness, .applied = true};
 }
 
-PullReceipt TableShard::State::answer_pull(std::size_t keys, float* out) {
-  kernels::gather_rows(pulled_rows.data(), static_cast<std::int64_t>(keys), dim(), out);
+Result<PullReceipt> TableShard::State::pull(std::span<const std::uint64_t> keys, float* out) {
+  if (auto done = rows->read(keys, IfMissing::kMake, out); !done) return done.error();
   ++stats.pulls;
-  stats.pulled_keys += keys;
-  return {.version = stats.version};
+  stats.pulled_keys += keys.size();
+  return PullReceipt{.version = stats.version};
 }
 
 TableShard::TableShard(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -195,7 +182,7 @@ TableShard::TableShard(TableShard&&) noexcept = default;
 TableShard& TableShard::operator=(TableShard&&) noexcept = default;
 TableShard::~TableShard() = default;
 
-Result<TableShard> TableShard::create(TableSpec spec, SlotSet slots) {
+Result<TableShard> TableShard::create(TableSpec spec, SlotSet slots, const MakeRowStore& make_store) {
   if (Result<void> valid = spec.validate(); !valid) return valid.error();
   if (slots.slots() != spec.slots) {
     return Error{Code::kInvalidArgument, "table '" + spec.name + "': a shard for a set of " +
@@ -203,7 +190,7 @@ Result<TableShard> TableShard::create(TableSpec spec, SlotSet slots) {
                                              std::to_string(spec.slots)};
   }
   return with_memory_errors(spec, [&]() -> Result<TableShard> {
-    return TableShard(std::make_unique<State>(spec, std::move(slots)));
+    return TableShard(std::make_unique<State>(spec, std::move(slots), make_store));
   });
 }
 
@@ -224,23 +211,12 @@ std::uint64_t TableShard::version() const {
 }
 
 Result<PullReceipt> TableShard::pull(std::span<const std::uint64_t> keys, float* out) {
-  return with_memory_errors(spec(), [&]() -> Result<PullReceipt> {
-    if (Result<void> located = state_->rows.locate(keys, state_->pulled_rows); !located)
-      return located.error();
-    return state_->answer_pull(keys.size(), out);
-  });
+  return state_->pull(keys, out);
 }
 
 Result<PullReceipt> TableShard::peek(std::span<const std::uint64_t> keys, float* out) const {
-  return with_memory_errors(spec(), [&]() -> Result<PullReceipt> {
-    std::vector<float*>& found = state_->pulled_rows;
-    if (Result<void> done = state_->rows.find(keys, found); !done) return done.error();
-    kernels::gather_rows(found.data(), static_cast<std::int64_t>(keys.size()), state_->dim(), out);
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      if (found[i] == nullptr) initialize_row(spec(), keys[i], out + i * spec().dim);
-    }
-    return PullReceipt{.version = version()};
-  });
+  if (auto done = state_->rows->read(keys, IfMissing::kShow, out); !done) return done.error();
+  return PullReceipt{.version = version()};
 }
 
 Result<PushReceipt> TableShard::push(const PushHeader& header, std::span<const std::uint64_t> keys,
@@ -248,16 +224,16 @@ Result<PushReceipt> TableShard::push(const PushHeader& header, std::span<const s
   return state_->push(header, keys, gradients);
 }
 
-// The rows to pull are found first, so that all that can fail comes before the push.
+// The rows to pull are made first, so that all that can fail comes before the push.
 Result<PushPullReceipt> TableShard::push_pull(const PushHeader& header, std::span<const std::uint64_t> keys,
                                               std::span<const float> gradients,
                                               std::span<const std::uint64_t> pull_keys, float* out) {
-  return with_memory_errors(spec(), [&]() -> Result<PushPullReceipt> {
-    if (Result<void> done = state_->rows.locate(pull_keys, state_->pulled_rows); !done) return done.error();
-    Result<PushReceipt> pushed = state_->push(header, keys, gradients);
-    if (!pushed) return pushed.error();
-    return PushPullReceipt{.push = *pushed, .pull = state_->answer_pull(pull_keys.size(), out)};
-  });
+  if (auto made = state_->rows->make(pull_keys); !made) return made.error();
+  Result<PushReceipt> pushed = state_->push(header, keys, gradients);
+  if (!pushed) return pushed.error();
+  Result<PullReceipt> pulled = state_->pull(pull_keys, out);
+  if (!pulled) return pulled.error();
+  return PushPullReceipt{.push = *pushed, .pull = *pulled};
 }
 
 void TableShard::set_learning_rate_scale(float scale) {
@@ -271,64 +247,56 @@ float TableShard::learning_rate_scale() const {
 
 ShardStats TableShard::stats() const {
   ShardStats stats = state_->stats;
-  stats.rows = state_->rows.size();
-  stats.bytes = state_->rows.bytes();
-  stats.workers = state_->windows.size();
+  stats.rows = state_->rows->rows();
+  stats.bytes = state_->rows->bytes();
+  stats.workers = state_->groups.workers();
   return stats;
 }
 
 void TableShard::forget_worker(std::uint64_t worker) {
-  state_->windows.erase(worker);
+  state_->groups.forget(worker);
 }
 
 std::uint64_t TableShard::row_count() const {
-  return state_->rows.size();
+  return state_->rows->rows();
 }
 
-RowView TableShard::row(std::uint64_t index) const {
-  const float* weights = state_->rows.row(index);
-  const float* state = weights + spec().dim;
-  const bool counted = std::holds_alternative<Adam>(spec().optimizer);
-  return {.key = state_->rows.key(index),
-          .weights = weights,
-          .state = state,
-          .steps = counted ? static_cast<std::uint32_t>(state[2 * spec().dim]) : 0};
+const RowLayout& TableShard::layout() const {
+  return state_->rows->layout();
 }
 
-DumpPage TableShard::dump(std::uint64_t cursor, std::span<std::uint64_t> keys, float* weights) const {
-  DumpPage page{.rows = 0, .next_cursor = cursor, .done = false};
-  for (; page.rows < keys.size() && page.next_cursor < row_count(); ++page.rows, ++page.next_cursor) {
-    const RowView view = row(page.next_cursor);
-    keys[page.rows] = view.key;
-    std::copy_n(view.weights, spec().dim, weights + page.rows * spec().dim);
-  }
-  page.done = page.next_cursor >= row_count();
-  return page;
+Result<ExtractPage> TableShard::extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
+                                        RowBatch& into) const {
+  return state_->rows->extract(slots, cursor, most, into);
 }
 
-const WorkerWindows& TableShard::worker_windows() const {
-  return state_->windows;
+Result<void> TableShard::insert(const RowBatch& rows) {
+  if (auto done = state_->rows->insert(rows); !done) return done.error();
+  return {};
 }
 
-void TableShard::merge_progress(const WorkerWindows& windows, std::uint64_t version) {
-  for (const auto& [worker, window] : windows) state_->windows[worker].merge(window);
+const SlotGroups& TableShard::groups() const {
+  return state_->groups;
+}
+
+void TableShard::merge_windows(GroupMask groups, std::uint64_t worker, const SequenceWindow& window) {
+  state_->groups.merge(groups, worker, window);
+}
+
+void TableShard::raise_version(std::uint64_t version) {
   state_->stats.version = std::max(state_->stats.version, version);
 }
 
-Result<void> TableShard::restore_row(std::uint64_t key, const float* weights, const float* state,
-                                     std::uint32_t steps) {
-  return with_memory_errors(spec(), [&]() -> Result<void> {
-    std::vector<float*>& rows = state_->pulled_rows;
-    if (Result<void> located = state_->rows.locate(std::span(&key, 1), rows); !located) return located;
-    const std::uint64_t state_floats = state_tensors(spec().optimizer) * spec().dim;
-    float* row = rows[0];
-    std::copy_n(weights, spec().dim, row);
-    std::copy_n(state, state_floats, row + spec().dim);
-    if (std::holds_alternative<Adam>(spec().optimizer)) {
-      row[spec().dim + state_floats] = static_cast<float>(steps);
-    }
-    return {};
-  });
+Result<std::uint64_t> TableShard::open_cut() {
+  return state_->rows->open_cut();
+}
+
+Result<ExtractPage> TableShard::read_cut(std::uint64_t cursor, std::uint64_t most, RowBatch& into) {
+  return state_->rows->read_cut(cursor, most, into);
+}
+
+void TableShard::close_cut() {
+  state_->rows->close_cut();
 }
 
 }  // namespace troupe::shards

@@ -37,14 +37,9 @@ class Checker {
                     "table name '" + spec_.name.substr(0, kMaxNameLength) +
                         "': expected 1 to 128 letters, digits, '_', '-' and '.', not beginning with '.'"};
   }
-  void learning_rate(float value) {
-    require(std::isfinite(value) && value >= 0, "learning_rate", value, "a finite number, not negative");
-  }
-  void epsilon(float value) {
-    require(std::isfinite(value) && value > 0, "epsilon", value, "a finite number above 0");
-  }
-  void beta(std::string_view field, float value) {
-    require(value >= 0 && value < 1, field, value, "0 or more and less than 1");
+  void require(Result<void> good) {
+    if (good || !result_) return;
+    result_ = Error{good.error().code, "table '" + spec_.name + "': " + good.error().message};
   }
   Result<void> result() { return result_; }
 
@@ -52,25 +47,6 @@ class Checker {
   const TableSpec& spec_;
   Result<void> result_;
 };
-
-void check_optimizer(Checker& check, const Optimizer& optimizer) {
-  if (const auto* sgd = std::get_if<Sgd>(&optimizer)) {
-    check.learning_rate(sgd->learning_rate);
-    check.require(std::isfinite(sgd->weight_decay) && sgd->weight_decay >= 0, "weight_decay",
-                  sgd->weight_decay, "a finite number, not negative");
-  } else if (const auto* adagrad = std::get_if<Adagrad>(&optimizer)) {
-    check.learning_rate(adagrad->learning_rate);
-    check.epsilon(adagrad->epsilon);
-    check.require(std::isfinite(adagrad->initial_accumulator) && adagrad->initial_accumulator >= 0,
-                  "initial_accumulator", adagrad->initial_accumulator, "a finite number, not negative");
-  } else {
-    const Adam& adam = std::get<Adam>(optimizer);
-    check.learning_rate(adam.learning_rate);
-    check.beta("beta1", adam.beta1);
-    check.beta("beta2", adam.beta2);
-    check.epsilon(adam.epsilon);
-  }
-}
 
 void check_initializer(Checker& check, const Initializer& initializer) {
   if (const auto* uniform = std::get_if<Uniform>(&initializer)) {
@@ -98,25 +74,11 @@ Result<void> TableSpec::validate() const {
   }
   check.require(std::has_single_bit(slots) && slots <= kMaxSlots, "slots", slots,
                 "a power of two up to " + std::to_string(kMaxSlots));
-  check_optimizer(check, optimizer);
+  const bool known = weights == DType::kFloat32 || weights == DType::kFloat16 || weights == DType::kBFloat16;
+  check.require(known, "weights", static_cast<int>(weights), "float32, float16 or bfloat16");
+  check.require(optimizer.validate());
   check_initializer(check, initializer);
   return check.result();
-}
-
-std::string_view name_of(const Optimizer& optimizer) {
-  constexpr std::string_view kNames[] = {"sgd", "adagrad", "adam"};
-  return kNames[optimizer.index()];
-}
-
-std::uint32_t state_tensors(const Optimizer& optimizer) {
-  return static_cast<std::uint32_t>(optimizer.index());  // none, one, two
-}
-
-const char* state_tensor_name(const Optimizer& optimizer, std::uint32_t index) {
-  if (std::holds_alternative<Adagrad>(optimizer) && index == 0) return "sum_of_squares";
-  if (std::holds_alternative<Adam>(optimizer) && index == 0) return "first_moment";
-  if (std::holds_alternative<Adam>(optimizer) && index == 1) return "second_moment";
-  return nullptr;
 }
 
 }  // namespace troupe::shards

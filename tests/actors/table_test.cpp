@@ -1,140 +1,18 @@
 // Tables over several shard servers: the same as a plain model in one process, bounded staleness that
-// bounds, workers that die, checkpoints that load on another number of servers.
-#include <unistd.h>
-
+// bounds, workers that die.
 #include <algorithm>
-#include <atomic>
-#include <filesystem>
-#include <map>
 #include <optional>
 #include <random>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include <troupe/actors/shard_server.hpp>
-#include <troupe/actors/table_client.hpp>
 #include <troupe/runtime/timer.hpp>
-#include <troupe/shards/snapshot.hpp>
 
-#include "cluster.hpp"
-#include "support/temporary_folder.hpp"
+#include "tables.hpp"
 
 using namespace troupe;
 using namespace troupe::test;
-
-namespace {
-
-/// `count` shard servers named ps0, ps1 ..., each on a node of its own; the first is the cluster's first.
-std::vector<std::string> add_servers(Cluster& cluster, std::uint32_t count) {
-  std::vector<std::string> names;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    names.push_back("ps" + std::to_string(i));
-    Node& node = cluster.add("server-" + std::to_string(i), "server");
-    REQUIRE(node.spawn<ShardServer>(names.back(), i, count, node).ok());
-  }
-  return names;
-}
-
-std::unique_ptr<TableClient> open_table(Node& node, const shards::TableSpec& spec,
-                                        const std::vector<std::string>& servers, std::uint64_t worker,
-                                        Duration timeout = kPatience) {
-  for (const auto& server : servers) REQUIRE(node.wait_for_actor(server, kPatience).ok());
-  auto client = TableClient::open(node, spec, servers, {.timeout = timeout, .worker = worker});
-  REQUIRE_MESSAGE(client.ok(), text_of(client));
-  return std::move(*client);
-}
-
-/// SGD with a rate of 1/4 on whole numbers: every sum and step is exact in float32, in any order.
-shards::TableSpec exact_spec(shards::TableKind kind) {
-  shards::TableSpec spec;
-  spec.name = "table";
-  spec.kind = kind;
-  spec.dim = 5;
-  spec.rows = kind == shards::TableKind::kDense ? 100 : 0;
-  spec.slots = 64;
-  spec.optimizer = shards::Sgd{0.25F, 0};
-  return spec;
-}
-
-/// What such a table holds.
-class Model {
- public:
-  explicit Model(std::uint64_t dim) : dim_(dim) {}
-  void push(const std::vector<std::uint64_t>& keys, const std::vector<float>& gradients) {
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      auto& row = rows_[keys[i]];
-      row.resize(dim_);
-      for (std::size_t j = 0; j < dim_; ++j) row[j] -= 0.25F * gradients[i * dim_ + j];
-    }
-  }
-  std::vector<float> pull(const std::vector<std::uint64_t>& keys) {
-    std::vector<float> out;
-    for (const auto key : keys) {
-      auto& row = rows_[key];
-      row.resize(dim_);
-      out.insert(out.end(), row.begin(), row.end());
-    }
-    return out;
-  }
-  std::vector<std::uint64_t> keys() const {
-    std::vector<std::uint64_t> all;
-    for (const auto& [key, row] : rows_) all.push_back(key);
-    return all;
-  }
-
- private:
-  std::uint64_t dim_;
-  std::map<std::uint64_t, std::vector<float>> rows_;
-};
-
-/// Random pushes, with duplicate keys, by `client` and the model alike; every pull must agree.
-void train(TableClient& client, Model& model, std::mt19937_64& random, int rounds) {
-  const std::uint64_t dim = client.spec().dim;
-  const std::uint64_t range = client.spec().rows ? client.spec().rows : 1000;
-  for (int round = 0; round < rounds; ++round) {
-    std::vector<std::uint64_t> keys(std::uniform_int_distribution<std::size_t>(0, 60)(random));
-    for (auto& key : keys) key = std::uniform_int_distribution<std::uint64_t>(0, range - 1)(random) / 2;
-    std::vector<float> rows(keys.size() * dim);
-    auto pulled = client.pull(keys, rows.data()).get();
-    REQUIRE_MESSAGE(pulled.ok(), text_of(pulled));
-    REQUIRE(rows == model.pull(keys));
-    std::vector<float> gradients(keys.size() * dim);
-    for (auto& gradient : gradients)
-      gradient = static_cast<float>(std::uniform_int_distribution<int>(-8, 8)(random));
-    auto pushed = client.push(keys, gradients.data(), *pulled).get();
-    REQUIRE_MESSAGE(pushed.ok(), text_of(pushed));
-    CHECK(pushed->applied);
-    model.push(keys, gradients);
-  }
-}
-
-void check_equal(TableClient& client, Model& model) {
-  const auto keys = model.keys();
-  std::vector<float> rows(keys.size() * client.spec().dim);
-  const auto read = client.peek(keys, rows.data()).get();
-  REQUIRE_MESSAGE(read.ok(), text_of(read));
-  CHECK(rows == model.pull(keys));
-}
-
-/// A checkpoint of the table on `servers`, as a job makes it.
-void save(Node& node, const shards::TableSpec& spec, const std::vector<std::string>& servers,
-          const std::filesystem::path& to) {
-  shards::Manifest manifest;
-  manifest.tables.push_back(spec);
-  const std::filesystem::path temporary = to.string() + ".tmp";
-  for (const auto& server : servers) {
-    const auto files = node.rpc_sync<std::vector<std::string>>(server, "save", temporary.string(),
-                                                               std::vector<std::string>{spec.name});
-    REQUIRE_MESSAGE(files.ok(), text_of(files));
-    for (const auto& text : *files) manifest.files.push_back(shards::file_entry_from_json(text).value());
-  }
-  const auto committed = shards::commit(temporary, to, manifest);
-  REQUIRE_MESSAGE(committed.ok(), text_of(committed));
-}
-
-}  // namespace
 
 TEST_CASE_TEMPLATE("a table over two and three servers is the same as a plain model", Kind, TROUPE_CLUSTERS) {
   std::mt19937_64 random(20240607);
@@ -216,41 +94,6 @@ TEST_CASE_TEMPLATE("a dead server ends pulls and pushes with an error that names
   CHECK(code_of(pulled) == Code::kUnavailable);
   CHECK(contains(text_of(pulled), "ps1"));
   CHECK(code_of(client->push(keys, rows.data()).get()) == Code::kUnavailable);
-}
-
-TEST_CASE("a checkpoint of three servers loads on two, and of two on three") {
-  const TemporaryFolder folder;
-  std::mt19937_64 random(7);
-  for (const auto kind : {shards::TableKind::kEmbedding, shards::TableKind::kDense}) {
-    const auto spec = exact_spec(kind);
-    Model model(spec.dim);
-    std::uint32_t servers = 3;
-    for (int life = 0; life < 3; ++life, servers = 5 - servers) {
-      RealCluster cluster;
-      const auto names = add_servers(cluster, servers);
-      Node& node = cluster.add("worker");
-      const auto checkpoint = folder.path() / ("checkpoint-" + std::to_string(static_cast<int>(kind)));
-      if (life > 0) {
-        std::uint64_t rows = 0;
-        for (const auto& name : names) {
-          REQUIRE(node.wait_for_actor(name, kPatience).ok());
-          const auto loaded = node.rpc_sync<std::uint64_t>(name, "restore", checkpoint.string());
-          REQUIRE_MESSAGE(loaded.ok(), text_of(loaded));
-          rows += *loaded;
-        }
-        CHECK(rows == (kind == shards::TableKind::kDense ? spec.rows : model.keys().size()));
-      }
-      const auto client = open_table(node, spec, names, static_cast<std::uint64_t>(life) + 1);
-      check_equal(*client, model);
-      train(*client, model, random, 20);
-      save(node, spec, names, checkpoint);
-    }
-  }
-  RealCluster cluster;
-  add_servers(cluster, 1);
-  const auto nowhere =
-      cluster["server-0"].rpc_sync<std::uint64_t>("ps0", "restore", (folder.path() / "no").string());
-  CHECK(code_of(nowhere) == Code::kNotFound);
 }
 
 // ---- Bounded staleness --------------------------------------------------------------------------
@@ -477,92 +320,4 @@ TEST_CASE("tables joined together have one clock, so that their workers never wa
   auto pulled = b->pull(keys, row.data()), pulled_other = b_other->pull(keys, second.data());
   CHECK(pulled.get().ok());
   CHECK(pulled_other.get().ok());
-}
-
-// ---- Memory of others ---------------------------------------------------------------------------
-
-TEST_CASE("a pull that was cancelled writes nothing any more") {
-  SimCluster cluster;
-  const auto names = add_servers(cluster, 2);
-  auto spec = exact_spec(shards::TableKind::kEmbedding);
-  spec.consistency = shards::BoundedStaleness{0};
-  Node& node = cluster.add("worker");
-  const auto a = open_table(node, spec, names, 1), b = open_table(node, spec, names, 2);
-  const std::vector<std::uint64_t> keys{1, 2, 3, 4, 5, 6, 7, 8};
-  std::vector<float> rows(keys.size() * spec.dim), others(rows.size());
-  b->set_clock(1);
-  auto waiting = b->pull(keys, rows.data());  // for worker 1
-  cluster.world.run_for(std::chrono::seconds(1));
-  REQUIRE_FALSE(waiting.ready());
-  waiting.cancel();
-  CHECK(code_of(waiting.get()) == Code::kCancelled);
-  std::fill(rows.begin(), rows.end(), 7.0F);  // whatever its owner uses it for next
-  a->set_clock(1);
-  REQUIRE(a->pull(keys, others.data()).get().ok());
-  cluster.world.run_for(std::chrono::seconds(1));
-  CHECK(std::all_of(rows.begin(), rows.end(), [](float value) { return value == 7; }));
-}
-
-TEST_CASE("a pull whose caller gave up because its loop was busy writes nothing any more") {
-  RealCluster cluster;
-  const auto names = add_servers(cluster, 1);
-  auto spec = exact_spec(shards::TableKind::kEmbedding);
-  spec.consistency = shards::BoundedStaleness{0};
-  Node& busy = cluster.add("busy");
-  Node& other = cluster.add("other");
-  const auto a = open_table(busy, spec, names, 1, std::chrono::seconds(1));
-  const auto b = open_table(other, spec, names, 2);
-  const std::vector<std::uint64_t> keys{1};
-  std::vector<float> rows(spec.dim), others(spec.dim);
-  a->set_clock(1);
-  auto waiting = a->pull(keys, rows.data());  // for worker 2
-  Signal begun, go_on;
-  busy.loop().post([&] {
-    begun.set();
-    (void)go_on.wait_for(kPatience);
-  });
-  REQUIRE(begun.wait_for(kPatience));
-  b->set_clock(1);
-  REQUIRE(b->pull(keys, others.data()).get().ok());  // and the answer to the other one is on its way
-  CHECK(code_of(waiting.get()) == Code::kDeadlineExceeded);
-  std::fill(rows.begin(), rows.end(), 7.0F);
-  go_on.set();
-  REQUIRE(a->peek(keys, others.data()).get().ok());  // comes after what was on its way
-  CHECK(std::all_of(rows.begin(), rows.end(), [](float value) { return value == 7; }));
-}
-
-TEST_CASE("keys that change while they are looked at make no row that is not the server's") {
-#ifdef TROUPE_SANITIZER
-  MESSAGE("skipped: the race is the test");
-#else
-  RealCluster cluster;
-  Node& node = cluster.add("node");
-  REQUIRE(node.spawn<ShardServer>("ps0", 0U, 2U, node).ok());
-  const auto spec = exact_spec(shards::TableKind::kEmbedding);
-  REQUIRE(node.rpc_sync<void>("ps0", "create_table", spec.to_json()).ok());
-  const auto map = shards::SlotMap::balanced(spec.slots, 2);
-  constexpr std::size_t kCount = 2048;
-  std::vector<std::uint64_t> own, foreign;
-  for (std::uint64_t key = 0; own.size() < kCount || foreign.size() < kCount; ++key)
-    (map.shard_of(shards::slot_of(spec, key)) == 0 ? own : foreign).push_back(key);
-  own.resize(kCount), foreign.resize(kCount);
-  const Tensor keys = Tensor::of<std::uint64_t>(own);
-  std::atomic<bool> stop{false};
-  std::thread sender([&] {
-    const std::span<std::uint64_t> to = keys.as<std::uint64_t>();
-    while (!stop) {
-      for (const auto* from : {&foreign, &own})
-        for (std::size_t i = 0; i < kCount; ++i)
-          std::atomic_ref(to[i]).store((*from)[i], std::memory_order_relaxed);
-    }
-  });
-  const TimePoint end = node.loop().clock().now() + std::chrono::milliseconds(1500);
-  while (node.loop().clock().now() < end)
-    (void)node.rpc_sync<PullReply>("ps0", "pull", spec.name, keys, WorkerClock{});
-  stop = true;
-  sender.join();
-  const auto stats = node.rpc_sync<std::vector<TableStats>>("ps0", "stats");
-  REQUIRE(stats.ok());
-  CHECK((*stats)[0].rows <= kCount);
-#endif
 }

@@ -52,6 +52,22 @@ TEST_CASE("line ends of either kind, empty lines and a missing last line end do 
   CHECK(graph->train == std::vector<Triple>{{0, 0, 1}, {2, 0, 1}});
 }
 
+TEST_CASE("a byte order mark is no part of the first name") {
+  const TemporaryFolder folder;
+  write_graph(folder);
+  const Result<KnowledgeGraph> plain = load_graph({.folder = folder.path()});
+  folder.write("train.txt",
+               "\xef\xbb\xbf"
+               "cat\tis_a\tanimal\ndog\tis_a\tanimal\ndog\tchases\tcat\n");
+  const Result<KnowledgeGraph> marked = load_graph({.folder = folder.path()});
+  REQUIRE(marked.ok());
+  CHECK(marked->entities == plain->entities);
+  CHECK(identity_of(*marked) == identity_of(*plain));
+  // Other names, or the same in another order, are other data.
+  folder.write("train.txt", "dog\tis_a\tanimal\ncat\tis_a\tanimal\ndog\tchases\tcat\n");
+  CHECK(identity_of(*load_graph({.folder = folder.path()})) != identity_of(*plain));
+}
+
 TEST_CASE("names may hold spaces and any other byte but tab and line end") {
   const TemporaryFolder folder;
   write_graph(folder);

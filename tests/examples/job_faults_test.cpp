@@ -199,6 +199,30 @@ TEST_CASE("a damaged checkpoint is one line and the job ends") {
   CHECK(count(done.err, "\n") == 1);  // nothing sends back to it
 }
 
+TEST_CASE("a run is not resumed with data whose entities have other numbers") {
+  JobFolder folder;
+  REQUIRE(run(folder.train({"--epochs", "1"})).code == 0);
+  const std::string manifest = folder.read("out/checkpoint/manifest.json");
+  // A new entity before the others.
+  folder.write("graph/train.txt", "new\tr\te1\n" + folder.read("graph/train.txt"));
+  const Finished done = run({"train", "--resume", folder.out(), "--epochs", "2"});
+  CAPTURE(done.err);
+  CHECK(done.code == 1);
+  CHECK(done.err.find("is not that of the checkpoint in") != std::string::npos);
+  CHECK(folder.read("out/checkpoint/manifest.json") == manifest);
+}
+
+TEST_CASE("a place where no checkpoint can be put is refused before training") {
+  JobFolder folder;
+  std::filesystem::create_directory(folder / "out");
+  std::filesystem::create_directory_symlink("/proc", folder / "out/checkpoint");
+  const Finished done = run(folder.train({"--epochs", "1"}));
+  CAPTURE(done.err);
+  CHECK(done.code != 0);
+  CHECK(done.err.find("/proc is a mount point") != std::string::npos);
+  CHECK(done.out.find("epoch  1") == std::string::npos);
+}
+
 TEST_CASE("a port in use, and a second worker of one name") {
   JobFolder folder;
   const int taken = socket(AF_INET, SOCK_STREAM, 0);

@@ -138,6 +138,41 @@ TEST_CASE("an index grows only for new keys and never past its load factor") {
   CHECK(index.find(keys[5]) == 5);
 }
 
+TEST_CASE("a large index grows a part at a time") {
+  HashIndex index;
+  std::int64_t capacity = index.capacity();
+  int growths = 0;
+  for (std::uint64_t key = 0; key < 1'000'000; ++key) {
+    index.assign(key, key);
+    const std::int64_t now = index.capacity();
+    if (now == capacity) continue;
+    ++growths;
+    if (capacity >= 1 << 17) CHECK(now - capacity <= capacity / 32);
+    capacity = now;
+  }
+  CHECK(growths > 150);
+  std::vector<std::uint64_t> keys(1'000'000), values(keys.size());
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = keys.size() - 1 - i;
+  CHECK(index.find_batch(keys, values) == 1'000'000);
+  CHECK(keys == values);
+  CHECK(index.longest_probe() < 200);
+}
+
+TEST_CASE("keys for which room was made are inserted without growth") {
+  for (const std::uint64_t before : {0ULL, 1000ULL, 80'000ULL, 300'000ULL}) {
+    HashIndex index;
+    for (std::uint64_t key = 0; key < before; ++key) index.assign(key, key);
+    for (std::uint64_t turn = 0; turn < 20; ++turn) {
+      std::vector<std::uint64_t> keys(5000), values(keys.size());
+      for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = before + turn * keys.size() + i;
+      index.prepare(keys);
+      const std::int64_t capacity = index.capacity();
+      CHECK(index.find_or_insert_batch(keys, before, values) == 5000);
+      CHECK(index.capacity() == capacity);
+    }
+  }
+}
+
 TEST_CASE("sequential, strided and re-inserted keys keep probes short") {
   constexpr std::uint64_t kKeys = 40000;  // 0.61 of 65,536: near the fullest
   constexpr std::int64_t kLongest = 200;  // random keys: about 60

@@ -1,4 +1,5 @@
 #include <troupe/shards/partition.hpp>
+#include <troupe/shards/slot_groups.hpp>
 
 #include <algorithm>
 #include <numeric>
@@ -59,18 +60,39 @@ TEST_CASE("the largest dense table's slots are computed without overflow") {
   CHECK(rows_of_slot(spec, spec.slots - 1).end == spec.rows);
 }
 
-TEST_CASE("a balanced map gives each shard the same number of neighbouring slots") {
-  for (const std::uint32_t shards : {1U, 2U, 3U, 7U, 1024U}) {
+TEST_CASE(
+    "a balanced map gives each shard the same number of neighbouring groups, or slots if they are more") {
+  for (const std::uint32_t shards : {1U, 2U, 3U, 7U, 64U, 65U, 1024U}) {
     const SlotMap map = SlotMap::balanced(1024, shards);
+    const std::uint32_t unit = shards <= kSlotGroups ? 1024 / kSlotGroups : 1;
+    const std::uint32_t units = 1024 / unit;
     std::uint32_t total = 0;
+    GroupMask seen = 0;
     for (std::uint32_t shard = 0; shard < shards; ++shard) {
-      const std::uint32_t count = map.slots_of(shard).count();
-      CHECK(count >= 1024 / shards);
-      CHECK(count <= 1024 / shards + 1);
-      total += count;
+      const SlotSet slots = map.slots_of(shard);
+      CHECK(slots.count() / unit >= units / shards);
+      CHECK(slots.count() / unit <= units / shards + 1);
+      total += slots.count();
+      if (shards > kSlotGroups) continue;
+      CHECK((seen & groups_of(slots)) == 0);  // a group belongs to one shard
+      seen |= groups_of(slots);
     }
     CHECK(total == 1024);
     CHECK(std::is_sorted(map.owners().begin(), map.owners().end()));
+  }
+}
+
+TEST_CASE("a key's group is that of its slot, however many slots there are") {
+  for (const std::uint32_t slots : {1U, 2U, 16U, 64U, 1024U}) {
+    for (TableSpec spec : {embedding_spec(1), dense_spec(777, 1)}) {
+      spec.slots = slots;
+      for (std::uint64_t key = 0; key < 777; ++key) {
+        SlotSet one = SlotSet::none(slots);
+        one.insert(slot_of(spec, key));
+        CHECK((groups_of(one) >> group_of(spec, key) & 1U) == 1);
+      }
+      CHECK(groups_of(SlotSet::all(slots)) == ~GroupMask{0});
+    }
   }
 }
 

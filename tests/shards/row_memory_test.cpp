@@ -40,19 +40,18 @@ TEST_CASE("an index that cannot grow leaves every key with a row of its own") {
 #ifdef TROUPE_SANITIZER
   MESSAGE("skipped: sanitizers need the address space");
 #else
-  // 1 Mi places of the index are full with 655,360 keys: a few before that, in one batch with a few after.
-  constexpr std::uint64_t kFull = 655'360;
+  // So many more keys that most of the index's tables have to grow, 60 MiB in all.
   TableSpec spec = embedding_spec(1, Sgd{.learning_rate = 1});
   spec.initializer = Zeros{};
   TableShard shard = TableShard::create(spec).value();
-  std::vector<std::uint64_t> keys(kFull - 50);
+  std::vector<std::uint64_t> keys(655'360);
   std::iota(keys.begin(), keys.end(), 0);
   test::pull(shard, keys);
-  std::vector<std::uint64_t> more(100);
-  std::iota(more.begin(), more.end(), kFull);
+  std::vector<std::uint64_t> more(600'000);
+  std::iota(more.begin(), more.end(), keys.size());
   std::vector<float> out(more.size());
   {
-    // Enough for the list of keys, too little for 32 MiB of index.
+    // Enough for the list of keys, too little for the index.
     const LimitedMemory limited(std::uint64_t{24} << 20);
     const auto pulled = shard.pull(more, out.data());
     REQUIRE_FALSE(pulled.ok());

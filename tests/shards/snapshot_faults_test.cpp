@@ -168,7 +168,7 @@ TEST_CASE("manifests that lie are refused") {
     changed([&, key = name](Json& bad) { bad.erase(key); });
     changed([&, key = name](Json& bad) { bad[key] = nullptr; });
   }
-  changed([](Json& bad) { bad["format_version"] = 2; });
+  changed([](Json& bad) { bad["format_version"] = 3; });
   changed([](Json& bad) { bad["extra"] = 2; });
   changed([](Json& bad) { bad["tables"].push_back(bad["tables"][0]); });
   changed([](Json& bad) { bad["tables"][0]["dim"] = 0; });

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -74,18 +73,16 @@ struct Table {
     return rows;
   }
 
-  /// Every row's weights, state and steps by key, as bits.
-  std::map<std::uint64_t, std::vector<std::uint32_t>> contents() const {
-    std::map<std::uint64_t, std::vector<std::uint32_t>> all;
+  /// Every row's record by key.
+  std::map<std::uint64_t, std::vector<std::byte>> contents() const {
+    std::map<std::uint64_t, std::vector<std::byte>> all;
     for (const TableShard& shard : shards) {
-      const std::uint64_t dim = shard.spec().dim;
-      shard.for_each_row(shard.slots(), [&](const RowView& row) {
-        std::vector<std::uint32_t>& bits = all[row.key];
-        const auto add = [&](float value) { bits.push_back(std::bit_cast<std::uint32_t>(value)); };
-        std::for_each_n(row.weights, dim, add);
-        std::for_each_n(row.state, state_tensors(shard.spec().optimizer) * dim, add);
-        bits.push_back(row.steps);
-      });
+      const RowBatch rows = all_rows(shard);
+      const std::size_t bytes = shard.layout().bytes();
+      for (std::size_t i = 0; i < rows.keys.size(); ++i) {
+        const std::byte* record = rows.records.data() + i * bytes;
+        all[rows.keys[i]].assign(record, record + bytes);
+      }
     }
     return all;
   }

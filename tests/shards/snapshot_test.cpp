@@ -1,5 +1,6 @@
 #include <troupe/shards/snapshot.hpp>
 
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -43,6 +44,22 @@ TEST_CASE("a checkpoint of two shards loads on three, and that on one, with ever
   }
 }
 
+TEST_CASE("rows of two bytes a weight are kept as they are") {
+  for (const DType weights : {DType::kFloat16, DType::kBFloat16}) {
+    for (const std::uint64_t dim : {1U, 5U, 16U}) {
+      TableSpec spec = embedding_spec(dim, Adam{});
+      spec.weights = weights;
+      const TemporaryFolder folder;
+      Table two(spec, 2);
+      two.train(1, 0, 20);
+      two.save(folder / "tmp", folder / "a");
+      Table three(spec, 3);
+      three.load(folder / "a");
+      CHECK(three.contents() == two.contents());
+    }
+  }
+}
+
 TEST_CASE("training goes on after a restore as if nothing had been") {
   const std::uint64_t seed = troupe::test::test_seed();
   for (const Optimizer& optimizer : test::every_optimizer()) {
@@ -56,11 +73,8 @@ TEST_CASE("training goes on after a restore as if nothing had been") {
     after.load(folder / "a");
     for (std::uint32_t i = 0; i < 2; ++i) {
       CHECK(after.shards[i].version() == before.shards[i].version());
-      CHECK(after.shards[i].worker_windows() == before.shards[i].worker_windows());
-      // Rows keep their numbers, so dumps come in the same order too.
-      for (std::uint64_t row = 0; row < before.shards[i].row_count(); ++row) {
-        REQUIRE(after.shards[i].row(row).key == before.shards[i].row(row).key);
-      }
+      // Rows keep their numbers, so they come in the same order too.
+      CHECK(test::all_rows(after.shards[i]).keys == test::all_rows(before.shards[i]).keys);
     }
     before.train(seed + 1, 30, 30);
     after.train(seed + 1, 30, 30);
@@ -85,6 +99,67 @@ TEST_CASE("a push applied before the checkpoint is not applied again after it") 
   }
 }
 
+TEST_CASE(
+    "a push that had reached one of two shards is finished when it is repeated, on any number of them") {
+  const TemporaryFolder folder;
+  const TableSpec spec = embedding_spec(1);
+  Table table(spec, 2), whole(spec, 2);
+  std::vector<std::uint64_t> keys(200);
+  std::iota(keys.begin(), keys.end(), 0);
+  const std::vector<float> gradients(keys.size(), 1.0F);
+  table.push(9, 40, keys, gradients);
+  whole.push(9, 40, keys, gradients);
+  // The second one timed out at shard 1.
+  REQUIRE(table.partitioner.split(keys).ok());
+  const auto part = table.partitioner.keys(0);
+  const PushHeader header{.worker = 9, .sequence = 41};
+  REQUIRE(table.shards[0].push(header, part, std::span(gradients).first(part.size())).value().applied);
+  whole.push(9, 41, keys, gradients);
+  table.save(folder / "tmp", folder / "a");
+  for (const std::uint32_t count : {1U, 2U, 3U, 5U}) {
+    Table restored(spec, count);
+    restored.load(folder / "a");
+    restored.push(9, 41, keys, gradients);
+    CHECK(restored.contents() == whole.contents());
+    restored.push(9, 41, keys, gradients);
+    CHECK(restored.contents() == whole.contents());
+    // And through another checkpoint.
+    restored.save(folder / "tmp", folder / "b");
+    Table again(spec, 4);
+    again.load(folder / "b");
+    again.push(9, 41, keys, gradients);
+    CHECK(again.contents() == whole.contents());
+  }
+}
+
+TEST_CASE("a checkpoint's file with a key twice is refused, and one with a number that is none") {
+  const TemporaryFolder folder;
+  Table table(embedding_spec(1), 1);
+  table.push(1, 0, {1, 2, 3}, {1, 1, 1});
+  Manifest manifest = table.save(folder / "tmp", folder / "a");
+  const fs::path path = (folder / "a") / manifest.files[0].file;
+  const std::string good = read_all(path);
+  std::uint64_t length = 0;
+  std::memcpy(&length, good.data(), 8);
+  const Json header = Json::parse(good.substr(8, length));
+  const auto load_with = [&](const char* tensor, const void* value, std::size_t bytes) {
+    std::string text = good;
+    const std::size_t at = 8 + length + header[tensor]["data_offsets"][0].get<std::size_t>();
+    text.replace(at, bytes, static_cast<const char*>(value), bytes);
+    write_all(path, text);
+    manifest.files[0].crc32c = crc32c(std::as_bytes(std::span(text)));
+    TableShard shard = TableShard::create(embedding_spec(1)).value();
+    return load_rows(folder / "a", manifest, "entity", shard);
+  };
+  const std::uint64_t key = 2;  // in the place of 1
+  CHECK(load_with("keys", &key, 8).error().code == Code::kDataLoss);
+  const float nan = std::nanf("");
+  const auto loaded = load_with("weights", &nan, 4);
+  REQUIRE_FALSE(loaded.ok());
+  CHECK(loaded.error().code == Code::kDataLoss);
+  CHECK(loaded.error().message.find("key 1") != std::string::npos);
+}
+
 TEST_CASE("empty shards, and progress without rows, are kept") {
   const TemporaryFolder folder;
   Table table(embedding_spec(3, Adam{}), 2);
@@ -93,7 +168,7 @@ TEST_CASE("empty shards, and progress without rows, are kept") {
   Table restored(embedding_spec(3, Adam{}), 2);
   CHECK(restored.load(folder / "a") == 0);
   CHECK(restored.shards[0].version() == 1);
-  CHECK(restored.shards[0].worker_windows().at(4).look(7) == SequenceWindow::Seen::kApplied);
+  CHECK(restored.shards[0].groups().look(4, 7).applied == restored.shards[0].groups().groups());
 }
 
 TEST_CASE("a filter takes the rows of its slots alone") {
@@ -107,8 +182,7 @@ TEST_CASE("a filter takes the rows of its slots alone") {
   const std::uint64_t first = load_rows(folder / "a", manifest, spec.name, halves.slots_of(0), part).value();
   CHECK(first == part.row_count());
   CHECK(first < kKeys);
-  part.for_each_row(SlotSet::all(spec.slots),
-                    [&](const RowView& row) { CHECK(halves.shard_of(slot_of(spec, row.key)) == 0); });
+  for (const std::uint64_t key : test::all_rows(part).keys) CHECK(halves.shard_of(slot_of(spec, key)) == 0);
   const std::uint64_t second = load_rows(folder / "a", manifest, spec.name, halves.slots_of(1), part).value();
   CHECK(first + second == table.shards[0].row_count());
 }
@@ -201,14 +275,15 @@ TEST_CASE("files follow the public safetensors format") {
   CHECK(header["weights"]["dtype"] == "F32");
   CHECK(header["keys"]["dtype"] == "U64");
   CHECK(header["second_moment"]["shape"] == Json::array({rows, 3}));
-  CHECK(header["steps"]["dtype"] == "U32");
+  CHECK(header["steps"]["shape"] == Json::array({rows}));
   const char* data = bytes.data() + 8 + length;
+  const RowBatch all = test::all_rows(table.shards[0]);
+  const std::size_t record = table.shards[0].layout().bytes();
   for (std::uint64_t i = 0; i < rows; ++i) {
-    const RowView row = table.shards[0].row(i);
-    CHECK(std::memcmp(data + header["keys"]["data_offsets"][0].get<std::size_t>() + i * 8, &row.key, 8) == 0);
-    std::vector<float> weights(3);
-    std::memcpy(weights.data(), data + header["weights"]["data_offsets"][0].get<std::size_t>() + i * 12, 12);
-    CHECK(std::equal(weights.begin(), weights.end(), row.weights));
+    CHECK(std::memcmp(data + header["keys"]["data_offsets"][0].get<std::size_t>() + i * 8, &all.keys[i], 8) ==
+          0);
+    CHECK(std::memcmp(data + header["weights"]["data_offsets"][0].get<std::size_t>() + i * 12,
+                      all.records.data() + i * record, 12) == 0);
   }
 }
 
@@ -220,7 +295,9 @@ TEST_CASE("a checkpoint of another kind of table is refused") {
   const Manifest manifest = table.save(folder / "tmp", folder / "a");
   TableSpec dense = dense_spec(9, 3, Adagrad{});
   dense.name = spec.name;
-  for (const TableSpec& other : {embedding_spec(4, Adagrad{}), embedding_spec(3, Adam{}), dense}) {
+  TableSpec half = spec;
+  half.weights = DType::kFloat16;
+  for (const TableSpec& other : {embedding_spec(4, Adagrad{}), embedding_spec(3, Adam{}), dense, half}) {
     TableShard shard = TableShard::create(other).value();
     CHECK(load_rows(folder / "a", manifest, "entity", shard).error().code == Code::kFailedPrecondition);
   }

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -32,10 +33,40 @@ inline TableSpec dense_spec(std::uint64_t rows, std::uint64_t dim, Optimizer opt
   return spec;
 }
 
+/// With numbers that are not the usual ones.
 inline std::vector<Optimizer> every_optimizer() {
-  return {Sgd{.learning_rate = 0.1F, .weight_decay = 0.01F},
-          Adagrad{.learning_rate = 0.1F, .epsilon = 1e-8F, .initial_accumulator = 0.1F},
-          Adam{.learning_rate = 0.01F, .beta1 = 0.9F, .beta2 = 0.99F, .epsilon = 1e-6F}};
+  std::vector<Optimizer> all;
+  for (const OptimizerDef* def : builtin_optimizers().all()) {
+    Optimizer optimizer(*def);
+    for (const OptimizerParameter& parameter : def->parameters) {
+      if (parameter.name == "learning_rate")
+        optimizer.set("learning_rate", def->name == "ftrl" ? 0.1F : 0.01F);
+      if (parameter.name == "weight_decay") optimizer.set("weight_decay", 0.02F);
+      if (parameter.name == "initial_accumulator") optimizer.set("initial_accumulator", 0.1F);
+      if (parameter.name == "beta2") optimizer.set("beta2", 0.99F);
+      if (parameter.name == "epsilon") optimizer.set("epsilon", 1e-6F);
+      if (parameter.name == "l1") optimizer.set("l1", 0.05F);
+      if (parameter.name == "l2") optimizer.set("l2", 0.1F);
+    }
+    all.push_back(optimizer);
+  }
+  return all;
+}
+
+/// All rows, in the order of their numbers.
+inline RowBatch all_rows(const TableShard& shard) {
+  RowBatch batch;
+  REQUIRE(shard.extract(shard.slots(), 0, UINT64_MAX, batch).value().done);
+  return batch;
+}
+
+/// A field of a record's state.
+inline std::vector<float> field_of(const RowLayout& layout, const RowBatch& rows, std::size_t row,
+                                   std::size_t field) {
+  std::vector<float> values(layout.extent(field));
+  std::memcpy(values.data(), rows.records.data() + row * layout.bytes() + layout.field_offset(field),
+              values.size() * sizeof(float));
+  return values;
 }
 
 inline std::vector<float> pull(TableShard& shard, const std::vector<std::uint64_t>& keys) {

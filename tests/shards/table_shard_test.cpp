@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
-#include <set>
 
 #include "reference_table.hpp"
 #include "support.hpp"
@@ -47,7 +47,7 @@ void check_against_reference(const TableSpec& spec, std::uint64_t key_range) {
 
 TEST_CASE("a shard does what the plain model does, with every optimizer") {
   for (const Optimizer& optimizer : test::every_optimizer()) {
-    INFO(name_of(optimizer));
+    INFO(std::string(optimizer.name()));
     for (const std::uint64_t dim : {1U, 3U, 16U, 200U}) {
       check_against_reference(embedding_spec(dim, optimizer), 150);
       check_against_reference(dense_spec(150, dim, optimizer), 150);
@@ -189,7 +189,7 @@ TEST_CASE("gradients that are not finite change nothing and are named") {
       CHECK(result.error().message.find("column " + std::to_string(at % 3)) != std::string::npos);
     }
   }
-  std::vector<float> huge(12, 3e38F);
+  std::vector<float> huge(12, 0.75F * kLargestGradient);
   const auto overflow = shard.push({.sequence = 3}, keys, huge);
   REQUIRE_FALSE(overflow.ok());
   CHECK(overflow.error().message.find("key 5 add up") != std::string::npos);
@@ -205,14 +205,71 @@ TEST_CASE("every bad float is seen wherever it stands, and no good one") {
   std::vector<std::uint64_t> keys(9001);
   std::iota(keys.begin(), keys.end(), 0);
   std::vector<float> gradients(keys.size(), std::numeric_limits<float>::denorm_min());
-  gradients[1] = std::numeric_limits<float>::max();
-  gradients[2] = std::numeric_limits<float>::lowest();
+  gradients[1] = kLargestGradient;
+  gradients[2] = -kLargestGradient;
   CHECK(shard.push({.sequence = 1}, keys, gradients).ok());
   for (const std::size_t at : {0, 1, 4095, 4096, 8191, 8192, 9000}) {
-    std::vector<float> bad = gradients;
-    bad[at] = std::numeric_limits<float>::signaling_NaN();
-    CHECK_FALSE(shard.push({.sequence = 2}, keys, bad).ok());
+    for (const float value :
+         {std::numeric_limits<float>::signaling_NaN(), 1.0001F * kLargestGradient, -3e38F}) {
+      std::vector<float> bad = gradients;
+      bad[at] = value;
+      CHECK_FALSE(shard.push({.sequence = 2}, keys, bad).ok());
+    }
   }
+}
+
+TEST_CASE("no push turns a row into what is not a number, however large and however often") {
+  for (const Optimizer& optimizer : test::every_optimizer()) {
+    INFO(std::string(optimizer.name()));
+    TableShard shard = TableShard::create(embedding_spec(2, optimizer)).value();
+    const std::vector<std::uint64_t> keys = {1};
+    std::uint64_t sequence = 0;
+    for (const float size : {1e20F, 3e38F, 1.9e19F}) {
+      const auto refused = shard.push({.sequence = sequence}, keys, std::vector<float>{1, size});
+      REQUIRE_FALSE(refused.ok());
+      CHECK(refused.error().code == Code::kInvalidArgument);
+      CHECK(refused.error().message.find("the gradient of key 1 is ") != std::string::npos);
+    }
+    for (int i = 0; i < 3000; ++i) {
+      const float sign = i % 7 < 3 ? -1.0F : 1.0F;
+      REQUIRE(
+          shard.push({.sequence = sequence++}, keys, std::vector<float>{sign * kLargestGradient, 1}).ok());
+    }
+    for (const float weight : test::pull(shard, keys)) CHECK(std::isfinite(weight));
+    const RowBatch rows = test::all_rows(shard);
+    for (std::size_t field = 0; field < shard.layout().state.size(); ++field)
+      for (const float value : test::field_of(shard.layout(), rows, 0, field)) CHECK(std::isfinite(value));
+  }
+}
+
+TEST_CASE("a sum of squares of the largest gradients stops before a float's end") {
+  // What a row that got 2^25 of them would hold: adding more changes nothing.
+  TableShard shard = TableShard::create(embedding_spec(1, Adagrad{})).value();
+  REQUIRE(shard.push({.sequence = 0}, std::vector<std::uint64_t>{1}, std::vector<float>{1}).ok());
+  RowBatch rows = test::all_rows(shard);
+  const float sum = 0x1p25F * kLargestGradient * kLargestGradient;
+  std::memcpy(rows.records.data() + shard.layout().field_offset(0), &sum, sizeof(sum));
+  REQUIRE(shard.insert(rows).ok());
+  for (std::uint64_t i = 1; i < 50; ++i)
+    REQUIRE(shard.push({.sequence = i}, std::vector<std::uint64_t>{1}, std::vector<float>{kLargestGradient})
+                .ok());
+  CHECK(test::field_of(shard.layout(), test::all_rows(shard), 0, 0)[0] == sum);
+  CHECK(std::isfinite(sum));
+}
+
+TEST_CASE("workers without number push, and the one whose push is longest ago is forgotten") {
+  TableShard shard = TableShard::create(embedding_spec(1)).value();
+  const std::vector<std::uint64_t> keys = {1};
+  const std::vector<float> gradient = {0};
+  const std::uint64_t count = PushWindows::kMaxWorkers + 1000;
+  for (std::uint64_t worker = 0; worker < count; ++worker)
+    REQUIRE(shard.push({.worker = worker, .sequence = 1}, keys, gradient).value().applied);
+  CHECK(shard.stats().workers == PushWindows::kMaxWorkers);
+  CHECK_FALSE(shard.push({.worker = 1000, .sequence = 1}, keys, gradient).value().applied);
+  CHECK_FALSE(shard.push({.worker = count - 1, .sequence = 1}, keys, gradient).value().applied);
+  // 1000 was looked at, but pushed nothing: it is still the oldest.
+  REQUIRE(shard.push({.worker = count, .sequence = 1}, keys, gradient).ok());
+  CHECK(shard.push({.worker = 1000, .sequence = 1}, keys, gradient).value().applied);
 }
 
 TEST_CASE("lengths that do not fit are refused with what was expected") {
@@ -291,15 +348,12 @@ TEST_CASE("a push with a bad list of keys to pull is not applied") {
   CHECK(out[0] == after);
 }
 
-TEST_CASE("rows stay where they are while the table grows") {
+TEST_CASE("rows are as they were while the table grows") {
   TableShard shard = TableShard::create(embedding_spec(64, Adagrad{})).value();
-  test::pull(shard, {0});
-  const float* first = shard.row(0).weights;
   std::vector<std::uint64_t> keys(200'000);
   std::iota(keys.begin(), keys.end(), 0);
   const auto pulled = test::pull(shard, keys);
   CHECK(shard.row_count() == keys.size());
-  CHECK(shard.row(0).weights == first);
   std::vector<float> expected(64);
   for (const std::uint64_t key : {0U, 65'535U, 65'536U, 131'072U, 199'999U}) {
     initialize_row(shard.spec(), key, expected.data());
@@ -309,46 +363,6 @@ TEST_CASE("rows stay where they are while the table grows") {
   CHECK(shard.stats().bytes >= keys.size() * 128 * sizeof(float));
 }
 
-TEST_CASE("a dump gives every row once") {
-  for (const TableSpec& spec : {embedding_spec(3), dense_spec(100, 3)}) {
-    TableShard shard = TableShard::create(spec).value();
-    std::vector<std::uint64_t> all(100);
-    std::iota(all.begin(), all.end(), 0);
-    test::pull(shard, all);
-    for (const std::size_t page_rows : {1U, 7U, 100U, 1000U}) {
-      std::vector<std::uint64_t> keys(page_rows);
-      std::vector<float> weights(page_rows * 3);
-      std::set<std::uint64_t> seen;
-      DumpPage page;
-      while (!page.done) {
-        page = shard.dump(page.next_cursor, keys, weights.data());
-        for (std::size_t i = 0; i < page.rows; ++i) {
-          CHECK(seen.insert(keys[i]).second);
-          const auto row = test::pull(shard, {keys[i]});
-          CHECK(std::equal(row.begin(), row.end(), weights.begin() + static_cast<std::ptrdiff_t>(i) * 3));
-        }
-      }
-      CHECK(seen.size() == 100);
-    }
-  }
-}
-
-TEST_CASE("rows are visited by slot") {
-  TableShard shard = TableShard::create(embedding_spec(3)).value();
-  std::vector<std::uint64_t> all(500);
-  std::iota(all.begin(), all.end(), 0);
-  test::pull(shard, all);
-  const SlotMap map = SlotMap::balanced(1024, 2);
-  std::size_t visited = 0;
-  for (std::uint32_t half = 0; half < 2; ++half) {
-    shard.for_each_row(map.slots_of(half), [&](const RowView& row) {
-      ++visited;
-      CHECK(map.shard_of(slot_of(shard.spec(), row.key)) == half);
-    });
-  }
-  CHECK(visited == 500);
-}
-
 TEST_CASE("Adam counts steps by row") {
   TableShard shard = TableShard::create(embedding_spec(2, Adam{})).value();
   const std::vector<std::uint64_t> both = {1, 2};
@@ -356,9 +370,11 @@ TEST_CASE("Adam counts steps by row") {
   const std::vector<float> gradients(4, 1.0F);
   REQUIRE(shard.push({.sequence = 0}, both, gradients).ok());
   REQUIRE(shard.push({.sequence = 1}, one, gradients).ok());
-  CHECK(shard.row(0).key == 1);
-  CHECK(shard.row(0).steps == 2);
-  CHECK(shard.row(1).steps == 1);
+  const RowBatch rows = test::all_rows(shard);
+  CHECK(rows.keys == both);
+  CHECK(shard.layout().state[2].name == "steps");
+  CHECK(test::field_of(shard.layout(), rows, 0, 2)[0] == 2);
+  CHECK(test::field_of(shard.layout(), rows, 1, 2)[0] == 1);
 }
 
 TEST_CASE("a shard is not made from a bad spec, a wrong set of slots, or more than memory holds") {

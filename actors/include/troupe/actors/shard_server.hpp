@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -14,6 +15,7 @@
 
 namespace troupe {
 
+class DiskThread;
 class Node;
 
 /// Rows that were pulled, and the version of the shard they show.
@@ -63,16 +65,19 @@ struct WorkerClock {
 /// balanced SlotMap gives to its index. The state of a named actor: one loop, no locks.
 class ShardServer {
  public:
-  /// `node`, on which it lives, tells of deaths of workers: their clocks then hold nobody back.
-  ShardServer(std::uint32_t index, std::uint32_t count, Node& node);
+  /// `node`, on which it lives, tells of deaths of workers: their clocks then hold nobody back. Tables may
+  /// have the optimizers that are `known`.
+  ShardServer(std::uint32_t index, std::uint32_t count, Node& node,
+              shards::OptimizerList known = shards::builtin_optimizers());
   ~ShardServer();
   ShardServer(const ShardServer&) = delete;
   ShardServer& operator=(const ShardServer&) = delete;
   static void methods(rpc::Methods<ShardServer>& methods);
 
   /// Makes this server's shard of a table (`spec`: TableSpec::to_json()). A table that exists already
-  /// with an equal spec is left as it is. kFailedPrecondition: it exists with another spec.
-  Result<void> create_table(const std::string& spec);
+  /// with an equal spec is left as it is. kFailedPrecondition: it exists with another spec. The rows of a
+  /// large dense one are made on another thread.
+  rpc::Future<void> create_table(const rpc::CallContext& context, const std::string& spec);
   /// Announces a worker to a table of bounded staleness; returns the clock at which it begins. `node_id`
   /// is where it lives. Idempotent.
   Result<std::uint64_t> join_worker(const std::string& table, std::uint64_t worker, std::uint64_t node_id);
@@ -96,11 +101,16 @@ class ShardServer {
                                   std::uint64_t clock, std::uint64_t sequence, std::uint64_t pulled_version,
                                   const Tensor& pull_keys);
 
-  /// Writes this server's part of a checkpoint of the named tables into `folder`; returns the FileEntry of
-  /// each file as JSON, for the manifest.
-  Result<std::vector<std::string>> save(const std::string& folder, const std::vector<std::string>& tables);
-  /// Makes all tables of a checkpoint anew with this server's rows in them; returns how many rows.
-  Result<std::uint64_t> restore(const std::string& folder);
+  /// Writes this server's part of a checkpoint of the named tables into `folder`, as they are now; returns
+  /// the FileEntry of each file as JSON, for the manifest. Rows are copied a page at a time between other
+  /// calls and written by another thread. kFailedPrecondition while another save or restore is under way.
+  rpc::Future<std::vector<std::string>> save(const rpc::CallContext& context, const std::string& folder,
+                                             const std::vector<std::string>& tables);
+  /// Makes all tables of a checkpoint anew with this server's rows in them, on another thread, and then puts
+  /// them in place of those that are there; returns how many rows. kFailedPrecondition as save().
+  rpc::Future<std::uint64_t> restore(const rpc::CallContext& context, const std::string& folder);
+  /// The same at once, for a server that nobody calls yet.
+  Result<std::uint64_t> restore_now(const std::string& folder);
   std::vector<TableStats> stats() const;
   std::vector<std::string> table_specs() const;
 
@@ -113,6 +123,26 @@ class ShardServer {
     std::map<std::uint64_t, std::uint64_t> worker_nodes;  // worker -> node id
     std::map<std::string, CallerTimes, std::less<>> callers;
   };
+
+  using Tables = std::map<std::string, std::unique_ptr<Table>>;
+  /// Tables of a checkpoint.
+  struct Restored {
+    Tables tables;
+    std::uint64_t rows = 0;
+  };
+  /// A table whose rows another thread makes, and who waits for it.
+  struct Making {
+    shards::TableSpec spec;
+    std::vector<rpc::Promise<void>> waiting;
+  };
+  class Saving;
+  Result<Restored> read_checkpoint(const std::string& folder) const;
+  Result<void> check_idle() const;
+  /// Runs `work`, which returns a Result, on the other thread, and then `then` with it on the loop, unless
+  /// this server has gone. Neither may own what belongs to the loop.
+  template <class Body, class Then>
+  void on_disk(Body work, Then then);
+  void drop(Tables tables);
 
   Result<Table*> find(const std::string& table);
   Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec) const;
@@ -131,7 +161,13 @@ class ShardServer {
   // The keys of the handler that runs, copied: see copy_keys().
   std::vector<std::uint64_t> pulled_keys_;
   std::vector<std::uint64_t> pushed_keys_;
-  std::map<std::string, std::unique_ptr<Table>> tables_;
+  const shards::OptimizerList known_;
+  Tables tables_;
+  std::map<std::string, Making> making_;
+  std::unique_ptr<Saving> saving_;
+  std::optional<rpc::Promise<std::uint64_t>> restoring_;
+  std::shared_ptr<int> alive_ = std::make_shared<int>();  // who comes back from the other thread looks at it
+  std::unique_ptr<DiskThread> disk_;                      // goes first
 };
 
 }  // namespace troupe

@@ -88,6 +88,8 @@ class TableClient {
   TableClient(Node& node, shards::TableSpec spec, std::vector<std::string> servers, const Options& options);
   struct Read;
   rpc::Future<PulledVersions> read(std::span<const std::uint64_t> keys, float* out, bool pull);
+  void read_part(const std::shared_ptr<Read>& read, std::uint32_t shard, std::span<const std::uint64_t> keys,
+                 std::span<const std::uint32_t> positions, bool pull);
   bool bounded() const { return std::holds_alternative<shards::BoundedStaleness>(spec_.consistency); }
 
   Node& node_;

@@ -9,6 +9,9 @@
 
 namespace troupe::shards {
 
+/// A table's slots lie in so many groups, the units in which they belong to shards: see slot_groups.hpp.
+inline constexpr std::uint32_t kSlotGroups = 64;
+
 /// The slot of `key` in a table of `spec`, below spec.slots.
 ///
 /// Embedding: the top bits of a 64-bit mix of the key (two xor-shift-multiply rounds: every bit of the key
@@ -55,7 +58,8 @@ class SlotSet {
 class SlotMap {
  public:
   SlotMap() = default;
-  /// Contiguous ranges of slots, the same number per shard within one. Precondition: shards > 0.
+  /// Contiguous ranges of slots, the same number of slot groups per shard within one; with more than
+  /// kSlotGroups shards, or fewer slots than that, the same number of slots. Precondition: shards > 0.
   static SlotMap balanced(std::uint32_t slots, std::uint32_t shards);
   /// The map with these owners. kInvalidArgument unless there is a power of two of them, each < shards.
   static Result<SlotMap> from_owners(std::vector<std::uint32_t> owners, std::uint32_t shards);

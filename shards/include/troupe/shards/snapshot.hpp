@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,10 +16,11 @@
 /// one of them calls commit(), which writes the manifest and renames the folder into place. A folder that
 /// has a manifest under its final name is complete. The files are read on any number of shards.
 ///
-/// <table>.<shard>.safetensors holds, each with one line per row: `keys` U64 [n], `weights` F32 [n, dim],
-/// per optimizer state tensor `sum_of_squares` (Adagrad), `first_moment` and `second_moment` (Adam) F32
-/// [n, dim], `steps` U32 [n] (Adam); and `workers` U64 [w, 2 + SequenceWindow::kWords]: worker, highest
-/// sequence, its window's words. Its __metadata__ has table, shard and version.
+/// <table>.<shard>.safetensors holds, each with one line per row: `keys` U64 [n]; `weights` F32, F16 or BF16
+/// [n, dim]; each field of the optimizer's state under its name (`sum_of_squares`, `first_moment`, `steps`
+/// ...) F32 [n, dim], or [n] for one number a row. And `workers` U64 [w, 3 + SequenceWindow::kWords]: what is
+/// known of a worker's pushes in some slot groups: these as bits, worker, highest sequence, the window's
+/// words; the worker whose last push is longest ago first. Its __metadata__ has table, shard and version.
 ///
 /// These functions block on the disk. Contents of files are never trusted: whatever they hold gives an
 /// error with the file's name, not a crash.
@@ -30,6 +32,7 @@ struct FileEntry {
   std::string table;
   std::uint32_t shard = 0;
   std::uint64_t rows = 0;
+  GroupMask groups = 0;  ///< of which it may have rows: who owns none of them need not read it
   std::uint64_t bytes = 0;
   std::uint32_t crc32c = 0;  ///< of the whole file (Castagnoli)
   friend bool operator==(const FileEntry&, const FileEntry&) = default;
@@ -37,7 +40,7 @@ struct FileEntry {
 
 /// The contents of manifest.json.
 struct Manifest {
-  static constexpr std::uint32_t kFormatVersion = 1;
+  static constexpr std::uint32_t kFormatVersion = 2;
 
   std::vector<TableSpec> tables;
   std::vector<FileEntry> files;  ///< each table has files of shards 0 .. (its shard count - 1)
@@ -54,11 +57,37 @@ struct Manifest {
 std::string to_json(const FileEntry& entry);
 Result<FileEntry> file_entry_from_json(std::string_view text);
 
-/// Writes the shard's rows and progress as `shard_index`'s file into `folder` (made if missing) and syncs it
-/// to disk. The caller's loop does nothing else meanwhile: that makes the file a consistent cut. Memory
-/// used does not depend on the number of rows.
+/// A shard's file on its way: written in pages, so that neither the memory used nor the time that one page
+/// takes depends on the number of rows. Made where the shard is; append() and finish() are called by one
+/// thread at a time, whichever.
+class ShardFileWriter {
+ public:
+  /// A file in `folder` (made if missing) for `rows` rows of the shard and what its groups know at present.
+  /// Does not touch the disk yet.
+  static std::unique_ptr<ShardFileWriter> create(const std::filesystem::path& folder,
+                                                 std::uint32_t shard_index, const TableShard& shard,
+                                                 std::uint64_t rows);
+  virtual ~ShardFileWriter() = default;
+  /// The rows of a page that fit a megabyte.
+  virtual std::uint64_t page_rows() const = 0;
+  virtual Result<void> append(const RowBatch& rows) = 0;
+  /// Syncs the file to disk. kInternal unless as many rows came as were said.
+  virtual Result<FileEntry> finish() = 0;
+};
+
+/// Writes the shard's rows and progress as `shard_index`'s file into `folder`, all at once.
 Result<FileEntry> write_table_shard(const std::filesystem::path& folder, std::uint32_t shard_index,
                                     const TableShard& shard);
+
+/// Where a checkpoint goes.
+struct CheckpointPlace {
+  std::filesystem::path final;      ///< absolute, links followed
+  std::filesystem::path temporary;  ///< beside it: to be written to, and then committed
+};
+
+/// The place of a checkpoint that is asked for at `wanted`; makes the folder above it. If a checkpoint could
+/// not be put there, kFailedPrecondition that says why and what to do: ask before training, not after it.
+Result<CheckpointPlace> checkpoint_place(const std::filesystem::path& wanted);
 
 /// Checks that the manifest's files are there with their sizes, writes the manifest into `temporary` and
 /// renames that folder to `final` in one step; a checkpoint that stood there is replaced and removed. Both
@@ -67,19 +96,21 @@ Result<void> commit(const std::filesystem::path& temporary, const std::filesyste
                     const Manifest& manifest);
 
 /// kNotFound without a manifest, kDataLoss for one that is malformed or inconsistent.
-Result<Manifest> read_manifest(const std::filesystem::path& folder);
+Result<Manifest> read_manifest(const std::filesystem::path& folder,
+                               const OptimizerList& known = builtin_optimizers());
 
 /// Checks every file's presence, size and checksum: kNotFound or kDataLoss naming the file.
 Result<void> verify(const std::filesystem::path& folder, const Manifest& manifest);
 
-/// Loads those rows of the table that lie in slots that `into` owns and `filter` contains, from all of the
-/// table's files, and the progress of workers with them; returns how many rows. Sizes and checksums are
-/// checked before a file's rows are used. kFailedPrecondition if `into` has another kind, dim, optimizer
-/// or row count than the checkpoint; kNotFound or kDataLoss naming the file. After an error `into` may hold a
-/// part of the rows: throw it away.
+/// Loads those rows of the table that lie in slots that `into` owns and `filter` contains, from the table's
+/// files, and what is known of pushes to their groups; returns how many rows. Files of other groups are not
+/// read. Sizes and checksums are
+/// checked before a file's rows are used. kFailedPrecondition if `into` has another kind, dim, type of
+/// weights, optimizer or row count than the checkpoint; kNotFound or kDataLoss naming the file. After an
+/// error `into` may hold a part of the rows: throw it away.
 ///
-/// If the number of shards changes, a new shard takes every push as applied that any of its sources had
-/// applied: nothing is ever applied twice.
+/// If the number of shards changes, each group still knows its own pushes: one that had reached some of its
+/// shards only is applied where it is missing when it is repeated, and nowhere twice.
 Result<std::uint64_t> load_rows(const std::filesystem::path& folder, const Manifest& manifest,
                                 std::string_view table, const SlotSet& filter, TableShard& into);
 /// With all the slots that `into` owns.

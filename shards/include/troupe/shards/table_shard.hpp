@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <span>
 
 #include <troupe/runtime/result.hpp>
 #include <troupe/shards/partition.hpp>
-#include <troupe/shards/sequence_window.hpp>
+#include <troupe/shards/row_store.hpp>
+#include <troupe/shards/slot_groups.hpp>
 #include <troupe/shards/staleness_histogram.hpp>
 #include <troupe/shards/table_spec.hpp>
 
@@ -56,37 +57,20 @@ struct ShardStats {
   StalenessHistogram staleness;
 };
 
-/// One row as it lies in memory. The pointers hold as long as the shard lives; the values change.
-struct RowView {
-  std::uint64_t key = 0;
-  const float* weights = nullptr;  ///< [dim]
-  const float* state = nullptr;    ///< [state_tensors(optimizer), dim]
-  std::uint32_t steps = 0;         ///< pushes that touched the row; counted for Adam, else 0
-};
-
-/// What dump() wrote.
-struct DumpPage {
-  std::size_t rows = 0;
-  std::uint64_t next_cursor = 0;
-  bool done = false;  ///< there is nothing past this page
-};
-
-/// Applied sequences by worker.
-using WorkerWindows = std::map<std::uint64_t, SequenceWindow>;
+/// Makes the store for a shard's rows; may throw std::bad_alloc.
+using MakeRowStore = std::function<std::unique_ptr<RowStore>(const TableSpec& spec, const SlotSet& slots)>;
 
 /// One table's part on one shard server: the rows of the slots it owns, with their optimizer state beside
-/// them, dense or embedding behind one interface. A row never moves in memory.
+/// them in a RowStore, dense or embedding behind one interface, and what has been pushed to its slot groups.
 ///
 /// State without threads or locks: one loop owns it and makes every call. Errors leave it unchanged, but
 /// for rows made on the way. Nothing here throws; memory that cannot be had is kResourceExhausted.
 class TableShard {
  public:
-  /// Workers whose sequences are kept at once; past it pushes of new ones are kResourceExhausted.
-  static constexpr std::size_t kMaxWorkers = 65536;
-
   /// A shard of the table that owns `slots`. Dense rows are made here, embedding rows on first use.
   /// kInvalidArgument for an invalid spec or a SlotSet of another size than spec.slots.
-  static Result<TableShard> create(TableSpec spec, SlotSet slots);
+  static Result<TableShard> create(TableSpec spec, SlotSet slots,
+                                   const MakeRowStore& make_store = make_host_store);
   /// One that owns the whole table.
   static Result<TableShard> create(TableSpec spec);
   TableShard(TableShard&&) noexcept;
@@ -108,8 +92,10 @@ class TableShard {
 
   /// One optimizer step with gradients[keys, dim]; a key's duplicates are summed first. All or nothing.
   /// Staleness is version() - header.pulled_version before the push (0 if that is from before a restore and
-  /// larger). Errors as pull(); kInvalidArgument if gradients.size() != keys * dim or for a NaN or infinite
-  /// gradient, naming its key; kFailedPrecondition for a sequence too old to know whether it was applied.
+  /// larger). Errors as pull(); kInvalidArgument if gradients.size() != keys * dim or for a gradient that is
+  /// NaN or larger than kLargestGradient, naming its key; kFailedPrecondition for a sequence too old to know
+  /// whether it was applied. A push that some slot groups have had already (this shard got them from
+  /// different ones, which one of two parts of the push had reached) is applied in the others.
   Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
                            std::span<const float> gradients);
 
@@ -129,27 +115,24 @@ class TableShard {
   void forget_worker(std::uint64_t worker);
 
   std::uint64_t row_count() const;
-  /// Rows are numbered 0 .. row_count()-1 as they were made. Precondition: index < row_count().
-  RowView row(std::uint64_t index) const;
-  /// Calls visit(const RowView&) for each row of these slots.
-  template <class Visit>
-  void for_each_row(const SlotSet& slots, Visit&& visit) const {
-    for (std::uint64_t i = 0; i < row_count(); ++i) {
-      const RowView view = row(i);
-      if (slots.contains(slot_of(spec(), view.key))) visit(view);
-    }
-  }
-  /// Copies the next rows from `cursor` (0 to begin) on: keys[i] and weights[i, dim], as many as `keys` has
-  /// room for. Rows made meanwhile come at the end; each row comes once.
-  DumpPage dump(std::uint64_t cursor, std::span<std::uint64_t> keys, float* weights) const;
+  const RowLayout& layout() const;
+  /// Copies of rows, a page at a time: see RowStore::extract().
+  Result<ExtractPage> extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
+                              RowBatch& into) const;
+  /// Makes or overwrites whole rows: see RowStore::insert().
+  Result<void> insert(const RowBatch& rows);
 
   // What checkpoints and moves of slots read and write.
 
-  const WorkerWindows& worker_windows() const;
-  /// Adds to what is kept of workers, and raises version() to `version` if it is below.
-  void merge_progress(const WorkerWindows& windows, std::uint64_t version);
-  /// Makes or overwrites the row of `key`: weights[dim], state[state_tensors, dim]. Errors as pull().
-  Result<void> restore_row(std::uint64_t key, const float* weights, const float* state, std::uint32_t steps);
+  const SlotGroups& groups() const;
+  /// Adds to what is known of these groups' pushes.
+  void merge_windows(GroupMask groups, std::uint64_t worker, const SequenceWindow& window);
+  /// Raises version() to `version` if it is below.
+  void raise_version(std::uint64_t version);
+  /// A cut of the rows as they are now, to be read in pages while pulls and pushes go on: see RowStore.
+  Result<std::uint64_t> open_cut();
+  Result<ExtractPage> read_cut(std::uint64_t cursor, std::uint64_t most, RowBatch& into);
+  void close_cut();
 
  private:
   struct State;

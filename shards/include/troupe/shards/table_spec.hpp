@@ -6,6 +6,8 @@
 #include <variant>
 
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/tensor.hpp>
+#include <troupe/shards/optimizer.hpp>
 
 namespace troupe::shards {
 
@@ -14,33 +16,6 @@ enum class TableKind : std::uint8_t {
   kDense,      ///< a tensor [rows, dim]: keys are the row numbers 0 .. rows-1, and every row exists
   kEmbedding,  ///< any 64-bit key; a row is made when its key is first pulled or pushed
 };
-
-/// w -= learning_rate * (g + weight_decay * w)
-struct Sgd {
-  float learning_rate = 0.01F;
-  float weight_decay = 0;
-  friend bool operator==(const Sgd&, const Sgd&) = default;
-};
-
-/// a += g^2; w -= learning_rate * g / (sqrt(a) + epsilon)   (Duchi, Hazan, Singer 2011)
-struct Adagrad {
-  float learning_rate = 0.1F;
-  float epsilon = 1e-10F;
-  float initial_accumulator = 0;
-  friend bool operator==(const Adagrad&, const Adagrad&) = default;
-};
-
-/// Kingma and Ba 2015, algorithm 1. Steps are counted per row, so the correction of a row's bias depends
-/// on how often that row was pushed, not on how long training has run.
-struct Adam {
-  float learning_rate = 0.001F;
-  float beta1 = 0.9F;
-  float beta2 = 0.999F;
-  float epsilon = 1e-8F;
-  friend bool operator==(const Adam&, const Adam&) = default;
-};
-
-using Optimizer = std::variant<Sgd, Adagrad, Adam>;
 
 struct Zeros {
   friend bool operator==(const Zeros&, const Zeros&) = default;
@@ -85,9 +60,10 @@ struct TableSpec {
 
   std::string name;  ///< [A-Za-z0-9_-][A-Za-z0-9_.-]*, at most 128 characters: it names files too
   TableKind kind = TableKind::kEmbedding;
-  std::uint64_t dim = 0;       ///< columns, 1 .. kMaxDim
-  std::uint64_t rows = 0;      ///< dense: 1 .. kMaxRows; embedding: 0
-  std::uint32_t slots = 1024;  ///< a power of two up to kMaxSlots; never changes in a table's life
+  std::uint64_t dim = 0;            ///< columns, 1 .. kMaxDim
+  std::uint64_t rows = 0;           ///< dense: 1 .. kMaxRows; embedding: 0
+  DType weights = DType::kFloat32;  ///< as rows are kept: float32, float16 or bfloat16; state is float32
+  std::uint32_t slots = 1024;       ///< a power of two up to kMaxSlots; never changes in a table's life
   Optimizer optimizer = Sgd{};
   Initializer initializer = Zeros{};
   std::uint64_t seed = 0;
@@ -99,21 +75,12 @@ struct TableSpec {
   /// The spec as one line of JSON; from_json() of it gives an equal spec.
   std::string to_json() const;
   /// A valid spec. kInvalidArgument for malformed text, a missing, unknown or ill-typed key, or what
-  /// validate() refuses.
-  static Result<TableSpec> from_json(std::string_view text);
+  /// validate() refuses. Its optimizer is one of `known`.
+  static Result<TableSpec> from_json(std::string_view text,
+                                     const OptimizerList& known = builtin_optimizers());
 
   friend bool operator==(const TableSpec&, const TableSpec&) = default;
 };
-
-/// "sgd", "adagrad", "adam".
-std::string_view name_of(const Optimizer& optimizer);
-
-/// How many floats of state [dim] each the optimizer keeps beside a row's weights: SGD 0, Adagrad 1,
-/// Adam 2 (first moment, second moment).
-std::uint32_t state_tensors(const Optimizer& optimizer);
-
-/// The names of those state tensors, as checkpoints call them; null past the last.
-const char* state_tensor_name(const Optimizer& optimizer, std::uint32_t index);
 
 /// Writes the first weights of row `key`, out[dim]. They depend on the initializer, the seed, the key and
 /// the column only: whoever makes the row, on whatever shard and in whatever order, makes the same one.

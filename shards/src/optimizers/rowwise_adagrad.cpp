@@ -1,0 +1,39 @@
+// Adagrad with one accumulator a row, as embedding tables use it (Gupta et al. 2014; FBGEMM's definition):
+// a += mean over the columns of g^2; w -= learning_rate * g / (sqrt(a) + epsilon).
+#include <cmath>
+
+#include <troupe/kernels/elementwise.hpp>
+
+#include "for_rows.hpp"
+#include "list.hpp"
+
+namespace troupe::shards::optimizers {
+namespace {
+
+constexpr OptimizerParameter kParameters[] = {
+    {"learning_rate", 0.1F, OptimizerParameter::Range::kRate},
+    {"epsilon", 1e-10F, OptimizerParameter::Range::kPositive},
+    {"initial_accumulator", 0, OptimizerParameter::Range::kNotNegative},
+};
+constexpr OptimizerState kState[] = {
+    {.name = "sum_of_squares", .extent = Extent::kOne, .first_value_of = "initial_accumulator"}};
+
+void step(const StepBatch& batch) {
+  const float rate = batch.parameters[0];
+  const float epsilon = batch.parameters[1];
+  const std::int64_t dim = batch.dim;
+  for_rows(batch, dim + 1, [=](float* row, const float* gradient) {
+    float& sum = row[dim];
+    sum += kernels::squared_l2_norm(gradient, dim) / static_cast<float>(dim);
+    const float scale = rate / (std::sqrt(sum) + epsilon);
+    float* __restrict weights = row;
+    for (std::int64_t j = 0; j < dim; ++j) weights[j] -= scale * gradient[j];
+  });
+}
+
+}  // namespace
+
+constexpr OptimizerDef kRowwiseAdagrad{
+    .name = "rowwise_adagrad", .parameters = kParameters, .state = kState, .step = step};
+
+}  // namespace troupe::shards::optimizers

@@ -1,0 +1,67 @@
+#include "row_store_contract.hpp"
+
+namespace troupe::shards {
+namespace {
+
+using test::dense_spec;
+using test::embedding_spec;
+
+/// Tables of all kinds of rows.
+std::vector<TableSpec> specs() {
+  std::vector<TableSpec> all;
+  for (const DType weights : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    for (const std::uint64_t dim : {1U, 3U, 16U}) {
+      all.push_back(embedding_spec(dim, Adam{}));
+      all.back().weights = weights;
+    }
+  }
+  return all;
+}
+
+TEST_CASE("a host store steps rows as the optimizer's paper says, in every type of weights") {
+  for (const Optimizer& optimizer : test::every_optimizer()) {
+    for (const DType weights : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+      for (const std::uint64_t dim : {1U, 2U, 5U, 33U}) {
+        for (TableSpec spec : {embedding_spec(dim, optimizer), dense_spec(150, dim, optimizer)}) {
+          spec.weights = weights;
+          test::store_steps_as_the_formula(make_host_store, spec);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a host store makes rows when they are wanted, and shows those that are not there") {
+  for (const TableSpec& spec : specs()) test::store_makes_and_shows(make_host_store, spec);
+}
+
+TEST_CASE("a host store gives its rows to another and takes them, with their state") {
+  for (const TableSpec& spec : specs()) test::store_takes_what_another_gave(make_host_store, spec);
+}
+
+TEST_CASE("a host store forgets rows, by key and by slot") {
+  for (const TableSpec& spec : specs()) test::store_forgets(make_host_store, spec);
+}
+
+TEST_CASE("a host store evicts what was not used") {
+  for (const TableSpec& spec : specs()) test::store_evicts_the_unused(make_host_store, spec);
+}
+
+TEST_CASE("a cut of a host store shows the rows as they were, whatever is done meanwhile") {
+  for (TableSpec spec : specs()) {
+    test::store_cuts(make_host_store, spec);
+    spec.kind = TableKind::kDense;
+    spec.rows = 90;
+    test::store_cuts(make_host_store, spec);
+  }
+}
+
+TEST_CASE("a dense table's rows cannot be erased") {
+  const auto store = make_host_store(dense_spec(9, 2), SlotSet::all(1024));
+  CHECK(store->erase(std::vector<std::uint64_t>{1}).error().code == Code::kFailedPrecondition);
+  CHECK(store->erase(SlotSet::all(1024)).error().code == Code::kFailedPrecondition);
+  CHECK(store->evict(0).error().code == Code::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace troupe::shards
