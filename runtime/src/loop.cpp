@@ -311,6 +311,7 @@ int Loop::poll() {
     refresh_due_ = true;
   }
   stats_.events += static_cast<std::uint64_t>(did);
+  now_is_fresh_ = false;  // handlers may have read the clock long before the next that asks
   return did;
 }
 
