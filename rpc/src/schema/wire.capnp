@@ -65,7 +65,7 @@ struct Hello {
   protocolVersion @0 :UInt32;  # Both must be equal; there is no negotiation yet.
   nodeId          @1 :UInt64;  # Random, chosen at the node's start: a restarted node is another one.
   nodeName        @2 :Text;    # For people: messages and logs.
-  dataAddress     @3 :Data;    # Opaque to all but the transport (UCX worker address and link tag).
+  dataAddress     @3 :Data;    # Opaque to all but the transport: what each of its ways for data offers for this link.
   # A probe: an empty segment of shared memory (see Attachment). Whoever can open it can open all.
   poolPid         @4 :UInt32;  # The sender's process; 0: it shares no memory.
   poolFd          @5 :UInt32;
