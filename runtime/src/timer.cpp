@@ -19,7 +19,8 @@ std::uint64_t tick_of(TimePoint t) {
 TimePoint begin_of(std::uint64_t tick) {
   return TimePoint{static_cast<std::int64_t>(tick << kTickShift)};
 }
-/// Timers that one advance() fires: however many are due together, a loop looks at everything else in between.
+/// Timers that one advance() fires: however many are due together, a loop looks at everything else in
+/// between.
 constexpr int kMostAtOnce = 512;
 /// Before every time that a clock shows.
 constexpr TimePoint kAlways{INT64_MIN};

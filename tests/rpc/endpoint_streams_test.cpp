@@ -5,7 +5,9 @@
 #include <troupe/rpc/stream.hpp>
 
 #include "endpoint_support.hpp"
+#include "forger.hpp"
 #include "support/seed.hpp"
+#include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -297,6 +299,56 @@ TEST_CASE("streams: lost items leave a reader its deadline, not a hole") {
   CHECK(expected < 500);
   CHECK(item.error().code == Code::kDeadlineExceeded);
   reader.cancel();
+}
+
+TEST_CASE(
+    "streams: a second request under the first one's call id leaves nothing behind, whatever its token") {
+  contract::Shm world;
+  Side a, b;
+  std::uint64_t forged = 0;  // all that a calls goes under this id, once it is set
+  const auto meddle = [&](OutFrame& frame) {
+    if (forged != 0) patch_call_id(frame.head, forged);
+  };
+  a.endpoint = std::make_unique<Endpoint>(world.a, std::make_unique<Forger>(world.make(world.a, "a"), meddle),
+                                          options_of(1, "alice"), a);
+  b.endpoint = std::make_unique<Endpoint>(world.b, world.make(world.b, "b"), options_of(2, "bob"), b);
+  Methods<Source> methods;
+  Source::methods(methods);
+  Source source;
+  int begun = 0;
+  b.handler = [&, table = methods.table()](InboundCallPtr call) {
+    ++begun;
+    table->invoke(&source, std::move(call));
+  };
+  const SessionId to_b = a.endpoint->connect(b.endpoint->listen(contract::Shm::kAnyPort).value()).value();
+  REQUIRE(world.run_until([&] { return a.endpoint->ready(to_b) && b.sessions.size() == 1; }, 10s));
+
+  std::vector<Answer> answers(4);
+  const MethodId method{fnv1a("open"), signature_fingerprint<Stream<std::int64_t>>()};
+  const auto open = [&](std::uint64_t token, Answer& answer) {
+    return a.endpoint->call(
+        {to_b, 1}, method, {.timeout = 10s, .token = token},
+        [](OutMessage& out) {
+          out.values(2);
+          out.value(0).unsigned_integer(64, DType::kUInt64);
+          out.value(1).unsigned_integer(1 << 20, DType::kUInt64);
+        },
+        answer);
+  };
+  forged = open(71, answers[0]);
+  REQUIRE(world.run_until([&] { return begun == 1; }, 10s));
+  open(72, answers[1]);
+  REQUIRE(world.run_until([&] { return begun == 2; }, 10s));
+  CHECK(source.writers.size() == 1);
+  // A repeat, and a cancellation of what the second one was: both look for the call that has gone.
+  open(72, answers[2]);
+  REQUIRE(world.run_until([&] { return begun == 3; }, 10s));
+  open(71, answers[3]);
+  a.endpoint->cancel(forged);
+  REQUIRE(world.run_until([&] { return source.writers[0].ended(); }, 10s));
+  source.writers.clear();
+  a.endpoint->shut_down();
+  REQUIRE(world.run_until([&] { return b.closed.size() == 1; }, 10s));
 }
 
 }  // namespace troupe::rpc::testing

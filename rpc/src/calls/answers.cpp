@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cassert>
 
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 #include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
@@ -45,6 +45,7 @@ bool Answers::make_room() {
     if (idle && (oldest == callers_.end() || caller->second.last < oldest->second.last)) oldest = caller;
   }
   if (oldest == callers_.end()) return false;
+  bytes_ -= oldest->second.bytes;
   callers_.erase(oldest);
   return true;
 }
@@ -58,16 +59,33 @@ void Answers::keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoin
   record->bytes = bytes_of(answer);
   record->answer = std::move(answer);
   owner.bytes += record->bytes;
+  bytes_ += record->bytes;
   owner.last = now;
   owner.kept.push_back({id, now + limits_.time});
   while (owner.kept.size() > 1 && (owner.kept.size() > limits_.answers || owner.bytes > limits_.bytes))
     give_up_oldest(owner);
+  if (bytes_ > limits_.total_bytes) keep_within_total(owner);
 }
 
-void Answers::give_up_oldest(Caller& caller) const {
+/// Who has more than its share gives up its oldest until it has no more, first the one that has just been
+/// given something: so nobody's many answers cost others theirs.
+void Answers::keep_within_total(Caller& latest) {
+  const std::size_t share = limits_.total_bytes / callers_.size();
+  Caller* victim = &latest;
+  while (bytes_ > limits_.total_bytes) {
+    if (victim->bytes <= share || victim->kept.empty())
+      victim = &std::max_element(callers_.begin(), callers_.end(), [](const auto& a, const auto& b) {
+                  return a.second.bytes < b.second.bytes;
+                })->second;
+    while (!victim->kept.empty() && victim->bytes > share) give_up_oldest(*victim);
+  }
+}
+
+void Answers::give_up_oldest(Caller& caller) {
   const auto record = caller.records.find(caller.kept.front().id);
   assert(record != caller.records.end() && record->second.answer);
   caller.bytes -= record->second.bytes;
+  bytes_ -= record->second.bytes;
   caller.records.erase(record);
   caller.kept.pop_front();
 }
@@ -101,31 +119,25 @@ std::size_t Answers::kept_answers() const {
   return sum;
 }
 
-std::size_t Answers::kept_bytes() const {
-  std::size_t sum = 0;
-  for (const auto& [id, caller] : callers_) sum += caller.bytes;
-  return sum;
-}
-
 // ---- What the endpoint does ---------------------------------------------------------------------
 
-void Endpoint::forget_caller(std::uint64_t node_id) {
+void EndpointCore::forget_caller(std::uint64_t node_id) {
   answers_->caller_gone(node_id);
 }
 
-std::uint64_t Endpoint::caller_of(const InboundCall& call) {
+std::uint64_t EndpointCore::caller_of(const InboundCall& call) {
   const Session* session = call.session_ == kLocal ? nullptr : find(call.session_);
-  return session ? session->peer.node_id : options_.node_id;
+  return session ? session->peer().node_id : options_.node_id;
 }
 
 /// The caller gives a call up by the id of its latest attempt.
-InboundCall* Endpoint::first_of(const InboundCall& repeat) {
+InboundCall* EndpointCore::first_of(const InboundCall& repeat) {
   const Answers::Record* record = answers_->find(caller_of(repeat), Answers::id_of(repeat));
   return record ? record->first : nullptr;
 }
 
 /// Takes a call that has run, or runs, already. False: it is the first with its token, and now known.
-bool Endpoint::take_repeat(InboundCallPtr& call) {
+bool EndpointCore::take_repeat(InboundCallPtr& call) {
   const std::uint64_t caller = caller_of(*call);
   const Answers::Id id = Answers::id_of(*call);
   Answers::Record* record = answers_->find(caller, id);
@@ -160,7 +172,7 @@ bool Endpoint::take_repeat(InboundCallPtr& call) {
 }
 
 /// Answers a first call and the repeats that wait with it. `call` is forgotten already.
-void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep) {
+void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool keep) {
   const std::uint64_t caller = std::exchange(call.token_owner_, 0);
   const Answers::Id id = Answers::id_of(call);
   if (call.span_) end_span(call, std::move(call.span_));
@@ -197,7 +209,7 @@ void Endpoint::answer_token(InboundCall& call, const BodyWriter& body, bool keep
   send_kept(call, *frame);
 }
 
-void Endpoint::send_kept(const InboundCall& call, const OutFrame& answer) {
+void EndpointCore::send_kept(const InboundCall& call, const OutFrame& answer) {
   if (call.header().kind != MessageKind::kRequest || call.cancelled_) return;
   OutFrame frame{Buffer::copy_of(answer.head.bytes()), answer.parts};
   patch_call_id(frame.head, call.header().call_id);

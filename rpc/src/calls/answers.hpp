@@ -53,7 +53,7 @@ class Answers {
   const AnswerLimits& limits() const { return limits_; }
   /// Of all callers.
   std::size_t kept_answers() const;
-  std::size_t kept_bytes() const;
+  std::size_t kept_bytes() const { return bytes_; }
 
  private:
   struct IdHash {
@@ -72,11 +72,13 @@ class Answers {
     TimePoint last{};  // when its latest answer was kept
     bool gone = false;
   };
-  void give_up_oldest(Caller& caller) const;
+  void give_up_oldest(Caller& caller);
+  void keep_within_total(Caller& latest);
   bool make_room();
 
   AnswerLimits limits_;
   std::unordered_map<std::uint64_t, Caller> callers_;
+  std::size_t bytes_ = 0;  // kept of all callers
 };
 
 }  // namespace troupe::rpc

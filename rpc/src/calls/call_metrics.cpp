@@ -6,7 +6,7 @@
 
 #include <troupe/runtime/loop.hpp>
 
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 
 namespace troupe::rpc {
 
@@ -165,10 +165,10 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
 
 // ---- The endpoint's -----------------------------------------------------------------------------
 
-std::vector<FunctionMetrics> Endpoint::function_metrics() {
+std::vector<FunctionMetrics> EndpointCore::function_metrics() {
   if (!metrics_) return {};
   std::unordered_map<std::string_view, std::uint64_t> waiting;
-  for (const OpenCall& call : calls_)
+  for (const OpenCall& call : calls_.all())
     if (call.sink && call.waits && call.metered.series) ++waiting[call.metered.series->name];
   std::vector<FunctionMetrics> all = metrics_->snapshot();
   for (FunctionMetrics& each : all)
@@ -179,7 +179,7 @@ std::vector<FunctionMetrics> Endpoint::function_metrics() {
 }
 
 /// It has no duration here, and no end that anybody hears of.
-void Endpoint::count_one_way(std::uint64_t method, std::size_t bytes) {
+void EndpointCore::count_one_way(std::uint64_t method, std::size_t bytes) {
   if (!metrics_) return;
   detail::CallSeries& series = metrics_->series(CallSide::kClient, method, [] { return std::string(); });
   ++series.ended[0];
@@ -187,7 +187,7 @@ void Endpoint::count_one_way(std::uint64_t method, std::size_t bytes) {
 }
 
 /// A call that ends before it could begin.
-void Endpoint::count_refused(std::uint64_t method, Code code, const ReplySink& sink) {
+void EndpointCore::count_refused(std::uint64_t method, Code code, const ReplySink& sink) {
   if (!metrics_) return;
   detail::MeteredCall call =
       metrics_->begin(CallSide::kClient, method, loop_.now(), [&] { return sink.called(); });

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "endpoint/core.hpp"
+
 namespace troupe::rpc {
 
 namespace detail {
@@ -43,11 +45,12 @@ void CallScope::cancel() {
   if (cancelled_ || !endpoint_) return;
   cancelled_ = true;
   const auto self = shared_from_this();
-  Endpoint& endpoint = *endpoint_;
+  EndpointCore& endpoint = *endpoint_;
   endpoint.loop().cancel(*this);
   // Each of these may answer the call itself, which finishes this.
   const auto calls = std::exchange(calls_, {});
-  for (auto& told : std::exchange(told_, {})) told();
+  for (auto& told : std::exchange(told_, {}))
+    endpoint.shield("who is told of a cancellation", [&] { told(); });
   for (const std::uint64_t call : calls) endpoint.cancel(call);
 }
 
@@ -78,7 +81,7 @@ bool InboundCall::expired() const {
 }
 
 /// For a call that is made within another: no more time than that one has left, and its trace.
-Result<std::shared_ptr<detail::CallScope>> Endpoint::join_scope(CallOptions& options) const {
+Result<std::shared_ptr<detail::CallScope>> EndpointCore::join_scope(CallOptions& options) const {
   auto scope = detail::current_scope(loop_);
   if (!scope) return scope;
   if (scope->cancelled())
@@ -92,29 +95,53 @@ Result<std::shared_ptr<detail::CallScope>> Endpoint::join_scope(CallOptions& opt
   return scope;
 }
 
-void Endpoint::cancel_inbound(SessionId session, std::uint64_t call_id) {
-  // What is cancelled may answer other calls of the list.
-  std::vector<std::shared_ptr<detail::CallScope>> scopes;
-  std::vector<std::weak_ptr<detail::Cancellable>> answers;
-  const auto mark = [&](InboundCall& call) {
+/// Those who are to hear that calls have been cancelled: told when all these are marked, because what is told
+/// may answer others.
+class EndpointCore::Cancelling {
+ public:
+  explicit Cancelling(EndpointCore& endpoint) : endpoint_(endpoint) {}
+
+  void mark(InboundCall& call) {
     call.cancelled_ = true;
-    if (call.scope_) scopes.push_back(call.scope_);
-    if (!call.awaited_.expired()) answers.push_back(call.awaited_);
-  };
-  for (InboundCall* call = inbound_; call; call = call->next_) {
-    if (call->session_ != session || call->header().kind != MessageKind::kRequest) continue;
-    if (call_id == kAllCalls) {
-      if (call->token_owner_ == 0) mark(*call);  // else it may come back for its answer, on another link
-    } else if (call->header().call_id == call_id) {
-      mark(*call);
-      InboundCall* first = call->header().token != 0 ? first_of(*call) : nullptr;
-      if (first && first != call) mark(*first);
-      break;
-    }
+    if (call.scope_) scopes_.push_back(call.scope_);
+    if (!call.awaited_.expired()) answers_.push_back(call.awaited_);
   }
-  for (const auto& scope : scopes) scope->cancel();
-  for (const auto& answer : answers)
-    if (const auto future = answer.lock()) future->cancel();
+  void tell() {
+    for (const auto& scope : scopes_) scope->cancel();
+    for (const auto& answer : answers_)
+      if (const auto future = answer.lock())
+        endpoint_.shield("an answer that is not wanted any more", [&] { future->cancel(); });
+  }
+
+ private:
+  EndpointCore& endpoint_;
+  std::vector<std::shared_ptr<detail::CallScope>> scopes_;
+  std::vector<std::weak_ptr<detail::Cancellable>> answers_;
+};
+
+void EndpointCore::cancel_inbound(PeerCalls& calls, std::uint64_t call_id) {
+  InboundCall* call = calls.in.find(call_id);
+  if (!call) return;
+  if (call->held_ != 0) return forget(*calls.held.take(*call));
+  Cancelling cancelling(*this);
+  cancelling.mark(*call);
+  InboundCall* first = call->header().token != 0 ? first_of(*call) : nullptr;
+  if (first && first != call) cancelling.mark(*first);
+  cancelling.tell();
+}
+
+/// The peer has gone: its calls that still run are nobody's.
+void EndpointCore::cancel_all_inbound(PeerCalls& calls) {
+  while (!calls.held.empty()) forget(*calls.held.pop());
+  Cancelling cancelling(*this);
+  std::size_t chain = 0;
+  while (InboundCall* call = calls.in.any(chain)) {
+    // One with a token may come back for its answer, on another link.
+    if (call->header().kind == MessageKind::kRequest && call->token_owner_ == 0) cancelling.mark(*call);
+    calls.in.remove(*call);
+    orphans_.add(*call);
+  }
+  cancelling.tell();
 }
 
 // ---- What a handler sees of it ------------------------------------------------------------------

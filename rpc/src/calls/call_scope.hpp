@@ -4,9 +4,10 @@
 #include <memory>
 #include <vector>
 
-#include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/runtime/timer.hpp>
+
+#include "endpoint/core.hpp"
 
 namespace troupe::rpc::detail {
 
@@ -14,7 +15,7 @@ namespace troupe::rpc::detail {
 /// never have one. With the turn, but for its end.
 class CallScope final : public std::enable_shared_from_this<CallScope>, private TimerNode {
  public:
-  CallScope(Endpoint& endpoint, TimePoint deadline, const TraceContext& trace, bool cancelled)
+  CallScope(EndpointCore& endpoint, TimePoint deadline, const TraceContext& trace, bool cancelled)
       : endpoint_(&endpoint), deadline_(deadline), trace_(trace), cancelled_(cancelled) {}
 
   TimePoint deadline() const { return deadline_; }
@@ -37,7 +38,7 @@ class CallScope final : public std::enable_shared_from_this<CallScope>, private 
  private:
   void on_timer() override { cancel(); }
 
-  Endpoint* endpoint_;  // null: finished
+  EndpointCore* endpoint_;  // null: finished
   TimePoint deadline_;
   TraceContext trace_;
   bool cancelled_;

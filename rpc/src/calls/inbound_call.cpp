@@ -1,9 +1,12 @@
 // Answering calls: what an InboundCall and its endpoint do from the reply to the frame that carries it.
+#include <algorithm>
+
 #include <troupe/rpc/endpoint.hpp>
 
+#include "calls/answers.hpp"
 #include "calls/call_scope.hpp"
 #include "calls/recycled.hpp"
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 
 namespace troupe::rpc {
 
@@ -14,17 +17,18 @@ void InboundCall::operator delete(void* memory, std::size_t) {
   Recycled<InboundCall>::give(memory);
 }
 
-InboundCall::InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message,
+InboundCall::InboundCall(EndpointCore& endpoint, SessionId session, std::unique_ptr<InMessage> message,
                          TimePoint deadline)
     : endpoint_(&endpoint), session_(session), message_(std::move(message)), deadline_(deadline) {
-  enlist();
+  endpoint.enlist(*this);
 }
 
-void InboundCall::enlist() {
-  next_ = endpoint_->inbound_;
-  if (next_) next_->previous_ = this;
-  endpoint_->inbound_ = this;
-  ++endpoint_->inbound_calls_;
+void EndpointCore::enlist(InboundCall& call) {
+  PeerCalls* calls = calls_of(call.session_);
+  if (calls && call.session_ != kLocal)
+    call.counted_bytes_ = std::min(call.bytes(), options_.limits.max_bytes_in_flight);
+  (calls ? calls->in : orphans_).add(call);
+  ++inbound_calls_;
 }
 
 InboundCall::~InboundCall() {
@@ -48,7 +52,7 @@ void InboundCall::refuse(Error error) {
   if (error.node.empty()) error.node = endpoint_->options().node_name;
   metered_.code = error.code;
   if (span_) note_error(error);
-  Endpoint& endpoint = *endpoint_;
+  EndpointCore& endpoint = *endpoint_;
   endpoint.forget(*this);
   endpoint.answer_token(
       *this, [&](OutMessage& out) { out.error(error); }, false);
@@ -56,7 +60,7 @@ void InboundCall::refuse(Error error) {
 
 void InboundCall::reply_with(const BodyWriter& body) {
   if (!endpoint_) return;
-  Endpoint& endpoint = *endpoint_;
+  EndpointCore& endpoint = *endpoint_;
   if (session_ == kLocal)
     endpoint.forget(*this);  // the caller goes on inside of the answer
   else
@@ -72,21 +76,32 @@ void InboundCall::reply_with(const BodyWriter& body) {
   if (metered_.series && session_ != kLocal) endpoint.metrics()->end(metered_);
 }
 
-void Endpoint::forget(InboundCall& call) {
+void EndpointCore::forget(InboundCall& call) {
   delist(call);
   if (call.metered_.series) metrics_->end(call.metered_);
 }
 
-void Endpoint::delist(InboundCall& call) {
-  (call.previous_ ? call.previous_->next_ : inbound_) = call.next_;
-  if (call.next_) call.next_->previous_ = call.previous_;
+/// Ends a call without an answer, as if it had never come.
+void EndpointCore::drop(InboundCallPtr call) {
+  if (const std::uint64_t owner = std::exchange(call->token_owner_, 0); owner != 0) {
+    // Its repeats have nothing to wait for; they answer as they go.
+    const Answers::Id id = Answers::id_of(*call);
+    Answers::Record* record = answers_->find(owner, id);
+    const auto repeats = record ? std::exchange(record->repeats, {}) : std::vector<InboundCallPtr>();
+    answers_->forget(owner, id);
+  }
+  forget(*call);
+}
+
+void EndpointCore::delist(InboundCall& call) {
+  call.listed_->remove(call);
   call.endpoint_ = nullptr;
   --inbound_calls_;
   if (call.scope_) [[unlikely]]
     call.scope_->finish();
 }
 
-void Endpoint::answer(InboundCall& call, const BodyWriter& body) {
+void EndpointCore::answer(InboundCall& call, const BodyWriter& body) {
   auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
                       call.session_, true);
   if (frame) call.metered_.sent(bytes_of(*frame));
@@ -101,15 +116,11 @@ void Endpoint::answer(InboundCall& call, const BodyWriter& body) {
 }
 
 /// Whatever is in flight: an error is short.
-void Endpoint::answer_error(const InboundCall& call, const Error& error) {
+void EndpointCore::answer_error(const InboundCall& call, const Error& error) {
   auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}},
                       [&](OutMessage& out) { out.error(error); });
   if (!frame) return;
-  if (call.session_ == kLocal) {
-    (void)send_local(std::move(*frame));
-  } else if (ready(call.session_)) {
-    (void)transport_->send(call.session_, std::move(*frame));
-  }
+  (void)send_frame(call.session_, std::move(*frame), Flow::kReply);
 }
 
 }  // namespace troupe::rpc

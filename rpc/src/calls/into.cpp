@@ -2,12 +2,12 @@
 #include <iterator>
 #include <string>
 
-#include <troupe/rpc/endpoint.hpp>
+#include "endpoint/core.hpp"
 
 namespace troupe::rpc {
 
 /// kInvalidArgument: nothing can ever be received there. kFailedPrecondition: not now.
-Result<void> Endpoint::check_into(const Tensor& into) const {
+Result<void> EndpointCore::check_into(const Tensor& into) const {
   const auto refuse = [&](Code code, const std::string& why) {
     return Error{code, "an answer cannot be received into the tensor " + into.to_string() + ": " + why};
   };
@@ -30,12 +30,12 @@ Result<void> Endpoint::check_into(const Tensor& into) const {
   return {};
 }
 
-void Endpoint::claim_into(const Tensor& into) {
+void EndpointCore::claim_into(const Tensor& into) {
   if (into.bytes() == 0) return;
   into_.emplace(into.data(), into.data() + into.bytes());
 }
 
-void Endpoint::release_into(const Tensor& into) {
+void EndpointCore::release_into(const Tensor& into) {
   if (into.bytes() > 0) into_.erase(into.data());
 }
 

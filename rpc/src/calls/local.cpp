@@ -1,6 +1,6 @@
 // What an endpoint sends to itself: messages, and calls that need none.
 #include "calls/call_scope.hpp"
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core_sources.hpp"
 
 namespace troupe::rpc {
 
@@ -10,9 +10,9 @@ constexpr int kMaxLocalDepth = 8;
 }  // namespace
 
 /// A delivery on the stack; it is done in nobody's name.
-class Endpoint::Deeper {
+class EndpointCore::Deeper {
  public:
-  explicit Deeper(Endpoint& endpoint) : depth_(endpoint.local_depth_), none_(endpoint.loop_, nullptr) {
+  explicit Deeper(EndpointCore& endpoint) : depth_(endpoint.local_depth_), none_(endpoint.loop_, nullptr) {
     ++depth_;
   }
   ~Deeper() { --depth_; }
@@ -24,7 +24,7 @@ class Endpoint::Deeper {
   Loop::Context none_;
 };
 
-Result<void> Endpoint::send_local(OutFrame&& frame) {
+Result<void> EndpointCore::send_local(OutFrame&& frame) {
   auto message = InMessage::parse(std::move(frame.head), std::move(frame.parts));
   if (!message) return message.error();
   deliver_local({std::move(*message), nullptr, nullptr});
@@ -33,22 +33,22 @@ Result<void> Endpoint::send_local(OutFrame&& frame) {
 
 /// Things are delivered at once, unless the stack is deep already: a chain of calls, each made by the answer
 /// to the one before, or by the method called, may have any length.
-bool Endpoint::may_deliver() const {
+bool EndpointCore::may_deliver() const {
   return local_depth_ < kMaxLocalDepth && local_waiting_.empty();
 }
 
-void Endpoint::wait_local(Local local) {
+void EndpointCore::wait_local(Local local) {
   local_waiting_.push_back(std::move(local));
   if (!local_delivery_->scheduled()) loop_.schedule(*local_delivery_, loop_.now());
 }
 
-void Endpoint::deliver_local(Local local) {
+void EndpointCore::deliver_local(Local local) {
   if (!may_deliver()) return wait_local(std::move(local));
   const Deeper deeper(*this);
   hand_over(std::move(local));
 }
 
-void Endpoint::hand_over(Local local) {
+void EndpointCore::hand_over(Local local) {
   if (local.message) return deliver(kLocal, std::move(local.message));
   if (local.result) return give(local.call_id, *local.result);
   ++stats_.calls_received;
@@ -59,10 +59,10 @@ void Endpoint::hand_over(Local local) {
         {Code::kResourceExhausted,
          std::to_string(options_.limits.max_inbound_calls) + " calls wait for their answers here already"});
   if (options_.tracer) begin_span(*local.call);
-  events_.on_call(std::move(local.call));
+  shield("a call that came in", [&] { events_.on_call(std::move(local.call)); });
 }
 
-void Endpoint::deliver_waiting_local() {
+void EndpointCore::deliver_waiting_local() {
   // Those that come meanwhile wait for the loop's next round.
   for (std::size_t left = local_waiting_.size(); left > 0 && !local_waiting_.empty(); --left) {
     Local local = std::move(local_waiting_.front());
@@ -74,9 +74,9 @@ void Endpoint::deliver_waiting_local() {
 
 // ---- Calls without a message --------------------------------------------------------------------
 
-std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Duration timeout,
-                                      const TraceContext& trace, OpenSpan span, const BodyWriter& body,
-                                      ReplySink& sink, detail::CallScope* scope) {
+std::uint64_t EndpointCore::open_directly(CallTarget target, MethodId method, Duration timeout,
+                                          const TraceContext& trace, OpenSpan span, const BodyWriter& body,
+                                          ReplySink& sink, detail::CallScope* scope) {
   std::unique_ptr<detail::DirectCall> direct;
   try {
     direct =
@@ -88,9 +88,10 @@ std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Durati
     sink.on_reply(std::move(error));
     return 0;
   }
-  OpenCall& opened = open_call();
+  OpenCall& opened = calls_.take(*this);
   opened.sink = &sink;
   opened.target = target;
+  own_.out.add(opened);
   opened.span = std::move(span);
   const std::uint64_t call_id = opened.id();
   const TimePoint begun = loop_.fresh_now();
@@ -105,9 +106,10 @@ std::uint64_t Endpoint::open_directly(CallTarget target, MethodId method, Durati
   return call_id;
 }
 
-InboundCall::InboundCall(Endpoint& endpoint, std::unique_ptr<detail::DirectCall> direct, TimePoint deadline)
+InboundCall::InboundCall(EndpointCore& endpoint, std::unique_ptr<detail::DirectCall> direct,
+                         TimePoint deadline)
     : endpoint_(&endpoint), session_(kLocal), direct_(std::move(direct)), deadline_(deadline) {
-  enlist();
+  endpoint.enlist(*this);
 }
 
 namespace {
@@ -126,7 +128,7 @@ class DirectError final : public detail::DirectResult {
 
 void InboundCall::reply_directly(detail::DirectResult& result) {
   if (!endpoint_) return;
-  Endpoint& endpoint = *endpoint_;
+  EndpointCore& endpoint = *endpoint_;
   endpoint.forget(*this);
   if (span_ && span_->code == Code::kOk && result.error()) detail::note_error(*span_, *result.error());
   if (span_) endpoint.end_span(*this, std::move(span_));  // before the caller's
@@ -138,13 +140,13 @@ void InboundCall::reply_directly_error(Error error) {
   reply_directly(result);
 }
 
-void Endpoint::answer_directly(std::uint64_t call_id, detail::DirectResult& result) {
+void EndpointCore::answer_directly(std::uint64_t call_id, detail::DirectResult& result) {
   if (!may_deliver()) return wait_local({nullptr, nullptr, result.keep(), call_id});
   const Deeper deeper(*this);
   give(call_id, result);
 }
 
-void Endpoint::give(std::uint64_t call_id, detail::DirectResult& result) {
+void EndpointCore::give(std::uint64_t call_id, detail::DirectResult& result) {
   OpenCall* open = find_call(call_id);
   if (!open || open->target.session != kLocal) {
     ++stats_.replies_late;
@@ -155,7 +157,8 @@ void Endpoint::give(std::uint64_t call_id, detail::DirectResult& result) {
   open->metered.series = nullptr;
   if (open->span) [[unlikely]]
     end_span(*open, result.error());
-  result.give(release(*open));  // last: it may do anything
+  ReplySink& sink = release(*open);
+  shield("who waited for an answer", [&] { result.give(sink); });  // last: it may do anything
 }
 
 }  // namespace troupe::rpc

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "calls/call_scope.hpp"
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 #include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
@@ -26,9 +26,9 @@ bool worth_another(const Result<std::unique_ptr<InMessage>>& reply) {
 
 }  // namespace
 
-Endpoint::RetryingCall::RetryingCall(Endpoint& endpoint, std::uint64_t id, FindTarget find,
-                                     const CallOptions& options, OutFrame frame, ReplySink& sink,
-                                     OpenSpan span)
+EndpointCore::RetryingCall::RetryingCall(EndpointCore& endpoint, std::uint64_t id, FindTarget find,
+                                         const CallOptions& options, OutFrame frame, ReplySink& sink,
+                                         OpenSpan span)
     : endpoint_(endpoint),
       id_(id),
       find_(std::move(find)),
@@ -41,12 +41,20 @@ Endpoint::RetryingCall::RetryingCall(Endpoint& endpoint, std::uint64_t id, FindT
                            ? policy_.attempt_timeout
                            : timeout_of(endpoint.options_, options) / policy_.max_attempts) {}
 
-void Endpoint::RetryingCall::meter(std::uint64_t method) {
+void EndpointCore::RetryingCall::meter(std::uint64_t method) {
   if (CallMetrics* metrics = endpoint_.metrics())
     metered_ = metrics->begin(CallSide::kClient, method, endpoint_.loop_.now(), [&] { return called(); });
 }
 
-void Endpoint::RetryingCall::attempt() {
+Result<CallTarget> EndpointCore::RetryingCall::find_target() const {
+  try {
+    return find_();
+  } catch (...) {
+    return detail::current_exception_error("finding the callee");
+  }
+}
+
+void EndpointCore::RetryingCall::attempt() {
   state_ = State::kTrying;
   attempt_id_ = 0;
   if (++attempts_ > 1) {
@@ -55,7 +63,7 @@ void Endpoint::RetryingCall::attempt() {
   }
   const Duration left = deadline_ - endpoint_.loop_.refresh_now();
   if (left <= Duration::zero()) return finish(Error{Code::kDeadlineExceeded, "no answer in time"});
-  auto target = find_();
+  auto target = find_target();
   if (!target) return on_reply(target.error());
   target_ = *target;
   OutFrame frame{Buffer::copy_of(frame_.head.bytes()), frame_.parts};
@@ -63,7 +71,7 @@ void Endpoint::RetryingCall::attempt() {
   metered_.sent(bytes_of(frame));
   OpenSpan span = begin_attempt(frame);
   // An answer may come inside of this, and end this object.
-  Endpoint& endpoint = endpoint_;
+  EndpointCore& endpoint = endpoint_;
   const std::uint64_t id = id_;
   const std::uint64_t made = endpoint.call_encoded(
       target_, std::move(frame), std::min(left, attempt_timeout_), left, *this, std::move(span));
@@ -71,7 +79,7 @@ void Endpoint::RetryingCall::attempt() {
   if (self != endpoint.retrying_.end() && endpoint.find_call(made)) self->second->attempt_id_ = made;
 }
 
-void Endpoint::RetryingCall::on_reply(Result<std::unique_ptr<InMessage>> reply) {
+void EndpointCore::RetryingCall::on_reply(Result<std::unique_ptr<InMessage>> reply) {
   if (!worth_another(reply)) return finish(std::move(reply));
   const TimePoint now = endpoint_.loop_.refresh_now();
   const Duration pause = next_pause();
@@ -86,7 +94,7 @@ void Endpoint::RetryingCall::on_reply(Result<std::unique_ptr<InMessage>> reply) 
   finish(std::move(reply));
 }
 
-Duration Endpoint::RetryingCall::next_pause() {
+Duration EndpointCore::RetryingCall::next_pause() {
   Duration longest = policy_.first_backoff;
   for (std::uint32_t i = 1; i < attempts_ && longest < RetryPolicy::kLongestBackoff; ++i) longest *= 2;
   longest = std::clamp(longest, Duration(1), RetryPolicy::kLongestBackoff);
@@ -94,11 +102,11 @@ Duration Endpoint::RetryingCall::next_pause() {
 }
 
 /// Nobody waits for the last attempt, and there will be none after it.
-void Endpoint::RetryingCall::give_up_attempt() {
+void EndpointCore::RetryingCall::give_up_attempt() {
   endpoint_.send_cancel(target_, attempt_id_);
 }
 
-void Endpoint::RetryingCall::cancel() {
+void EndpointCore::RetryingCall::cancel() {
   const std::uint64_t open = attempt_id_;
   if (state_ == State::kTrying && endpoint_.find_call(open)) {
     endpoint_.cancel(open);  // its answer, kCancelled, ends this
@@ -108,7 +116,7 @@ void Endpoint::RetryingCall::cancel() {
   finish(Error{Code::kCancelled, "cancelled by the caller"});
 }
 
-void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
+void EndpointCore::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
   ReplySink& sink = sink_;
   endpoint_.end_metered(metered_, reply);
   const auto found = endpoint_.retrying_.find(id_);
@@ -117,11 +125,11 @@ void Endpoint::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
   if (self->span_ && !reply) detail::note_error(*self->span_, reply.error());
   if (self->span_ && reply && (*reply)->is_error()) detail::note_error(*self->span_, (*reply)->error());
   self->span_.reset();
-  sink.on_reply(std::move(reply));
+  endpoint_.shield("who waited for an answer", [&] { sink.on_reply(std::move(reply)); });
 }
 
-std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
-                                          const BodyWriter& body, ReplySink& sink) {
+std::uint64_t EndpointCore::call_with_retries(FindTarget find, MethodId method, const CallOptions& options,
+                                              const BodyWriter& body, ReplySink& sink) {
   const auto refuse = [&](Error error) {
     count_refused(method.name, error.code, sink);
     sink.on_reply(std::move(error));
@@ -159,16 +167,16 @@ std::uint64_t Endpoint::call_with_retries(FindTarget find, MethodId method, cons
   return id;
 }
 
-std::uint64_t Endpoint::call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
-                                     ReplySink& sink, OpenSpan span) {
-  if (open_calls_ >= options_.limits.max_open_calls) {
+std::uint64_t EndpointCore::call_encoded(CallTarget target, OutFrame frame, Duration timeout,
+                                         Duration remaining, ReplySink& sink, OpenSpan span) {
+  if (calls_.open() >= options_.limits.max_open_calls) {
     const Error error{Code::kResourceExhausted,
-                      std::to_string(open_calls_) + " calls are open already; wait for some"};
+                      std::to_string(calls_.open()) + " calls are open already; wait for some"};
     if (span) detail::note_error(*span, error);
     sink.on_reply(error);
     return 0;
   }
-  OpenCall& open = open_call();
+  OpenCall& open = calls_.take(*this);
   open.sink = &sink;
   open.target = target;
   open.attempt = true;

@@ -3,8 +3,9 @@
 #include <cstdint>
 #include <optional>
 
-#include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/timer.hpp>
+
+#include "endpoint/core.hpp"
 
 namespace troupe::rpc {
 
@@ -13,10 +14,10 @@ namespace troupe::rpc {
 ///
 ///     kTrying --answer, last failure--> ended
 ///     kTrying --failure--> kPausing --timer--> kTrying
-class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
+class EndpointCore::RetryingCall final : public ReplySink, private TimerNode {
  public:
   /// `span` is that of all attempts together, or null.
-  RetryingCall(Endpoint& endpoint, std::uint64_t id, FindTarget find, const CallOptions& options,
+  RetryingCall(EndpointCore& endpoint, std::uint64_t id, FindTarget find, const CallOptions& options,
                OutFrame frame, ReplySink& sink, OpenSpan span);
 
   /// Makes an attempt. May end this object.
@@ -33,11 +34,12 @@ class Endpoint::RetryingCall final : public ReplySink, private TimerNode {
   enum class State : std::uint8_t { kTrying, kPausing };
   void on_reply(Result<std::unique_ptr<InMessage>> reply) override;
   void on_timer() override { attempt(); }
+  Result<CallTarget> find_target() const;
   Duration next_pause();
   void give_up_attempt();
   OpenSpan begin_attempt(OutFrame& frame);
 
-  Endpoint& endpoint_;
+  EndpointCore& endpoint_;
   const std::uint64_t id_;
   const FindTarget find_;
   const RetryPolicy policy_;

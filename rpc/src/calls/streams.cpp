@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 
 namespace troupe::rpc {
 
@@ -31,7 +31,7 @@ namespace detail {
 // ---- The callee's end ---------------------------------------------------------------------------
 
 std::shared_ptr<StreamSource> StreamSource::open(InboundCallPtr call) {
-  Endpoint* endpoint = call->endpoint_;
+  EndpointCore* endpoint = call->endpoint_;
   const InMessage& request = call->message();
   std::uint64_t items = 0;
   std::uint64_t bytes = 0;
@@ -42,16 +42,17 @@ std::shared_ptr<StreamSource> StreamSource::open(InboundCallPtr call) {
     call->reply_error({Code::kInvalidArgument, "a stream begins with its reader's credit"});
     return nullptr;
   }
-  const std::pair key(call->session(), call->header().call_id);
-  if (endpoint->streams_.contains(key)) {
-    endpoint->forget(*call);  // the network has repeated it; the first goes on
+  PeerCalls* calls = endpoint->calls_of(call->session());
+  const std::uint64_t call_id = call->header().call_id;
+  if (!calls || calls->streams.contains(call_id)) {
+    endpoint->drop(std::move(call));  // the network has repeated it; the first goes on
     return nullptr;
   }
   std::shared_ptr<StreamSource> source(new StreamSource(std::move(call)));
   source->credit_items_ = items;
   source->credit_bytes_ = bytes;
-  endpoint->streams_.emplace(key, source);
-  if (Endpoint::Session* reader = endpoint->find(key.first)) endpoint->attend(*reader);
+  calls->streams.emplace(call_id, source);
+  if (Session* reader = endpoint->find(source->call_->session())) endpoint->attend(*reader);
   return source;
 }
 
@@ -90,7 +91,7 @@ void StreamSource::send_waiting() {
     waiting_.pop_front();
     ++sent_items_;
     sent_bytes_ += next.bytes;
-    const auto sent = endpoint_.send_frame(call_->session(), std::move(next.frame), Endpoint::Flow::kReply);
+    const auto sent = endpoint_.send_frame(call_->session(), std::move(next.frame), Flow::kReply);
     if (!sent) return end_by_reader(sent.error());
   }
   if (state_ == State::kEnding && waiting_.empty()) finish();
@@ -130,7 +131,7 @@ void StreamSource::handler_ended(Result<void> outcome) {
 void StreamSource::finish() {
   const auto self = shared_from_this();
   state_ = State::kEnded;
-  endpoint_.streams_.erase({call_->session(), call_->header().call_id});
+  endpoint_.forget_stream(call_->session(), call_->header().call_id);
   const InboundCallPtr call = std::move(call_);
   call->items_ = written_;
   if (outcome_)
@@ -152,7 +153,7 @@ void StreamSource::end_by_reader(const Error& why) {
   state_ = State::kEnded;
   outcome_ = why;
   waiting_.clear();
-  endpoint_.streams_.erase({call_->session(), call_->header().call_id});
+  endpoint_.forget_stream(call_->session(), call_->header().call_id);
   call_->cancelled_ = true;
   call_.reset();
   tell_writer(why);
@@ -165,7 +166,7 @@ void StreamSource::tell_writer(const Result<void>& outcome) {
 // ---- The caller's end ---------------------------------------------------------------------------
 
 StreamSink::StreamSink(Endpoint& endpoint, StreamWindow window)
-    : endpoint_(endpoint),
+    : endpoint_(endpoint.core()),
       loop_(endpoint.loop()),
       window_(sane(window)),
       items_(window_.items),
@@ -260,26 +261,29 @@ void StreamSink::cancel() {
 
 // ---- The endpoint's part ------------------------------------------------------------------------
 
-void Endpoint::on_item(SessionId session, std::unique_ptr<InMessage> message) {
+void EndpointCore::on_item(SessionId session, std::unique_ptr<InMessage> message) {
   const std::uint64_t call_id = message->header().call_id;
   OpenCall* call = find_call(call_id);
   if (!call || call->target.session != session) {
     ++stats_.replies_late;
     return send_cancel({session, 0}, call_id);  // the writer has not heard, or heard twice of the call
   }
-  call->sink->on_item(std::move(message));
+  ReplySink& sink = *call->sink;
+  shield("who reads a stream", [&] { sink.on_item(std::move(message)); });
   call = find_call(call_id);
   if (call && call->parked && call->sink->has_items(call->parked->header().target))
     complete(*call, std::move(call->parked));
 }
 
-void Endpoint::on_credit(SessionId session, const MessageHeader& header) {
-  if (const auto stream = streams_.find({session, header.call_id}); stream != streams_.end())
+void EndpointCore::on_credit(SessionId session, const MessageHeader& header) {
+  PeerCalls* calls = calls_of(session);
+  if (!calls) return;
+  if (const auto stream = calls->streams.find(header.call_id); stream != calls->streams.end())
     std::shared_ptr(stream->second)->on_credit(header.target, header.method);
 }
 
 /// A lost credit only means that the next one tells more; on a link that lives none is lost.
-void Endpoint::send_credit(std::uint64_t call_id, std::uint64_t items, std::uint64_t bytes) {
+void EndpointCore::send_credit(std::uint64_t call_id, std::uint64_t items, std::uint64_t bytes) {
   const OpenCall* call = find_call(call_id);
   if (!call) return;
   const SessionId session = call->target.session;
@@ -288,11 +292,16 @@ void Endpoint::send_credit(std::uint64_t call_id, std::uint64_t items, std::uint
   if (frame) (void)send_frame(session, std::move(*frame), Flow::kUrgent);
 }
 
-void Endpoint::end_streams(SessionId session, const Error& error) {
-  for (auto stream = streams_.lower_bound({session, 0});
-       stream != streams_.end() && stream->first.first == session;
-       stream = streams_.lower_bound({session, 0}))
-    std::shared_ptr(stream->second)->end_by_reader(error);
+void EndpointCore::forget_stream(SessionId session, std::uint64_t call_id) {
+  if (PeerCalls* calls = calls_of(session)) calls->streams.erase(call_id);
+}
+
+void EndpointCore::end_streams(PeerCalls& calls, const Error& error) {
+  while (!calls.streams.empty()) {
+    const auto stream = std::move(calls.streams.begin()->second);
+    calls.streams.erase(calls.streams.begin());
+    stream->end_by_reader(error);
+  }
 }
 
 }  // namespace troupe::rpc

@@ -6,7 +6,7 @@
 
 #include "calls/call_scope.hpp"
 #include "calls/retrying_call.hpp"
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 #include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
@@ -47,7 +47,7 @@ void note_error(Span& span, const Error& error) {
 
 // ---- Calls --------------------------------------------------------------------------------------
 
-void Endpoint::name_span(Span& span, const CallTarget& target, const MethodId& method) {
+void EndpointCore::name_span(Span& span, const CallTarget& target, const MethodId& method) {
   SpanBuffer& names = options_.tracer->spans();
   span.method_hash = method.name;
   span.actor = names.kept(SpanBuffer::Name::kActor, target.actor);
@@ -58,15 +58,15 @@ void Endpoint::name_span(Span& span, const CallTarget& target, const MethodId& m
   span.method = names.keep(SpanBuffer::Name::kMethod, method.name, known.method);
 }
 
-const std::string* Endpoint::peer_name(SessionId session) {
+const std::string* EndpointCore::peer_name(SessionId session) {
   const Session* known = session == kLocal ? nullptr : find(session);
   if (session != kLocal && !known) return nullptr;
   SpanBuffer& names = options_.tracer->spans();
-  return names.keep(SpanBuffer::Name::kNode, known ? known->peer.node_id : options_.node_id,
-                    known ? known->peer.node_name : options_.node_name);
+  return names.keep(SpanBuffer::Name::kNode, known ? known->peer().node_id : options_.node_id,
+                    known ? known->peer().node_name : options_.node_name);
 }
 
-void Endpoint::begin_span(InboundCall& call) {
+void EndpointCore::begin_span(InboundCall& call) {
   const MessageHeader& header = call.header();
   TraceContext trace = header.trace;
   const bool answered = header.kind == MessageKind::kRequest;
@@ -80,7 +80,7 @@ void Endpoint::begin_span(InboundCall& call) {
 }
 
 /// Names are looked up here rather than where it begins, because here the answer is on its way.
-void Endpoint::end_span(const InboundCall& call, OpenSpan span) {
+void EndpointCore::end_span(const InboundCall& call, OpenSpan span) {
   name_span(*span, {kLocal, call.header().target}, {call.header().method, 0});
 }
 
@@ -91,13 +91,13 @@ void InboundCall::note_error(Error& error) {
   if (cancelled_) span_->code = Code::kCancelled;
 }
 
-void Endpoint::end_span(OpenCall& call, const Error* error) {
+void EndpointCore::end_span(OpenCall& call, const Error* error) {
   call.span->peer = peer_name(call.target.session);
   if (error) detail::note_error(*call.span, *error);
   call.span.reset();
 }
 
-void Endpoint::end_span(OpenCall& call, Result<std::unique_ptr<InMessage>>& reply) {
+void EndpointCore::end_span(OpenCall& call, Result<std::unique_ptr<InMessage>>& reply) {
   const std::uint64_t trace_id = call.span->context.trace_low;
   if (!reply) {
     Error error = reply.error();
@@ -113,7 +113,7 @@ void Endpoint::end_span(OpenCall& call, Result<std::unique_ptr<InMessage>>& repl
 }
 
 /// Each attempt is a span of its own, within that of the whole call.
-OpenSpan Endpoint::RetryingCall::begin_attempt(OutFrame& frame) {
+OpenSpan EndpointCore::RetryingCall::begin_attempt(OutFrame& frame) {
   if (!span_) return {};
   TraceContext trace = span_->context;
   OpenSpan span = endpoint_.options_.tracer->begin(trace, SpanKind::kClient);

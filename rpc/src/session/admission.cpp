@@ -1,7 +1,7 @@
 // Before the hello: both sides of a link show that they know the shared secret.
 #include <algorithm>
 
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 #include "meeting/proof.hpp"
 #include "wire/capnp_support.hpp"
 
@@ -26,14 +26,14 @@ Error wrong_secret() {
 
 }  // namespace
 
-void Endpoint::expect_strangers() {
+void EndpointCore::expect_strangers() {
   Transport::StrangerBounds bounds;
   bounds.max_links = options_.max_strangers;
   if (!options_.secret.empty()) bounds.max_control_bytes = kMaxStrangerBytes;
   transport_->bound_strangers(bounds);
 }
 
-Result<void> Endpoint::may_meet_at(std::string_view address) const {
+Result<void> EndpointCore::may_meet_at(std::string_view address) const {
   if (options_.secret.empty() && !transport_->is_local(address))
     return Error{
         Code::kFailedPrecondition,
@@ -47,74 +47,72 @@ Result<void> Endpoint::may_meet_at(std::string_view address) const {
   return {};
 }
 
-void Endpoint::refuse(Session& session, Error why) {
-  send_control(*transport_, session.link,
+void Session::refuse(Error why) {
+  send_control(*endpoint_.transport_, link_,
                [&](wire::Control::Builder control) { write_error(control.initRefusal(), why); });
-  end_session(session.link, std::move(why), true);
+  end(std::move(why));
 }
 
-void Endpoint::begin_meeting(Session& session) {
-  session.life.heard = loop_.now();
-  session.state = options_.secret.empty() ? Session::State::kMeeting : Session::State::kGreeting;
-  if (session.peer.incoming) return;
-  if (options_.secret.empty()) return send_hello(session);
+void Session::begin_meeting() {
+  life.heard = endpoint_.loop_.now();
+  state_ = endpoint_.options_.secret.empty() ? State::kMeeting : State::kGreeting;
+  if (peer_.incoming) return;
+  if (endpoint_.options_.secret.empty()) return send_hello();
   auto nonce = make_nonce();
-  if (!nonce) return end_session(session.link, nonce.error(), true);
-  session.terms.dialling_node = options_.node_id;
-  session.terms.dialling_nonce = *nonce;
-  send_control(*transport_, session.link, [&](wire::Control::Builder control) {
-    write_greeting(control.initGreeting(), options_.node_id, *nonce);
+  if (!nonce) return end(nonce.error());
+  terms_.dialling_node = endpoint_.options_.node_id;
+  terms_.dialling_nonce = *nonce;
+  send_control(*endpoint_.transport_, link_, [&](wire::Control::Builder control) {
+    write_greeting(control.initGreeting(), endpoint_.options_.node_id, *nonce);
   });
 }
 
 /// Strangers' first words. Whatever does not follow the order of a meeting ends the link.
-void Endpoint::on_greeting(Session& session, const Greeting& greeting, bool challenge) {
-  if (options_.secret.empty())
-    return refuse(session,
-                  {Code::kUnauthenticated,
+void Session::on_greeting(const Greeting& greeting, bool challenge) {
+  if (endpoint_.options_.secret.empty())
+    return refuse({Code::kUnauthenticated,
                    "this node has no shared secret, and is asked to prove one: give all nodes the same "
                    "(node.secret, node.secret_file)"});
-  if (session.state != Session::State::kGreeting || session.peer.incoming == challenge)
-    return refuse(session, {Code::kUnauthenticated, "a greeting that nobody waits for"});
+  if (state_ != State::kGreeting || peer_.incoming == challenge)
+    return refuse({Code::kUnauthenticated, "a greeting that nobody waits for"});
   if (greeting.scheme != kHmacSha256)
-    return refuse(session, {Code::kUnauthenticated, "an unknown way to prove the shared secret: number " +
-                                                        std::to_string(greeting.scheme)});
+    return refuse({Code::kUnauthenticated,
+                   "an unknown way to prove the shared secret: number " + std::to_string(greeting.scheme)});
   if (greeting.nonce.size() != kNonceBytes || greeting.node_id == 0)
-    return refuse(session, {Code::kInvalidArgument, "a malformed greeting"});
-  MeetingTerms& terms = session.terms;
+    return refuse({Code::kInvalidArgument, "a malformed greeting"});
+  MeetingTerms& terms = terms_;
   (challenge ? terms.listening_node : terms.dialling_node) = greeting.node_id;
   std::ranges::copy(greeting.nonce, (challenge ? terms.listening_nonce : terms.dialling_nonce).begin());
-  session.state = Session::State::kProving;
-  if (challenge) return send_proof(session);
+  state_ = State::kProving;
+  if (challenge) return send_proof();
   auto nonce = make_nonce();
-  if (!nonce) return end_session(session.link, nonce.error(), true);
-  terms.listening_node = options_.node_id;
+  if (!nonce) return end(nonce.error());
+  terms.listening_node = endpoint_.options_.node_id;
   terms.listening_nonce = *nonce;
-  send_control(*transport_, session.link, [&](wire::Control::Builder control) {
-    write_greeting(control.initChallenge(), options_.node_id, *nonce);
+  send_control(*endpoint_.transport_, link_, [&](wire::Control::Builder control) {
+    write_greeting(control.initChallenge(), endpoint_.options_.node_id, *nonce);
   });
 }
 
-void Endpoint::send_proof(Session& session) {
-  const auto role = session.peer.incoming ? MeetingRole::kListening : MeetingRole::kDialling;
-  const auto proof = prove(options_.secret, role, session.terms);
-  if (!proof) return refuse(session, proof.error());
-  send_control(*transport_, session.link,
+void Session::send_proof() {
+  const auto role = peer_.incoming ? MeetingRole::kListening : MeetingRole::kDialling;
+  const auto proof = prove(endpoint_.options_.secret, role, terms_);
+  if (!proof) return refuse(proof.error());
+  send_control(*endpoint_.transport_, link_,
                [&](wire::Control::Builder control) { copy_data(control.initProof(sizeof(Proof)), *proof); });
 }
 
-void Endpoint::on_proof(Session& session, std::span<const std::byte> claimed) {
-  if (session.state != Session::State::kProving)
-    return refuse(session, {Code::kUnauthenticated, "a proof that nobody waits for"});
-  const auto role = session.peer.incoming ? MeetingRole::kDialling : MeetingRole::kListening;
-  const auto expected = prove(options_.secret, role, session.terms);
-  if (!expected) return refuse(session, expected.error());
-  if (!same_proof(claimed, *expected)) return refuse(session, wrong_secret());
-  transport_->admit(session.link);
-  session.state = Session::State::kMeeting;
+void Session::on_proof(std::span<const std::byte> claimed) {
+  if (state_ != State::kProving) return refuse({Code::kUnauthenticated, "a proof that nobody waits for"});
+  const auto role = peer_.incoming ? MeetingRole::kDialling : MeetingRole::kListening;
+  const auto expected = prove(endpoint_.options_.secret, role, terms_);
+  if (!expected) return refuse(expected.error());
+  if (!same_proof(claimed, *expected)) return refuse(wrong_secret());
+  endpoint_.transport_->admit(link_);
+  state_ = State::kMeeting;
   // The dialling side has proved first: who cannot prove anything is shown no proof either.
-  if (session.peer.incoming) return send_proof(session);
-  send_hello(session);
+  if (peer_.incoming) return send_proof();
+  send_hello();
 }
 
 }  // namespace troupe::rpc

@@ -3,7 +3,7 @@
 
 #include <troupe/rpc/endpoint.hpp>
 
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core_sources.hpp"
 #include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
@@ -13,106 +13,207 @@ FlowQueue::Lane lane_of(bool is_reply, bool is_long) {
   if (is_reply) return FlowQueue::Lane::kReplies;
   return is_long ? FlowQueue::Lane::kLong : FlowQueue::Lane::kShort;
 }
+/// Whether nothing waits that must be sent before such a message. Asked for each call: counters only.
+bool nothing_is_before(const FlowQueue& queue, bool is_reply, bool is_long) {
+  using Lane = FlowQueue::Lane;
+  if (queue.empty()) return true;
+  if (is_reply) return !is_long || queue.empty(Lane::kReplies);
+  return queue.empty(is_long ? Lane::kLong : Lane::kShort);
+}
 }  // namespace
 
-Result<void> Endpoint::wait_for_room(Session& to, OutFrame&& frame, Flow flow, std::size_t bytes,
-                                     OpenCall* call, TimePoint deadline) {
-  FlowQueue& queue = to.queue;
+Result<void> EndpointCore::send_frame(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call,
+                                      TimePoint deadline) {
+  const std::size_t bytes = bytes_of(frame);
+  if (bytes > options_.limits.max_message_bytes)
+    return Error{Code::kResourceExhausted,
+                 "a message of " + std::to_string(bytes) + " bytes is longer than the " +
+                     std::to_string(options_.limits.max_message_bytes) + " allowed; send it in pieces"};
+  if (call) call->metered.sent(bytes);
+  if (session == kLocal) {
+    if (call) own_.out.add(*call);
+    return send_local(std::move(frame));
+  }
+  Session* to = find(session);
+  if (!to) return Error{Code::kUnavailable, "the peer is gone"};
+  if (call) to->calls.out.add(*call);
+  return to->send(std::move(frame), bytes, flow, call, deadline);
+}
+
+// ---- A session's ----------------------------------------------------------------------------------
+
+/// Whether a call may be made beside those that are not answered: so the peer never has more of them than
+/// this side's bounds say, and may hold them without fear that both sides wait for each other.
+bool Session::may_call(std::size_t bytes) const {
+  const CallLimits& limits = endpoint_.options_.limits;
+  if (calls_in_flight_ >= limits.max_calls_in_flight) return false;
+  if (bytes <= endpoint_.long_from_) return short_call_bytes_ + bytes <= limits.max_bytes_in_flight;
+  return long_call_bytes_ + bytes <= limits.max_bytes_in_flight || long_call_bytes_ == 0;
+}
+
+/// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
+bool Session::may_send(Flow flow, std::size_t bytes) const {
+  const CallLimits& limits = endpoint_.options_.limits;
+  const bool is_long = bytes > endpoint_.long_from_;
+  if (flow == Flow::kCall && !may_call(bytes)) return false;
+  if (flow == Flow::kReply && !is_long) return true;
+  const std::size_t in_flight = endpoint_.transport_->bytes_in_flight(link_);
+  const std::size_t most = limits.max_bytes_in_flight;
+  if (is_long) return in_flight + bytes <= most || in_flight == 0;
+  return in_flight + bytes <= 2 * most;
+}
+
+bool Session::can_go(Flow flow, std::size_t bytes) const {
+  if (!ready()) return false;
+  if (flow == Flow::kUrgent) return true;
+  return nothing_is_before(queue_, flow == Flow::kReply, bytes > endpoint_.long_from_) &&
+         may_send(flow, bytes);
+}
+
+Result<void> Session::send_now(OutFrame&& frame, std::size_t bytes, Flow flow) {
+  endpoint_.stats_.bytes_sent += bytes;
+  leaving_.note(bytes, flow == Flow::kReply);
+  if (frame.leases) [[unlikely]]
+    memory_.lend(std::move(*frame.leases));
+  return endpoint_.transport_->send(link_, std::move(frame));
+}
+
+Result<void> Session::send(OutFrame&& frame, std::size_t bytes, Flow flow, OpenCall* call,
+                           TimePoint deadline) {
+  if (!can_go(flow, bytes)) [[unlikely]]
+    return wait_for_room(std::move(frame), flow, bytes, call, deadline);
+  if (call) {
+    begin_flow(*call, bytes);
+    endpoint_.attend(*this);
+  }
+  return send_now(std::move(frame), bytes, flow);
+}
+
+void Session::begin_flow(OpenCall& call, std::size_t bytes) {
+  call.session = this;
+  call.waits = false;
+  call.bytes = bytes;
+  ++calls_in_flight_;
+  (bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) += bytes;
+}
+
+void Session::end_of_flow(OpenCall& call) {
+  call.session = nullptr;
+  if (std::exchange(call.waits, false)) return queue_.erase(call.place);
+  --calls_in_flight_;
+  (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes;
+}
+
+Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t bytes, OpenCall* call,
+                                    TimePoint deadline) {
+  const CallLimits& limits = endpoint_.options_.limits;
   if (flow != Flow::kReply) {
     // One message may always wait, however long it is.
-    const bool full = queue.calls() >= options_.limits.max_calls_waiting ||
-                      (queue.calls() > 0 && queue.call_bytes() + bytes > options_.limits.max_bytes_waiting);
+    const bool full = queue_.calls() >= limits.max_calls_waiting ||
+                      (queue_.calls() > 0 && queue_.call_bytes() + bytes > limits.max_bytes_waiting);
     if (full) {
-      ++stats_.calls_refused;
-      return Error{Code::kResourceExhausted, std::to_string(queue.calls()) + " calls (" +
-                                                 std::to_string(queue.call_bytes()) + " bytes) wait for " +
-                                                 to.name() + " already; wait for answers"};
+      ++endpoint_.stats_.calls_refused;
+      return Error{Code::kResourceExhausted, std::to_string(queue_.calls()) + " calls (" +
+                                                 std::to_string(queue_.call_bytes()) + " bytes) wait for " +
+                                                 name() + " already; wait for answers"};
     }
   }
-  ++stats_.messages_waited;
-  const FlowQueue::Lane lane = lane_of(flow == Flow::kReply, bytes > long_from_);
+  ++endpoint_.stats_.messages_waited;
+  const FlowQueue::Lane lane = lane_of(flow == Flow::kReply, bytes > endpoint_.long_from_);
   const TimePoint until = call ? call->due() : deadline;
-  const auto place = queue.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
+  const auto place = queue_.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
   if (call) {
-    call->session = &to;
+    call->session = this;
     call->place = place;
     call->waits = true;
   }
-  attend(to);
-  if (to.state == Session::State::kReady) pump_->add(to);
+  endpoint_.attend(*this);
+  if (ready()) endpoint_.pump_->add(*this);
   return {};
 }
 
-/// Whether anything was sent, or given up.
-bool Endpoint::send_waiting(SessionId id) {
-  bool any = false;
+bool Session::send_next() {
+  if (!ready()) return false;
   for (const FlowQueue::Lane lane : FlowQueue::kLanes) {
-    // Found anew each time: a call that fails tells its caller, who may do anything.
-    while (Session* session = find(id)) {
-      FlowQueue& queue = session->queue;
-      if (queue.empty(lane)) break;
-      const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply
-                        : queue.front(lane).call_id != 0  ? Flow::kCall
-                                                          : Flow::kOneWay;
-      if (!may_send(*session, flow, queue.front(lane).bytes)) break;
-      send_next(*session, static_cast<FlowLane>(lane));
-      any = true;
-    }
+    if (queue_.empty(lane)) continue;
+    const FlowQueue::Entry& first = queue_.front(lane);
+    const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply
+                      : first.call_id != 0              ? Flow::kCall
+                                                        : Flow::kOneWay;
+    if (!may_send(flow, first.bytes)) continue;
+    send_first_of(lane);
+    return true;
   }
-  return any;
+  return false;
 }
 
-void Endpoint::send_next(Session& session, FlowLane lane_number) {
-  const auto lane = static_cast<FlowQueue::Lane>(lane_number);
-  FlowQueue::Entry entry = session.queue.pop(lane);
-  OpenCall* call = entry.call_id != 0 ? find_call(entry.call_id) : nullptr;
-  const Duration left = entry.deadline - loop_.now();
-  if (call) {
-    call->waits = false;  // it holds a place now, also if it is too late: its timer is about to end it
-    ++session.calls_in_flight;
-  }
+/// May end this session.
+void Session::send_first_of(FlowQueue::Lane lane) {
+  FlowQueue::Entry entry = queue_.pop(lane);
+  OpenCall* call = entry.call_id != 0 ? endpoint_.find_call(entry.call_id) : nullptr;
+  const Duration left = entry.deadline - endpoint_.loop_.now();
+  // It holds a place now, also if it is too late: its timer is about to end it.
+  if (call) begin_flow(*call, entry.bytes);
   if (lane != FlowQueue::Lane::kReplies) {
     if (left <= Duration::zero()) return;
     // An attempt of a call that is repeated ends before the call does, as its envelope says.
     if (!call || !call->attempt) patch_remaining(entry.frame.head, left);
   }
-  stats_.bytes_sent += entry.bytes;
-  const Result<void> sent = send_now(session, std::move(entry.frame));
-  if (!sent && call) complete(*call, sent.error());
+  const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply : call ? Flow::kCall : Flow::kOneWay;
+  const Result<void> sent = send_now(std::move(entry.frame), entry.bytes, flow);
+  if (!sent && call) endpoint_.complete(*call, sent.error());
 }
 
-Endpoint::Waiting Endpoint::waiting() const {
-  Waiting all;
+// ---- Of all sessions ------------------------------------------------------------------------------
+
+/// Whether anything was sent, or given up.
+bool EndpointCore::send_waiting(SessionId id) {
+  bool any = false;
+  // Found anew each time: a call that fails tells its caller, who may do anything.
+  for (Session* session = find(id); session && session->send_next(); session = find(id)) any = true;
+  return any;
+}
+
+void EndpointCore::lease_tensors(OutMessage& message, SessionId to, bool may_map) {
+  if (!message.has_tensors() || to == kLocal) return;
+  message.lease();
+  if (!may_map || to == kElsewhere) return;
+  if (Session* session = find(to); session && session->memory().peer_maps)
+    message.share(session->memory().next_lease);
+}
+
+Endpoint::Waiting EndpointCore::waiting() const {
+  Endpoint::Waiting all;
   for (const auto& [id, session] : sessions_) {
-    all.calls += session->queue.calls();
-    all.bytes += session->queue.call_bytes();
+    all.calls += session->queue().calls();
+    all.bytes += session->queue().call_bytes();
   }
   return all;
 }
 
 // ---- The pump -----------------------------------------------------------------------------------
 
-Endpoint::FlowPump::~FlowPump() {
+EndpointCore::FlowPump::~FlowPump() {
   if (sessions_.empty()) return;
   const Loop::Turn turn(endpoint_.loop_);
   endpoint_.loop_.remove_source(*this);
 }
 
-void Endpoint::FlowPump::add(Session& session) {
+void EndpointCore::FlowPump::add(Session& session) {
   if (std::exchange(session.pumped, true)) return;
   if (sessions_.empty()) endpoint_.loop_.add_source(*this);
-  sessions_.push_back(session.link);
+  sessions_.push_back(session.id());
 }
 
-int Endpoint::FlowPump::poll() {
+int EndpointCore::FlowPump::poll() {
   int events = 0;
   const std::vector<SessionId> now(sessions_);
   for (const SessionId id : now)
-    if (endpoint_.send_waiting(id)) ++events;
+    if (endpoint_.send_waiting(id) | endpoint_.begin_held(id)) ++events;
   if (sessions_.empty()) return events;  // polled from inside of itself
   std::erase_if(sessions_, [&](SessionId id) {
     Session* session = endpoint_.find(id);
-    if (session && !session->queue.empty()) return false;
+    if (session && session->has_waiting()) return false;
     if (session) session->pumped = false;
     return true;
   });

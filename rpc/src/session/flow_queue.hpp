@@ -32,7 +32,9 @@ class FlowQueue {
   };
 
   Place push(Lane lane, Entry entry) {
-    if (lane != Lane::kReplies) {
+    if (lane == Lane::kReplies) {
+      reply_bytes_ += entry.bytes;
+    } else {
       ++calls_;
       call_bytes_ += entry.bytes;
     }
@@ -57,14 +59,19 @@ class FlowQueue {
 
   bool empty() const { return calls_ == 0 && lanes_[index(Lane::kReplies)].empty(); }
   bool empty(Lane lane) const { return lanes_[index(lane)].empty(); }
-  /// Calls and one-way messages: what is bounded.
+  /// Of answers and of items of streams.
+  std::size_t reply_bytes() const { return reply_bytes_; }
+  /// Calls and one-way messages: what is bounded here.
   std::size_t calls() const { return calls_; }
   std::size_t call_bytes() const { return call_bytes_; }
 
  private:
   static std::size_t index(Lane lane) { return static_cast<std::size_t>(lane); }
   void count_out(Lane lane, std::size_t bytes) {
-    if (lane == Lane::kReplies) return;
+    if (lane == Lane::kReplies) {
+      reply_bytes_ -= bytes;
+      return;
+    }
     --calls_;
     call_bytes_ -= bytes;
   }
@@ -72,6 +79,7 @@ class FlowQueue {
   std::array<std::list<Entry>, kLanes.size()> lanes_;
   std::size_t calls_ = 0;
   std::size_t call_bytes_ = 0;
+  std::size_t reply_bytes_ = 0;
 };
 
 }  // namespace troupe::rpc

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "calls/answers.hpp"
-#include "endpoint/endpoint_parts.hpp"
+#include "endpoint/core.hpp"
 #include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
@@ -21,73 +21,62 @@ std::string milliseconds(Duration time) {
 
 // ---- What the endpoint does ---------------------------------------------------------------------
 
-void Endpoint::on_closed(LinkId link, Error error) {
-  end_session(link, std::move(error), true);
-}
-
-void Endpoint::keep_watch(SessionId session, bool on) {
+void EndpointCore::keep_watch(SessionId session, bool on) {
   Session* peer = find(session);
   if (!peer) return;
   peer->life.watched = on;
   if (on) attend(*peer);
 }
 
-void Endpoint::suspect(SessionId session, Duration silence) {
-  if (Session* peer = find(session)) liveness_->suspect(*peer, silence);
-}
-
 /// The peer waits for something and has heard nothing of us.
-void Endpoint::on_heartbeat(Session& session, std::uint64_t news) {
-  if (session.state < Session::State::kOpening) return;
-  const SessionId id = session.link;
-  send_control(*transport_, id, [&](wire::Control::Builder control) { control.setAlive(events_.news()); });
-  events_.on_news(id, news);
+void Session::on_heartbeat(std::uint64_t news) {
+  if (!met()) return;
+  send_control(*endpoint_.transport_, link_,
+               [&](wire::Control::Builder control) { control.setAlive(endpoint_.events_.news()); });
+  endpoint_.events_.on_news(link_, news);
 }
 
 // ---- Who is attended ----------------------------------------------------------------------------
 
-void Endpoint::Liveness::attend(Session& session) {
+void Liveness::attend(Session& session) {
   assert(!session.life.attended);
   session.life.attended = true;
   session.life.attended_from = endpoint_.loop_.fresh_now();
   list(session);
 }
 
-void Endpoint::Liveness::list(Session& session) {
-  if (!std::exchange(session.life.listed, true)) listed_.push_back(session.link);
+void Liveness::list(Session& session) {
+  if (!std::exchange(session.life.listed, true)) listed_.push_back(session.id());
   wake();
 }
 
-void Endpoint::Liveness::wake() {
+void Liveness::wake() {
   if (!scheduled()) endpoint_.loop_.schedule(*this, endpoint_.loop_.fresh_now() + tick());
 }
 
 /// Somebody else has heard nothing for `silence`: so long nothing was to be heard here either. But the peer
 /// gets a quarter of the limit to answer in, whatever others say.
-void Endpoint::Liveness::suspect(Session& session, Duration silence) {
+void Liveness::suspect(Session& session, Duration silence) {
   const Duration limit = endpoint_.options_.silence_limit;
   endpoint_.attend(session);
   SignsOfLife& life = session.life;
   const TimePoint now = endpoint_.loop_.fresh_now();
   life.attended_from = std::min(life.attended_from, now + -std::min<Duration>(silence, limit - limit / 4));
   if (!life.suspected()) life.suspected_at = now;
-  if (session.state != Session::State::kReady) return;
+  if (!session.ready()) return;
   ask(session);
   const TimePoint judged = life.silent_since() + patience(limit);
   if (judged < due()) endpoint_.loop_.schedule(*this, judged);
 }
 
-bool Endpoint::Liveness::needs_attention(const Session& session) const {
-  if (session.state < Session::State::kReady || session.life.watched || session.life.suspected()) return true;
-  if (session.calls_in_flight > 0 || !session.queue.empty()) return true;
-  const auto stream = endpoint_.streams_.lower_bound({session.link, 0});
-  return stream != endpoint_.streams_.end() && stream->first.first == session.link;
+bool Liveness::needs_attention(const Session& session) {
+  return !session.ready() || session.life.watched || session.life.suspected() || session.is_waited_for();
 }
 
 // ---- The tick -----------------------------------------------------------------------------------
 
 /// Often enough to keep the limits, whatever the interval is.
-Duration Endpoint::Liveness::tick() const {
+Duration Liveness::tick() const {
   const EndpointOptions& options = endpoint_.options_;
   const Duration longest =
       std::min({options.heartbeat_interval, options.silence_limit / 2, options.handshake_timeout / 2});
@@ -96,7 +85,7 @@ Duration Endpoint::Liveness::tick() const {
 
 /// Whether silence means anything now. A loop that was itself held up heard nothing because it did not
 /// listen; then what lies in the sockets is read first, and silence judged at the next tick.
-bool Endpoint::Liveness::listens(TimePoint now) {
+bool Liveness::listens(TimePoint now) {
   const Duration late = now - due();
   if (late > tick() / 4)
     slowness_ = std::min(slowness_ + 1, kSlowest);
@@ -107,11 +96,11 @@ bool Endpoint::Liveness::listens(TimePoint now) {
 }
 
 /// Why the session is to end, if it is.
-std::optional<Error> Endpoint::Liveness::judge(const Session& session, TimePoint now) const {
+std::optional<Error> Liveness::judge(const Session& session, TimePoint now) const {
   const EndpointOptions& options = endpoint_.options_;
-  if (session.state < Session::State::kReady) {
+  if (!session.ready()) {
     if (now - session.begun <= patience(options.handshake_timeout)) return std::nullopt;
-    return Error{Code::kUnavailable, "no meeting with " + session.peer.address + " within " +
+    return Error{Code::kUnavailable, "no meeting with " + session.peer().address + " within " +
                                          milliseconds(options.handshake_timeout)};
   }
   const Duration silence = now - session.life.silent_since();
@@ -119,23 +108,23 @@ std::optional<Error> Endpoint::Liveness::judge(const Session& session, TimePoint
   return Error{Code::kUnavailable, "nothing was heard of the node for " + milliseconds(silence)};
 }
 
-void Endpoint::Liveness::ask(Session& session) {
-  send_control(*endpoint_.transport_, session.link,
+void Liveness::ask(Session& session) {
+  send_control(*endpoint_.transport_, session.id(),
                [&](wire::Control::Builder control) { control.setHeartbeat(endpoint_.events_.news()); });
 }
 
 /// What a tick has found; told when all have been looked at, because whoever is told may do anything.
-struct Endpoint::Liveness::Verdicts {
+struct Liveness::Verdicts {
   TimePoint next;  // when to look again
   std::vector<std::pair<SessionId, Error>> dead;
   std::vector<std::pair<SessionId, Duration>> quiet;
 };
 
-void Endpoint::Liveness::look_at(Session& session, TimePoint now, bool listening, Verdicts& verdicts) {
+void Liveness::look_at(Session& session, TimePoint now, bool listening, Verdicts& verdicts) {
   const EndpointOptions& options = endpoint_.options_;
-  const bool ready = session.state == Session::State::kReady;
+  const bool ready = session.ready();
   if (auto death = judge(session, now); death && (listening || !ready)) {
-    verdicts.dead.emplace_back(session.link, std::move(*death));
+    verdicts.dead.emplace_back(session.id(), std::move(*death));
     return;
   }
   if (!ready) return;
@@ -143,12 +132,12 @@ void Endpoint::Liveness::look_at(Session& session, TimePoint now, bool listening
   const Duration silence = now - since;
   if (silence >= options.heartbeat_interval / 2) ask(session);
   if (listening && session.life.watched && silence >= options.silence_limit / 2)
-    verdicts.quiet.emplace_back(session.link, silence);
+    verdicts.quiet.emplace_back(session.id(), silence);
   if (const TimePoint judged = since + patience(options.silence_limit); judged > now)
     verdicts.next = std::min(verdicts.next, judged);
 }
 
-void Endpoint::Liveness::on_timer() {
+void Liveness::on_timer() {
   const TimePoint now = endpoint_.loop_.refresh_now();
   const bool listening = listens(now);
   Verdicts verdicts{now + tick(), {}, {}};
@@ -157,9 +146,9 @@ void Endpoint::Liveness::on_timer() {
     if (!session) continue;
     SignsOfLife& life = session->life;
     if (life.suspected() && life.heard > life.suspected_at) life.suspected_at = TimePoint::never();
-    session->memory.drop_closed();
+    session->memory().drop_closed();
     life.attended = needs_attention(*session);
-    life.listed = life.attended || session->memory.maps();
+    life.listed = life.attended || session->memory().maps();
     if (life.listed) listed_.push_back(id);
     if (life.attended) look_at(*session, now, listening, verdicts);
   }
@@ -168,7 +157,7 @@ void Endpoint::Liveness::on_timer() {
     endpoint_.loop_.schedule(*this, verdicts.next);
   for (const auto& [id, silence] : verdicts.quiet)
     if (const Session* session = endpoint_.find(id))
-      endpoint_.events_.on_quiet(id, Peer(session->peer), silence);
+      endpoint_.events_.on_quiet(id, Peer(session->peer()), silence);
   for (auto& [id, error] : verdicts.dead) endpoint_.end_session(id, std::move(error), true);
 }
 

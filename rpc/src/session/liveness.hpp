@@ -8,6 +8,9 @@
 
 namespace troupe::rpc {
 
+class EndpointCore;
+class Session;
+
 /// What one side of a link knows of the other one's life. Part of a session.
 struct SignsOfLife {
   TimePoint heard{};                            ///< when anything came last, on either way
@@ -32,9 +35,9 @@ struct SignsOfLife {
 /// Who is slow himself judges others mildly (Dadgar, Phillips, Currey: Lifeguard, 2017): after a tick that
 /// came late nobody is judged until the next one, and with each such tick a quarter of the silence limit is
 /// added to everybody's, up to as much again; ticks in time take it away again.
-class Endpoint::Liveness final : public TimerNode {
+class Liveness final : public TimerNode {
  public:
-  explicit Liveness(Endpoint& owner) : endpoint_(owner) {}
+  explicit Liveness(EndpointCore& owner) : endpoint_(owner) {}
 
   /// From now on until a tick finds nothing open. Precondition: it is not attended.
   void attend(Session& session);
@@ -49,13 +52,13 @@ class Endpoint::Liveness final : public TimerNode {
   struct Verdicts;
   void look_at(Session& session, TimePoint now, bool listening, Verdicts& verdicts);
   bool listens(TimePoint now);
-  bool needs_attention(const Session& session) const;
+  static bool needs_attention(const Session& session);
   std::optional<Error> judge(const Session& session, TimePoint now) const;
   void ask(Session& session);
   Duration tick() const;
   Duration patience(Duration limit) const { return limit + limit / 4 * slowness_; }
 
-  Endpoint& endpoint_;
+  EndpointCore& endpoint_;
   std::vector<SessionId> listed_;  // some may have ended
   bool was_held_up_ = false;       // the loop, at the last tick
   int slowness_ = 0;               // of this loop, 0 to kSlowest

@@ -264,7 +264,8 @@ void InMessage::operator delete(void* memory, std::size_t) {
 }
 
 InMessage::InMessage(Buffer&& head, std::vector<Buffer>&& parts)
-    : head_(std::move(head)), parts_(std::move(parts)) {
+    : head_(std::move(head)), parts_(std::move(parts)), bytes_(head_.size()) {
+  for (const Buffer& part : parts_) bytes_ += part.size();
   static_assert(sizeof(Impl) <= kImplBytes);
   new (storage_) Impl;
 }

@@ -21,6 +21,9 @@
 namespace troupe::rpc {
 
 class Endpoint;
+class EndpointCore;
+class HeldRequests;
+class InboundCalls;
 
 namespace detail {
 class StreamSource;
@@ -157,9 +160,10 @@ class BodyWriter {
 /// does nothing. It may outlive its endpoint.
 class InboundCall {
  public:
-  InboundCall(Endpoint& endpoint, SessionId session, std::unique_ptr<InMessage> message, TimePoint deadline);
+  InboundCall(EndpointCore& endpoint, SessionId session, std::unique_ptr<InMessage> message,
+              TimePoint deadline);
   /// One without a message, of the endpoint to itself.
-  InboundCall(Endpoint& endpoint, std::unique_ptr<detail::DirectCall> direct, TimePoint deadline);
+  InboundCall(EndpointCore& endpoint, std::unique_ptr<detail::DirectCall> direct, TimePoint deadline);
   ~InboundCall();
   InboundCall(const InboundCall&) = delete;
   InboundCall& operator=(const InboundCall&) = delete;
@@ -215,9 +219,10 @@ class InboundCall {
   }
 
  private:
-  friend class Endpoint;
+  friend class EndpointCore;
+  friend class InboundCalls;
+  friend class HeldRequests;
   friend class detail::StreamSource;
-  void enlist();
   template <class T>
   void reply_stored(const T& value) {
     std::optional<detail::DirectResultOf<detail::StoredType<T>>> result;
@@ -232,7 +237,7 @@ class InboundCall {
   void reply_directly_error(Error error);
   void note_error(Error& error);
 
-  Endpoint* endpoint_;  // null: gone, or answered
+  EndpointCore* endpoint_;  // null: gone, or answered
   SessionId session_;
   std::unique_ptr<InMessage> message_;
   std::unique_ptr<detail::DirectCall> direct_;  // in place of a message
@@ -245,8 +250,11 @@ class InboundCall {
   std::shared_ptr<detail::CallScope> scope_;
   std::weak_ptr<detail::Cancellable> awaited_;
   detail::MeteredCall metered_;
-  InboundCall* previous_ = nullptr;  // the endpoint's list of open calls
+  InboundCalls* listed_ = nullptr;  // the open calls of the same peer
+  InboundCall* previous_ = nullptr;
   InboundCall* next_ = nullptr;
+  std::size_t counted_bytes_ = 0;  // what its peer is charged for it
+  std::uint64_t held_ = 0;         // its number among those that are not begun; 0: it is
 };
 
 using InboundCallPtr = std::unique_ptr<InboundCall>;

@@ -41,12 +41,16 @@ Result<R> decode_reply(
   if constexpr (std::is_void_v<R>) {
     return {};
   } else {
-    Result<R> value{R{}};
-    if (message.value_count() != 1 || !Codec<R>::decode(message.value(0), *value))
-      return Error{Code::kInvalidArgument,
-                   std::string(what) + ": its answer is not of type " + Codec<R>::name() +
-                       (message.value_count() == 1 ? ", but " + describe(message.value(0)) : "")};
-    return value;
+    try {
+      Result<R> value{R{}};
+      if (message.value_count() != 1 || !Codec<R>::decode(message.value(0), *value))
+        return Error{Code::kInvalidArgument,
+                     std::string(what) + ": its answer is not of type " + Codec<R>::name() +
+                         (message.value_count() == 1 ? ", but " + describe(message.value(0)) : "")};
+      return value;
+    } catch (...) {
+      return with_context(current_exception_error("decoding the answer"), std::string(what));
+    }
   }
 }
 

@@ -116,11 +116,7 @@ class InMessage {
 
   const MessageHeader& header() const { return header_; }
   /// Envelope and attachments, as they came.
-  std::size_t bytes() const {
-    std::size_t sum = head_.size();
-    for (const Buffer& part : parts_) sum += part.size();
-    return sum;
-  }
+  std::size_t bytes() const { return bytes_; }
   /// The number of values in the body; 0 if it is an error.
   std::uint32_t value_count() const { return value_count_; }
   /// Precondition: index < value_count().
@@ -144,6 +140,7 @@ class InMessage {
 
   Buffer head_;
   std::vector<Buffer> parts_;
+  std::size_t bytes_;  // of both, as they came
   MessageHeader header_;
   std::uint32_t value_count_ = 0;
   bool is_error_ = false;

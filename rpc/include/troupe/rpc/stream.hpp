@@ -116,10 +116,14 @@ class StreamReader {
   static Result<std::optional<T>> decode(detail::StreamSink::Next next, const std::string& what) {
     if (!next) return with_context(std::move(next).error(), what);
     if (!*next) return std::optional<T>();
-    T value{};
-    if ((*next)->value_count() != 1 || !Codec<T>::decode((*next)->value(0), value))
-      return Error{Code::kInvalidArgument, what + ": an item is not of type " + Codec<T>::name()};
-    return std::optional<T>(std::move(value));
+    try {
+      T value{};
+      if ((*next)->value_count() != 1 || !Codec<T>::decode((*next)->value(0), value))
+        return Error{Code::kInvalidArgument, what + ": an item is not of type " + Codec<T>::name()};
+      return std::optional<T>(std::move(value));
+    } catch (...) {
+      return with_context(detail::current_exception_error("decoding an item"), what);
+    }
   }
 
   std::shared_ptr<detail::StreamSink> sink_;

@@ -68,7 +68,7 @@ class StreamSource final : public std::enable_shared_from_this<StreamSource> {
   void finish();
   void tell_writer(const Result<void>& outcome);
 
-  Endpoint& endpoint_;
+  EndpointCore& endpoint_;
   Loop& loop_;
   InboundCallPtr call_;  // null: kEnded
   State state_ = State::kOpen;
@@ -120,7 +120,7 @@ class StreamSink final : public std::enable_shared_from_this<StreamSink>,
   void give_credit();
   void tell_reader();
 
-  Endpoint& endpoint_;
+  EndpointCore& endpoint_;
   Loop& loop_;
   const StreamWindow window_;
   std::shared_ptr<StreamSink> self_;  // while the call is open

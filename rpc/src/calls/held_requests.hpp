@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include <troupe/rpc/call.hpp>
+
+namespace troupe::rpc {
+
+/// The requests of one peer that have come and are not begun, in their order.
+class HeldRequests {
+ public:
+  void push(InboundCallPtr call);
+  bool empty() const { return count_ == 0; }
+  std::size_t count() const { return count_; }
+  /// The first. Precondition: !empty().
+  InboundCallPtr pop();
+  /// Precondition: it is held here.
+  InboundCallPtr take(const InboundCall& call);
+  /// Those that are too late at `now`. Looks at all, if any may be.
+  std::vector<InboundCallPtr> take_expired(TimePoint now);
+
+ private:
+  void trim();
+
+  std::deque<InboundCallPtr> calls_;  // null: taken. The first is not
+  std::uint64_t last_ = 0;            // number of the last one
+  std::size_t count_ = 0;
+  TimePoint earliest_ = TimePoint::never();  // no deadline is earlier
+};
+
+}  // namespace troupe::rpc

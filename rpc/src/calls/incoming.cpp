@@ -1,0 +1,80 @@
+// Messages that come in, from peers and from ourselves: what becomes of each kind.
+#include <cassert>
+
+#include <troupe/rpc/stream_ends.hpp>
+
+#include "endpoint/core.hpp"
+
+namespace troupe::rpc {
+
+void EndpointCore::deliver(SessionId session, std::unique_ptr<InMessage>&& message) {
+  switch (message->header().kind) {
+    case MessageKind::kRequest:
+    case MessageKind::kOneWay:
+      return on_request(session, std::move(message));
+    case MessageKind::kReply:
+      return on_reply(session, std::move(message));
+    case MessageKind::kCancel:
+      return on_cancel(session, message->header().call_id);
+    case MessageKind::kItem:
+      return on_item(session, std::move(message));
+    case MessageKind::kCredit:
+      return on_credit(session, message->header());
+    case MessageKind::kRelease:
+      return on_release(session, *message);
+  }
+}
+
+void EndpointCore::on_request(SessionId session, std::unique_ptr<InMessage>&& message) {
+  ++stats_.calls_received;
+  const Duration remaining = message->header().remaining;
+  if (remaining <= Duration::zero()) return;  // the caller has ended it already
+  const TimePoint deadline = loop_.now() + remaining;
+  auto call = std::make_unique<InboundCall>(*this, session, std::move(message), deadline);
+  if (session != kLocal)
+    if (Session* from = find(session)) return from->take_in(std::move(call));
+  begin_request(std::move(call));
+}
+
+void EndpointCore::begin_request(InboundCallPtr call) {
+  begin_metered(*call);
+  if (inbound_calls_ > options_.limits.max_inbound_calls)
+    return call->reply_error({Code::kResourceExhausted, std::to_string(options_.limits.max_inbound_calls) +
+                                                            " calls wait for their answers here already"});
+  if (call->header().token != 0 && take_repeat(call)) return;
+  // Most callers have decided against it.
+  if (options_.tracer && call->header().trace.flags != TraceContext::kNotTraced) begin_span(*call);
+  shield("a call that came in", [&] { events_.on_call(std::move(call)); });
+}
+
+void EndpointCore::on_reply(SessionId session, std::unique_ptr<InMessage>&& message) {
+  OpenCall* call = find_call(message->header().call_id);
+  if (!call || call->target.session != session) {
+    ++stats_.replies_late;
+    return;
+  }
+  if (message->header().target != 0 && !call->sink->has_items(message->header().target)) {
+    call->parked = std::move(message);  // it has overtaken an item: see on_item()
+    return;
+  }
+  if (call->into) [[unlikely]]
+    if (auto received = message->receive_into(*call->into); !received)
+      return complete(*call, std::move(received).error());
+  complete(*call, std::move(message));
+}
+
+void EndpointCore::on_cancel(SessionId session, std::uint64_t call_id) {
+  if (PeerCalls* calls = calls_of(session)) cancel_inbound(*calls, call_id);
+  PeerCalls* calls = calls_of(session);  // anew: who is told may end the session
+  if (!calls) return;
+  if (const auto stream = calls->streams.find(call_id); stream != calls->streams.end())
+    std::shared_ptr(stream->second)->end_by_reader({Code::kCancelled, "the reader has cancelled the stream"});
+}
+
+void EndpointCore::on_release(SessionId id, const InMessage& message) {
+  Session* session = find(id);
+  if (session && !session->take_back_leases(message))
+    end_session(id, {Code::kDataLoss, "a peer's message is not valid: no list of leases"}, true);
+}
+
+}  // namespace troupe::rpc

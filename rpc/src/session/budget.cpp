@@ -1,0 +1,73 @@
+// What a peer may have of this side's memory: answers on their way to it, and requests of its own.
+//
+// Answers that do not leave, because their peer does not read, are made no more: its further requests are
+// held, in order, until they have left. Replies to our own calls are read and handled meanwhile, so that two
+// peers that answer each other with much go on. When what is held, or runs, is more than a peer has that
+// keeps to its own bounds, nothing is read from it any more.
+#include <algorithm>
+
+#include "endpoint/core_sources.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+/// Held requests that are begun in one go, so that others' messages are not kept waiting.
+constexpr int kMostAtOnce = 64;
+}  // namespace
+
+bool Session::answers_wait() {
+  const std::size_t most = endpoint_.options_.limits.max_answer_bytes;
+  if (leaving_.bytes() + queue_.reply_bytes() <= most) return false;
+  leaving_.update(endpoint_.transport_->bytes_in_flight(link_));
+  return leaving_.bytes() + queue_.reply_bytes() > most;
+}
+
+bool Session::owes_too_much() const {
+  const CallLimits& limits = endpoint_.options_.limits;
+  return calls.in.bytes() > limits.max_inbound_bytes || calls.held.count() > limits.max_requests_held;
+}
+
+void Session::take_in(InboundCallPtr call) {
+  if (owes_too_much()) pause();
+  if (calls.held.empty() && !answers_wait()) return endpoint_.begin_request(std::move(call));
+  ++endpoint_.stats_.requests_held;
+  calls.held.push(std::move(call));
+  if (owes_too_much()) pause();
+  endpoint_.pump_->add(*this);
+}
+
+void Session::pause() {
+  if (std::exchange(paused_, true)) return;
+  ++endpoint_.stats_.pauses;
+  endpoint_.transport_->pause(link_, true);
+  endpoint_.pump_->add(*this);
+}
+
+/// Not at the bound at once: else each message would be a pause.
+void Session::resume_if_due() {
+  if (!paused_) return;
+  const CallLimits& limits = endpoint_.options_.limits;
+  if (calls.in.bytes() > limits.max_inbound_bytes / 4 * 3 ||
+      calls.held.count() > limits.max_requests_held / 4 * 3)
+    return;
+  paused_ = false;
+  endpoint_.transport_->pause(link_, false);
+}
+
+/// Begins what is held, as far as there is room. Whether it did anything.
+bool EndpointCore::begin_held(SessionId id) {
+  Session* session = find(id);
+  if (!session) return false;
+  for (const InboundCallPtr& late : session->calls.held.take_expired(loop_.now())) forget(*late);
+  int begun = 0;
+  // Found anew each time: a handler may do anything.
+  while (session && begun < kMostAtOnce && !session->calls.held.empty() && !session->answers_wait()) {
+    ++begun;
+    begin_request(session->calls.held.pop());
+    session = find(id);
+  }
+  if (session) session->resume_if_due();
+  return begun > 0;
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,196 @@
+// What a peer may have of this side's memory: answers that it does not read, requests that it goes on
+// sending.
+#include <unistd.h>
+
+#include <fstream>
+#include <memory>
+
+#include "endpoint_support.hpp"
+
+namespace troupe::rpc::testing {
+
+namespace {
+
+using contract::Shm;
+using contract::Tcp;
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+std::size_t resident_bytes() {
+  std::size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages >> pages;
+  return pages * static_cast<std::size_t>(::getpagesize());
+}
+
+Tensor fresh(std::size_t bytes) {
+  Tensor tensor = Tensor::empty(DType::kUInt8, Shape({static_cast<std::int64_t>(bytes)}));
+  std::memset(tensor.data(), 7, bytes);
+  return tensor;
+}
+
+EndpointOptions bounded(std::uint64_t id, const std::string& name, std::size_t answer_bytes) {
+  auto options = options_of(id, name);
+  options.limits.max_answer_bytes = answer_bytes;
+  options.default_timeout = 120s;
+  return options;
+}
+
+/// Answers each call with `bytes` bytes of its own.
+std::function<void(InboundCallPtr)> puller(std::size_t bytes, int& begun) {
+  return [bytes, &begun](InboundCallPtr call) {
+    ++begun;
+    call->reply(fresh(bytes));
+  };
+}
+
+/// Drives one side only, until it has nothing to do.
+void drive(Loop& loop) {
+  for (int idle = 0; idle < 100;) idle = loop.poll() == 0 ? idle + 1 : 0;
+}
+
+/// An answer of which only the end is noted.
+struct Dropped final : ReplySink {
+  void on_reply(Result<std::unique_ptr<InMessage>> reply) override {
+    ++(reply && !(*reply)->is_error() ? came : failed);
+  }
+  int came = 0, failed = 0;
+};
+
+#define TROUPE_BUDGET_TRANSPORTS Shm, Tcp
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("budget: a peer that asks for 16 GiB and never reads costs no memory", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  Duo<Kind> duo(options_of(1, "alice"), bounded(2, "bob", 32 * kMiB));
+  duo.connect();
+  int begun = 0;
+  duo.b.handler = puller(kMiB, begun);
+  Dropped answers;
+  constexpr int kPulls = 16'384;
+  const std::size_t before = resident_bytes();
+  for (int i = 0; i < kPulls; ++i) {
+    start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 100s, answers);
+    if (i % 64 == 0) drive(duo.world.b);
+  }
+  drive(duo.world.b);
+  CHECK(begun < 128);
+  CHECK(duo.b.endpoint->stats().requests_held > 16'000);
+  CHECK(resident_bytes() - before < 128 * kMiB);
+  duo.a.endpoint->shut_down();
+  REQUIRE(duo.until([&] { return duo.b.closed.size() == 1; }));
+  CHECK(answers.failed == kPulls);
+}
+
+TEST_CASE_TEMPLATE("budget: 2 GiB through a slow reader keep little in memory, and all of it comes", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  Duo<Kind> duo(options_of(1, "alice"), bounded(2, "bob", 16 * kMiB));
+  duo.connect();
+  int begun = 0;
+  duo.b.handler = puller(kMiB, begun);
+  Dropped answers;
+  constexpr int kPulls = 2'048;
+  for (int i = 0; i < kPulls; ++i) start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 100s, answers);
+  const std::size_t before = resident_bytes();
+  std::size_t most = before;
+  for (int round = 0; answers.came + answers.failed < kPulls && round < 10'000'000; ++round) {
+    duo.world.b.poll();
+    if (round % 4 == 0) duo.world.a.poll();
+    if (round % 64 == 0) most = std::max(most, resident_bytes());
+  }
+  CHECK(answers.came == kPulls);
+  CHECK(most - before < 128 * kMiB);
+}
+
+TEST_CASE_TEMPLATE("budget: requests that are held begin in order, unless they end before", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  Duo<Kind> duo(options_of(1, "alice"), bounded(2, "bob", 4 * kMiB));
+  duo.connect();
+  std::vector<std::int64_t> begun;
+  duo.b.handler = [&](InboundCallPtr call) {
+    std::int64_t number = -1;
+    CHECK(call->message().value(0).read_integer(number));
+    begun.push_back(number);
+    call->reply(fresh(kMiB));
+  };
+  auto& answers = duo.answers(64);
+  std::vector<std::uint64_t> ids;
+  for (std::size_t i = 0; i < answers.size(); ++i)
+    ids.push_back(
+        start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 60s, answers[i], static_cast<std::int64_t>(i)));
+  Answer& late = duo.answer();
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 1ms, late, std::int64_t{1000});
+  drive(duo.world.b);
+  const std::size_t first = begun.size();
+  CHECK(first < 40);
+  for (std::size_t i = 50; i < 60; ++i) duo.a.endpoint->cancel(ids[i]);
+  drive(duo.world.b);
+  CHECK(begun.size() == first);
+  REQUIRE(duo.until([&] { return duo.a.endpoint->open_calls() == 0; }));
+  CHECK(begun.size() == 54);
+  CHECK(std::is_sorted(begun.begin(), begun.end()));
+  CHECK(late.code() == Code::kDeadlineExceeded);
+  for (std::size_t i = 0; i < answers.size(); ++i)
+    CHECK(answers[i].code() == (i >= 50 && i < 60 ? Code::kCancelled : Code::kOk));
+}
+
+TEST_CASE_TEMPLATE("budget: held requests end with their session", Kind, TROUPE_BUDGET_TRANSPORTS) {
+  Duo<Kind> duo(options_of(1, "alice"), bounded(2, "bob", kMiB));
+  duo.connect();
+  int begun = 0;
+  duo.b.handler = puller(kMiB, begun);
+  auto& answers = duo.answers(64);
+  for (Answer& answer : answers) start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 60s, answer);
+  drive(duo.world.b);
+  const int first = begun;
+  CHECK(first < 64);
+  duo.b.endpoint->close(duo.ba, {Code::kUnavailable, "enough"});
+  REQUIRE(duo.until([&] { return duo.a.closed.size() == 1; }));
+  CHECK(begun == first);
+  CHECK(duo.a.endpoint->open_calls() == 0);
+}
+
+TEST_CASE_TEMPLATE("budget: two that answer each other with more than their budgets do not wait for ever",
+                   Kind, TROUPE_BUDGET_TRANSPORTS) {
+  auto for_a = bounded(1, "alice", kMiB), for_b = bounded(2, "bob", kMiB);
+  for (EndpointOptions* options : {&for_a, &for_b}) {
+    options->limits.max_bytes_in_flight = 8 * kMiB;
+    options->limits.max_inbound_bytes = 16 * kMiB;
+  }
+  Duo<Kind> duo(for_a, for_b);
+  duo.connect();
+  int begun_a = 0, begun_b = 0;
+  duo.a.handler = puller(kMiB, begun_a);
+  duo.b.handler = puller(kMiB, begun_b);
+  Dropped of_a, of_b;
+  for (int i = 0; i < 200; ++i) {
+    start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 60s, of_a, fresh(kMiB));
+    start_call(*duo.b.endpoint, {duo.ba, 1}, "pull", 60s, of_b, fresh(kMiB));
+  }
+  REQUIRE(duo.until([&] { return of_a.came + of_a.failed == 200 && of_b.came + of_b.failed == 200; }));
+  CHECK(of_a.came == 200);
+  CHECK(of_b.came == 200);
+  CHECK(duo.a.endpoint->stats().pauses + duo.b.endpoint->stats().pauses == 0);
+}
+
+TEST_CASE_TEMPLATE("budget: a peer whose requests are not answered is not read past its bound", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  auto for_b = bounded(2, "bob", 64 * kMiB);
+  for_b.limits.max_inbound_bytes = 8 * kMiB;
+  Duo<Kind> duo(options_of(1, "alice"), for_b);
+  duo.connect();
+  std::vector<InboundCallPtr> kept;
+  duo.b.handler = [&](InboundCallPtr call) { kept.push_back(std::move(call)); };
+  Dropped answers;
+  for (int i = 0; i < 256; ++i) start_call(*duo.a.endpoint, {duo.ab, 1}, "push", 60s, answers, fresh(kMiB));
+  REQUIRE(duo.until([&] { return duo.b.endpoint->stats().pauses > 0; }));
+  duo.settle(100ms);
+  CHECK(kept.size() < 128);
+  CHECK(duo.b.endpoint->ready(duo.ba));
+  REQUIRE(duo.until([&] {
+    for (const InboundCallPtr& call : std::exchange(kept, {})) call->reply_void();
+    return answers.came + answers.failed == 256;
+  }));
+  CHECK(answers.came == 256);
+}
+
+}  // namespace troupe::rpc::testing

@@ -1,0 +1,128 @@
+// What is done for one peer or one call costs the same, however much others have open.
+#include <ctime>
+
+#include "endpoint_support.hpp"
+
+namespace troupe::rpc::testing {
+
+namespace {
+
+using SimDuo = Duo<contract::Sim>;
+
+double thread_seconds() {
+  timespec time{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+EndpointOptions roomy(std::uint64_t id, const std::string& name) {
+  auto options = options_of(id, name);
+  options.limits.max_calls_in_flight = 1 << 18;
+  options.silence_limit = 100s;
+  return options;
+}
+
+struct Ignored final : ReplySink {
+  void on_reply(Result<std::unique_ptr<InMessage>>) override { ++ended; }
+  std::size_t ended = 0;
+};
+
+/// A third endpoint beside the two, on b's host, with a session to b.
+struct Third {
+  explicit Third(SimDuo& duo) {
+    side.endpoint =
+        std::make_unique<Endpoint>(duo.world.b, duo.world.make(duo.world.b, "c"), roomy(3, "carol"), side);
+    to_b = side.endpoint->connect(duo.address).value();
+    REQUIRE(duo.until([&] { return side.sessions.size() == 1 && duo.b.sessions.size() == 2; }));
+  }
+  Side side;
+  SessionId to_b = 0;
+};
+
+/// Seconds of computing that it takes to make, cancel and handle the cancelling of `count` calls of c's.
+double cancel_some(SimDuo& duo, Third& third, std::size_t count) {
+  Ignored answers;
+  std::vector<std::uint64_t> ids;
+  const int begun = duo.b.service.begun;
+  for (std::size_t i = 0; i < count; ++i)
+    ids.push_back(start_call(*third.side.endpoint, {third.to_b, Side::kKeeper}, "k", 90s, answers));
+  REQUIRE(duo.until([&] { return duo.b.service.begun == begun + static_cast<int>(count); }));
+  const double before = thread_seconds();
+  for (const std::uint64_t id : ids) third.side.endpoint->cancel(id);
+  duo.settle();
+  const double took = thread_seconds() - before;
+  CHECK(answers.ended == count);
+  std::size_t cancelled = 0;
+  for (const InboundCallPtr& call : duo.b.service.kept) cancelled += call->cancelled() ? 1 : 0;
+  CHECK(cancelled == count);
+  std::erase_if(duo.b.service.kept, [](const InboundCallPtr& call) { return call->cancelled(); });
+  return took;
+}
+
+}  // namespace
+
+TEST_CASE("crowd: cancelling costs the same beside a hundred thousand open calls of others") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  Third third(duo);
+  constexpr std::size_t kSome = 2'000, kMany = 100'000;
+  double alone = cancel_some(duo, third, kSome);
+  alone = std::min(alone, cancel_some(duo, third, kSome));
+  Ignored others;
+  for (std::size_t i = 0; i < kMany; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, others);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == kMany; }));
+  double beside = cancel_some(duo, third, kSome);
+  beside = std::min(beside, cancel_some(duo, third, kSome));
+  CAPTURE(alone);
+  CAPTURE(beside);
+  CHECK(beside < 5 * alone + 0.01);
+  CHECK(others.ended == 0);
+}
+
+TEST_CASE("crowd: the end of a session costs what that one has open") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  Ignored others;
+  constexpr std::size_t kMany = 200'000;
+  const auto time_of_ends = [&] {
+    double took = 0;
+    for (int i = 0; i < 200; ++i) {
+      const SessionId session = duo.a.endpoint->connect(duo.address).value();
+      Ignored own;
+      start_call(*duo.a.endpoint, {session, 1}, "k", 90s, own);
+      const double before = thread_seconds();
+      duo.a.endpoint->close(session, {Code::kCancelled, "enough"});
+      took += thread_seconds() - before;
+      CHECK(own.ended == 1);
+    }
+    return took;
+  };
+  const double alone = std::min(time_of_ends(), time_of_ends());
+  for (std::size_t i = 0; i < kMany; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, others);
+  const double beside = std::min(time_of_ends(), time_of_ends());
+  CAPTURE(alone);
+  CAPTURE(beside);
+  CHECK(beside < 5 * alone + 0.005);
+  CHECK(others.ended == 0);
+}
+
+TEST_CASE("crowd: calls that expire together leave room between them for what others want") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  constexpr std::size_t kMany = 20'000;
+  Ignored crowd;
+  for (std::size_t i = 0; i < kMany; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 5s, crowd);
+  std::size_t most_in_a_round = 0;
+  while (crowd.ended < kMany) {
+    const std::size_t before = crowd.ended;
+    duo.world.world.run_until([&] { return crowd.ended != before; }, duo.world.world.clock().now() + 10s);
+    REQUIRE(crowd.ended > before);
+    most_in_a_round = std::max(most_in_a_round, crowd.ended - before);
+  }
+  CHECK(most_in_a_round <= 1024);
+}
+
+}  // namespace troupe::rpc::testing
