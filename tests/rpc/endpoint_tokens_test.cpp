@@ -330,8 +330,9 @@ TEST_CASE("retries: a call outlives a cut way, over a new session, and runs once
   }
   REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 20; }));
   // The way is cut while they run; half of the answers are given while nobody hears them.
+  // b, which waits for nothing on it, does not see it end.
   duo.world.world.set_partition("a", "b", true);
-  REQUIRE(duo.until([&] { return duo.a.closed.size() == 1 && duo.b.closed.size() == 1; }));
+  REQUIRE(duo.until([&] { return duo.a.closed.size() == 1; }));
   for (std::size_t i = 0; i < 10; ++i) duo.b.service.kept[i]->reply(static_cast<std::int64_t>(i));
   duo.settle(3s);
   duo.world.world.set_partition("a", "b", false);
