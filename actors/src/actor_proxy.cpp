@@ -91,6 +91,7 @@ void NodeImpl::call_dynamic(const std::string& actor, const CafCall& call, const
 
 Result<caf::actor> Node::actor(std::string_view name) {
   NodeImpl& node = *impl_;
+  if (node.loop->is_forked()) return HomeProcess::error();
   Loop::Turn turn(*node.loop);
   if (node.closing) return Error{Code::kCancelled, "the node shuts down"};
   if (auto target = node.resolve(name); !target) return with_context(target.error(), name);

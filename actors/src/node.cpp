@@ -2,8 +2,11 @@
 #include <troupe/actors/node.hpp>
 
 #include <cassert>
+#include <new>
+#include <system_error>
 
 #include <troupe/actors/caf.hpp>
+#include <troupe/runtime/process.hpp>
 
 #include "actor_proxy.hpp"
 #include "identity.hpp"
@@ -14,6 +17,7 @@ namespace troupe {
 namespace {
 
 constexpr Duration kLeaveTimeout{std::chrono::seconds(1)};
+constexpr unsigned kThreadsOfSystem = 4;  // of small_system_config(): a worker, the clock, and what prints
 constexpr Duration kDialAgain{std::chrono::milliseconds(50)};
 /// Calls of the cluster's own are part of no other, and of no trace.
 const rpc::CallOptions kHousekeeping{.trace = TraceContext::not_traced(), .detached = true};
@@ -77,9 +81,22 @@ Result<std::unique_ptr<Node>> Node::start(NodeOptions options) {
         Code::kFailedPrecondition,
         "this CAF must know Troupe's types: call troupe::register_caf_types() before the first actor "
         "system is made"};
-  std::unique_ptr<Node> node(new Node(std::make_unique<NodeImpl>(std::move(options))));
-  if (auto started = node->impl_->start(); !started) return started.error();
-  return node;
+  // Else the next socket might become standard error, and the log go to whoever is at its other end.
+  (void)open_standard_descriptors();
+  const std::string cannot = "node '" + options.name + "' cannot start";
+  // CAF ends the process where it gets no thread.
+  if (!options.system)
+    if (auto room = room_for_threads(kThreadsOfSystem + (options.own_thread ? 1 : 0)); !room)
+      return with_context(room.error(), cannot);
+  try {
+    std::unique_ptr<Node> node(new Node(std::make_unique<NodeImpl>(std::move(options))));
+    if (auto started = node->impl_->start(); !started) return started.error();
+    return node;
+  } catch (const std::system_error& error) {
+    return with_context(errno_error(error.code().value(), error.what()), cannot);
+  } catch (const std::bad_alloc&) {
+    return Error{Code::kResourceExhausted, cannot + ": there is no memory"};
+  }
 }
 
 Result<void> NodeImpl::start() {
@@ -89,7 +106,10 @@ Result<void> NodeImpl::start() {
   }
   if (auto served = metrics.serve(options.metrics_address); !served) return served;
   if (auto in = join(); !in) return in;
-  if (options.own_thread) thread = std::thread([this] { loop->run(); });
+  if (!options.own_thread) return {};
+  auto started = start_thread([this] { loop->run(); });
+  if (!started) return with_context(started.error(), "node '" + options.name + "' cannot start");
+  thread = std::move(*started);
   return {};
 }
 
@@ -198,12 +218,17 @@ Result<void> NodeImpl::join() {
 Node::Node(std::unique_ptr<NodeImpl> impl) : impl_(std::move(impl)) {}
 
 Node::~Node() {
+  // Its threads do not exist here, and its sockets and shared memory are the parent's: none of it is ended.
+  if (impl_->loop->is_forked()) {
+    (void)impl_.release();
+    return;
+  }
   assert(!impl_->loop->in_turn() && "a node cannot be destroyed by its own actors or watchers");
   shutdown();
 }
 
 void Node::shutdown() {
-  impl_->leave();
+  if (!impl_->loop->is_forked()) impl_->leave();
 }
 
 void NodeImpl::leave() {
@@ -270,6 +295,7 @@ void NodeImpl::end_actor(std::uint64_t number) {
 Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
                                std::shared_ptr<const rpc::MethodTable> methods) {
   NodeImpl& node = *impl_;
+  if (node.loop->is_forked()) return HomeProcess::error();
   if (name.empty()) return Error{Code::kInvalidArgument, "a named actor needs a name"};
   std::uint64_t number = 0;
   {
@@ -305,6 +331,7 @@ Result<void> NodeImpl::withdraw(const std::string& name) {
 
 Result<void> Node::kill(std::string_view name) {
   NodeImpl& node = *impl_;
+  if (node.loop->is_forked()) return HomeProcess::error();
   {
     Loop::Turn turn(*node.loop);
     const auto found = node.local_names.find(name);
@@ -341,6 +368,7 @@ caf::actor_system& Node::system() {
 
 Result<void> Node::run() {
   NodeImpl& node = *impl_;
+  if (node.loop->is_forked()) return HomeProcess::error();
   node.loop->wait_until([&] { return !node.running; }, TimePoint::never());
   Loop::Turn turn(*node.loop);
   return node.outcome;

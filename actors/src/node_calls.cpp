@@ -83,6 +83,10 @@ Result<rpc::SessionId> NodeImpl::meet(std::uint64_t node_id) {
 
 std::uint64_t Node::call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
                          const rpc::BodyWriter& body, rpc::ReplySink& sink) {
+  if (impl_->loop->is_forked()) [[unlikely]] {
+    sink.on_reply(HomeProcess::error());
+    return 0;
+  }
   if (options.retry.max_attempts > 1) {
     rpc::CallOptions named = options;
     if (named.token == 0) named.token = make_token();
@@ -106,6 +110,7 @@ Result<void> Node::tell(std::string_view actor, std::string_view method, const r
                  "'" + std::string(actor) + "." + std::string(method) +
                      "': a message that is not answered cannot be repeated; leave out "
                      "`retry`, or call it"};
+  if (node.loop->is_forked()) return HomeProcess::error();
   Loop::Turn turn(*node.loop);
   if (rpc::CallMetrics* counted = node.endpoint->metrics()) counted->learn_once(method);
   auto target = node.resolve(actor);
@@ -116,6 +121,7 @@ Result<void> Node::tell(std::string_view actor, std::string_view method, const r
 }
 
 std::vector<std::string> Node::actors_of(std::string_view role) const {
+  if (impl_->loop->is_forked()) return {};
   Loop::Turn turn(*impl_->loop);
   const Membership all = impl_->directory.list();
   std::vector<std::string> names;
@@ -299,6 +305,7 @@ void NodeImpl::relist() {
 }
 
 Membership Node::membership() {
+  if (impl_->loop->is_forked()) return {};
   Loop::Turn turn(*impl_->loop);
   return impl_->directory.list();
 }
@@ -312,17 +319,20 @@ Result<void> Node::barrier(std::string_view name, const std::vector<std::string>
 }
 
 std::uint64_t Node::watch(std::function<void(const MembershipChange&)> watcher) {
+  if (impl_->loop->is_forked()) return 0;
   Loop::Turn turn(*impl_->loop);
   impl_->watchers.emplace(impl_->next_watcher, NodeImpl::Watcher{std::move(watcher), {}});
   return impl_->next_watcher++;
 }
 
 void Node::unwatch(std::uint64_t watcher) {
+  if (impl_->loop->is_forked()) return;
   Loop::Turn turn(*impl_->loop);
   impl_->watchers.erase(watcher);
 }
 
 Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size_t count, Duration timeout) {
+  if (impl_->loop->is_forked()) return HomeProcess::error();
   std::vector<Member> found;
   const auto list = [&] {
     found = impl_->directory.list().members;
@@ -353,6 +363,7 @@ Result<std::vector<Member>> Node::wait_for_role(std::string_view role, std::size
 
 Result<void> Node::wait_for_actor(std::string_view name, Duration timeout) {
   NodeImpl& node = *impl_;
+  if (node.loop->is_forked()) return HomeProcess::error();
   bool seen = false;
   const auto there = [&] {
     seen = node.local_names.contains(name) || node.directory.has_actor(name);

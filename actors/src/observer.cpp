@@ -1,5 +1,7 @@
 #include <troupe/actors/observer.hpp>
 
+#include <sys/epoll.h>
+
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -121,8 +123,19 @@ Result<std::vector<NodeView>> ClusterObserver::look() {
   return views;
 }
 
-void ClusterObserver::wait(Duration time, const std::function<bool()>& done) {
-  impl_->loop.wait_until(done, impl_->clock.now() + time);
+void ClusterObserver::wait(Duration time, const std::function<bool()>& done, int descriptor) {
+  struct Wakes final : FdHandler {
+    void on_ready(std::uint32_t) override {}  // done() is asked after it
+  } wakes;
+  Impl& self = *impl_;
+  {
+    const Loop::Turn turn(self.loop);
+    // One that cannot be watched (a file) only means that `done` is asked less often.
+    if (descriptor >= 0) (void)self.loop.watch(descriptor, EPOLLIN, wakes);
+  }
+  self.loop.wait_until(done, self.clock.now() + time);
+  const Loop::Turn turn(self.loop);
+  if (descriptor >= 0) self.loop.unwatch(descriptor);
 }
 
 }  // namespace troupe

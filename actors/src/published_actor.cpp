@@ -117,6 +117,7 @@ void PublishedActor::drop_expired() {
 Result<void> Node::publish(const std::string& name, const caf::actor& actor,
                            const std::vector<std::string>& methods) {
   NodeImpl& node = *impl_;
+  if (node.loop->is_forked()) return HomeProcess::error();
   if (!actor) return Error{Code::kInvalidArgument, "an actor to be published as '" + name + "' must exist"};
   for (auto method = methods.begin(); method != methods.end(); ++method)
     if (std::find(methods.begin(), method, *method) != method)

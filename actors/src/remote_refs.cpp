@@ -161,6 +161,7 @@ std::uint64_t RemoteObject::call(rpc::MethodId method, const rpc::CallOptions& o
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
   };
+  if (loop_.is_forked()) return refuse(HomeProcess::error());
   const auto owner = owner_.lock();
   if (!owner) return refuse({Code::kCancelled, "the node shuts down"});
   if (failure_) return refuse(*failure_);
@@ -218,6 +219,10 @@ std::shared_ptr<detail::RemoteObject> OwnedObjects::make(
     const std::function<void(std::uint64_t, rpc::OutMessage&)>& body) {
   auto object = std::make_shared<detail::RemoteObject>(shared_from_this(),
                                                        std::string(type) + " at " + std::string(where));
+  if (node_.loop->is_forked()) {
+    object->fail(HomeProcess::error());
+    return object;
+  }
   const Member* member = node_.directory.find_member_named(where);
   if (!member || !node_.joined) {
     object->fail(member ? Error{Code::kCancelled, "the node shuts down"}

@@ -4,6 +4,7 @@
 #include <string>
 
 #include <troupe/runtime/files.hpp>
+#include <troupe/runtime/text.hpp>
 
 namespace troupe {
 namespace {
@@ -42,6 +43,20 @@ Result<Json> read_json_file(const std::string& path, JsonComments comments) {
   const Result<std::string> text = read_file(path);
   if (!text) return text.error();
   return parse_json(*text, path, comments);
+}
+
+Json json_of_bytes(std::string_view bytes) {
+  if (is_utf8(bytes)) return std::string(bytes);
+  Json numbers = Json::array();
+  for (const char byte : bytes) numbers.push_back(static_cast<std::uint8_t>(byte));
+  return Json{{"bytes", std::move(numbers)}};
+}
+
+std::string bytes_of_json(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  std::string bytes;
+  for (const Json& number : value.at("bytes")) bytes += static_cast<char>(number.get<std::uint8_t>());
+  return bytes;
 }
 
 std::string to_line(const Json& value) {

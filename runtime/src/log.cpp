@@ -1,5 +1,8 @@
 #include <troupe/runtime/log.hpp>
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <iterator>
@@ -16,6 +19,8 @@
 
 #include <troupe/runtime/config.hpp>
 #include <troupe/runtime/json.hpp>
+#include <troupe/runtime/process.hpp>
+#include <troupe/runtime/text.hpp>
 
 namespace troupe {
 namespace {
@@ -58,7 +63,11 @@ class FunctionSink final : public spdlog::sinks::base_sink<std::mutex> {
 
 /// A value of a text line; quoted where it would not read as one word.
 void append_text(std::string& line, std::string_view text) {
-  const bool plain = !text.empty() && text.find_first_of(" \"=\\\t\n\r") == std::string_view::npos;
+  // Control characters too: a value must not be able to draw on the terminal.
+  const bool plain = !text.empty() && text.find_first_of(" \"=\\") == std::string_view::npos &&
+                     is_utf8(text) && std::none_of(text.begin(), text.end(), [](char c) {
+                       return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+                     });
   line += plain ? std::string(text) : to_line(Json(text));
 }
 
@@ -89,8 +98,8 @@ std::string text_of_trace(const TraceContext& trace) {
 
 /// Line feeds and other control characters of a message would break the one-line rule.
 void append_message(std::string& line, std::string_view message) {
-  for (const char c : message) {
-    if (static_cast<unsigned char>(c) >= 0x20) {
+  for (const char c : is_utf8(message) ? std::string(message) : to_utf8(message)) {
+    if (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f) {
       line += c;
     } else {
       line += c == '\n' ? "\\n" : " ";
@@ -191,7 +200,8 @@ Result<Logger> Logger::open(LogOptions options) {
     } else if (!options.file.empty()) {
       target = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
     } else {
-      target = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+      target = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(
+          terminal_colors(STDERR_FILENO) ? spdlog::color_mode::always : spdlog::color_mode::never);
     }
   } catch (const spdlog::spdlog_ex& exception) {
     return Error{Code::kInvalidArgument, std::string("cannot open the log file: ") + exception.what()};

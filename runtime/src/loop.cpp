@@ -37,6 +37,10 @@ Loop::Loop(Clock& clock, LoopOptions options)
       inbox_(std::make_unique<Inbox>()) {}
 
 Loop::~Loop() {
+  if (is_forked()) {
+    leave_behind();
+    return;
+  }
   assert(owner_.load() == std::thread::id{} && home_.load() == Home::kAbsent && waiters_.empty());
   // What tasks own may call the loop while it is destroyed, even post again.
   owner_.store(std::this_thread::get_id());
@@ -49,11 +53,27 @@ Loop::~Loop() {
   }
 }
 
+// What it holds may not be destroyed here: destructors would end calls, and answer peers, that are the
+// parent's.
+void Loop::drop(Task task) {
+  [[maybe_unused]] const auto* left = new Task(std::move(task));
+}
+
+// A condition variable waits, when it is destroyed, for threads that the child does not have.
+void Loop::leave_behind() {
+  (void)inbox_.release();
+  (void)poller_.release();
+  [[maybe_unused]] const auto* left = new std::deque<Task>(std::move(ready_));
+  new (&home_wake_) std::condition_variable;
+}
+
 // The poster pushes, then reads owner_ (and owner_asleep_ or home_). A driver that goes to sleep first says
 // so in owner_, owner_asleep_ or home_, then reads the inbox. All of it is sequentially consistent: either
 // the driver sees the task, or the poster sees that somebody has to be woken. Who gives the turn without
 // going to sleep may miss a task: see give_turn().
 void Loop::post(Task task) {
+  if (is_forked()) [[unlikely]]
+    return drop(std::move(task));
   inbox_->push(std::move(task));
   wake_driver();
 }
@@ -73,6 +93,8 @@ void Loop::run_or_post(Task task) {
 }
 
 bool Loop::run_if_free(const std::function<void()>& task) {
+  if (is_forked()) [[unlikely]]
+    return false;
   if (in_turn()) {
     task();
     return true;
@@ -99,11 +121,14 @@ bool Loop::run_if_free(const std::function<void()>& task) {
 }
 
 void Loop::stop() {
+  if (is_forked()) return;
   stopping_.store(true);
   wake_home();
 }
 
 bool Loop::wait_until(const std::function<bool()>& done, TimePoint deadline) {
+  if (is_forked()) [[unlikely]]
+    return false;
   if (in_turn()) return drive(done, deadline, true);
   if (!try_take_turn()) {
     Waiter self{.done = &done};
@@ -117,6 +142,8 @@ bool Loop::wait_until(const std::function<bool()>& done, TimePoint deadline) {
 
 bool Loop::begin_and_wait(const std::function<void()>& begin, const std::function<bool()>& done,
                           Duration timeout) {
+  if (is_forked()) [[unlikely]]
+    return false;
   if (in_turn()) {
     const TimePoint deadline = recent_now() + timeout;
     begin();
@@ -167,6 +194,7 @@ bool Loop::help(const std::function<void()>* begin, const std::function<bool()>&
 }
 
 void Loop::run() {
+  if (is_forked()) return;
   assert(home_.load() == Home::kAbsent && "a loop runs on one thread at a time");
   home_.store(Home::kAwake);
   std::uint64_t helped_seen = helped_.load();

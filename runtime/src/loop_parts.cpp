@@ -73,7 +73,10 @@ Loop::Poller::Poller()
     : epoll_fd(epoll_create1(EPOLL_CLOEXEC)), kick_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   epoll_event event{.events = EPOLLIN, .data = {.u64 = kKick}};
   if (epoll_fd < 0 || kick_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, kick_fd, &event) != 0) {
-    throw std::system_error(errno, std::generic_category(), "cannot make a loop's epoll set");
+    const int error = errno;
+    if (kick_fd >= 0) close(kick_fd);
+    if (epoll_fd >= 0) close(epoll_fd);
+    throw std::system_error(error, std::generic_category(), "cannot make a loop's epoll set");
   }
 }
 

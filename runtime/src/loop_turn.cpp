@@ -223,6 +223,12 @@ void Loop::park(std::uint64_t& helped_seen) {
 
 Loop::Turn::Turn(Loop& loop) : loop_(loop), nested_(loop.in_turn()) {
   if (nested_) return;
+  if (loop_.is_forked()) [[unlikely]] {
+    // Nobody drives it any more, and whoever had the turn does not exist here.
+    loop_.owner_.store(std::this_thread::get_id());
+    nested_ = true;
+    return;
+  }
   loop_.take_turn();
   loop_.refresh_now();
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <troupe/runtime/fresh_memory.hpp>
+#include <troupe/runtime/process.hpp>
 
 #include "large_memory.hpp"
 
@@ -51,6 +52,8 @@ class MemoryPool::Shared : public std::enable_shared_from_this<MemoryPool::Share
     std::vector<Block*> free;
     std::uint64_t last_use = 0;
   };
+
+  const HomeProcess process_;  // in a child of it the mutex may be held for ever
 
   void put_back(Block* block);
   Block* evict_from_coldest();
@@ -129,6 +132,7 @@ MemoryBlock* MemoryPool::Shared::take(std::size_t size) {
 }
 
 void MemoryPool::Shared::put_back(Block* block) {
+  if (process_.left()) return;
   const std::size_t capacity = block->capacity();
   std::vector<Block*> surplus;
   {

@@ -19,6 +19,9 @@
 #include <mutex>
 #include <thread>
 
+#include <troupe/runtime/process.hpp>
+#include <troupe/runtime/text.hpp>
+
 namespace troupe {
 
 namespace {
@@ -76,7 +79,7 @@ prometheus::MetricFamily family_of(const MetricFamily& family) {
                                                   : prometheus::MetricType::Histogram;
   for (const MetricSample& sample : family.samples) {
     prometheus::ClientMetric& metric = made.metric.emplace_back();
-    for (const auto& [name, value] : sample.labels) metric.label.push_back({name, value});
+    for (const auto& [name, value] : sample.labels) metric.label.push_back({name, to_utf8(value)});
     if (family.kind == MetricKind::kCounter) metric.counter.value = sample.value;
     if (family.kind == MetricKind::kGauge) metric.gauge.value = sample.value;
     if (family.kind == MetricKind::kHistogram) metric.histogram = histogram_of(sample);
@@ -204,11 +207,16 @@ struct MetricsServer::Impl {
   Server server;
   std::atomic<bool> ended{false};
   std::thread thread;  // accepts; the server's others end with it
+  HomeProcess process;
 };
 
 MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 MetricsServer::~MetricsServer() {
+  if (impl_->process.left()) {  // its threads are not here to be ended
+    (void)impl_.release();
+    return;
+  }
   impl_->server.end();
   impl_->thread.join();
 }
@@ -241,10 +249,15 @@ Result<std::unique_ptr<MetricsServer>> MetricsServer::start(std::string_view add
                                          ": the port is in use, or the address is not this machine's"};
   server.let_more_wait();
   impl->address = parsed->host + ":" + std::to_string(parsed->port);
-  impl->thread = std::thread([impl = impl.get()] {
+  // The library makes its threads itself, and ends the process if it gets none.
+  if (auto room = room_for_threads(kThreads + 1); !room)
+    return with_context(room.error(), "metrics cannot be served at " + std::string(address));
+  auto thread = start_thread([impl = impl.get()] {
     (void)impl->server.listen_after_bind();
     impl->ended = true;
   });
+  if (!thread) return thread.error();
+  impl->thread = std::move(*thread);
   // Until then stop() would do nothing.
   while (!server.is_running() && !impl->ended) std::this_thread::yield();
   return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(impl)));

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <troupe/runtime/fresh_memory.hpp>
+#include <troupe/runtime/process.hpp>
 
 // In the kernel since 5.1; missing from older headers.
 #ifndef F_SEAL_FUTURE_WRITE
@@ -91,7 +92,7 @@ class SharedPool::Shared : public std::enable_shared_from_this<SharedPool::Share
  public:
   explicit Shared(Limits limits) : limits_(limits) {}
   ~Shared() {
-    if (probe_) close_segment(*probe_);
+    if (probe_ && !process_.left()) close_segment(*probe_);
   }
 
   Block* take(std::size_t size);
@@ -104,6 +105,8 @@ class SharedPool::Shared : public std::enable_shared_from_this<SharedPool::Share
   }
 
  private:
+  const HomeProcess process_;  // in a child of it the memory is the parent's
+
   Block* reuse(std::size_t size);
   bool make_room(std::size_t size, std::vector<Block*>& surplus);
   Block* pop_free(std::size_t index);
@@ -172,6 +175,7 @@ bool SharedPool::Shared::make_room(std::size_t size, std::vector<Block*>& surplu
 
 /// Null: there is no room, or the system gives none.
 SharedPool::Block* SharedPool::Shared::take(std::size_t size) {
+  if (process_.left()) return nullptr;
   const std::size_t capacity = (size + kSmallest - 1) / kSmallest * kSmallest;
   std::vector<Block*> surplus;
   Block* block = nullptr;
@@ -193,6 +197,7 @@ SharedPool::Block* SharedPool::Shared::take(std::size_t size) {
 }
 
 void SharedPool::Shared::put_back(Block* block, bool again) {
+  if (process_.left()) return;
   {
     const std::lock_guard lock(mutex_);
     --stats_.blocks_in_use;
@@ -208,6 +213,7 @@ void SharedPool::Shared::put_back(Block* block, bool again) {
 }
 
 void SharedPool::Shared::close() {
+  if (process_.left()) return;
   std::vector<Block*> all;
   {
     const std::lock_guard lock(mutex_);
@@ -219,8 +225,8 @@ void SharedPool::Shared::close() {
 }
 
 std::optional<SharedPool::Place> SharedPool::Shared::probe() {
+  if (limits_.max_bytes == 0 || process_.left()) return std::nullopt;
   const std::lock_guard lock(mutex_);
-  if (limits_.max_bytes == 0) return std::nullopt;
   if (!probe_) probe_ = make_segment(kPage);
   if (!probe_) return std::nullopt;
   return Place{static_cast<std::uint32_t>(probe_->fd), probe_->header().cookie, 0};

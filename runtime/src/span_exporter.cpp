@@ -63,7 +63,9 @@ Result<std::unique_ptr<SpanExporter>> SpanExporter::open(SpanExportOptions optio
     if (auto added = add(open_span_post(options.endpoint)); !added) return std::move(added).error();
   if (outputs.empty())
     return Error{Code::kInvalidArgument, "spans are exported to a file or to an endpoint; name one"};
-  return std::unique_ptr<SpanExporter>(new SpanExporter(std::move(options), std::move(outputs)));
+  std::unique_ptr<SpanExporter> exporter(new SpanExporter(std::move(options), std::move(outputs)));
+  if (auto begun = exporter->begin(); !begun) return begun.error();
+  return exporter;
 }
 
 SpanExporter::SpanExporter(SpanExportOptions options, std::vector<std::unique_ptr<SpanOutput>> outputs)
@@ -72,8 +74,17 @@ SpanExporter::SpanExporter(SpanExportOptions options, std::vector<std::unique_pt
     // No lock, for the loop calls this: a wake-up that is missed costs no more than the interval.
     changed_.notify_all();
   });
+}
+
+Result<void> SpanExporter::begin() {
   const NoSignals inherited;
-  thread_ = std::thread([this] { run(); });
+  auto thread = start_thread([this] { run(); });
+  if (!thread) {
+    ended_ = true;
+    return thread.error();
+  }
+  thread_ = std::move(*thread);
+  return {};
 }
 
 SpanExporter::~SpanExporter() {
@@ -81,6 +92,11 @@ SpanExporter::~SpanExporter() {
 }
 
 void SpanExporter::close() {
+  if (process_.left()) {  // the thread is not here to be waited for
+    if (thread_.joinable()) thread_.detach();
+    new (&changed_) std::condition_variable;
+    return;
+  }
   {
     std::unique_lock lock(mutex_);
     if (!closing_) close_by_ = steady_now() + options_.close_timeout;

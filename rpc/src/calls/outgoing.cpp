@@ -70,6 +70,8 @@ std::uint64_t EndpointCore::open(CallTarget target, MethodId method, const CallO
   };
   const Duration timeout = options.timeout.count() ? options.timeout : options_.default_timeout;
   if (closing_) return refuse(shutting_down());
+  if (loop_.is_forked()) [[unlikely]]
+    return refuse(HomeProcess::error());
   if (timeout <= Duration::zero())
     return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
   if (calls_.open() >= options_.limits.max_open_calls)
@@ -161,6 +163,7 @@ Result<OutFrame> EndpointCore::encode(const MessageHeader& header, const BodyWri
 Result<void> EndpointCore::send(CallTarget target, MethodId method, const CallOptions& options,
                                 const BodyWriter& body) {
   if (closing_) return shutting_down();
+  if (loop_.is_forked()) return HomeProcess::error();
   CallOptions own = options;
   if (own.timeout.count() == 0) own.timeout = options_.default_timeout;
   if (loop_.context() && !options.detached)

@@ -26,10 +26,14 @@ Endpoint::Endpoint(Loop& loop, std::unique_ptr<Transport> transport, EndpointOpt
     : loop_(loop),
       core_(std::make_unique<EndpointCore>(loop, std::move(transport), std::move(options), events)) {}
 Endpoint::~Endpoint() {
-  core_->shut_down();
+  // In a child of fork() its links and its shared memory are the parent's, who goes on with them.
+  if (loop_.is_forked())
+    (void)core_.release();
+  else
+    core_->shut_down();
 }
 void Endpoint::shut_down() {
-  core_->shut_down();
+  if (!loop_.is_forked()) core_->shut_down();
 }
 Result<std::string> Endpoint::listen(std::string_view address) {
   return core_->listen(address);

@@ -42,8 +42,8 @@ class ClusterObserver {
   /// An error of the whole: the first node does not answer any more.
   Result<std::vector<NodeView>> look();
   /// Keeps the sessions alive until `done()`, which is asked now and then, and at every signal that the
-  /// thread handles; or for so long.
-  void wait(Duration time, const std::function<bool()>& done);
+  /// thread handles, and whenever `descriptor` (-1: none) is readable; or for so long.
+  void wait(Duration time, const std::function<bool()>& done, int descriptor = -1);
 
  private:
   struct Impl;

@@ -161,6 +161,14 @@ class AsyncCall final : public FutureState<R>, public ReplySink {
   std::string (*signature_)();
 };
 
+/// What a call ends with in a child of the process in which the endpoint was made.
+template <class R>
+Future<R> refused_in_fork(const std::string& what) {
+  auto state = std::make_shared<FutureState<R>>(nullptr, TimePoint::never());
+  state->complete(with_context(HomeProcess::error(), what));
+  return Future<R>(std::move(state));
+}
+
 /// A call that another thread is to begin. If nobody does because the loop ends first, its future ends too.
 template <class Call>
 class PendingCall {
@@ -193,6 +201,8 @@ Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view 
   std::uint64_t call_id = 0;
   bool started = false;
   Loop& loop = endpoint.loop();
+  if (loop.is_forked()) [[unlikely]]
+    return with_context(HomeProcess::error(), std::string(what));
   const auto begin = [&] {
     started = true;
     call_id = start(id, detail::typed_arguments<R>(args...), call);
@@ -217,6 +227,8 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
   constexpr std::uint64_t kSignature = signature_fingerprint<R, WireType<Args>...>();
   MethodId id{fnv1a(method), kSignature, method};
   Loop& loop = endpoint.loop();
+  if (loop.is_forked()) [[unlikely]]
+    return detail::refused_in_fork<R>(std::string(what));
   const bool in_turn = loop.in_turn();
   auto state = std::make_shared<Call>(endpoint, in_turn ? loop.clock().now() + timeout : TimePoint::never(),
                                       std::move(what), &signature_text<R, WireType<Args>...>);

@@ -144,6 +144,8 @@ class Future {
     assert(valid());
     if (state_->ready()) return state_->take(state_.use_count() == 1);
     auto state = state_;
+    if (state->loop()->is_forked()) [[unlikely]]
+      return HomeProcess::error();
     // The loop itself ends the call at its deadline; the second is for a loop that is busy elsewhere.
     const TimePoint limit = state->deadline() + std::chrono::seconds(1);
     if (!state->loop()->wait_until([&] { return state->ready(); }, limit))

@@ -87,6 +87,7 @@ class StreamReader {
   /// kDeadlineExceeded: none came within `timeout`, the stream goes on. Else the error that ended it: the
   /// writer's own, kUnavailable if its node died, kCancelled.
   Result<std::optional<T>> next(Duration timeout) {
+    if (!sink_->detached() && sink_->loop().is_forked()) return with_context(HomeProcess::error(), what_);
     if (!sink_->detached() &&
         !sink_->loop().wait_until([&] { return sink_->ready(); }, sink_->loop().clock().now() + timeout))
       return Error{Code::kDeadlineExceeded, what_ + ": nothing came in time"};
@@ -107,7 +108,7 @@ class StreamReader {
   }
   /// Tells the writer that nobody reads any more. What has come and was not read is dropped.
   void cancel() {
-    if (sink_->detached()) return;
+    if (sink_->detached() || sink_->loop().is_forked()) return;
     const Loop::Turn turn(sink_->loop());
     sink_->cancel();
   }

@@ -25,4 +25,10 @@ Result<Json> read_json_file(const std::string& path, JsonComments comments = Jso
 /// `value` on one line; bytes that are not UTF-8 are replaced, so it never throws.
 std::string to_line(const Json& value);
 
+/// Any bytes as JSON, such that bytes_of_json() gives them back: a string if they are UTF-8, else
+/// {"bytes": [...]}. For paths and words, which may be anything.
+Json json_of_bytes(std::string_view bytes);
+/// Throws Json::exception for what json_of_bytes() does not make.
+std::string bytes_of_json(const Json& value);
+
 }  // namespace troupe

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/process.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/runtime/timer.hpp>
@@ -93,6 +94,9 @@ class Loop {
 
   // ---- Any thread -------------------------------------------------------------------------------
   Clock& clock() const { return clock_; }
+  /// Whether this is a child, by fork(), of the process in which it was made. Then it is dead: waits end at
+  /// once and find nothing done, tasks are not run, its destructor touches nothing that the parent has too.
+  bool is_forked() const { return process_.left(); }
   /// Runs `task` on the loop soon. Tasks of one thread run in order. Tasks posted after the loop's
   /// last round are destroyed unrun with the loop.
   void post(Task task);
@@ -241,8 +245,11 @@ class Loop {
   Duration sleep_bound(TimePoint until);
   bool sleep_without_turn();
   void sleep_with_turn(TimePoint until);
+  static void drop(Task task);
+  void leave_behind();
   void assert_turn() const { assert(in_turn() && "this function of a Loop needs the turn"); }
 
+  const HomeProcess process_;
   Clock& clock_;
   const bool ticks_tell_time_;  // of clock_
   const LoopOptions options_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <troupe/runtime/log.hpp>
+#include <troupe/runtime/process.hpp>
 #include <troupe/runtime/span.hpp>
 
 namespace troupe {
@@ -80,6 +81,7 @@ class SpanExporter {
 
  private:
   SpanExporter(SpanExportOptions options, std::vector<std::unique_ptr<SpanOutput>> outputs);
+  Result<void> begin();
   void run();
   void export_batches();
   void send(const std::string& request, std::size_t spans);
@@ -89,6 +91,7 @@ class SpanExporter {
   bool pause(Duration time);
   Duration time_left() const;
 
+  const HomeProcess process_;
   const SpanExportOptions options_;
   const std::vector<std::unique_ptr<SpanOutput>> outputs_;
   SpanBuffer spans_;

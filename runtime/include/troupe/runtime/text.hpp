@@ -2,9 +2,16 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace troupe {
+
+/// Whether the bytes are UTF-8, as Unicode has it: no overlong forms, no surrogates.
+bool is_utf8(std::string_view bytes);
+/// The same text with each byte that does not belong to UTF-8 replaced by U+FFFD: for formats that allow
+/// nothing else.
+std::string to_utf8(std::string_view bytes);
 
 /// Edits (insert, delete, replace) that make `b` of `a` (Levenshtein).
 std::size_t edit_distance(std::string_view a, std::string_view b);
