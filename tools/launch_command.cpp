@@ -1,10 +1,9 @@
 #include "launch_command.hpp"
 
-#include <unistd.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <iostream>
+
+#include <troupe/runtime/process.hpp>
 
 #include "troupe/tools/launcher.hpp"
 #include "troupe/tools/meeting.hpp"
@@ -180,14 +179,14 @@ std::optional<Problem> LaunchCommand::prepare_meeting(tools::Meeting* meeting, c
 int LaunchCommand::launch(tools::Job job) const {
   bool console = false;
   for (const tools::Process& process : job.processes) console = console || process.marks.console;
-  bool terminal = isatty(1) != 0 && isatty(2) != 0;
-  const char* no_color = std::getenv("NO_COLOR");
-  bool colorless = no_color != nullptr && *no_color != '\0';
+  bool terminal = troupe::terminal_draws(1) && troupe::terminal_draws(2);
+  bool colors = troupe::terminal_colors(1) && troupe::terminal_colors(2);
   tools::LaunchOptions options;
   options.grace = std::chrono::milliseconds(static_cast<long>(grace_s_ * 1000));
-  options.color = color_ == "always" || (color_ == "auto" && terminal && !colorless);
+  options.color = color_ == "always" || (color_ == "auto" && colors);
   options.status = terminal && !console && !no_status_;
   options.quiet = quiet_;
+  options.in_order = true;
   options.job_json = pid_file_.empty() ? job.meeting.run_dir + "/job.json" : pid_file_;
   return tools::Launcher(std::move(job), options).run();
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <troupe/runtime/process.hpp>
+
 #include "launch_command.hpp"
 #include "top_command.hpp"
 #include "troupe/tools/nearest.hpp"
@@ -64,10 +66,14 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  troupe::open_standard_descriptors();
   try {
     return run(argc, argv);
   } catch (const std::exception& error) {
     std::cerr << "troupe: " << error.what() << "\n";
+    return 1;
+  } catch (...) {
+    std::cerr << "troupe: ended by an unknown exception\n";
     return 1;
   }
 }

@@ -10,7 +10,9 @@
 
 #include <troupe/actors/node_config.hpp>
 #include <troupe/runtime/json.hpp>
+#include <troupe/runtime/process.hpp>
 
+#include "src/top_keys.hpp"
 #include "src/top_table.hpp"
 
 extern char** environ;
@@ -91,9 +93,13 @@ void TopCommand::declare(CLI::App& app) {
       "OPEN: calls without an answer yet. BUSY: the share of its time in which a node's loop had something\n"
       "to do. STALE: staleness of the pushes to a shard server. A node that does not answer in time is "
       "busy.\n\n"
+      "Keys: q quits; n, r, o, i, m, p, e, b sort by name, role, OUT/s, IN/s, MB/s, OPEN, ERR/s, BUSY, the "
+      "same\n"
+      "key again turns it round; arrows and page keys scroll; h shows the keys.\n\n"
       "The secret of the cluster, if it has one: --secret-file, TROUPE_NODE_SECRET_FILE or\n"
       "TROUPE_NODE_SECRET.\n\n"
-      "Exit code: 0; 1 when the cluster cannot be reached, or ends; 2 for bad input; 130 after Ctrl-C.");
+      "Exit code: 0, also after q; 1 when the cluster cannot be reached, or ends; 2 for bad input; 130 after "
+      "Ctrl-C.");
   app.add_option("--address", address_, "Where the cluster's first node listens")
       ->required()
       ->option_text("HOST:PORT");
@@ -124,7 +130,7 @@ int TopCommand::run() {
 }
 
 int TopCommand::watch(ClusterObserver& observer) {
-  terminal_ = isatty(1) != 0 && !once_;
+  terminal_ = terminal_draws(1) && !once_;
   std::optional<Error> gone;
   {
     const OtherScreen screen(terminal_);
@@ -137,35 +143,72 @@ int TopCommand::watch(ClusterObserver& observer) {
 
 /// An error: the cluster has gone.
 std::optional<Error> TopCommand::draw_until_ended(ClusterObserver& observer) {
+  tools::Keys keys(terminal_);
   std::vector<NodeView> before;
-  for (bool first = true; ended_by == 0; first = false) {
+  for (bool first = true; ended_by == 0 && !view_.quit; first = false) {
     auto now = observer.look();
     if (!now) return std::move(now).error();
     if (!once_ || !first) {
-      const auto rows = tools::top_rows(before, *now);
-      std::vector<std::string> lines = tools::top_lines(rows);
-      lines.insert(lines.begin(), title(address_, rows));
-      draw(std::move(lines));
+      rows_ = tools::top_rows(before, *now);
+      draw();
     }
     if ((once_ && !first) || !std::cout) break;  // or nobody reads any more
     before = std::move(*now);
-    observer.wait(seconds(interval_s_), [] { return ended_by != 0; });
+    wait(observer, keys);
   }
   return std::nullopt;
 }
 
-void TopCommand::draw(std::vector<std::string> lines) const {
+/// Until the next look is due; what is typed shows at once.
+void TopCommand::wait(ClusterObserver& observer, tools::Keys& keys) {
+  const auto due = std::chrono::steady_clock::now() + seconds(interval_s_);
+  for (;;) {
+    const auto left = std::chrono::duration_cast<Duration>(due - std::chrono::steady_clock::now());
+    if (left <= Duration::zero() || ended_by != 0 || view_.quit) return;
+    std::string typed;
+    observer.wait(
+        left,
+        [&] {
+          typed += keys.typed();
+          return ended_by != 0 || !typed.empty();
+        },
+        keys.descriptor());
+    if (typed.empty()) continue;
+    view_.type(typed, nodes_on_screen());
+    if (!view_.quit) draw();
+  }
+}
+
+namespace {
+/// Nothing is known of a terminal that tells no size.
+winsize window_size() {
+  winsize window{};
+  if (ioctl(1, TIOCGWINSZ, &window) != 0 || window.ws_col == 0 || window.ws_row == 0) {
+    window.ws_col = 80;
+    window.ws_row = 24;
+  }
+  return window;
+}
+}  // namespace
+
+std::size_t TopCommand::nodes_on_screen() const {
+  const std::size_t rows = window_size().ws_row;
+  return rows > 3 ? rows - 3 : 1;
+}
+
+void TopCommand::draw() {
   std::string text;
   if (terminal_) {
-    winsize window{};
-    if (ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col > 0)
-      lines = tools::fit(std::move(lines), window.ws_col, window.ws_row);
+    const winsize window = window_size();
+    const auto lines = tools::fit(tools::screen_lines(title(address_, rows_), rows_, view_, window.ws_row),
+                                  window.ws_col, window.ws_row);
     // No line end after the last one, which would scroll the first one away.
     text = "\033[H";
     for (std::size_t i = 0; i < lines.size(); ++i) text += (i > 0 ? "\r\n" : "") + lines[i] + "\033[K";
     text += "\033[J";
   } else {
-    for (const std::string& line : lines) text += line + "\n";
+    text = title(address_, rows_) + "\n";
+    for (const std::string& line : tools::top_lines(rows_)) text += line + "\n";
     if (!once_) text += "\n";
   }
   std::cout << text << std::flush;
@@ -180,6 +223,6 @@ int TopCommand::print_targets(ClusterObserver& observer) {
     if (address == view.member.metadata.end()) continue;
     targets.push_back({{"targets", {address->second}}, {"labels", {{"role", view.member.role}}}});
   }
-  std::cout << targets.dump(2) << "\n";
+  std::cout << targets.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
   return 0;
 }

@@ -7,6 +7,8 @@
 
 #include <troupe/actors/observer.hpp>
 
+#include "src/top_keys.hpp"
+
 /// `troupe top`: the flags, and what they mean.
 class TopCommand {
  public:
@@ -18,7 +20,9 @@ class TopCommand {
   int watch(troupe::ClusterObserver& observer);
   std::optional<troupe::Error> draw_until_ended(troupe::ClusterObserver& observer);
   int print_targets(troupe::ClusterObserver& observer);
-  void draw(std::vector<std::string> lines) const;
+  void wait(troupe::ClusterObserver& observer, troupe::tools::Keys& keys);
+  std::size_t nodes_on_screen() const;
+  void draw();
 
   std::string address_;
   std::string secret_file_;
@@ -28,4 +32,6 @@ class TopCommand {
   bool once_ = false;
   bool targets_ = false;
   bool terminal_ = false;
+  troupe::tools::TopView view_;
+  std::vector<troupe::tools::TopRow> rows_;  // of the last look
 };

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -88,14 +89,7 @@ class Server {
   int to_child_ = -1;
 };
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  if (argc != 2 || argv[1][0] == '-') {
-    std::fprintf(stderr, "traced FILE: a call through three nodes; its trace is appended to the file\n");
-    return 2;
-  }
-  const TraceOptions trace{.file = argv[1], .ratio = 1};
+void run(const TraceOptions& trace) {
   const Server stock("stock-0", trace, [](Node& node, const Logger&) { node.spawn<Stock>("stock").value(); });
   const Server pricing("pricing-0", trace, [](Node& node, const Logger& log) {
     node.wait_for_actor("stock", std::chrono::seconds(10)).value();
@@ -106,5 +100,19 @@ int main(int argc, char** argv) {
   pricing.tell(node->address());
   node->wait_for_actor("pricing", std::chrono::seconds(10)).value();
   shop(*node);
-  return 0;  // the shop goes, then the others
+}  // the shop goes, then the others
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2 || argv[1][0] == '-') {
+    std::fprintf(stderr, "traced FILE: a call through three nodes; its trace is appended to the file\n");
+    return 2;
+  }
+  try {
+    run({.file = argv[1], .ratio = 1});
+  } catch (const std::exception& exception) {
+    return std::fprintf(stderr, "traced: %s\n", exception.what()), 1;
+  }
+  return 0;
 }

@@ -1,10 +1,13 @@
 #include "wordnet/chief.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
 
 #include <troupe/shards/snapshot.hpp>
+
+#include "wordnet/launched.hpp"
 
 namespace troupe::wordnet {
 
@@ -147,12 +150,18 @@ Result<void> Chief::wait_for_all() {
   const TimePoint workers_due = now() + kWorkerPatience;
   for (std::uint32_t i = 0; i < settings_.servers;) {
     auto there = node_->wait_for_actor(server_name(i), kGlance);
+    const auto ended = there ? EndedProcesses() : ended_processes(settings_.job_record());
     Loop::Turn turn(node_->loop());
     take_failures({});
     if (auto ok = check(); !ok) return ok;
-    if (there)
+    if (there) {
       ++i;
-    else if (now() >= servers_due)
+      continue;
+    }
+    if (const auto gone = ended.find(server_name(i)); gone != ended.end())
+      return Error{Code::kUnavailable,
+                   "shard server '" + gone->first + "' " + gone->second + " before it had come"};
+    if (now() >= servers_due)
       return Error{Code::kDeadlineExceeded, "shard server '" + server_name(i) + "' has not come within " +
                                                 std::to_string(kServerPatience / std::chrono::seconds(1)) +
                                                 " s"};
@@ -160,15 +169,24 @@ Result<void> Chief::wait_for_all() {
   for (;;) {
     node_->loop().wait_until([&] { return coordinator_->workers().size() >= settings_.workers || fatal_; },
                              now() + kGlance);
+    const auto ended = ended_processes(settings_.job_record());
     Loop::Turn turn(node_->loop());
     take_failures({});
     if (auto ok = check(); !ok) return ok;
     if (coordinator_->workers().size() >= settings_.workers) return {};
-    if (now() < workers_due) continue;
+    const std::size_t never_come = std::count_if(ended.begin(), ended.end(), [&](const auto& each) {
+      return each.first.starts_with("worker-") && !coordinator_->workers().contains(each.first);
+    });
+    const bool all_known = coordinator_->workers().size() + never_come >= settings_.workers;
+    if (!all_known && now() < workers_due) continue;
     if (coordinator_->alive() == 0)
-      return Error{Code::kDeadlineExceeded, "no worker has come within a minute"};
+      return Error{Code::kUnavailable, all_known
+                                           ? "every worker ended before it had come: worker-0 " +
+                                                 (ended.contains("worker-0") ? ended.at("worker-0") : "left")
+                                           : "no worker has come within a minute"};
     news_.push_back("only " + std::to_string(coordinator_->alive()) + " of " +
-                    std::to_string(settings_.workers) + " workers have come within a minute: beginning");
+                    std::to_string(settings_.workers) + " workers have come" +
+                    (all_known ? ", the others have ended" : " within a minute") + ": beginning");
     return {};
   }
 }

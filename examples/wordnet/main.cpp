@@ -9,11 +9,13 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <string>
 
 #include <troupe/kernels/blas.hpp>
 #include <troupe/runtime/files.hpp>
+#include <troupe/runtime/process.hpp>
 #include <troupe/tools/job.hpp>
 #include <troupe/tools/launcher.hpp>
 #include <troupe/tools/meeting.hpp>
@@ -199,8 +201,8 @@ int train(TrainFlags& flags, const CLI::App& app, const std::string& program) {
   if (const auto* problem = std::get_if<tools::Problem>(&job)) return complain(problem->text);
   tools::LaunchOptions options;
   options.quiet = true;
-  options.color = isatty(STDOUT_FILENO) == 1;
-  options.job_json = flags.settings.out / "job.json";
+  options.color = troupe::terminal_colors(STDOUT_FILENO);
+  options.job_json = flags.settings.job_record();
   const auto begun = std::filesystem::file_time_type::clock::now();
   const int code = tools::Launcher(std::get<tools::Job>(std::move(job)), options).run();
   if (code > 128 && code != 128 + SIGINT && code != 128 + SIGTERM && code != 128 + SIGHUP)
@@ -217,10 +219,7 @@ void add_place_flags(CLI::App& app, Place& place) {
       ->envname("TROUPE_NODE_METRICS_ADDRESS");
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  troupe::kernels::restart_with_better_blas(argv);
+int run(int argc, char** argv) {
   CLI::App app{"Trains embeddings of a knowledge graph on parameter shards, in several processes"};
   app.require_subcommand(1);
   TrainFlags flags;
@@ -268,4 +267,18 @@ int main(int argc, char** argv) {
   if (!settings) return complain(settings_file + ": " + settings.error().message);
   return run_chief(place, *settings, resume, argv[0],
                    reference.empty() ? std::nullopt : std::optional(reference));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  troupe::open_standard_descriptors();
+  troupe::kernels::restart_with_better_blas(argv);
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& exception) {
+    return std::fprintf(stderr, "wordnet: %s\n", exception.what()), 1;
+  } catch (...) {  // in CAF too, whose exceptions need not be of the standard's
+    return std::fprintf(stderr, "wordnet: ended by an unknown exception\n"), 1;
+  }
 }

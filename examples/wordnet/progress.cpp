@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <numeric>
 
+#include <troupe/runtime/process.hpp>
+
 namespace troupe::wordnet {
 
 namespace {
@@ -65,7 +67,7 @@ std::string rate_text(double per_second) {
   return per_second >= 1000 ? format("%.1f k", per_second / 1000) : format("%.0f", per_second);
 }
 
-Progress::Progress() : terminal_(isatty(STDOUT_FILENO) == 1) {}
+Progress::Progress() : terminal_(terminal_draws(STDOUT_FILENO)) {}
 
 Progress::~Progress() {
   clear();

@@ -3,10 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include <troupe/kernels/blas.hpp>
+#include <troupe/runtime/process.hpp>
 
 #include "wordnet/dataset.hpp"
 #include "wordnet/flags.hpp"
@@ -106,6 +108,7 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  troupe::open_standard_descriptors();
   troupe::kernels::restart_with_better_blas(argv);
   Options options;
   CLI::App app{"Trains ComplEx on a knowledge graph in one process: the reference of the wordnet example"};
@@ -125,5 +128,9 @@ int main(int argc, char** argv) {
     app.exit(error);
     return help ? 0 : 2;
   }
-  return run(options);
+  try {
+    return run(options);
+  } catch (const std::exception& exception) {
+    return std::fprintf(stderr, "wordnet_reference: %s\n", exception.what()), 1;
+  }
 }

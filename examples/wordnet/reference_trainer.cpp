@@ -4,6 +4,8 @@
 #include <chrono>
 #include <thread>
 
+#include <troupe/runtime/process.hpp>
+
 #include "wordnet/batch_plan.hpp"
 #include "wordnet/initial_rows.hpp"
 #include "wordnet/permutation.hpp"
@@ -16,8 +18,14 @@ namespace {
 template <class Task>
 void in_parallel(std::size_t threads, const Task& task) {
   std::vector<std::thread> others;
-  for (std::size_t i = 1; i < threads; ++i) others.emplace_back(task, i);
+  std::size_t begun = 1;
+  for (; begun < threads; ++begun) {
+    auto other = start_thread([&task, begun] { task(begun); });
+    if (!other) break;  // no more are to be had: this one does their part
+    others.push_back(std::move(*other));
+  }
   task(std::size_t{0});
+  for (; begun < threads; ++begun) task(begun);
   for (std::thread& other : others) other.join();
 }
 

@@ -1,14 +1,21 @@
 #include "wordnet/settings.hpp"
 
-#include <nlohmann/json.hpp>
+#include <troupe/runtime/json.hpp>
 
 namespace troupe::wordnet {
 
-using Json = nlohmann::json;
+namespace {
+/// Names of entities come in whatever encoding their file has.
+Json words_as_json(const std::vector<std::string>& words) {
+  Json list = Json::array();
+  for (const std::string& word : words) list.push_back(json_of_bytes(word));
+  return list;
+}
+}  // namespace
 
 std::string to_json(const JobSettings& s) {
   return Json{
-      {"data", s.dataset.folder.string()},
+      {"data", json_of_bytes(s.dataset.folder.string())},
       {"valid_count", s.dataset.valid_count},
       {"test_count", s.dataset.test_count},
       {"split_seed", s.dataset.split_seed},
@@ -30,9 +37,9 @@ std::string to_json(const JobSettings& s) {
       {"compare_seconds", s.compare_seconds},
       {"valid_triples", s.valid_triples},
       {"checkpoint_every", s.checkpoint_every},
-      {"words", s.words},
+      {"words", words_as_json(s.words)},
       {"neighbours", s.neighbours},
-      {"out", s.out.string()},
+      {"out", json_of_bytes(s.out.string())},
   }
       .dump();
 }
@@ -41,7 +48,7 @@ Result<JobSettings> settings_from_json(std::string_view text) {
   try {
     const Json json = Json::parse(text);
     JobSettings s;
-    s.dataset.folder = json.at("data").get<std::string>();
+    s.dataset.folder = bytes_of_json(json.at("data"));
     json.at("valid_count").get_to(s.dataset.valid_count);
     json.at("test_count").get_to(s.dataset.test_count);
     json.at("split_seed").get_to(s.dataset.split_seed);
@@ -64,9 +71,10 @@ Result<JobSettings> settings_from_json(std::string_view text) {
     json.at("compare_seconds").get_to(s.compare_seconds);
     json.at("valid_triples").get_to(s.valid_triples);
     json.at("checkpoint_every").get_to(s.checkpoint_every);
-    json.at("words").get_to(s.words);
+    s.words.clear();
+    for (const Json& word : json.at("words")) s.words.push_back(bytes_of_json(word));
     json.at("neighbours").get_to(s.neighbours);
-    s.out = json.at("out").get<std::string>();
+    s.out = bytes_of_json(json.at("out"));
     return s;
   } catch (const Json::exception& exception) {
     return Error{Code::kInvalidArgument,

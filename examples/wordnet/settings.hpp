@@ -33,6 +33,8 @@ struct JobSettings {
   std::filesystem::path out = "out/wordnet";
 
   std::filesystem::path checkpoint() const { return out / "checkpoint"; }
+  /// What the launcher writes of the processes.
+  std::filesystem::path job_record() const { return out / "job.json"; }
 };
 
 std::string to_json(const JobSettings& settings);

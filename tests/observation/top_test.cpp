@@ -1,6 +1,8 @@
 // `troupe top` beside a running job.
 #include "job.hpp"
 #include "tools/command.hpp"
+#include "tools/terminal.hpp"
+#include "top_keys.hpp"
 #include "top_table.hpp"
 
 using namespace troupe;
@@ -58,6 +60,103 @@ TEST_CASE("top: lines fit on the terminal, and what does not is counted") {
 }
 
 }  // namespace
+
+namespace {
+
+std::vector<TopRow> three_nodes() {
+  std::vector<TopRow> rows(3);
+  rows[0].node = "b", rows[0].role = "x", rows[0].calls_out = 5, rows[0].busy = 0.1;
+  rows[1].node = "a", rows[1].role = "y", rows[1].calls_out = 1, rows[1].busy = 0.9;
+  rows[2].node = "c", rows[2].role = "x", rows[2].calls_out = 5, rows[2].busy = 0.5;
+  return rows;
+}
+
+std::string order_after(const std::string& keys) {
+  TopView view;
+  view.type(keys, 1);
+  auto rows = three_nodes();
+  sort(rows, view);
+  std::string names;
+  for (const TopRow& row : rows) names += row.node;
+  return names;
+}
+
+TEST_CASE("top: a key sorts, the same again turns it round") {
+  CHECK(order_after("") == "abc");
+  CHECK(order_after("o") == "bca");
+  CHECK(order_after("oo") == "acb");
+  CHECK(order_after("ooo") == "bca");
+  CHECK(order_after("b") == "acb");
+  CHECK(order_after("r") == "bca");
+  CHECK(order_after("bn") == "abc");
+}
+
+TEST_CASE("top: q quits, keys that mean nothing do nothing, also those that come as several bytes") {
+  TopView view;
+  view.type("xyz\033[15~\033[1;5C\033", 1);
+  CHECK_FALSE(view.quit);
+  CHECK(view.order == TopOrder::kName);
+  view.type("q", 1);
+  CHECK(view.quit);
+}
+
+TEST_CASE("top: more nodes than lines scroll, and the last line says where one is") {
+  std::vector<TopRow> rows(20);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].node = "n" + std::to_string(10 + i);
+  TopView view;
+  const auto nodes_after = [&](const std::string& keys) {
+    view.type(keys, 5);
+    const auto lines = screen_lines("cluster", rows, view, 8);
+    REQUIRE(lines.size() == 8);
+    CHECK(lines[0] == "cluster");
+    CHECK(contains(lines[1], "NODE"));
+    CHECK(contains(lines[7], "nodes " + std::to_string(view.first + 1) + " to " +
+                                 std::to_string(view.first + 5) + " of 20"));
+    return lines[2].substr(0, 3) + lines[6].substr(0, 3);
+  };
+  CHECK(nodes_after("") == "n10n14");
+  CHECK(nodes_after("\033[B") == "n11n15");
+  CHECK(nodes_after("\033[6~") == "n16n20");
+  CHECK(nodes_after("\033OA") == "n15n19");
+  CHECK(nodes_after("\033[F") == "n25n29");
+  CHECK(nodes_after("jjjj\033[6~") == "n25n29");
+  CHECK(nodes_after("u") == "n20n24");
+  CHECK(nodes_after("\033[H") == "n10n14");
+  CHECK(nodes_after("k") == "n10n14");
+  // All fit: there is nothing to scroll.
+  view.type("G", 5);
+  const auto all = screen_lines("cluster", rows, view, 40);
+  CHECK(all.size() == 23);
+  CHECK(view.first == 0);
+  CHECK(contains(all.back(), "q: quit"));
+  view.type("h", 5);
+  CHECK(contains(screen_lines("cluster", rows, view, 40).back(), "scroll"));
+}
+
+}  // namespace
+
+TEST_CASE("top: in a terminal q ends it, keys show at once, and the terminal is put back") {
+  SmallJob job;
+  command_test::OnTerminal top(
+      {TROUPE_PROGRAM, "top", "--address", job.server->address(), "--interval", "3600"}, {{"TERM", "xterm"}});
+  REQUIRE(top.wait_for("worker-0"));
+  top.forget();
+  top.type("h");
+  CHECK(top.wait_for("arrows"));
+  top.type("q");
+  CHECK(top.finish() == 0);
+  CHECK(contains(top.screen(), "\033[?1049l"));
+}
+
+TEST_CASE("top: on a dumb terminal it prints lines, without escape sequences") {
+  SmallJob job;
+  command_test::OnTerminal top(
+      {TROUPE_PROGRAM, "top", "--address", job.server->address(), "--interval", "0.1"}, {{"TERM", "dumb"}});
+  REQUIRE(top.wait_for("worker-0"));
+  top.type("\x03");
+  CHECK(top.finish() == 130);
+  CHECK(!contains(top.screen(), "\033"));
+}
 
 TEST_CASE("top: rates are those between two looks at one life of a node") {
   const std::vector<NodeView> before{view_of(10'000'000'000, 100)}, now{view_of(12'000'000'000, 300)};

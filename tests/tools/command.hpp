@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -59,7 +60,8 @@ inline bool ends_in_time(int fd) {
 /// The troupe command as a child process with its output in pipes. Killed at the end if it still runs.
 class Command {
  public:
-  explicit Command(const std::vector<std::string>& args) {
+  /// `prepare` is run in the child before the command: only async-signal-safe functions.
+  explicit Command(const std::vector<std::string>& args, const std::function<void()>& prepare = {}) {
     int out[2], err[2];
     REQUIRE(pipe2(out, O_CLOEXEC) == 0);
     REQUIRE(pipe2(err, O_CLOEXEC) == 0);
@@ -74,6 +76,7 @@ class Command {
     if (pid_ == 0) {
       dup2(out[1], 1);
       dup2(err[1], 2);
+      if (prepare) prepare();
       execv(argv[0], argv.data());
       _exit(99);
     }

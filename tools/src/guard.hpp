@@ -23,6 +23,10 @@ class Guard {
   /// The group is over. To be called before the leader is reaped: until then no other process can have
   /// its number.
   void remove(pid_t group) const { tell(-group); }
+  /// Of the guard process; not positive: there is none.
+  pid_t pid() const { return pid_; }
+  /// It has ended, and was reaped.
+  void gone() { pid_ = -1; }
 
  private:
   void tell(pid_t message) const;

@@ -11,9 +11,12 @@
 #include <functional>
 #include <map>
 
+#include <troupe/runtime/process.hpp>
+
 #include "child.hpp"
 #include "guard.hpp"
 #include "job_record.hpp"
+#include "orphans.hpp"
 #include "screen.hpp"
 #include "signals.hpp"
 
@@ -27,6 +30,7 @@ struct Member {
   Child child;
   LineCutter out_lines, err_lines;
   bool running = false;
+  bool asked = false;  // to end
   Ending ending;
 };
 
@@ -71,6 +75,7 @@ class Launcher::Impl {
     while (running_ > 0 || output_pending()) {
       update_status();
       wait_and_handle();
+      if (phase_ == Phase::ending) ask_next();
       enforce_grace();
     }
     screen_.set_status("");
@@ -148,7 +153,9 @@ class Launcher::Impl {
   int poll_timeout_ms() const {
     int timeout = -1;
     if (phase_ == Phase::ending && running_ > 0) {
-      auto left = std::chrono::ceil<std::chrono::milliseconds>(kill_time_ - SteadyClock::now()).count();
+      auto left =
+          std::chrono::ceil<std::chrono::milliseconds>(std::min(kill_time_, next_time_) - SteadyClock::now())
+              .count();
       timeout = static_cast<int>(std::clamp<long>(left, 0, 1 << 30));
     }
     if (screen_.has_status()) timeout = timeout < 0 ? 1000 : std::min(timeout, 1000);
@@ -192,6 +199,7 @@ class Launcher::Impl {
     member.ending = reap_child(member.child);
     member.running = false;
     --running_;
+    reap_orphans();
     drain(i);
     if (worth_telling(member.ending)) tell_end(process, member.ending);
     write_record();
@@ -202,6 +210,17 @@ class Launcher::Impl {
     } else if (main_has_ended() && running_ > 0) {
       ask_to_end(SIGTERM);
     }
+  }
+
+  void reap_orphans() {
+    orphans_.reap([this](pid_t pid) {
+      if (pid == guard_.pid()) {
+        guard_.gone();
+        return false;
+      }
+      return std::any_of(members_.begin(), members_.end(),
+                         [&](const Member& member) { return member.running && member.child.pid == pid; });
+    });
   }
 
   void tell_end(const Process& process, const Ending& ending) {
@@ -264,9 +283,47 @@ class Launcher::Impl {
   void ask_to_end(int signal) {
     phase_ = Phase::ending;
     asked_with_ = signal;
-    kill_time_ = SteadyClock::now() + options_.grace;
-    signal_all(signal);
-    signal_all(SIGCONT);  // a stopped process would not hear it
+    asked_at_ = SteadyClock::now();
+    kill_time_ = asked_at_ + options_.grace;
+    // Ctrl-C is somebody's who waits; and after a failure there is nothing left that others could finish.
+    in_order_ = options_.in_order && signal != SIGINT && !failed_;
+    stages_ = 0;
+    stages_asked_ = 0;
+    for (size_t i = 0; i < members_.size(); ++i) {
+      members_[i].asked = false;
+      if (i == 0 || job_.processes[i].role != job_.processes[i - 1].role) ++stages_;
+    }
+    next_time_ = asked_at_;
+    ask_next();
+  }
+
+  // Role by role, the last one first, for the first ones serve the later ones. Each has its share of the
+  // time, or until it has ended.
+  void ask_next() {
+    while (next_time_ != SteadyClock::time_point::max()) {
+      const bool waits = std::any_of(members_.begin(), members_.end(),
+                                     [](const Member& member) { return member.running && member.asked; });
+      if (waits && SteadyClock::now() < next_time_) return;
+      size_t last = members_.size();
+      while (last > 0 && (!members_[last - 1].running || members_[last - 1].asked)) --last;
+      if (last == 0) {
+        next_time_ = SteadyClock::time_point::max();
+        return;
+      }
+      const std::string& role = job_.processes[last - 1].role;
+      for (size_t i = 0; i < members_.size(); ++i) {
+        if (!in_order_ || job_.processes[i].role == role) ask(members_[i]);
+      }
+      ++stages_asked_;
+      next_time_ = std::max(next_time_, asked_at_ + options_.grace * stages_asked_ / std::max(1, stages_));
+    }
+  }
+
+  void ask(Member& member) {
+    if (!member.running) return;
+    member.asked = true;
+    kill(-member.child.pid, asked_with_);
+    kill(-member.child.pid, SIGCONT);  // a stopped process would not hear it
   }
 
   void signal_all(int signal) {
@@ -292,7 +349,9 @@ class Launcher::Impl {
 
   void handle_signals() {
     while (int signal = signals_.next()) {
-      if (signal == SIGWINCH) {
+      if (signal == SIGCHLD) {
+        reap_orphans();
+      } else if (signal == SIGWINCH) {
         for (size_t i = 0; i < members_.size(); ++i) {
           if (members_[i].running && job_.processes[i].marks.console) kill(members_[i].child.pid, SIGWINCH);
         }
@@ -380,6 +439,7 @@ class Launcher::Impl {
   LaunchOptions options_;
   SignalWatch signals_;
   Guard guard_;
+  Orphans orphans_;
   Screen screen_;
   std::vector<Member> members_;
   std::vector<pollfd> polled_;
@@ -388,15 +448,19 @@ class Launcher::Impl {
   size_t running_ = 0;
   Phase phase_ = Phase::running;
   int asked_with_ = 0;
+  bool in_order_ = false;
+  int stages_ = 0, stages_asked_ = 0;
   int interrupted_by_ = 0;
   bool failed_ = false;
   bool record_failed_ = false;
-  SteadyClock::time_point kill_time_;
+  SteadyClock::time_point asked_at_, kill_time_;
+  SteadyClock::time_point next_time_ = SteadyClock::time_point::max();  // when the next ones are asked
   SteadyClock::time_point started_;
 };
 
+// Before anything is opened: else one of ours becomes standard error, and is never ready to be written to.
 Launcher::Launcher(Job job, LaunchOptions options)
-    : impl_(std::make_unique<Impl>(std::move(job), std::move(options))) {}
+    : impl_((open_standard_descriptors(), std::make_unique<Impl>(std::move(job), std::move(options)))) {}
 
 Launcher::~Launcher() = default;
 

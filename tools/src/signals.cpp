@@ -8,12 +8,16 @@ namespace troupe::tools {
 SignalWatch::SignalWatch() {
   sigset_t watched;
   sigemptyset(&watched);
-  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGWINCH}) sigaddset(&watched, signal);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGWINCH, SIGCHLD}) sigaddset(&watched, signal);
   pthread_sigmask(SIG_BLOCK, &watched, &before_);
   fd_.reset(signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK));
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &ignore, &pipe_before_);
+  // Who started us may have it ignored: then the kernel would throw away how our processes end.
+  struct sigaction standard {};
+  standard.sa_handler = SIG_DFL;
+  sigaction(SIGCHLD, &standard, &child_before_);
 }
 
 SignalWatch::~SignalWatch() {
@@ -21,6 +25,7 @@ SignalWatch::~SignalWatch() {
   while (next() != 0) {
   }
   sigaction(SIGPIPE, &pipe_before_, nullptr);
+  sigaction(SIGCHLD, &child_before_, nullptr);
   pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 

@@ -13,6 +13,9 @@ struct LaunchOptions {
   std::chrono::milliseconds grace{5000};
   bool color = false;   ///< colour the names before the lines
   bool status = false;  ///< keep a line of what runs at the bottom; needs a terminal
+  /// At SIGTERM and SIGHUP, and when the main processes have ended: ask role by role to end, the last of the
+  /// job first, each with its share of `grace`, so that workers finish while those that they use are there.
+  bool in_order = false;
   /// Say nothing while a console process has the screen: not what was started, and how processes ended
   /// only after the console process did, unless that ended well.
   bool quiet = false;
@@ -25,7 +28,8 @@ struct LaunchOptions {
 /// Runs the processes of one job on this machine, from start to end.
 ///
 /// One thread; one poll() over signals, process ends and output. Each process leads its own process
-/// group, dies with the launcher (even after SIGKILL of it), and takes what it left in its group with it.
+/// group, dies with the launcher (even after SIGKILL of it), and takes what it left in its group with it. As
+/// process 1, or as a subreaper, it also reaps all other children of this process that end.
 class Launcher {
  public:
   Launcher(Job job, LaunchOptions options);
