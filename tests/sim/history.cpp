@@ -17,6 +17,19 @@ TimePoint end_of(const Call& call) {
   return call.kind == CallKind::kOneWay ? call.begun + kArrival : call.ended_at;
 }
 
+/// Before it a call does not end for want of time.
+Duration least_wait(CallKind kind, Duration timeout) {
+  switch (kind) {
+    case CallKind::kMeeting:
+      return kBarrierTime;
+    case CallKind::kRetried:
+    case CallKind::kObject:     // its creation is repeated
+      return Duration::zero();  // the last of all attempts may be short of time
+    default:
+      return timeout;
+  }
+}
+
 std::string name_of(CallKind kind) {
   switch (kind) {
     case CallKind::kAsync:
@@ -29,6 +42,14 @@ std::string name_of(CallKind kind) {
       return "sync chain";
     case CallKind::kOneWay:
       return "one-way";
+    case CallKind::kRetried:
+      return "retried";
+    case CallKind::kStream:
+      return "stream";
+    case CallKind::kObject:
+      return "object";
+    case CallKind::kMeeting:
+      return "meeting";
   }
   return "?";
 }
@@ -59,8 +80,11 @@ std::vector<std::string> History::faults(TimePoint now) const {
 }
 
 std::string History::fault_of(const Call& call, TimePoint now) const {
-  if (call.executed > 1) return "it was carried out more than once";
-  if (call.executed == 1 && lives_.at(call.executed_by).index != call.path.back())
+  if (call.twice_in_a_life) return "it was carried out more than once in one life of its callee";
+  // The actor of a name has another life when it comes again: a repeat that reaches it runs.
+  if (call.executed > 1 && call.kind != CallKind::kRetried) return "it was carried out more than once";
+  if (call.gap) return "items of its stream were lost, or came in another order";
+  if (call.executed > 0 && lives_.at(call.executed_by).index != call.path.back())
     return "another node carried it out";
   if (call.kind == CallKind::kOneWay) {
     if (now < call.begun + kArrival || call.executed == 1 || explained(call)) return "";
@@ -68,17 +92,19 @@ std::string History::fault_of(const Call& call, TimePoint now) const {
   }
   if (call.ended != 1) return "it did not end exactly once";
   // A synchronous call cannot return before the waits above it on the stack do.
-  const bool held_up = call.kind == CallKind::kSync && troubled(nested_, call);
+  const bool held_up =
+      (call.kind == CallKind::kSync || call.kind == CallKind::kMeeting) && troubled(nested_, call);
   if (call.ended_at > latest_end(call) && !held_up) return "it ended too late";
   switch (call.code) {
     case Code::kOk:
-      if (call.executed != 1) return "OK, but it was not carried out";
-      return call.value == static_cast<std::int64_t>(&call - calls_.data()) ? "" : "OK, with a wrong value";
+      return fault_of_success(call);
     case Code::kNotFound:
-      if (call.executed != 0) return "NOT_FOUND, but it was carried out";
+      // A repeat may find nobody any more.
+      if (call.executed != 0 && call.kind != CallKind::kRetried) return "NOT_FOUND, but it was carried out";
       return explained(call) ? "" : "NOT_FOUND, though everybody knows the actor";
     case Code::kDeadlineExceeded:
-      if (call.ended_at - call.begun < timeout_ - kLate) return "DEADLINE_EXCEEDED before its deadline";
+      if (call.ended_at - call.begun < least_wait(call.kind, timeout_) - kLate)
+        return "DEADLINE_EXCEEDED before its deadline";
       return explained(call) ? "" : "DEADLINE_EXCEEDED without a reason";
     case Code::kUnavailable:
       return explained(call) ? "" : "UNAVAILABLE without a reason";
@@ -90,9 +116,19 @@ std::string History::fault_of(const Call& call, TimePoint now) const {
   }
 }
 
+std::string History::fault_of_success(const Call& call) const {
+  const auto number = static_cast<std::uint64_t>(&call - calls_.data());
+  if (call.executed == 0) return "OK, but it was not carried out";
+  if (call.kind == CallKind::kStream && call.items != items_of(number)) return "its stream ended too early";
+  return call.value == static_cast<std::int64_t>(number) ? "" : "OK, with a wrong value";
+}
+
 /// Its deadline and a little; who stands still then finds it past when it goes on.
 TimePoint History::latest_end(const Call& call) const {
-  TimePoint latest = call.begun + timeout_ + kLate;
+  // Each item of a stream may take as long as a call.
+  const auto number = static_cast<std::uint64_t>(&call - calls_.data());
+  const auto waits = call.kind == CallKind::kStream ? static_cast<std::int64_t>(items_of(number)) + 1 : 1;
+  TimePoint latest = call.begun + waits * timeout_ + kLate;
   for (const Interval& stall : lives_.at(call.caller).stalls)
     if (stall.meets(call.begun + timeout_, latest)) latest = std::max(latest, stall.to + kLate);
   return latest;
@@ -130,7 +166,22 @@ bool History::explained(const Call& call) const {
     if (between != pairs_.end() && troubled(between->second, call)) return true;
     from = to;
   }
-  return false;
+  return others_explain(call);
+}
+
+/// Of those who are to come to one place, and of the first node, which counts them, each must reach it.
+bool History::others_explain(const Call& call) const {
+  if (call.with.empty()) return false;
+  const std::uint64_t first = steady_life(0, call);
+  return first == 0 || std::any_of(call.with.begin(), call.with.end(), [&](int index) {
+           const std::uint64_t life = steady_life(index, call);
+           if (life == 0 || troubled(lives_.at(life).troubles, call)) return true;
+           for (const std::uint64_t other : {first, call.caller}) {
+             const auto between = pairs_.find(std::minmax(life, other));
+             if (between != pairs_.end() && troubled(between->second, call)) return true;
+           }
+           return false;
+         });
 }
 
 }  // namespace troupe::sim

@@ -29,13 +29,16 @@ struct Life {
   std::vector<Interval> stalls = {};  ///< when nothing of it ran
 };
 
-enum class CallKind { kAsync, kSync, kChain, kSyncChain, kOneWay };
+/// kRetried carries a token and is repeated. kStream is a stream that is read to its end, kObject a call on
+/// an object that was made for it at another node, kMeeting one that waits in a barrier with others.
+enum class CallKind { kAsync, kSync, kChain, kSyncChain, kOneWay, kRetried, kStream, kObject, kMeeting };
 
 /// A call as its caller sees it, and as it was carried out.
 struct Call {
   CallKind kind = CallKind::kAsync;
   std::uint64_t caller = 0;  ///< the life
   std::vector<int> path;     ///< indices of the nodes that it goes through, the last one carries it out
+  std::vector<int> with;     ///< indices of others without whom it cannot end well
   TimePoint begun;
   int ended = 0;
   TimePoint ended_at;
@@ -43,7 +46,18 @@ struct Call {
   std::int64_t value = 0;
   int executed = 0;
   std::uint64_t executed_by = 0;  ///< the life
+  bool twice_in_a_life = false;   ///< carried out more than once in one life of the callee
+  std::uint64_t items = 0;        ///< of a stream, as they came
+  bool gap = false;               ///< items were missing, or in another order
 };
+
+/// How long a barrier is waited for.
+inline constexpr Duration kBarrierTime = std::chrono::milliseconds(100);
+
+/// Items of the stream that belongs to a call.
+constexpr std::uint64_t items_of(std::uint64_t call) {
+  return 1 + call % 12;
+}
 
 /// Lives, troubles and calls. Every fault of the network or a node is noted here by who makes it, with the
 /// time in which it can explain that a call fails.
@@ -87,6 +101,8 @@ class History {
   std::uint64_t steady_life(int index, const Call& call) const;
   bool steady(std::uint64_t life, const Call& call) const;
   bool all_steady(const Call& call) const;
+  bool others_explain(const Call& call) const;
+  std::string fault_of_success(const Call& call) const;
 
   Duration timeout_;
   std::map<std::uint64_t, Life> lives_;

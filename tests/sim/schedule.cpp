@@ -21,6 +21,8 @@ constexpr Duration kConnecting = 5100ms;
 constexpr Duration kRound = 300ms;  // of waiting for the cluster to agree
 constexpr int kRounds = 25;
 constexpr int kTouched = 5;
+constexpr std::size_t kHeld = 6;                // objects to which references are kept
+constexpr Duration kForgetting = 3 * kSilence;  // until owners have told again what they hold
 
 }  // namespace
 
@@ -44,11 +46,61 @@ struct Worker {
     if (run.now() - begun > 1ms) run.history_.nested_wait({begun, run.now()});
     return answer;
   }
+  void stream(rpc::StreamWriter<std::int64_t> out, std::uint64_t call) {
+    run.executed(call, life);
+    for (std::uint64_t i = 0; i < items_of(call); ++i)
+      if (!out.write(static_cast<std::int64_t>(i))) return;
+    out.end();
+  }
+  Result<std::int64_t> meet(std::uint64_t call, std::uint64_t barrier, std::int64_t index,
+                            const std::vector<std::string>& names) {
+    run.executed(call, life);
+    run.entered(barrier, static_cast<int>(index));
+    const TimePoint begun = run.now();
+    const auto met = node.barrier("b" + std::to_string(barrier), names, kBarrierTime);
+    if (run.now() - begun > 1ms) run.history_.nested_wait({begun, run.now()});
+    if (!met) return met.error();
+    run.left_together(barrier);
+    return static_cast<std::int64_t>(call);
+  }
   static void methods(rpc::Methods<Worker>& methods) {
     methods.add("execute", &Worker::execute)
+        .add("stream", &Worker::stream)
+        .add("meet", &Worker::meet)
         .add("relay", &Worker::relay)
         .add("relay_sync", &Worker::relay_sync);
   }
+};
+
+namespace {
+/// The one that runs on this thread: objects are made from what comes over the wire alone.
+thread_local Schedule* running = nullptr;
+}  // namespace
+
+/// Made at another node, for one call.
+struct Thing {
+  static constexpr std::string_view type_name = "Thing";
+
+  Thing(std::uint64_t call, std::int64_t host) : run(*running) {
+    run.things_[this] = {call, static_cast<int>(host)};
+  }
+  ~Thing() { run.things_.erase(this); }
+  Thing(const Thing&) = delete;
+  Thing& operator=(const Thing&) = delete;
+
+  Schedule& run;
+
+  std::int64_t execute(std::uint64_t call) {
+    Schedule::Member* host = run.find(run.things_.at(this).host);
+    run.executed(call, host ? host->life : 0);
+    return static_cast<std::int64_t>(call);
+  }
+  static void methods(rpc::Methods<Thing>& methods) { methods.add("execute", &Thing::execute); }
+};
+
+struct Schedule::Reading {
+  std::uint64_t call = 0;
+  rpc::StreamReader<std::int64_t> reader;
 };
 
 Schedule::Schedule(std::uint64_t seed, const Plan& plan, caf::actor_system& system)
@@ -57,6 +109,7 @@ Schedule::Schedule(std::uint64_t seed, const Plan& plan, caf::actor_system& syst
       random_(seed),
       history_(kTimeout),
       world_({.seed = seed, .latency_jitter = 40us}) {
+  running = this;
   world_.options().loss = plan_.hidden_loss;
   for (int index = 0; index < plan_.nodes; ++index) start(index);
   for (int action = 0; action < plan_.actions; ++action) {
@@ -105,6 +158,7 @@ void Schedule::act() {
   if (what < 27) return isolate(other);
   if (what < 33) return mend();
   if (what < 38) return stall(what < 36 ? someone : other);
+  if (what < 42) return meet();
   for (int count = 1 + pick(4); count > 0; --count) call(true);
 }
 
@@ -138,6 +192,7 @@ void Schedule::start(int index) {
       faults_.push_back("n" + std::to_string(index) + " could not start: " + node.error().to_string());
     return;
   }
+  (*node)->constructible<Thing, std::uint64_t, std::int64_t>();
   auto spawned = (*node)->spawn<Worker>("a" + std::to_string(index), *this, life, **node);
   history_.begin_life(life, index, now());
   trace({3, static_cast<std::uint64_t>(spawned ? Code::kOk : spawned.error().code)});
@@ -230,10 +285,11 @@ void Schedule::stall(int index) {
 /// `may_wait`: also in ways that let virtual time go on until the answer.
 void Schedule::call(bool may_wait) {
   const int from = pick(plan_.nodes);
-  const CallKind kinds[] = {CallKind::kAsync, CallKind::kAsync,     CallKind::kSync,
-                            CallKind::kChain, CallKind::kSyncChain, CallKind::kOneWay};
+  const CallKind kinds[] = {CallKind::kAsync,   CallKind::kAsync,     CallKind::kSync,
+                            CallKind::kChain,   CallKind::kSyncChain, CallKind::kOneWay,
+                            CallKind::kRetried, CallKind::kStream,    CallKind::kObject};
   Call made;
-  made.kind = kinds[pick(6)];
+  made.kind = kinds[pick(9)];
   if (!may_wait && made.kind == CallKind::kSync) made.kind = CallKind::kAsync;
   if (!may_wait && made.kind == CallKind::kSyncChain) made.kind = CallKind::kChain;
   const int last = pick_target();
@@ -248,9 +304,12 @@ void Schedule::call(bool may_wait) {
   const CallKind kind = made.kind;
   const std::uint64_t number = history_.begin_call(std::move(made));
   trace({9, number});
+  make(kind, *caller->node, number, last, middle);
+}
+
+void Schedule::make(CallKind kind, Node& node, std::uint64_t number, int last, int middle) {
   const std::string actor = "a" + std::to_string(last);
   const std::string relay = "a" + std::to_string(middle);
-  Node& node = *caller->node;
   const auto end = [this, number](const Result<std::int64_t>& answer) { end_call(number, answer); };
   switch (kind) {
     case CallKind::kAsync:
@@ -263,7 +322,94 @@ void Schedule::call(bool may_wait) {
       return node.rpc_async<std::int64_t>(relay, "relay_sync", number, actor).then(end);
     case CallKind::kOneWay:
       if (auto handle = node.actor(actor)) caf::anon_send(*handle, std::string("execute"), number);
+      return;
+    case CallKind::kRetried:
+      return node
+          .rpc_async_with<std::int64_t>({.timeout = kTimeout, .retry = {.max_attempts = 4}}, actor, "execute",
+                                        number)
+          .then(end);
+    case CallKind::kStream:
+      return read_stream(node, number, actor);
+    case CallKind::kObject:
+      return call_object(node, number, last);
+    case CallKind::kMeeting:
+      return;  // meet()
   }
+}
+
+void Schedule::read_stream(Node& node, std::uint64_t number, const std::string& actor) {
+  readings_.push_back(
+      std::make_shared<Reading>(Reading{number, node.stream<std::int64_t>(actor, "stream", number)}));
+  read_next(readings_.back());
+}
+
+/// Kept by the schedule, not by its own continuation, which the node would end with.
+void Schedule::read_next(const std::shared_ptr<Reading>& reading) {
+  reading->reader.next_async(kTimeout).then(
+      [this, weak = std::weak_ptr<Reading>(reading)](const Result<std::optional<std::int64_t>>& next) {
+        const auto still = weak.lock();
+        if (!still) return;
+        Call& call = history_.call(still->call);
+        if (!next || !*next) {
+          const auto number = static_cast<std::int64_t>(still->call);
+          return end_call(still->call, next ? Result<std::int64_t>(number) : next.error());
+        }
+        call.gap = call.gap || static_cast<std::uint64_t>(**next) != call.items;
+        ++call.items;
+        trace({12, still->call, call.items});
+        read_next(still);
+      });
+}
+
+void Schedule::call_object(Node& node, std::uint64_t number, int where) {
+  RemoteRef<Thing> object =
+      node.remote<Thing>("n" + std::to_string(where), number, static_cast<std::int64_t>(where));
+  object.rpc_async<std::int64_t>("execute", number).then([this, number](const Result<std::int64_t>& answer) {
+    end_call(number, answer);
+  });
+  held_.push_back(std::move(object));
+  if (held_.size() > kHeld) held_.pop_front();
+}
+
+/// Some who are there wait for each other.
+void Schedule::meet() {
+  std::set<int> expected;
+  for (int count = 2 + pick(3); count > 0; --count)
+    if (const int index = pick(plan_.nodes); find(index)) expected.insert(index);
+  const int from = pick(plan_.nodes);
+  if (expected.size() < 2 || !find(from)) return;
+  barriers_.push_back({expected, {}});
+  const std::uint64_t barrier = barriers_.size() - 1;
+  std::vector<std::string> names;
+  for (const int index : expected) names.push_back("n" + std::to_string(index));
+  for (const int index : expected) {
+    Member* caller = find(from);  // calls let no time pass, yet nothing here relies on that
+    if (!caller) return;
+    Call made;
+    made.kind = CallKind::kMeeting;
+    made.caller = caller->life;
+    made.begun = now();
+    made.path = {index};
+    made.with.assign(expected.begin(), expected.end());
+    const std::uint64_t number = history_.begin_call(std::move(made));
+    trace({13, number, barrier});
+    caller->node
+        ->rpc_async<std::int64_t>("a" + std::to_string(index), "meet", number, barrier,
+                                  static_cast<std::int64_t>(index), names)
+        .then([this, number](const Result<std::int64_t>& answer) { end_call(number, answer); });
+  }
+}
+
+void Schedule::entered(std::uint64_t barrier, int index) {
+  barriers_[barrier].entered.insert(index);
+}
+
+void Schedule::left_together(std::uint64_t barrier) {
+  const Barrier& all = barriers_[barrier];
+  if (all.entered != all.expected)
+    faults_.push_back("barrier b" + std::to_string(barrier) + " let go with " +
+                      std::to_string(all.entered.size()) + " of " + std::to_string(all.expected.size()) +
+                      " in it");
 }
 
 void Schedule::end_call(std::uint64_t number, const Result<std::int64_t>& answer) {
@@ -277,6 +423,7 @@ void Schedule::end_call(std::uint64_t number, const Result<std::int64_t>& answer
 
 void Schedule::executed(std::uint64_t number, std::uint64_t life) {
   Call& call = history_.call(number);
+  call.twice_in_a_life = call.twice_in_a_life || (call.executed > 0 && call.executed_by == life);
   ++call.executed;
   call.executed_by = life;
   trace({11, number, life});
@@ -287,9 +434,17 @@ void Schedule::executed(std::uint64_t number, std::uint64_t life) {
 void Schedule::finish() {
   while (!cuts_.empty()) mend();
   world_.run_for(kTimeout + 10ms);
+  // A stream may take as long as all its items may.
+  const auto open = [&] {
+    return std::any_of(readings_.begin(), readings_.end(),
+                       [&](const auto& reading) { return history_.call(reading->call).ended == 0; });
+  };
+  for (int rounds = 0; rounds < 13 && open(); ++rounds) world_.run_for(kTimeout);
   for (std::string& fault : history_.faults(now())) faults_.push_back(std::move(fault));
   for (int round = 0; round < kRounds && !agreed(); ++round) world_.run_for(kRound);
   check_members();
+  check_objects();
+  readings_.clear();
   // All at once: fifty farewells would cost as much as the schedule.
   for (const auto& [index, member] : members_) world_.kill(member.host);
   for (int index = plan_.nodes - 1; index >= 0; --index) members_.erase(index);
@@ -307,6 +462,22 @@ bool Schedule::agreed() {
     if (member.node->membership().version != truth.version) return false;
   }
   return belonging == truth.members.size();
+}
+
+/// Objects to which nobody refers any more, and those of owners that have gone, end.
+void Schedule::check_objects() {
+  held_.clear();
+  world_.run_for(kForgetting);
+  if (things_.empty()) return;
+  std::set<std::uint64_t> known;
+  for (const troupe::Member& member : members_.at(0).node->membership().members) known.insert(member.node_id);
+  for (const auto& [thing, made] : things_) {
+    const Member* host = find(made.host);
+    // Who was given up hears nothing any more.
+    if (host && known.contains(host->life))
+      faults_.push_back("the object of call " + std::to_string(made.call) + " lives on at n" +
+                        std::to_string(made.host) + ", though nobody refers to it");
+  }
 }
 
 void Schedule::check_members() {

@@ -1,16 +1,19 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <initializer_list>
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <caf/all.hpp>
 #include <troupe/actors/node.hpp>
+#include <troupe/actors/remote.hpp>
 #include <troupe/rpc/sim.hpp>
 
 #include "history.hpp"
@@ -25,8 +28,11 @@ struct Plan {
   std::string secret = {};  ///< of the cluster; empty: none
 };
 
+struct Thing;
+
 /// One run of one seed: a cluster in virtual time whose nodes join, leave, die, stall and are cut off at
-/// random while they call each other in all ways.
+/// random while they call each other in all ways, read streams, make objects at each other and wait for each
+/// other in barriers.
 class Schedule {
  public:
   /// Runs it to its end. `system`: the nodes live there.
@@ -42,6 +48,18 @@ class Schedule {
 
  private:
   friend struct Worker;
+  friend struct Thing;
+  /// Reads a stream to its end, which is that of its call.
+  struct Reading;
+  /// An object that some node has made at another one.
+  struct Made {
+    std::uint64_t call = 0;
+    int host = 0;  ///< index
+  };
+  /// Who is to come to a barrier, and who is there.
+  struct Barrier {
+    std::set<int> expected, entered;
+  };
   struct Member {
     std::unique_ptr<Node> node;
     std::string host;
@@ -73,7 +91,15 @@ class Schedule {
   void mend();
   void stall(int index);
   void call(bool may_wait);
+  void make(CallKind kind, Node& node, std::uint64_t number, int last, int middle);
+  void read_stream(Node& node, std::uint64_t number, const std::string& actor);
+  void read_next(const std::shared_ptr<Reading>& reading);
+  void call_object(Node& node, std::uint64_t number, int where);
+  void meet();
+  void entered(std::uint64_t barrier, int index);
+  void left_together(std::uint64_t barrier);
   void finish();
+  void check_objects();
   bool agreed();
   void check_members();
 
@@ -92,6 +118,10 @@ class Schedule {
   std::vector<Cut> cuts_;
   rpc::SimWorld world_;
   std::map<int, Member> members_;
+  std::deque<RemoteRef<Thing>> held_;
+  std::map<const Thing*, Made> things_;  // that live
+  std::vector<std::shared_ptr<Reading>> readings_;
+  std::vector<Barrier> barriers_;
 };
 
 }  // namespace troupe::sim
