@@ -1,5 +1,5 @@
 // Spans: of calls, at the caller and at the callee, and of the application's own. Only those of sampled
-// traces come here; what all calls pay is in endpoint_parts.hpp and Tracer::begin().
+// traces come here; what all calls pay is in core.hpp and Tracer::begin().
 #include <troupe/rpc/tracing.hpp>
 
 #include <utility>
