@@ -22,7 +22,7 @@ struct Calculator {
              [](Calculator&, const Tensor& x, const Tensor& y) {
                Tensor sum = Tensor::empty(DType::kFloat32, x.shape());
                for (std::size_t i = 0; i < sum.as<float>().size(); ++i)
-                 sum.as<float>()[i] = x.as<float>()[i] + y.as<float>()[i];
+                 sum.as<float>()[i] = x.as<const float>()[i] + y.as<const float>()[i];
                return sum;
              })
         .add("plus", [](Calculator&, std::int64_t a, std::int64_t b) { return a + b; })

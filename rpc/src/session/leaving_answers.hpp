@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <utility>
 
 namespace troupe::rpc {
@@ -43,7 +43,7 @@ class LeavingAnswers {
     std::uint64_t end;  // of all that had been given
     std::size_t bytes;  // of answers
   };
-  std::deque<Piece> pieces_;
+  std::list<Piece> pieces_;  // few are there, and most sessions have none
   std::uint64_t given_ = 0;
   std::size_t sum_ = 0;    // of the pieces, and
   std::size_t piece_ = 0;  // of the one that is being noted

@@ -116,7 +116,7 @@ void one_life(RealCluster& cluster, Node& survivor, const std::string& transport
   REQUIRE(cluster.wait(*changes.signal(MembershipEvent::kDied, "peer")));
   for (auto& call : beside) CHECK(call.get().ok());
   for (auto& call : tensors_beside) CHECK(call.get().ok());
-  CHECK(mapped.as<float>()[mapped.elements() - 1] == 1.0F);  // what was mapped stays
+  CHECK(mapped.as<const float>()[mapped.elements() - 1] == 1.0F);  // what was mapped stays
   // Two items came before; then the stream ends with its writer.
   rpc::StreamReader<std::int64_t>& stream = leaning.streams.front();
   for (int left = 2; left > 0; --left) CHECK(stream.next(kPatience).ok());
