@@ -111,6 +111,13 @@ struct Envelope {
   # their numbers, and takes the reply for the end when it has all items. Items with a number that was sent
   # already, or for a call that has ended, are dropped; an item beyond the credit ends the stream with
   # DATA_LOSS. `cancel` ends a stream as it ends any call.
+
+  # How much there may be. A caller has no more calls unanswered on a link than its bounds say (CallLimits: a
+  # number, and bytes of requests, which count from their sending to their answer); more wait with it. A callee
+  # may hold a request back, in the order in which they came, while its answers to this peer do not leave; it
+  # goes on reading, so that replies to its own calls come. It may stop reading the link's data way while it has
+  # more of the peer's requests than a peer may have unanswered; it reads on when it has answered some, or their
+  # time is over. A request that is held is ended by `cancel`, and by its deadline, without a reply.
 }
 
 # What few calls carry.
