@@ -1,8 +1,14 @@
 #include "calls/held_requests.hpp"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace troupe::rpc {
+
+namespace {
+/// All are looked at for those that are too late no more often than this.
+constexpr Duration kBetweenLooks{std::chrono::milliseconds(10)};
+}  // namespace
 
 void HeldRequests::push(InboundCallPtr call) {
   call->held_ = ++last_;
@@ -12,12 +18,13 @@ void HeldRequests::push(InboundCallPtr call) {
 }
 
 InboundCallPtr HeldRequests::pop() {
-  return take(*calls_.front());
+  return take(*calls_[first_]);
 }
 
 InboundCallPtr HeldRequests::take(const InboundCall& call) {
-  const std::uint64_t first = last_ - calls_.size() + 1;
-  InboundCallPtr taken = std::move(calls_[static_cast<std::size_t>(call.held_ - first)]);
+  // Places are counted from the end: numbers follow one another.
+  const auto place = calls_.size() - 1 - static_cast<std::size_t>(last_ - call.held_);
+  InboundCallPtr taken = std::move(calls_[place]);
   taken->held_ = 0;
   --count_;
   trim();
@@ -26,9 +33,11 @@ InboundCallPtr HeldRequests::take(const InboundCall& call) {
 
 std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
   std::vector<InboundCallPtr> expired;
-  if (now < earliest_) return expired;
+  if (now < earliest_ || now < look_again_) return expired;
+  look_again_ = now + kBetweenLooks;
   earliest_ = TimePoint::never();
-  for (InboundCallPtr& call : calls_) {
+  for (std::size_t i = first_; i < calls_.size(); ++i) {
+    InboundCallPtr& call = calls_[i];
     if (!call) continue;
     if (call->deadline() > now) {
       earliest_ = std::min(earliest_, call->deadline());
@@ -42,8 +51,16 @@ std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
   return expired;
 }
 
+/// What is done with is moved out of the way when it is half of all.
 void HeldRequests::trim() {
-  while (!calls_.empty() && !calls_.front()) calls_.pop_front();
+  while (first_ < calls_.size() && !calls_[first_]) ++first_;
+  if (first_ == calls_.size()) {
+    calls_ = std::vector<InboundCallPtr>();
+    first_ = 0;
+  } else if (first_ > calls_.size() / 2) {
+    calls_.erase(calls_.begin(), calls_.begin() + static_cast<std::ptrdiff_t>(first_));
+    first_ = 0;
+  }
 }
 
 }  // namespace troupe::rpc

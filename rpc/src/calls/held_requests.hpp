@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <utility>
 #include <vector>
 
@@ -20,16 +19,18 @@ class HeldRequests {
   InboundCallPtr pop();
   /// Precondition: it is held here.
   InboundCallPtr take(const InboundCall& call);
-  /// Those that are too late at `now`. Looks at all, if any may be.
+  /// Those that are too late at `now`, or soon after they are. Looks at all, if any may be.
   std::vector<InboundCallPtr> take_expired(TimePoint now);
 
  private:
   void trim();
 
-  std::deque<InboundCallPtr> calls_;  // null: taken. The first is not
-  std::uint64_t last_ = 0;            // number of the last one
+  std::vector<InboundCallPtr> calls_;  // null: taken. That at `first_` is not
+  std::size_t first_ = 0;              // those before it are done with
+  std::uint64_t last_ = 0;             // number of the last one
   std::size_t count_ = 0;
   TimePoint earliest_ = TimePoint::never();  // no deadline is earlier
+  TimePoint look_again_{};
 };
 
 }  // namespace troupe::rpc

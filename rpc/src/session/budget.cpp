@@ -63,7 +63,11 @@ bool EndpointCore::begin_held(SessionId id) {
   // Found anew each time: a handler may do anything.
   while (session && begun < kMostAtOnce && !session->calls.held.empty() && !session->answers_wait()) {
     ++begun;
-    begin_request(session->calls.held.pop());
+    InboundCallPtr call = session->calls.held.pop();
+    if (call->expired())
+      forget(*call);
+    else
+      begin_request(std::move(call));
     session = find(id);
   }
   if (session) session->resume_if_due();
