@@ -24,7 +24,8 @@ constexpr std::size_t kHugePage_bytes = std::size_t{2} << 20U;
 
 constexpr std::size_t kSegments = 64;
 constexpr unsigned kSegmentShift = 58;  // the top bits of a mixed key choose
-constexpr std::size_t kSplitCapacity = std::size_t{1} << 17U;
+// Each part then fills a huge page: smaller ones would lose more to the TLB than they gain.
+constexpr std::size_t kSplitCapacity = std::size_t{1} << 23U;
 
 // The most keys that a table holds: 5/8 of its places while it is the only one, then from 1/2 on, rising.
 std::int64_t limit_of(std::size_t capacity, std::size_t number, std::size_t count) {
@@ -111,26 +112,39 @@ std::int64_t HashIndex::find_batch(std::span<const std::uint64_t> keys, std::spa
                                    std::uint64_t missing) const {
   assert(values.size() == keys.size());
   // Keys are prefetched a block ahead of the one that is looked up, so that memory never waits for us.
-  Home homes[2][kBlock];
-  const auto prefetch_block = [&](std::size_t begin, Home* to) {
+  struct Place {
+    const Entry* entry;
+    const Segment* segment;
+  };
+  Place places[2][kBlock];
+  const Segment* segments = segments_.data();
+  const std::uint64_t number_mask = segments_.size() - 1;
+  const std::uint64_t offset = offset_;
+  const auto prefetch_block = [&](std::size_t begin, Place* to) {
     const std::size_t end = std::min(keys.size(), begin + kBlock);
     for (std::size_t i = begin; i < end; ++i) {
-      const Home at = home(keys[i]);
-      __builtin_prefetch(&segments_[at.segment].entries[at.slot]);
-      to[i - begin] = at;
+      const std::uint64_t mix = mix_bits(keys[i] + offset);
+      const Segment* segment = segments + (mix >> kSegmentShift & number_mask);
+      const Entry* entry = segment->entries.get() + home_in(*segment, mix);
+      __builtin_prefetch(entry);
+      to[i - begin] = {entry, segment};
     }
   };
   std::int64_t found = 0;
-  if (!keys.empty()) prefetch_block(0, homes[0]);
+  if (!keys.empty()) prefetch_block(0, places[0]);
   for (std::size_t begin = 0, turn = 0; begin < keys.size(); begin += kBlock, turn ^= 1) {
-    if (begin + kBlock < keys.size()) prefetch_block(begin + kBlock, homes[turn ^ 1]);
+    if (begin + kBlock < keys.size()) prefetch_block(begin + kBlock, places[turn ^ 1]);
     const std::size_t size = std::min(kBlock, keys.size() - begin);
     for (std::size_t i = 0; i < size; ++i) {
       const std::uint64_t key = keys[begin + i];
-      const Segment& segment = segments_[homes[turn][i].segment];
-      const Entry& entry = segment.entries[probe(segment, key, homes[turn][i].slot)];
-      const bool there = key == kEmpty ? side_used_ : entry.key == key;
-      const std::uint64_t value = key == kEmpty ? side_value_ : entry.value;
+      const Entry* entry = places[turn][i].entry;
+      if (entry->key != key && entry->key != kEmpty) {
+        const Segment& segment = *places[turn][i].segment;
+        const Entry* entries = segment.entries.get();
+        entry = entries + probe(segment, key, static_cast<std::size_t>(entry - entries));
+      }
+      const bool there = key == kEmpty ? side_used_ : entry->key == key;
+      const std::uint64_t value = key == kEmpty ? side_value_ : entry->value;
       values[begin + i] = there ? value : missing;
       found += there ? 1 : 0;
     }
