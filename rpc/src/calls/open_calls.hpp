@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <troupe/rpc/call.hpp>
+#include <troupe/runtime/fresh_memory.hpp>
 #include <troupe/runtime/timer.hpp>
 
 #include "session/flow_queue.hpp"
@@ -75,12 +76,20 @@ class OpenCalls {
 /// All open calls of an endpoint: a call's id is its slot and the slot's generation.
 class CallSlots {
  public:
+  CallSlots() = default;
+  ~CallSlots() {
+    for (const OpenCall& call : slots_) allow_use(&call, sizeof call);
+  }
+  CallSlots(const CallSlots&) = delete;
+  CallSlots& operator=(const CallSlots&) = delete;
+
   OpenCall& take(EndpointCore& owner) {
     if (free_.empty()) {
       free_.push_back(static_cast<std::uint32_t>(slots_.size()));
       slots_.emplace_back(owner, free_.back());
     }
     OpenCall& call = slots_[free_.back()];
+    allow_use(&call, sizeof call);
     free_.pop_back();
     ++open_;
     return call;
@@ -99,6 +108,9 @@ class CallSlots {
     if (++call.generation == 0) call.generation = 1;
     free_.push_back(call.slot);
     --open_;
+    // Of an ended call only that it has ended may be looked at.
+    const auto* const rest = reinterpret_cast<const std::byte*>(&call.target);
+    forbid_use(rest, static_cast<std::size_t>(reinterpret_cast<const std::byte*>(&call + 1) - rest));
   }
   std::size_t open() const { return open_; }
   /// Slots, those that are free too.
