@@ -1,5 +1,8 @@
 #include <atomic>
+#include <stdexcept>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "endpoint_support.hpp"
 
@@ -57,6 +60,28 @@ TEST_CASE("future: then runs at once or when the value comes") {
   CHECK(sum == 1);
   late.set(10);
   CHECK(sum == 11);
+}
+
+TEST_CASE("future: what a continuation throws is not for who gives the value") {
+  RealClock clock;
+  std::vector<std::string> told;
+  Loop loop(clock, {.on_exception = [&](const std::string& what) { told.push_back(what); }});
+  const Loop::Turn turn(loop);
+  std::vector<Promise<int>> promises;
+  for (int i = 0; i < 3; ++i) promises.emplace_back(loop);
+  int came = 0;
+  for (Promise<int>& promise : promises)
+    promise.future().then([&](Result<int> value) {
+      came += value.value();
+      if (came == 1) throw std::runtime_error("the first");
+    });
+  for (Promise<int>& promise : promises) CHECK_NOTHROW(promise.set(1));
+  CHECK(came == 3);
+  Promise<int> cancelled(loop);
+  cancelled.on_cancel([] { throw std::runtime_error("told"); });
+  CHECK_NOTHROW(cancelled.future().cancel());
+  CHECK(told == std::vector<std::string>{"a continuation threw: the first",
+                                         "who is told of a cancellation threw: told"});
 }
 
 TEST_CASE("future: a dropped promise cancels, a moved one does not") {

@@ -62,7 +62,12 @@ class FutureState : public Cancellable {
     ActiveCall active{nullptr, std::move(scope_)};
     const Loop::Context context(*loop_, active.scope ? &active : nullptr);
     auto continuation = std::exchange(continuation_, nullptr);
-    continuation(take());
+    Loop& loop = *loop_;  // this object may go
+    try {
+      continuation(take());
+    } catch (...) {
+      loop.report_exception("a continuation");  // whoever gives the value has nothing to do with it
+    }
   }
   /// With the turn.
   void then(UniqueFunction<void(Result<T>)> continuation) {
@@ -111,8 +116,13 @@ class PromiseState final : public FutureState<T> {
     // An answer made from another one ends with that: what makes it may still use the call's arguments.
     if (const auto source = source_.lock()) return source->cancel();
     auto told = std::exchange(on_cancel_, nullptr);
+    Loop* const loop = this->loop();
     FutureState<T>::cancel();
-    if (told) told();
+    try {
+      if (told) told();
+    } catch (...) {
+      loop->report_exception("who is told of a cancellation");
+    }
   }
   void on_cancel(UniqueFunction<void()> told) { on_cancel_ = std::move(told); }
   void made_from(std::weak_ptr<Cancellable> source) { source_ = std::move(source); }
