@@ -60,11 +60,17 @@ struct Life {
   std::string ready;  // its first line, once it was read
 };
 
+/// TCP, or what TROUPE_CHURN_TRANSPORT says ("ucx").
+std::string transports() {
+  const char* asked = std::getenv("TROUPE_CHURN_TRANSPORT");
+  return asked ? asked : "tcp";
+}
+
 class Churn {
  public:
   explicit Churn(RealCluster& cluster) {
     NodeOptions options{.name = "first"};
-    options.transport.transports = "tcp";
+    options.transport.transports = transports();
     auto started = cluster.start(options);
     REQUIRE_MESSAGE(started.ok(), text_of(started));
     first = std::move(*started);
@@ -73,7 +79,7 @@ class Churn {
   }
 
   void come(std::size_t node) {
-    const NodeProcess program{.name = name_of(node), .registry = first->address(), .transports = "tcp"};
+    const NodeProcess program{.name = name_of(node), .registry = first->address(), .transports = transports()};
     lives[node].process = std::make_unique<Process>(program.command());
     ++lives[node].number;
     lives[node].calls.clear();
