@@ -5,6 +5,7 @@
 #include <mutex>
 #include <thread>
 
+#include <troupe/runtime/process.hpp>
 #include <troupe/runtime/task.hpp>
 
 namespace troupe {
@@ -18,12 +19,13 @@ class DiskThread {
   DiskThread& operator=(const DiskThread&) = delete;
   /// Waits for the task that runs.
   ~DiskThread();
-  /// Any thread. The thread is started with the first task.
+  /// Any thread. The thread is started with the first task; if none is to be had, the task runs here and now.
   void post(Task task);
 
  private:
   void run();
 
+  const HomeProcess process_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> tasks_;

@@ -18,8 +18,8 @@ namespace troupe::kernels {
 /// capacity, so that neither sequential, nor strided keys, nor keys in the order in which another index
 /// lists them, crowd together.
 ///
-/// From 8 Mi places (128 MiB) on the index is 64 tables, each with a part of the keys and, between 1/2 and 5/8, a
-/// limit of its own: they grow one after the other, so that an insertion waits for the growth of a
+/// From 8 Mi places (128 MiB) on the index is 64 tables, each with a part of the keys and, between 1/2 and
+/// 5/8, a limit of its own: they grow one after the other, so that an insertion waits for the growth of a
 /// sixty-fourth of the index, and a batch for that of a few.
 ///
 /// Const functions may be called from many threads while nobody changes the index; others need the index
