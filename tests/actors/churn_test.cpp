@@ -79,7 +79,8 @@ class Churn {
   }
 
   void come(std::size_t node) {
-    const NodeProcess program{.name = name_of(node), .registry = first->address(), .transports = transports()};
+    const NodeProcess program{
+        .name = name_of(node), .registry = first->address(), .transports = transports()};
     lives[node].process = std::make_unique<Process>(program.command());
     ++lives[node].number;
     lives[node].calls.clear();
