@@ -69,7 +69,8 @@ void Directory::apply(const MembershipChange& change) {
       break;
     case MembershipEvent::kUnpublished:
       actors_.erase(change.actor.name);
-      if (gone_.size() < kMaxGone) gone_[change.actor.name] = "it has ended";
+      if (gone_.size() < kMaxGone)
+        gone_[change.actor.name] = change.reason.empty() ? "it has ended" : change.reason;
       break;
   }
 }

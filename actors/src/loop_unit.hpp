@@ -20,6 +20,7 @@ class LoopUnit final : public ActorRunner {
   LoopUnit(caf::actor_system& system, Loop& loop) : ActorRunner(system), loop_(loop) {}
   ~LoopUnit() override;
 
+  Loop& loop() { return loop_; }
   void exec_later(caf::resumable* job) override;
   /// Resumes what is ready, and what becomes ready through it, but each actor at most once: one that
   /// always has more to do waits for the loop's next round.

@@ -1,9 +1,11 @@
 // How a node comes and goes, and what it keeps: see node_calls.cpp for what it does meanwhile.
 #include <troupe/actors/node.hpp>
 
+#include <algorithm>
 #include <cassert>
 #include <new>
 #include <system_error>
+#include <utility>
 
 #include <troupe/actors/caf.hpp>
 #include <troupe/runtime/process.hpp>
@@ -72,10 +74,19 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
   loop = std::make_unique<Loop>(*clock, options.loop);
   options.log = rpc::follow_trace(options.log, *loop);
   unit = std::make_shared<LoopUnit>(*system, *loop);
+  if (options.pool_threads > 0 && !options.clock)
+    pool = std::make_unique<NodePool>(*loop, ThreadPool::Limits{options.pool_threads, options.pool_waiting});
 }
 
 Result<std::unique_ptr<Node>> Node::start(NodeOptions options) {
   if (options.name.empty()) return Error{Code::kInvalidArgument, "a node needs a name"};
+  if (!options.loop.help && !options.own_thread)
+    return Error{Code::kInvalidArgument, "node '" + options.name +
+                                             "' cannot start: where waiting threads do not help to drive it, "
+                                             "it needs a thread of its own"};
+  if (options.default_timeout <= Duration::zero())
+    return Error{Code::kInvalidArgument,
+                 "node '" + options.name + "' cannot start: its default timeout is to be more than nothing"};
   if (options.system && !caf_types_registered())
     return Error{
         Code::kFailedPrecondition,
@@ -99,17 +110,24 @@ Result<std::unique_ptr<Node>> Node::start(NodeOptions options) {
   }
 }
 
+Result<void> NodeImpl::drive_on_thread() {
+  auto started = start_thread([this] { loop->run(); });
+  if (!started) return with_context(started.error(), "node '" + options.name + "' cannot start");
+  thread = std::move(*started);
+  return {};
+}
+
 Result<void> NodeImpl::start() {
   {
     Loop::Turn turn(*loop);
     if (auto listening = listen(); !listening) return listening;
   }
   if (auto served = metrics.serve(options.metrics_address); !served) return served;
+  // Who does not help to drive must find somebody who does.
+  if (options.own_thread && !options.loop.help)
+    if (auto driven = drive_on_thread(); !driven) return driven;
   if (auto in = join(); !in) return in;
-  if (!options.own_thread) return {};
-  auto started = start_thread([this] { loop->run(); });
-  if (!started) return with_context(started.error(), "node '" + options.name + "' cannot start");
-  thread = std::move(*started);
+  if (options.own_thread && options.loop.help) return drive_on_thread();
   return {};
 }
 
@@ -215,7 +233,9 @@ Result<void> NodeImpl::join() {
 
 // ---- Going --------------------------------------------------------------------------------------
 
-Node::Node(std::unique_ptr<NodeImpl> impl) : impl_(std::move(impl)) {}
+Node::Node(std::unique_ptr<NodeImpl> impl) : impl_(std::move(impl)) {
+  impl_->facade = this;
+}
 
 Node::~Node() {
   // Its threads do not exist here, and its sockets and shared memory are the parent's: none of it is ended.
@@ -231,12 +251,53 @@ void Node::shutdown() {
   if (!impl_->loop->is_forked()) impl_->leave();
 }
 
+Result<void> Node::leave(Duration drain_time) {
+  auto drained = impl_->drain(drain_time);
+  shutdown();
+  return drained;
+}
+
+Result<void> NodeImpl::drain(Duration time) {
+  const TimePoint deadline = clock->now() + time;
+  {
+    const Loop::Turn turn(*loop);
+    if (closing || !joined) return {};
+    leaving = true;
+    last_called = {};
+    options.log.info("leaving", {{"open_calls", endpoint->inbound_calls()}, {"drain_time", time}});
+  }
+  // Who does not hear of it in time hears it from refusals.
+  (void)rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "leaving", "leaving",
+                             {.timeout = std::min(time, kLeaveTimeout), .trace = TraceContext::not_traced()});
+  std::uint64_t seen = UINT64_MAX;
+  std::size_t others = 0;
+  const auto is_last = [&] {
+    if (!registry) return true;
+    if (std::exchange(seen, directory.version()) != directory.version())
+      others = directory.list().members.size() - 1;
+    return others == 0;
+  };
+  const auto is_drained = [&] { return endpoint->inbound_calls() == 0 && endpoint->waiting().bytes == 0; };
+  if (loop->wait_until([&] { return !running || (is_drained() && is_last()); }, deadline)) return {};
+  const Loop::Turn turn(*loop);
+  std::string left;
+  if (const std::size_t open = endpoint->inbound_calls(); open > 0)
+    left = std::to_string(open) + " calls were still open";
+  if (others > 0)
+    left += (left.empty() ? "" : ", and ") + std::to_string(others) + " other nodes were still there";
+  return Error{Code::kDeadlineExceeded, "node '" + options.name + "' has left before it was done: " +
+                                            (left.empty() ? "answers were on their way" : left)};
+}
+
 void NodeImpl::leave() {
   metrics.stop_serving();
   if (joined && !registry)
     (void)rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "leave", "leaving",
                                {.timeout = kLeaveTimeout, .trace = TraceContext::not_traced()});
   answer_everything();
+  if (const std::size_t left = pool ? pool->close(options.pool_patience) : 0; left > 0)
+    options.log.error("methods in the pool did not end when the node did",
+                      {{"methods", left}, {"waited", options.pool_patience}});
   // A handler that waits for a call has its answer now, so the thread comes home.
   loop->stop();
   if (thread.joinable()) thread.join();
@@ -273,8 +334,8 @@ void NodeImpl::add_actor(std::string actor_name, std::shared_ptr<void> state,
     for (const std::string_view method : methods->sorted_names()) counted->learn(method);
   caf::actor_config config{unit.get()};
   const MailboxBounds bounds{options.max_calls_waiting, options.max_bytes_waiting};
-  caf::actor handle = system->spawn_class<WorkerActor, caf::no_spawn_options>(config, unit, std::move(state),
-                                                                              std::move(methods), bounds);
+  caf::actor handle = system->spawn_class<WorkerActor, caf::no_spawn_options>(
+      config, unit, std::move(state), std::move(methods), bounds, pool.get());
   auto* worker = static_cast<WorkerActor*>(caf::actor_cast<caf::abstract_actor*>(handle));
   actors.emplace(number, Actor{std::move(actor_name), std::move(handle), worker});
 }

@@ -1,5 +1,6 @@
 // What a node does while it lives: calls, sessions, membership.
 #include <algorithm>
+#include <cassert>
 
 #include <troupe/actors/node.hpp>
 
@@ -24,12 +25,63 @@ void NodeImpl::on_call(rpc::InboundCallPtr call) {
       return call->reply_error({Code::kFailedPrecondition, "node '" + options.name + "' at " + address +
                                                                " is not the first of its cluster; join at " +
                                                                options.registry});
-    if (target & kObjectBit) return objects->hosted->take(std::move(call));
+    if ((target & kObjectBit) && !leaving) return objects->hosted->take(std::move(call));
     return call->refuse({Code::kUnavailable, "the actor has ended"});
   }
-  last_called = {target, found->second.worker};
+  if (leaving) [[unlikely]] {
+    if (refuses_now(*call))
+      return call->refuse({Code::kUnavailable, "the node is leaving: node '" + options.name + "'"});
+  } else {
+    last_called = {target, found->second.worker};
+  }
   // The actor runs before this returns, on this thread, unless it is in the middle of another message.
   found->second.worker->take(std::move(call));
+}
+
+/// A node that is leaving goes on with what it has begun, and calls itself for that; the cluster's own work
+/// goes on, too, but for newcomers to the first node.
+bool NodeImpl::refuses_now(const rpc::InboundCall& call) const {
+  const rpc::MessageHeader& header = call.header();
+  if (header.target == kRegistryActor) return header.method == rpc::fnv1a("join");
+  return call.session() != rpc::kLocal && header.target != kNodeActor;
+}
+
+Node& Node::of(const rpc::CallContext& context) {
+  assert(context.owner() && "a context of no call");
+  return *static_cast<NodeImpl&>(*context.owner()).facade;
+}
+
+Caller Node::caller_of(const rpc::CallContext& context) const {
+  const NodeImpl& node = *impl_;
+  const Loop::Turn turn(*node.loop);
+  if (context.session == rpc::kLocal)
+    return {node.options.node_id, node.options.name, node.options.role, {}, true};
+  const rpc::Peer* peer = node.endpoint->peer(context.session);
+  if (!peer) return {};
+  const Member* member = node.directory.find_member(peer->node_id);
+  const bool same = member && member->name == peer->node_name;
+  return {peer->node_id, peer->node_name, same ? member->role : "", peer->address, peer->authenticated};
+}
+
+/// Of what a method answers on purpose only those see it who look closely; what it has not meant is told to
+/// all, here and nowhere on the error's way back.
+void NodeImpl::on_failure(const rpc::InboundCall& call, const Error& error) {
+  if (closing) return;  // it is not the handlers that fail now
+  const bool meant = error.exception.empty() && error.code != Code::kInternal &&
+                     error.code != Code::kUnknown && error.code != Code::kDataLoss;
+  const LogLevel level = meant ? LogLevel::kDebug : LogLevel::kWarn;
+  if (!options.log.enabled(level) || (!meant && !failures.may_write(loop->now()))) return;
+  const rpc::CallNames names = names_of({rpc::kLocal, call.header().target}, call.header().method);
+  const rpc::Peer* caller = endpoint->peer(call.session());
+  options.log.with_trace(error.trace_id)
+      .log(level, "a call failed",
+           {{"actor", names.actor},
+            {"method", names.method},
+            {"caller", caller ? caller->node_name : options.name},
+            {"code", to_string(error.code)},
+            {"error", error.message},
+            {"exception", error.exception},
+            {"others_since_the_last", meant ? 0 : failures.take_untold()}});
 }
 
 bool NodeImpl::takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) {
@@ -313,9 +365,11 @@ Membership Node::membership() {
 Result<void> Node::barrier(std::string_view name, const std::vector<std::string>& participants,
                            Duration timeout) {
   // The registry keeps the deadline, so that its answer can say who is missing.
-  return rpc::call_sync<void>(*impl_->endpoint, {impl_->registry_session, kRegistryActor}, "barrier",
-                              "barrier '" + std::string(name) + "'", {.timeout = timeout + kAnswerTime}, name,
-                              participants, timeout.count());
+  return rpc::call_sync<void>(
+      *impl_->endpoint, {impl_->registry_session, kRegistryActor}, "barrier",
+      "barrier '" + std::string(name) + "'",
+      {.timeout = timeout > Duration::max() - kAnswerTime ? rpc::kNoDeadline : timeout + kAnswerTime}, name,
+      participants, timeout.count());
 }
 
 std::uint64_t Node::watch(std::function<void(const MembershipChange&)> watcher) {

@@ -21,7 +21,9 @@
 
 #include "caf_values.hpp"
 #include "directory.hpp"
+#include "log_rate.hpp"
 #include "loop_unit.hpp"
+#include "node_pool.hpp"
 #include "node_tracing.hpp"
 #include "registry.hpp"
 #include "remote_objects.hpp"
@@ -29,6 +31,10 @@
 #include "worker_actor.hpp"
 
 namespace troupe {
+
+/// How many failures of handlers are logged at once, and how often one more is.
+inline constexpr int kFailuresAtOnce = 10;
+inline constexpr Duration kFailurePause{std::chrono::seconds(1)};
 
 /// Numbers that actors have on every node.
 inline constexpr std::uint64_t kRegistryActor = 1;  ///< on the first node only
@@ -63,10 +69,13 @@ struct NodeImpl final : rpc::EndpointEvents {
 
   // node.cpp: coming and going
   Result<void> start();
+  Result<void> drive_on_thread();
   Result<void> listen();
   Result<void> join();
   Result<rpc::SessionId> meet_registry(TimePoint deadline);
   void leave();
+  Result<void> drain(Duration time);
+  bool refuses_now(const rpc::InboundCall& call) const;
   void answer_everything();
   Result<void> withdraw(const std::string& name);
   void add_actor(std::string name, std::shared_ptr<void> state,
@@ -78,6 +87,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   // node_calls.cpp: calls and membership
   void on_call(rpc::InboundCallPtr call) override;
   bool takes_directly(std::uint64_t actor, std::uint64_t method, const void* type) override;
+  void on_failure(const rpc::InboundCall& call, const Error& error) override;
   rpc::CallNames names_of(const rpc::CallTarget& target, std::uint64_t method) override;
   Result<void> may_meet(const rpc::Peer& peer) override;
   void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
@@ -121,6 +131,7 @@ struct NodeImpl final : rpc::EndpointEvents {
     std::deque<MembershipChange> untold;
   };
 
+  Node* facade = nullptr;
   NodeOptions options;
   std::unique_ptr<RealClock> own_clock;
   Clock* clock = nullptr;
@@ -141,6 +152,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   bool relisting = false;
   TimePoint last_refusal{-1'000'000'000'000};  // long ago
   std::uint64_t refusals_untold = 0;
+  LogRate failures{kFailuresAtOnce, kFailurePause};
   std::uint64_t next_watcher = 1;
   std::unordered_map<std::uint64_t, Actor> actors;
   struct Called {
@@ -157,6 +169,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::uint64_t next_actor = 0;
   std::atomic<std::uint64_t> next_token{1};
   std::unique_ptr<NodeTracing> tracing;  // null: no traces
+  std::unique_ptr<NodePool> pool;        // null: all methods run on the loop
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::unique_ptr<RemoteObjects> objects;
   WatchRing ring{*this};
@@ -166,6 +179,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::thread thread;
   bool alone = false;                  // the first node has gone: deaths are seen by sessions only
   bool closing = false;                // from shutdown() on
+  bool leaving = false;                // from Node::leave() on
   bool running = true;                 // until stop() or the cluster's end
   Result<void> outcome;                // of run()
   std::optional<Error> meeting_error;  // why the session to the registry ended, before it was joined

@@ -12,6 +12,7 @@ constexpr std::size_t kMaxGone = 4096;
 
 void Registry::methods(rpc::Methods<Registry>& methods) {
   methods.add("join", &Registry::join)
+      .add("leaving", &Registry::leaving)
       .add("leave", &Registry::leave)
       .add("publish", &Registry::publish)
       .add("unpublish", &Registry::unpublish)
@@ -31,8 +32,23 @@ Result<Membership> Registry::join(const rpc::CallContext& context, const Member&
   }
   gone_.erase(member.name);
   announce({0, MembershipEvent::kJoined, member, {}, ""});
-  entries_[context.session] = {member, {}, version_};
+  entries_[context.session] = {member, {}, version_, false};
   return list();
+}
+
+Result<void> Registry::leaving(const rpc::CallContext& context) {
+  const auto own = entries_.find(context.session);
+  if (own == entries_.end()) return {};
+  own->second.leaving = true;
+  const Member member = own->second.member;
+  for (const auto& [name, number] : std::exchange(own->second.actors, {}))
+    announce({0,
+              MembershipEvent::kUnpublished,
+              member,
+              {name, member.node_id, number},
+              "its node '" + member.name + "' is leaving"});
+  send_notices();
+  return {};
 }
 
 Result<void> Registry::leave(const rpc::CallContext& context) {
@@ -44,6 +60,8 @@ Result<void> Registry::publish(const rpc::CallContext& context, const std::strin
                                std::uint64_t number) {
   const auto own = entries_.find(context.session);
   if (own == entries_.end()) return Error{Code::kFailedPrecondition, "join before publishing '" + name + "'"};
+  if (own->second.leaving)
+    return Error{Code::kFailedPrecondition, "a node that is leaving publishes no actor '" + name + "'"};
   for (const auto& [session, entry] : entries_)
     if (entry.actors.contains(name))
       return Error{Code::kAlreadyExists, "an actor named '" + name + "' lives on node '" + entry.member.name +
@@ -61,7 +79,7 @@ Result<void> Registry::unpublish(const rpc::CallContext& context, const std::str
   if (actor == own->second.actors.end()) return {};
   const NamedActor ended{name, own->second.member.node_id, actor->second};
   own->second.actors.erase(actor);
-  announce({0, MembershipEvent::kUnpublished, own->second.member, ended, "it ended"});
+  announce({0, MembershipEvent::kUnpublished, own->second.member, ended, "it has ended"});
   return {};
 }
 

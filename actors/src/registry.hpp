@@ -32,6 +32,8 @@ class Registry : public std::enable_shared_from_this<Registry> {
 
   /// The membership with the newcomer in it. kAlreadyExists: a living node has the name.
   Result<Membership> join(const rpc::CallContext& context, const Member& member);
+  /// The member goes soon: its actors are found by nobody any more, and it publishes no more.
+  Result<void> leaving(const rpc::CallContext& context);
   /// Idempotent.
   Result<void> leave(const rpc::CallContext& context);
   /// kAlreadyExists: a living actor has the name. kFailedPrecondition: the caller has not joined.
@@ -55,6 +57,7 @@ class Registry : public std::enable_shared_from_this<Registry> {
     Member member;
     std::map<std::string, std::uint64_t> actors;
     std::uint64_t since = 0;  // the version that it was given when it joined
+    bool leaving = false;
   };
   void remove(rpc::SessionId session, MembershipEvent event, const std::string& reason);
   void announce(MembershipChange change);

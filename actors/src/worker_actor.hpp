@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -8,6 +10,7 @@
 
 #include "caf_internals.hpp"
 #include "loop_unit.hpp"
+#include "node_pool.hpp"
 
 namespace troupe {
 
@@ -40,16 +43,24 @@ struct MailboxBounds {
   std::size_t bytes = 0;
 };
 
-/// A named actor: a CAF actor around a plain state and its table of methods.
-class WorkerActor final : public caf::event_based_actor {
+/// A named actor: a CAF actor around a plain state and its table of methods. While one of these runs in the
+/// node's pool, alone, calls wait: those that come in `later_`, those of the mailbox join them there.
+class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool {
  public:
   WorkerActor(caf::actor_config& config, std::shared_ptr<LoopUnit> unit, std::shared_ptr<void> state,
-              std::shared_ptr<const rpc::MethodTable> methods, MailboxBounds bounds)
+              std::shared_ptr<const rpc::MethodTable> methods, MailboxBounds bounds, NodePool* pool)
       : caf::event_based_actor(config),
         unit_(std::move(unit)),
         state_(std::move(state)),
         methods_(std::move(methods)),
-        bounds_(bounds) {}
+        bounds_(bounds),
+        pool_(pool) {}
+
+  ~WorkerActor() override {
+    if (link_) link_->actor = nullptr;
+  }
+  WorkerActor(const WorkerActor&) = delete;
+  WorkerActor& operator=(const WorkerActor&) = delete;
 
   const rpc::MethodTable& methods() const { return *methods_; }
 
@@ -64,7 +75,7 @@ class WorkerActor final : public caf::event_based_actor {
   /// it outlive the call. What CAF would do with the call (enqueue, resume, match, run) has the same effect
   /// and takes five times as long.
   void take(rpc::InboundCallPtr call) {
-    if (running_ || !mailbox().blocked()) {
+    if (running_ || held_ || !mailbox().blocked()) {
       const std::size_t bytes = call->bytes();
       if (waiting_.calls >= bounds_.calls || (waiting_.calls > 0 && waiting_.bytes + bytes > bounds_.bytes))
         return call->refuse({Code::kResourceExhausted, std::to_string(waiting_.calls) + " calls (" +
@@ -72,11 +83,12 @@ class WorkerActor final : public caf::event_based_actor {
                                                            " bytes) wait for this actor already"});
       ++waiting_.calls;
       waiting_.bytes += bytes;
+      if (held_ && !running_ && mailbox().blocked()) return later_.push_back(CallBox(std::move(call)));
       enqueue(make_mail(nullptr, caf::make_message_id(), CallBox(std::move(call))), nullptr);
       return unit_->run();
     }
     running_ = true;
-    methods_->invoke(state_, std::move(call));
+    invoke(std::move(call));
     running_ = false;
     if (postponed_ || kept_) after_call();
   }
@@ -103,14 +115,57 @@ class WorkerActor final : public caf::event_based_actor {
     return {[this](const CallBox& box) {
       auto call = box.take();
       if (!call) return quit(caf::exit_reason::user_shutdown);
-      --waiting_.calls;
-      waiting_.bytes -= call->bytes();
-      methods_->invoke(state_, std::move(call));
+      if (held_) return later_.push_back(CallBox(std::move(call)));
+      begin_waiting(std::move(call));
     }};
   }
-  void on_exit() override { state_.reset(); }
+  void on_exit() override {
+    if (link_) link_->actor = nullptr;
+    std::exchange(later_, {}).clear();
+    state_.reset();
+  }
 
  private:
+  /// What a job in the pool knows of the actor, which may end before it.
+  struct Link {
+    WorkerActor* actor;
+  };
+
+  void invoke(rpc::InboundCallPtr call) { methods_->invoke(state_, std::move(call), pool_ ? this : nullptr); }
+  void begin_waiting(rpc::InboundCallPtr call) {
+    --waiting_.calls;
+    waiting_.bytes -= call->bytes();
+    invoke(std::move(call));
+  }
+  void begin(std::unique_ptr<rpc::PoolJob> job, bool alone) override {
+    if (!alone) return pool_->run(std::move(job), [] {});
+    if (!link_) link_ = std::make_shared<Link>(Link{this});
+    held_ = busy_ = true;
+    pool_->run(std::move(job), [link = link_] {
+      if (link->actor) link->actor->go_on();
+    });
+  }
+  /// The job in the pool is done: takes up those that have come meanwhile, up to the next one for the pool.
+  void go_on() {
+    constexpr int kAtOnce = 64;
+    busy_ = false;
+    held_ = !later_.empty();
+    if (running_) return;  // it was refused at once, inside of the call
+    const std::shared_ptr<Link> link = link_;
+    running_ = true;
+    for (int i = 0; i < kAtOnce && !busy_ && !later_.empty(); ++i) {
+      rpc::InboundCallPtr call = later_.front().take();
+      later_.pop_front();
+      begin_waiting(std::move(call));
+    }
+    running_ = false;
+    held_ = busy_ || !later_.empty();
+    if (!busy_ && held_)
+      unit_->loop().defer([link] {
+        if (link->actor) link->actor->go_on();
+      });
+    if (postponed_ || kept_) after_call();  // last: it may end this
+  }
   void after_call() {
     const caf::strong_actor_ptr last = std::move(kept_);  // goes after all else
     if (!std::exchange(postponed_, false)) return;
@@ -123,6 +178,11 @@ class WorkerActor final : public caf::event_based_actor {
   std::shared_ptr<const rpc::MethodTable> methods_;
   const MailboxBounds bounds_;
   MailboxBounds waiting_;       // in the mailbox
+  NodePool* pool_;              // null: there is none
+  std::deque<CallBox> later_;   // that wait for the method in the pool
+  bool busy_ = false;           // a method runs in the pool, alone
+  bool held_ = false;           // so no other may, or some wait in later_
+  std::shared_ptr<Link> link_;  // once such a method has run
   bool running_ = false;        // inside take()
   bool postponed_ = false;      // resume() is due after it
   caf::strong_actor_ptr kept_;  // itself, ended in the middle of take()

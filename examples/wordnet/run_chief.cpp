@@ -1,10 +1,10 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include <troupe/actors/stop_signals.hpp>
 #include <troupe/kernels/blas.hpp>
 
 #include "wordnet/chief.hpp"
-#include "wordnet/stop_signals.hpp"
 
 namespace troupe::wordnet {
 

@@ -4,9 +4,9 @@
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/shard_server.hpp>
+#include <troupe/actors/stop_signals.hpp>
 
 #include "wordnet/roles.hpp"
-#include "wordnet/stop_signals.hpp"
 
 namespace troupe::wordnet {
 

@@ -7,12 +7,12 @@
 #include <future>
 #include <numeric>
 
+#include <troupe/actors/stop_signals.hpp>
 #include <troupe/kernels/blas.hpp>
 #include <troupe/shards/sequence_window.hpp>
 
 #include "wordnet/coordinator.hpp"
 #include "wordnet/roles.hpp"
-#include "wordnet/stop_signals.hpp"
 
 namespace troupe::wordnet {
 

@@ -88,13 +88,17 @@ std::string Error::to_string() const {
   std::string text(troupe::to_string(code));
   text += ": ";
   text += message;
-  if (node.empty() && cause.empty()) return text;
-  text += " (";
-  if (!node.empty()) text += "at " + node;
-  if (!node.empty() && !cause.empty()) text += "; ";
-  if (!cause.empty()) text += "caused by " + cause;
-  text += ")";
-  return text;
+  std::string more;
+  const auto add = [&](std::string_view what, const std::string& value) {
+    if (value.empty()) return;
+    more += more.empty() ? " (" : "; ";
+    more += what;
+    more += value;
+  };
+  add("at ", node);
+  add("thrown as ", exception);
+  add("caused by ", cause);
+  return more.empty() ? text : text + more + ")";
 }
 
 Error with_context(Error error, std::string_view context) {

@@ -99,10 +99,17 @@ bool Loop::run_if_free(const std::function<void()>& task) {
     task();
     return true;
   }
-  if (!try_take_turn()) return false;
+  if (!options_.help) return false;
+  void* const behalf = OnBehalf::of(*this);
+  // Work on somebody's behalf is not posted, for then it would be done on nobody's.
+  if (behalf)
+    take_turn();
+  else if (!try_take_turn())
+    return false;
   const TimePoint now = recent_now();
   if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
   try {
+    const Context own(*this, behalf);
     task();
   } catch (...) {
     give_turn_back();
@@ -130,6 +137,7 @@ bool Loop::wait_until(const std::function<bool()>& done, TimePoint deadline) {
   if (is_forked()) [[unlikely]]
     return false;
   if (in_turn()) return drive(done, deadline, true);
+  if (!options_.help) return wait_told(done, deadline);
   if (!try_take_turn()) {
     Waiter self{.done = &done};
     const Wait outcome = wait_for_turn(self, deadline);
@@ -149,6 +157,7 @@ bool Loop::begin_and_wait(const std::function<void()>& begin, const std::functio
     begin();
     return drive(done, deadline, true);
   }
+  if (!options_.help) return begin_and_be_told(begin, done, timeout);
   if (try_take_turn()) {
     const TimePoint deadline = recent_now() + timeout;
     return help(&begin, done, deadline);
@@ -169,7 +178,10 @@ bool Loop::help(const std::function<void()>* begin, const std::function<bool()>&
   const std::uint64_t rounds = stats_.rounds;
   bool finished = false;
   try {
-    if (begin) (*begin)();
+    if (begin) {
+      const Context own(*this, OnBehalf::of(*this));
+      (*begin)();
+    }
     finished = drive(done, deadline, false);
   } catch (...) {  // of `begin` or `done`: the caller's
     if (in_turn()) {
@@ -332,6 +344,8 @@ int Loop::poll() {
   if (!poller_->watched.empty() && now_ - descriptors_polled_at_ >= kDescriptorsEvery) {
     did += poll_descriptors(Duration::zero());
   }
+  if (telling_.load(std::memory_order_relaxed)) [[unlikely]]
+    tell();
   if (did > 0) spending_ = Spent::kBusy;
   if (did > 0 || ++idle_rounds_ >= kIdleRoundsPerClockRead) {
     // Not now: who waits for what was just done shall go on with it first.

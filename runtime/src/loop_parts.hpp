@@ -71,6 +71,14 @@ struct Loop::Poller {
   std::uint32_t next_generation = 0;
 };
 
+/// A thread that waits without wanting the turn. Lies on that thread's stack; guarded by told_mutex_.
+struct Loop::Told {
+  const std::function<bool()>* done = nullptr;
+  bool is_done = false;
+  std::exception_ptr failed = {};  // what `done` threw
+  std::condition_variable wake = {};
+};
+
 /// A thread that waits for the turn. Lies on that thread's stack.
 struct Loop::Waiter {
   /// What it waits for; whoever drives may ask instead of it. Null: it needs the turn itself, at once.

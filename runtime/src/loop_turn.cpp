@@ -230,11 +230,16 @@ Loop::Turn::Turn(Loop& loop) : loop_(loop), nested_(loop.in_turn()) {
     return;
   }
   loop_.take_turn();
+  loop_.context_ = OnBehalf::of(loop_);
+  loop_.only_borrowed_ = !loop_.options_.help;
   loop_.refresh_now();
 }
 
 Loop::Turn::~Turn() {
-  if (!nested_) loop_.give_turn_back();
+  if (nested_) return;
+  loop_.context_ = nullptr;
+  loop_.only_borrowed_ = false;
+  loop_.give_turn_back();
 }
 
 }  // namespace troupe

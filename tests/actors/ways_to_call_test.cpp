@@ -152,7 +152,7 @@ TEST_CASE_TEMPLATE("a call's timeout is its own, else its function's, else the n
 
 TEST_CASE("a call that names no timeout has 60 seconds, if its node names none either") {
   CHECK(NodeOptions{}.default_timeout == 60s);
-  CHECK(rpc::CallOptions{}.timeout == Duration{0});  // the node's
+  CHECK(rpc::CallOptions{}.timeout == rpc::kDefaultTimeout);  // the node's
   SimCluster cluster;
   Node& alice = cluster.add("alice");
   Node& bob = cluster.add("bob");

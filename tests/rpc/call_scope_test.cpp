@@ -44,14 +44,14 @@ struct Middle {
         .add("ask_then_keep",
              [](Middle& self) {
                return call_async<std::int64_t>(*self.endpoint, self.service, "add", "add", {}, 1, 2)
-                   .then([&self](const Result<std::int64_t>&) { return self.keep(Duration(0)); });
+                   .then([&self](const Result<std::int64_t>&) { return self.keep(kDefaultTimeout); });
              })
         .add("keep_detached",
              [](Middle& self) {
-               self.keep(Duration(0), true);
+               self.keep(kDefaultTimeout, true);
                {
                  const Detached none(self.endpoint->loop());
-                 self.keep(Duration(0));
+                 self.keep(kDefaultTimeout);
                }
                self.promises.emplace_back(self.endpoint->loop());
                return self.promises.back().future();
@@ -67,7 +67,7 @@ struct Middle {
           auto end = promise.future();
           return end.then([&self, promise = std::move(promise)](Result<std::int64_t> value) {
             self.outcomes.push_back(value);
-            self.keep(Duration(0)).then([&self](Result<std::int64_t> refused) {
+            self.keep(kDefaultTimeout).then([&self](Result<std::int64_t> refused) {
               self.outcomes.push_back(std::move(refused));
             });
             return value;
@@ -215,12 +215,12 @@ TEST_CASE_TEMPLATE("nested: what others do on the loop while a handler waits is 
   std::vector<Future<std::int64_t>> others;
   Timer timer([&] {
     CHECK(loop.context() == nullptr);
-    others.push_back(chain.middle.keep(Duration(0)));
+    others.push_back(chain.middle.keep(kDefaultTimeout));
   });
   chain.middle.at_once = [&] {
     CHECK(loop.context() != nullptr);
     loop.schedule_after(timer, 1ms);
-    loop.defer([&] { others.push_back(chain.middle.keep(Duration(0))); });
+    loop.defer([&] { others.push_back(chain.middle.keep(kDefaultTimeout)); });
     // Another endpoint's call is not part of it either, though it is made on this thread.
     others.push_back(
         call_async<std::int64_t>(*chain.duo.a.endpoint, {kLocal, Side::kKeeper}, "keep", "keep", {}));

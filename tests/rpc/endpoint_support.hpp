@@ -43,6 +43,7 @@ class Side final : public EndpointEvents {
     table_ = methods.table();
   }
 
+  std::vector<Error> failures;  // may grow until the endpoint has gone
   std::unique_ptr<Endpoint> endpoint;
   std::vector<std::pair<SessionId, Peer>> sessions;
   std::vector<std::pair<SessionId, Error>> closed;
@@ -60,6 +61,7 @@ class Side final : public EndpointEvents {
     if (call->header().target == kKeeper) return service.kept.push_back(std::move(call));
     table_->invoke(&service, std::move(call));
   }
+  void on_failure(const InboundCall&, const Error& error) override { failures.push_back(error); }
   void on_session(SessionId session, const Peer& peer) override { sessions.emplace_back(session, peer); }
   void on_session_closed(SessionId session, const Peer&, const Error& error) override {
     closed.emplace_back(session, error);

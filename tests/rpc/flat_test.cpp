@@ -179,7 +179,7 @@ TEST_CASE("flat: Cap'n Proto's library reads that a call is in no trace") {
 TEST_CASE("flat: Cap'n Proto's library reads our errors") {
   MemoryPool pool;
   OutMessage out(pool, kHeader);
-  out.error({Code::kAborted, "what", "where", "", 99});
+  out.error({Code::kAborted, "what", "where", "", 99, "a::Type"});
   const OutFrame frame = out.finish(kMaxHead).value();
   auto reader = library_reader(frame.head);
   auto error = reader.getRoot<wire::Envelope>().getBody().getError();
@@ -188,6 +188,41 @@ TEST_CASE("flat: Cap'n Proto's library reads our errors") {
   CHECK(to_view(error.getNode()) == "where");
   CHECK(to_view(error.getCause()).empty());
   CHECK(error.getTraceId() == 99);
+  CHECK(to_view(error.getException()) == "a::Type");
+}
+
+TEST_CASE("flat: Cap'n Proto's library reads our metadata, and we read its, in a body apart, too") {
+  MemoryPool pool;
+  MessageHeader header = kHeader;
+  header.metadata = Metadata{{"key", "value", kPassOn}, {"other", ""}};
+  for (const std::size_t max_head : {kMaxHead, std::size_t{200}}) {
+    OutMessage out(pool, header);
+    write_values(out);
+    OutFrame frame = out.finish(max_head).value();
+    const bool apart = max_head == 200;
+    auto reader = library_reader(apart ? frame.parts[0] : frame.head);
+    auto body = apart ? reader.getRoot<wire::Body>() : reader.getRoot<wire::Envelope>().getBody();
+    check_body(body);
+    REQUIRE(body.getMetadata().size() == 2);
+    CHECK(to_view(body.getMetadata()[0].getKey()) == "key");
+    CHECK(to_view(body.getMetadata()[0].getValue()) == "value");
+    CHECK(body.getMetadata()[0].getPassOn());
+    CHECK_FALSE(body.getMetadata()[1].getPassOn());
+    const auto in = InMessage::parse(std::move(frame.head), std::move(frame.parts));
+    REQUIRE(in.ok());
+    CHECK((*in)->header().metadata.pairs() == header.metadata.pairs());
+  }
+  capnp::MallocMessageBuilder builder;
+  auto envelope = builder.initRoot<wire::Envelope>();
+  auto pairs = envelope.initBody().initMetadata(1);
+  pairs[0].setKey("theirs");
+  pairs[0].setPassOn(true);
+  auto words = capnp::messageToFlatArray(builder);
+  auto bytes = words.asBytes();
+  const auto in = InMessage::parse(
+      Buffer::copy_of({reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()}), {});
+  REQUIRE(in.ok());
+  CHECK((*in)->header().metadata.pairs() == std::vector<MetadataPair>{{"theirs", "", true}});
 }
 
 TEST_CASE("flat: we read what Cap'n Proto's library writes") {

@@ -185,7 +185,7 @@ TEST_CASE("future: continuations set by other threads run on the loop") {
   CHECK(astray == 0);
 }
 
-TEST_CASE("future: when_all gives all values in order, or the first error") {
+TEST_CASE("future: when_all gives all values in order, or the first error at once, and cancels the rest") {
   RealClock clock;
   Loop loop(clock);
   const Loop::Turn turn(loop);
@@ -197,13 +197,41 @@ TEST_CASE("future: when_all gives all values in order, or the first error") {
   CHECK_FALSE(all.ready());
   b.set(2);
   CHECK(all.get().value() == std::vector{1, 2, 3});
-  Promise<void> d(loop), e(loop), f(loop);
-  auto failing = when_all(loop, std::vector{d.future(), e.future(), f.future()});
-  f.set(Error{Code::kAborted, "third"});
-  e.set(Error{Code::kNotFound, "second"});
+  CHECK(when_all(loop, std::vector<Future<void>>{}).get().ok());
+  Promise<void> d(loop), e(loop), f(loop), g(loop);
+  int told = 0;
+  bool was_told_first = false;
+  for (Promise<void>* other : {&d, &g}) other->on_cancel([&] { ++told; });
+  auto failing = when_all(loop, std::vector{d.future(), e.future(), f.future(), g.future()});
+  e.set({});
   CHECK_FALSE(failing.ready());
-  d.set({});
-  CHECK(failing.get().error().message == "second");
+  auto seen = failing.then([&](const Result<void>& result) {
+    was_told_first = told == 2;
+    return Result<std::string>(result.error().message);
+  });
+  f.set(Error{Code::kAborted, "third"});
+  CHECK(told == 2);
+  CHECK(was_told_first);
+  d.set({});  // too late
+  CHECK(seen.get().value() == "third");
+}
+
+TEST_CASE("future: when_all of what has failed already, and of what is cancelled from outside") {
+  RealClock clock;
+  Loop loop(clock);
+  const Loop::Turn turn(loop);
+  Promise<int> a(loop), b(loop);
+  int told = 0;
+  b.on_cancel([&] { ++told; });
+  a.set(Error{Code::kNotFound, "first"});
+  CHECK(when_all(loop, std::vector{a.future(), b.future()}).get().error().message == "first");
+  CHECK(told == 1);
+  Promise<int> c(loop), d(loop);
+  for (Promise<int>* each : {&c, &d}) each->on_cancel([&] { ++told; });
+  auto both = when_all(loop, std::vector{c.future(), d.future()});
+  both.cancel();
+  CHECK(both.get().error().code == Code::kCancelled);
+  CHECK(told == 3);
 }
 
 TEST_CASE("future: of a call whose loop ends before it began is cancelled") {

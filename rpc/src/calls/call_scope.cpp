@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <troupe/rpc/call_context.hpp>
+
 #include "endpoint/core.hpp"
 
 namespace troupe::rpc {
@@ -16,7 +18,11 @@ std::shared_ptr<CallScope> scope_of_context(const Loop& loop) {
 }
 
 TraceContext trace_of_context(const Loop& loop) {
-  const auto& active = *static_cast<const ActiveCall*>(loop.context());
+  return trace_of_work(loop.context());
+}
+
+TraceContext trace_of_work(const void* context) {
+  const auto& active = *static_cast<const ActiveCall*>(context);
   if (active.call) return active.call->trace();
   return active.scope ? active.scope->trace() : TraceContext{};
 }
@@ -68,7 +74,8 @@ void CallScope::finish() {
 
 const std::shared_ptr<detail::CallScope>& InboundCall::scope() {
   if (!scope_ && endpoint_)
-    scope_ = std::make_shared<detail::CallScope>(*endpoint_, deadline_, trace(), cancelled_);
+    scope_ = std::make_shared<detail::CallScope>(*endpoint_, deadline_, trace(),
+                                                 header().metadata.passed_on(), cancelled_);
   return scope_;
 }
 
@@ -86,12 +93,13 @@ Result<std::shared_ptr<detail::CallScope>> EndpointCore::join_scope(CallOptions&
   if (!scope) return scope;
   if (scope->cancelled())
     return Error{Code::kCancelled, "the call within which this one was made has been cancelled"};
-  if (options.timeout.count() == 0) options.timeout = options_.default_timeout;
-  const Duration left = scope->deadline() - loop_.clock().now();
+  options.timeout = timeout_of(options);
+  const Duration left = time_left(scope->deadline(), loop_.clock().now());
   if (left <= Duration::zero())
     return Error{Code::kDeadlineExceeded, "no time was left for a call within another"};
   if (left < options.timeout) options.timeout = left;
   if (!options.trace) options.trace = scope->trace();
+  if (!scope->metadata().empty()) options.metadata = options.metadata.within(scope->metadata());
   return scope;
 }
 
@@ -150,13 +158,17 @@ CallContext::CallContext(const CallContext& other)
     : session(other.session),
       deadline(other.deadline),
       trace(other.trace),
-      active_{nullptr, other.active_.call ? other.active_.call->scope() : other.active_.scope} {}
+      metadata(other.metadata),
+      active_{nullptr, other.active_.call ? other.active_.call->scope() : other.active_.scope},
+      endpoint_(other.endpoint_) {}
 
 CallContext& CallContext::operator=(const CallContext& other) {
   if (this == &other) return *this;
   session = other.session;
   deadline = other.deadline;
   trace = other.trace;
+  metadata = other.metadata;
+  endpoint_ = other.endpoint_;
   active_ = {nullptr, other.active_.call ? other.active_.call->scope() : other.active_.scope};
   return *this;
 }
@@ -168,9 +180,20 @@ bool CallContext::cancelled() const {
   return loop && loop->clock().now() >= deadline;
 }
 
+EndpointEvents* CallContext::owner() const {
+  return endpoint_ ? &endpoint_->events() : nullptr;
+}
+
+Duration CallContext::time_left() const {
+  return endpoint_ ? rpc::time_left(deadline, endpoint_->loop().clock().now()) : kNoDeadline;
+}
+
 void CallContext::on_cancel(UniqueFunction<void()> told) const {
   const auto scope = active_.call ? active_.call->scope() : active_.scope;
-  if (scope) scope->on_cancel(std::move(told));
+  if (!scope) return;
+  if (!endpoint_) return scope->on_cancel(std::move(told));
+  const Loop::Turn turn(endpoint_->loop());  // a method on the pool has it not
+  scope->on_cancel(std::move(told));
 }
 
 }  // namespace troupe::rpc

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -15,15 +16,23 @@ namespace troupe::rpc::detail {
 /// never have one. With the turn, but for its end.
 class CallScope final : public std::enable_shared_from_this<CallScope>, private TimerNode {
  public:
-  CallScope(EndpointCore& endpoint, TimePoint deadline, const TraceContext& trace, bool cancelled)
-      : endpoint_(&endpoint), deadline_(deadline), trace_(trace), cancelled_(cancelled) {}
+  CallScope(EndpointCore& endpoint, TimePoint deadline, const TraceContext& trace, Metadata metadata,
+            bool cancelled)
+      : endpoint_(&endpoint),
+        deadline_(deadline),
+        trace_(trace),
+        metadata_(std::move(metadata)),
+        cancelled_(cancelled) {}
 
   TimePoint deadline() const { return deadline_; }
   const TraceContext& trace() const { return trace_; }
-  bool cancelled() const { return cancelled_; }
+  /// What calls within it carry, too.
+  const Metadata& metadata() const { return metadata_; }
+  /// This and cancelled_or_expired(): also on a thread of the pool, while the call is open.
+  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
   /// Reads the clock.
   bool cancelled_or_expired() const {
-    return cancelled_ || (endpoint_ && endpoint_->loop().clock().now() >= deadline_);
+    return cancelled() || (endpoint_ && endpoint_->loop().clock().now() >= deadline_);
   }
 
   /// Ends the calls made in its name and tells those who wanted to hear. Idempotent.
@@ -41,7 +50,8 @@ class CallScope final : public std::enable_shared_from_this<CallScope>, private 
   EndpointCore* endpoint_;  // null: finished
   TimePoint deadline_;
   TraceContext trace_;
-  bool cancelled_;
+  Metadata metadata_;
+  std::atomic<bool> cancelled_;
   std::vector<std::uint64_t> calls_;  // open, or ended since the last look
   std::size_t look_at_ = 16;          // the number of calls at which those that have ended are dropped
   std::vector<UniqueFunction<void()>> told_;

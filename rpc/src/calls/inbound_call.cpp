@@ -40,9 +40,13 @@ void InboundCall::reply_error(Error error) {
   // Who waited for others until the deadline may be told of it as of a cancellation, and earlier than the
   // caller.
   if (error.code == Code::kCancelled && expired()) error.code = Code::kDeadlineExceeded;
-  if (error.node.empty()) error.node = endpoint_->options().node_name;
   metered_.code = error.code;
   if (span_) note_error(error);
+  if (error.node.empty()) {  // else it has been told where it happened
+    error.node = endpoint_->options().node_name;
+    endpoint_->events_.on_failure(*this, error);
+    if (!endpoint_) return;
+  }
   if (direct_) return reply_directly_error(std::move(error));
   reply_with([&](OutMessage& out) { out.error(error); });
 }

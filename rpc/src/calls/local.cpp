@@ -32,9 +32,9 @@ Result<void> EndpointCore::send_local(OutFrame&& frame) {
 }
 
 /// Things are delivered at once, unless the stack is deep already: a chain of calls, each made by the answer
-/// to the one before, or by the method called, may have any length.
+/// to the one before, or by the method called, may have any length. Or the thread is not to run them.
 bool EndpointCore::may_deliver() const {
-  return local_depth_ < kMaxLocalDepth && local_waiting_.empty();
+  return local_depth_ < kMaxLocalDepth && local_waiting_.empty() && !loop_.only_borrowed();
 }
 
 void EndpointCore::wait_local(Local local) {
@@ -74,13 +74,11 @@ void EndpointCore::deliver_waiting_local() {
 
 // ---- Calls without a message --------------------------------------------------------------------
 
-std::uint64_t EndpointCore::open_directly(CallTarget target, MethodId method, Duration timeout,
-                                          const TraceContext& trace, OpenSpan span, const BodyWriter& body,
-                                          ReplySink& sink, detail::CallScope* scope) {
+std::uint64_t EndpointCore::open_directly(CallTarget target, const MessageHeader& header, OpenSpan span,
+                                          const BodyWriter& body, ReplySink& sink, detail::CallScope* scope) {
   std::unique_ptr<detail::DirectCall> direct;
   try {
-    direct =
-        body.copy({MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace});
+    direct = body.copy(header);
   } catch (...) {
     Error error = detail::current_exception_error("copying the arguments");
     if (span) detail::note_error(*span, error);
@@ -95,10 +93,10 @@ std::uint64_t EndpointCore::open_directly(CallTarget target, MethodId method, Du
   opened.span = std::move(span);
   const std::uint64_t call_id = opened.id();
   const TimePoint begun = loop_.fresh_now();
-  const TimePoint deadline = begun + timeout;
-  loop_.schedule(opened, deadline);
+  const TimePoint deadline = begun + header.remaining;  // never, if there is none
+  if (header.remaining != kNoDeadline) loop_.schedule(opened, deadline);
   if (metrics_)
-    opened.metered = metrics_->begin(CallSide::kClient, method.name, begun, [&] { return sink.called(); });
+    opened.metered = metrics_->begin(CallSide::kClient, header.method, begun, [&] { return sink.called(); });
   ++stats_.calls_sent;
   if (scope) scope->add(call_id);
   direct->header.call_id = call_id;

@@ -1,7 +1,11 @@
 #include <troupe/rpc/methods.hpp>
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <cassert>
+#include <cstdlib>
+#include <typeinfo>
 #include <vector>
 
 namespace troupe::rpc {
@@ -27,7 +31,7 @@ std::string MethodTable::names() const {
   return text;
 }
 
-void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call) const {
+void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call, MethodPool* pool) const {
   // Nobody waits: it shall not begin. A repeat of it, which has a token, may.
   if (!call->loop()) return;
   if (call->cancelled())
@@ -47,7 +51,7 @@ void MethodTable::invoke(const std::shared_ptr<void>& state, InboundCallPtr call
                               "called with other types than " + entry->name + entry->signature_text,
                               {},
                               std::string(detail::kTypesDiffer)});
-  entry->invoke({state, *this}, std::move(call));
+  entry->invoke({state, *this, pool}, std::move(call));
 }
 
 namespace detail {
@@ -57,17 +61,37 @@ Error wrong_argument(const InMessage& message, std::uint32_t index, const std::s
                                       describe(message.value(index))};
 }
 
+namespace {
+/// Of what is being caught: as the program writes it, without the library's inner namespaces.
+std::string name_of_exception() {
+  const std::type_info* const type = abi::__cxa_current_exception_type();
+  if (!type) return {};
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> plain(
+      abi::__cxa_demangle(type->name(), nullptr, nullptr, &status), std::free);
+  std::string name = plain ? plain.get() : type->name();
+  constexpr std::string_view kInner = "__cxx11::";
+  for (auto at = name.find(kInner); at != std::string::npos; at = name.find(kInner))
+    name.erase(at, kInner.size());
+  return name;
+}
+}  // namespace
+
 Error current_exception_error(std::string_view who) {
+  std::string type = name_of_exception();
+  const auto thrown = [&](Code code, std::string_view how) {
+    return Error{code, std::string(who) + std::string(how), {}, {}, 0, std::move(type)};
+  };
   try {
     throw;
   } catch (const BadResult& bad) {
     return bad.error();
   } catch (const std::bad_alloc&) {
-    return Error{Code::kResourceExhausted, std::string(who) + " ran out of memory"};
+    return thrown(Code::kResourceExhausted, " ran out of memory");
   } catch (const std::exception& exception) {
-    return Error{Code::kInternal, std::string(who) + " threw: " + exception.what()};
+    return thrown(Code::kInternal, std::string(" threw: ") + exception.what());
   } catch (...) {
-    return Error{Code::kInternal, std::string(who) + " threw something that is no std::exception"};
+    return thrown(Code::kInternal, " threw something that is no std::exception");
   }
 }
 

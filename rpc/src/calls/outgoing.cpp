@@ -68,7 +68,7 @@ std::uint64_t EndpointCore::open(CallTarget target, MethodId method, const CallO
     sink.on_reply(std::move(error));
     return std::uint64_t{0};
   };
-  const Duration timeout = options.timeout.count() ? options.timeout : options_.default_timeout;
+  const Duration timeout = timeout_of(options);
   if (closing_) return refuse(shutting_down());
   if (loop_.is_forked()) [[unlikely]]
     return refuse(HomeProcess::error());
@@ -81,16 +81,20 @@ std::uint64_t EndpointCore::open(CallTarget target, MethodId method, const CallO
   if (options.into) [[unlikely]]
     if (auto fit = check_into(*options.into); !fit) return refuse(std::move(fit).error());
 
+  if (!options.metadata.empty()) [[unlikely]]
+    if (auto checked = options.metadata.check(); !checked) return refuse(checked.error());
+
   TraceContext trace = trace_of(options);
   span = begin_span(trace, SpanKind::kClient, target, method);
+  const MessageHeader header{MessageKind::kRequest, 0,       target.actor, method.name,
+                             method.signature,      timeout, trace,        options.token,
+                             options.metadata};
   if (target.session == kLocal && options.token == 0 && body.type() && !options.into &&
       events_.takes_directly(target.actor, method.name, body.type()))
-    return open_directly(target, method, timeout, trace, std::move(span), body, sink, scope);
+    return open_directly(target, header, std::move(span), body, sink, scope);
 
   std::optional<Error> failure;
-  const std::uint64_t call_id = begin(
-      {MessageKind::kRequest, 0, target.actor, method.name, method.signature, timeout, trace, options.token},
-      target, options, body, sink, span, scope, failure);
+  const std::uint64_t call_id = begin(header, target, options, body, sink, span, scope, failure);
   if (!failure) return call_id;
   if (call_id == 0) return refuse(std::move(*failure));
   // A sink may do anything, and so hears of it last.
@@ -125,7 +129,7 @@ std::uint64_t EndpointCore::begin(const MessageHeader& header, CallTarget target
   const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
   const TimePoint now = loop_.fresh_now();
-  loop_.schedule(opened, now + header.remaining);
+  if (header.remaining != kNoDeadline) loop_.schedule(opened, now + header.remaining);
   if (metrics_)
     opened.metered = metrics_->begin(CallSide::kClient, header.method, now, [&] { return sink.called(); });
   ++stats_.calls_sent;
@@ -165,16 +169,17 @@ Result<void> EndpointCore::send(CallTarget target, MethodId method, const CallOp
   if (closing_) return shutting_down();
   if (loop_.is_forked()) return HomeProcess::error();
   CallOptions own = options;
-  if (own.timeout.count() == 0) own.timeout = options_.default_timeout;
+  own.timeout = timeout_of(own);
   if (loop_.context() && !options.detached)
     if (auto scope = join_scope(own); !scope) return std::move(scope).error();
   if (own.timeout <= Duration::zero())
     return Error{Code::kDeadlineExceeded, "no time was left when the call was made"};
+  if (auto checked = own.metadata.check(); !checked) return checked;
   own.trace = trace_of(own);
   const OpenSpan span = begin_span(own.trace, SpanKind::kProducer, target, method);
   ++stats_.calls_sent;
   auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, own.timeout,
-                       own.trace, own.token},
+                       own.trace, own.token, own.metadata},
                       body, target.session, own.token == 0);
   if (frame) count_one_way(method.name, bytes_of(*frame));
   auto sent =

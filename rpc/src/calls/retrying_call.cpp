@@ -13,8 +13,10 @@ namespace {
 /// Ids of calls that are repeated; a slot's number, in the low half of other ids, never has this bit.
 constexpr std::uint64_t kRetryingBit = std::uint64_t{1} << 31;
 
-Duration timeout_of(const EndpointOptions& options, const CallOptions& call) {
-  return call.timeout.count() ? call.timeout : options.default_timeout;
+Duration attempt_timeout(const EndpointCore& endpoint, const CallOptions& call) {
+  if (call.retry.attempt_timeout > Duration::zero()) return call.retry.attempt_timeout;
+  const Duration all = endpoint.timeout_of(call);
+  return all == kNoDeadline ? endpoint.default_timeout() : all / call.retry.max_attempts;
 }
 
 /// Whether the callee may not have seen the call, or its answer was lost.
@@ -36,10 +38,8 @@ EndpointCore::RetryingCall::RetryingCall(EndpointCore& endpoint, std::uint64_t i
       frame_(std::move(frame)),
       sink_(sink),
       span_(std::move(span)),
-      deadline_(endpoint.loop_.refresh_now() + timeout_of(endpoint.options_, options)),
-      attempt_timeout_(policy_.attempt_timeout > Duration::zero()
-                           ? policy_.attempt_timeout
-                           : timeout_of(endpoint.options_, options) / policy_.max_attempts) {}
+      deadline_(endpoint.loop_.refresh_now() + endpoint.timeout_of(options)),
+      attempt_timeout_(attempt_timeout(endpoint, options)) {}
 
 void EndpointCore::RetryingCall::meter(std::uint64_t method) {
   if (CallMetrics* metrics = endpoint_.metrics())
@@ -61,7 +61,7 @@ void EndpointCore::RetryingCall::attempt() {
     ++endpoint_.stats_.calls_retried;
     if (metered_.series) ++metered_.series->retries;
   }
-  const Duration left = deadline_ - endpoint_.loop_.refresh_now();
+  const Duration left = time_left(deadline_, endpoint_.loop_.refresh_now());
   if (left <= Duration::zero()) return finish(Error{Code::kDeadlineExceeded, "no answer in time"});
   auto target = find_target();
   if (!target) return on_reply(target.error());
@@ -148,13 +148,15 @@ std::uint64_t EndpointCore::call_with_retries(FindTarget find, MethodId method, 
     if (!joined) return refuse(std::move(joined).error());
     scope = std::move(*joined);
   }
-  const Duration timeout = timeout_of(options_, own);
+  const Duration timeout = timeout_of(own);
   if (timeout <= Duration::zero())
     return refuse({Code::kDeadlineExceeded, "no time was left when the call was made"});
+  if (auto checked = own.metadata.check(); !checked) return refuse(checked.error());
   own.trace = trace_of(own);
   OpenSpan span = begin_span(own.trace, SpanKind::kInternal, {}, method);
-  auto frame = encode(
-      {MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, own.trace, own.token}, body);
+  auto frame = encode({MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, own.trace,
+                       own.token, own.metadata},
+                      body);
   if (!frame) return refuse(frame.error());
   const std::uint64_t id = kRetryingBit | (++next_retrying_ << 32);
   auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), own, std::move(*frame), sink,
@@ -182,7 +184,7 @@ std::uint64_t EndpointCore::call_encoded(CallTarget target, OutFrame frame, Dura
   open.attempt = true;
   open.span = std::move(span);
   const std::uint64_t call_id = open.id();
-  loop_.schedule(open, loop_.now() + timeout);
+  if (timeout != kNoDeadline) loop_.schedule(open, loop_.now() + timeout);
   ++stats_.calls_sent;
   patch_call_id(frame.head, call_id);
   patch_remaining(frame.head, remaining);

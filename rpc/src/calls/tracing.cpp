@@ -126,9 +126,16 @@ OpenSpan EndpointCore::RetryingCall::begin_attempt(OutFrame& frame) {
 
 // ---- What applications see ----------------------------------------------------------------------
 
+namespace {
+/// In whose name this thread works, with the turn or, in a pool, without.
+const void* work_of_thread(const Loop& loop) {
+  return loop.in_turn() ? loop.context() : Loop::OnBehalf::of(loop);
+}
+}  // namespace
+
 TraceContext current_trace(const Loop& loop) {
-  if (!loop.in_turn() || !loop.context()) return {};
-  const TraceContext trace = detail::trace_of_context(loop);
+  const void* const work = work_of_thread(loop);
+  const TraceContext trace = work ? detail::trace_of_work(work) : TraceContext{};
   return trace ? trace : TraceContext{};
 }
 
@@ -149,8 +156,8 @@ Logger follow_trace(const Logger& log, const Loop& loop) {
 
 TraceSpan::TraceSpan(Endpoint& endpoint, std::string_view name, const TraceContext& parent)
     : endpoint_(endpoint), context_(parent) {
-  const bool within = endpoint.loop().in_turn() && endpoint.loop().context();
-  if (!context_.decided() && within) context_ = detail::trace_of_context(endpoint.loop());
+  const void* const within = work_of_thread(endpoint.loop());
+  if (!context_.decided() && within) context_ = detail::trace_of_work(within);
   Tracer* tracer = endpoint.options().tracer;
   if (!tracer) return;
   const Loop::Turn turn(endpoint.loop());

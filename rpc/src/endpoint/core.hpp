@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -37,6 +38,11 @@ class EndpointCore final : private TransportEvents {
 
   Loop& loop() { return loop_; }
   const EndpointOptions& options() const { return options_; }
+  EndpointEvents& events() { return events_; }
+  Duration default_timeout() const { return Duration(default_timeout_ns_.load(std::memory_order_relaxed)); }
+  Duration timeout_of(const CallOptions& options) const {
+    return options.timeout == kDefaultTimeout ? default_timeout() : options.timeout;
+  }
   CallMetrics* metrics() { return metrics_.get(); }
   bool is_open(std::uint64_t call_id) const;
   void cancel(std::uint64_t call_id);
@@ -198,9 +204,8 @@ class EndpointCore final : private TransportEvents {
     std::uint64_t call_id = 0;  // whose result it is
   };
   class Deeper;
-  std::uint64_t open_directly(CallTarget target, MethodId method, Duration timeout, const TraceContext& trace,
-                              OpenSpan span, const BodyWriter& body, ReplySink& sink,
-                              detail::CallScope* scope);
+  std::uint64_t open_directly(CallTarget target, const MessageHeader& header, OpenSpan span,
+                              const BodyWriter& body, ReplySink& sink, detail::CallScope* scope);
   void answer_directly(std::uint64_t call_id, detail::DirectResult& result);
   Result<void> send_local(OutFrame&& frame);
   bool may_deliver() const;
@@ -212,6 +217,7 @@ class EndpointCore final : private TransportEvents {
 
   Loop& loop_;
   EndpointOptions options_;
+  std::atomic<Duration::rep> default_timeout_ns_;  // any thread
   EndpointEvents& events_;
   MemoryPool pool_;
   SharedPool shared_pool_;

@@ -92,6 +92,19 @@ const Endpoint::Stats& Endpoint::stats() const {
 std::size_t Endpoint::open_calls() const {
   return core_->calls_.open();
 }
+std::size_t Endpoint::inbound_calls() const {
+  return core_->inbound_calls_;
+}
+Duration Endpoint::default_timeout() const {
+  return core_->default_timeout();
+}
+Result<void> Endpoint::set_default_timeout(Duration timeout) {
+  if (timeout <= Duration::zero())
+    return Error{Code::kInvalidArgument,
+                 "a default timeout is more than nothing; a call without a deadline has rpc::kNoDeadline"};
+  core_->default_timeout_ns_.store(timeout.count(), std::memory_order_relaxed);
+  return {};
+}
 Endpoint::Waiting Endpoint::waiting() const {
   return core_->waiting();
 }
@@ -108,6 +121,7 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
                            EndpointEvents& events)
     : loop_(loop),
       options_(std::move(options)),
+      default_timeout_ns_(options_.default_timeout.count()),
       events_(events),
       shared_pool_(options_.shared),
       metrics_(options_.metrics ? std::make_unique<CallMetrics>(loop) : nullptr),
@@ -121,7 +135,7 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       liveness_(std::make_unique<Liveness>(*this)),
       local_delivery_(std::make_unique<LocalDelivery>(*this)),
       transport_(std::move(transport)) {
-  assert(options_.node_id != 0);
+  assert(options_.node_id != 0 && options_.default_timeout > Duration::zero());
   transport_->set_events(*this);
   expect_strangers();
 }

@@ -85,7 +85,8 @@ struct Envelope {
   method     @4 :UInt64;       # request: FNV-1a hash of the method's name. credit: see there.
   signature  @5 :UInt64;       # request: fingerprint of the parameter and result types that the caller
                                # believes in; 0 if it has none (dynamically typed callers).
-  remainingNs @6 :Int64;       # request: time left until the caller's deadline when it sent.
+  remainingNs @6 :Int64;       # request: time left until the caller's deadline when it sent; the largest number:
+                               # there is none.
   extras     @7 :Extras;       # request, oneWay: null if the call is not traced and has no token.
   attachments @8 :List(Attachment);
   body       @9 :Body;
@@ -142,9 +143,18 @@ struct Body {
     values @0 :List(Value);   # request: the arguments. reply: nothing for void, else the one result.
     error  @1 :ErrorInfo;     # reply: what went wrong.
   }
+  metadata @3 :List(Pair);    # request, oneWay: null for none. At most 32 pairs with 8,192 bytes of keys and
+                              # values, each with a key; else the link ends with DATA_LOSS.
   attachments @2 :List(Attachment);  # Null but for a body apart whose message has so many tensors that
                               # the list of them does not fit in a header either. It is here then, and
                               # the envelope lists the body and one attachment with all tensors' bytes.
+}
+
+# What goes with a call beside its arguments.
+struct Pair {
+  passOn @0 :Bool;            # Calls that the callee makes within this one carry it, too.
+  key    @1 :Text;
+  value  @2 :Text;
 }
 
 struct ErrorInfo {
@@ -153,6 +163,7 @@ struct ErrorInfo {
   node    @2 :Text;           # Where it happened.
   cause   @3 :Text;
   traceId @4 :UInt64;
+  exception @5 :Text;         # The type of what was thrown there, as C++ writes it; null: nothing was.
 }
 
 # An argument or a result. `width` keeps the C++ type of a number, as a DType of Attachment, so that

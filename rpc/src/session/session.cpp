@@ -70,9 +70,9 @@ void Session::on_control(std::span<const std::byte> message) {
         if (state_ == State::kMeeting)
           memory_.set_owner(static_cast<pid_t>(hello.getPoolPid()),
                             {hello.getPoolFd(), hello.getPoolCookie(), 0});
-        return on_hello(
-            {hello.getNodeId(), std::string(to_view(hello.getNodeName())), peer_.address, peer_.incoming},
-            bytes_of(hello.getDataAddress()), hello.getProtocolVersion());
+        return on_hello({hello.getNodeId(), std::string(to_view(hello.getNodeName())), peer_.address,
+                         peer_.incoming, !endpoint_.options_.secret.empty()},
+                        bytes_of(hello.getDataAddress()), hello.getProtocolVersion());
       }
       case wire::Control::REFUSAL:
         return end(with_context(read_error(control.getRefusal()), "refused by the peer at " + peer_.address));

@@ -24,13 +24,20 @@ struct BodyLayout {
   static constexpr flat::Layout kLayout{1, 2};
   static constexpr std::size_t kWhich = 0;
   static constexpr std::uint16_t kValues = 0, kError = 1;
-  static constexpr unsigned kContent = 0, kAttachments = 1;
+  static constexpr unsigned kContent = 0, kAttachments = 1, kMetadata = 2;
+  static constexpr flat::Layout kWithMetadata{1, 3};
+};
+
+struct PairLayout {
+  static constexpr flat::Layout kLayout{1, 2};
+  static constexpr std::size_t kPassOn = 0;
+  static constexpr unsigned kKey = 0, kValue = 1;
 };
 
 struct ErrorLayout {
-  static constexpr flat::Layout kLayout{2, 3};
+  static constexpr flat::Layout kLayout{2, 4};
   static constexpr std::size_t kCode = 0, kTraceId = 8;
-  static constexpr unsigned kMessage = 0, kNode = 1, kCause = 2;
+  static constexpr unsigned kMessage = 0, kNode = 1, kCause = 2, kException = 3;
 };
 
 struct ValueLayout {

@@ -126,6 +126,8 @@ OutMessage::OutMessage(MemoryPool& pool, const MessageHeader& header, HeadPool* 
   writer.put(envelope, EnvelopeLayout::kRemaining, std::int64_t{header.remaining.count()});
   if (header.trace.flags == TraceContext::kNotTraced)
     writer.put(envelope, EnvelopeLayout::kFlags, EnvelopeLayout::kNotTraced);
+  if (!header.metadata.empty()) [[unlikely]]
+    impl->metadata = header.metadata;
   if (!has_extras(header)) return;
   impl->extras = {header.trace, header.token};
   write_extras(writer, envelope, header.trace, header.token);
@@ -140,7 +142,9 @@ void OutMessage::values(std::uint32_t count) {
   message.attempt([&] {
     flat::Writer& writer = message.writer;
     message.body = writer.add_struct(
-        slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kBody), BodyLayout::kLayout);
+        slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kBody), message.body_layout());
+    if (!message.metadata.empty()) [[unlikely]]
+      message.write_metadata();
     message.values = writer.add_structs(slot_of(message.body, BodyLayout::kLayout, BodyLayout::kContent),
                                         count, ValueLayout::kLayout);
   });
@@ -164,6 +168,8 @@ void OutMessage::error(const Error& error) {
     writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kMessage), error.message);
     writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kNode), error.node);
     writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kCause), error.cause);
+    if (!error.exception.empty())
+      writer.add_text(slot_of(at, ErrorLayout::kLayout, ErrorLayout::kException), error.exception);
   });
 }
 
@@ -237,7 +243,7 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
     const std::uint32_t slot = slot_of(message.body, BodyLayout::kLayout, BodyLayout::kAttachments);
     message.write_table(old, old.add_structs(slot, message.tensors.size(), message.table_layout()));
   }
-  frame.parts.push_back(old.flat_from(message.body, BodyLayout::kLayout));
+  frame.parts.push_back(old.flat_from(message.body, message.body_layout()));
 
   const std::uint32_t slot = slot_of(envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kAttachments);
   const flat::Layout layout = message.table_layout();
@@ -337,6 +343,8 @@ Result<void> InMessage::open_body() {
   if (which != BodyLayout::kValues) return corrupt("unknown body");
   if (!message.body_reader().read(body, BodyLayout::kContent, message.values)) return malformed();
   value_count_ = message.values.count;
+  if (!flat::Reader::is_null(body, BodyLayout::kMetadata)) [[unlikely]]
+    return read_metadata();
   return {};
 }
 
@@ -459,13 +467,18 @@ Error InMessage::error() const {
   Impl& message = impl();
   flat::Reader& reader = message.body_reader();
   flat::StructView error;
-  std::string_view text, node, cause;
+  std::string_view text, node, cause, exception;
   if (!reader.read(message.body, BodyLayout::kContent, error) ||
       !reader.read(error, ErrorLayout::kMessage, text) || !reader.read(error, ErrorLayout::kNode, node) ||
-      !reader.read(error, ErrorLayout::kCause, cause))
+      !reader.read(error, ErrorLayout::kCause, cause) ||
+      !reader.read(error, ErrorLayout::kException, exception))
     return malformed();
-  return {code_from_wire(error.get<std::uint16_t>(ErrorLayout::kCode)), std::string(text), std::string(node),
-          std::string(cause), error.get<std::uint64_t>(ErrorLayout::kTraceId)};
+  return {code_from_wire(error.get<std::uint16_t>(ErrorLayout::kCode)),
+          std::string(text),
+          std::string(node),
+          std::string(cause),
+          error.get<std::uint64_t>(ErrorLayout::kTraceId),
+          std::string(exception)};
 }
 
 }  // namespace troupe::rpc

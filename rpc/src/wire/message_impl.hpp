@@ -75,6 +75,10 @@ struct OutMessage::Impl {
     }
   }
   void write_table(flat::Writer& to, std::uint32_t at);
+  flat::Layout body_layout() const {
+    return metadata.empty() ? BodyLayout::kLayout : BodyLayout::kWithMetadata;
+  }
+  void write_metadata();
   /// The tensors' bytes, without copying them.
   void add_parts(OutFrame& frame) const {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -95,6 +99,7 @@ struct OutMessage::Impl {
     std::uint64_t token = 0;
   };
   std::optional<Extras> extras;
+  Metadata metadata;
   std::uint32_t envelope = 0;             // the struct's first word
   std::uint32_t body = 0;                 // likewise; 0: not written yet
   std::uint32_t values = 0;               // the first of the body's values

@@ -51,8 +51,8 @@ struct NodeOptions {
   std::string secret_file = {};  ///< only its owner, and group, may be able to read it
   rpc::TransportOptions transport = {};
   SharedPool::Limits shared_pool = {};  ///< of endpoint().shared_pool(); max_bytes 0: nothing is shared
-  Duration join_timeout{std::chrono::seconds(10)};  ///< the first node may start later than this one
-  Duration default_timeout{std::chrono::seconds(60)};
+  Duration join_timeout{std::chrono::seconds(10)};     ///< the first node may start later than this one
+  Duration default_timeout{std::chrono::seconds(60)};  ///< rpc::kNoDeadline: none
   Duration heartbeat_interval{std::chrono::seconds(1)};
   Duration silence_limit{std::chrono::seconds(5)};  ///< a silent node is taken for dead
   Duration handshake_timeout{std::chrono::seconds(5)};
@@ -61,8 +61,14 @@ struct NodeOptions {
   // What may wait in one actor's mailbox while it is busy; past it calls are refused.
   std::size_t max_calls_waiting = std::size_t{1} << 16;
   std::size_t max_bytes_waiting = std::size_t{1} << 30;
-  LoopOptions loop = {};
-  bool metrics = true;               ///< calls are counted by function
+  // Threads for methods that are marked rpc::kOnPool, started as they are needed; how many calls may wait for
+  // them; and how long shutdown() waits for one that does not heed CallContext::cancelled(). No threads, or
+  // another clock: such methods run on the loop.
+  std::size_t pool_threads = 4;
+  std::size_t pool_waiting = 1024;
+  Duration pool_patience{std::chrono::seconds(5)};
+  LoopOptions loop = {};  ///< loop.help: whether threads that wait in calls run others' handlers meanwhile
+  bool metrics = true;    ///< calls are counted by function
   std::string metrics_address = {};  ///< where Prometheus may read them: see MetricsServer; empty: nowhere
   /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
   Logger log = {};
@@ -77,6 +83,15 @@ struct NodeOptions {
   Clock* clock = nullptr;
   std::function<Result<std::unique_ptr<rpc::Transport>>(Loop&)> make_transport = {};
   std::uint64_t node_id = 0;  ///< 0: random
+};
+
+/// Who makes a call.
+struct Caller {
+  std::uint64_t node_id = 0;
+  std::string name;            ///< of its node
+  std::string role;            ///< empty: no member of that id is known here
+  std::string address;         ///< as seen when it came, or as dialled; empty: this node itself
+  bool authenticated = false;  ///< it is this node itself, or has proved that it knows the shared secret
 };
 
 /// One of the answers to a broadcast.
@@ -106,6 +121,12 @@ class Node {
   /// callers, with kCancelled or kUnavailable; so is every call from then on. Takes a second at most if
   /// the first node does not answer. Idempotent.
   void shutdown();
+  /// Leaves in order, then is as after shutdown(). From now on calls of other nodes are refused with
+  /// kUnavailable, "the node is leaving", and nobody finds this node's actors by their names any more, which
+  /// are free for others. What is open here is finished, for `drain_time` at most; the first node besides
+  /// waits until it is the last one. kDeadlineExceeded: that was not enough, and what was left has been
+  /// ended. A thread outside of the loop.
+  Result<void> leave(Duration drain_time);
   Node(const Node&) = delete;
   Node& operator=(const Node&) = delete;
 
@@ -115,6 +136,11 @@ class Node {
   const std::string& address() const;
   Loop& loop();
   rpc::Endpoint& endpoint();
+  /// The node at which a call came in: for handlers. Precondition: of an actor of a node.
+  static Node& of(const rpc::CallContext& context);
+  /// Who makes a call of this node's. A node id and name are what that node has said of itself; knowing the
+  /// secret is what it has proved. After its session has ended only the role's lack tells.
+  Caller caller_of(const rpc::CallContext& context) const;
   MetricsBoard& metrics();  ///< troupe/actors/node_metrics.hpp
   caf::actor_system& system();
 
@@ -148,6 +174,9 @@ class Node {
   Result<caf::actor> actor(std::string_view name);
 
   // ---- Calls -------------------------------------------------------------------------------------
+  /// How long calls may take that do not say it, and whose function does not: for those that begin from now
+  /// on. kInvalidArgument: zero or less.
+  Result<void> set_default_timeout(Duration timeout) { return endpoint().set_default_timeout(timeout); }
   /// Calls method `method` of the actor `actor` and waits. kNotFound at once if nobody has that name,
   /// kUnavailable if it died; kUnimplemented and kInvalidArgument for a wrong method or types; else what
   /// the method itself answers.
@@ -159,7 +188,7 @@ class Node {
   Result<R> rpc_sync_with(const rpc::CallOptions& options, std::string_view actor, std::string_view method,
                           const Args&... args) {
     return rpc::call_sync_with<R>(
-        endpoint(), rpc::timeout_of(endpoint(), options), method, CallName{actor, method},
+        endpoint(), options, method, CallName{actor, method},
         [&](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
           return call(actor, id, options, body, sink);
         },
@@ -174,8 +203,7 @@ class Node {
   rpc::Future<R> rpc_async_with(const rpc::CallOptions& options, std::string_view actor,
                                 std::string_view method, const Args&... args) {
     return rpc::call_async_with<R>(
-        endpoint(), rpc::timeout_of(endpoint(), options), method,
-        BasicCallName<std::string>{std::string(actor), std::string(method)},
+        endpoint(), options, method, BasicCallName<std::string>{std::string(actor), std::string(method)},
         [this, options](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink,
                         const auto& name) { return call(name.actor, id, options, body, sink); },
         args...);
@@ -268,7 +296,8 @@ class Node {
   }
 
   // ---- Objects at other nodes: troupe/actors/remote.hpp --------------------------------------------
-  /// Lets other nodes make objects T(args...) of these types here. T tells its methods as the state of an
+  /// Lets other nodes make objects T(args...) of these types here, or T(Node&, args...) where T has such a
+  /// constructor: it is given this node. T tells its methods as the state of an
   /// actor does, and has a `static constexpr std::string_view type_name`.
   template <class T, class... Args>
   void constructible();

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include <troupe/actors/node.hpp>
@@ -62,7 +63,7 @@ class RemoteRef {
                           const Args&... args) const {
     rpc::Endpoint& endpoint = detail::endpoint_of(*object_);
     return rpc::call_sync_with<R>(
-        endpoint, rpc::timeout_of(endpoint, options), method, what(method),
+        endpoint, options, method, what(method),
         [&](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
           return detail::call_object(object_, id, options, body, sink);
         },
@@ -77,7 +78,7 @@ class RemoteRef {
                                 const Args&... args) const {
     rpc::Endpoint& endpoint = detail::endpoint_of(*object_);
     return rpc::call_async_with<R>(
-        endpoint, rpc::timeout_of(endpoint, options), method, what(method),
+        endpoint, options, method, what(method),
         [object = object_, options](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink,
                                     const std::string&) {
           return detail::call_object(object, id, options, body, sink);
@@ -105,13 +106,17 @@ void Node::constructible() {
   rpc::Methods<T> methods;
   T::methods(methods);
   rpc::Methods<detail::ObjectHost> constructors;
-  constructors.add(detail::constructor_name(T::type_name),
-                   [table = methods.table()](detail::ObjectHost& host, const rpc::CallContext& context,
-                                             std::uint64_t number, const Args&... args) -> Result<void> {
-                     if (auto may = host.may_make(context, number); !may) return may;
-                     host.make(context, number, std::make_shared<T>(args...), table);
-                     return {};
-                   });
+  constructors.add(
+      detail::constructor_name(T::type_name),
+      [this, table = methods.table()](detail::ObjectHost& host, const rpc::CallContext& context,
+                                      std::uint64_t number, const Args&... args) -> Result<void> {
+        if (auto may = host.may_make(context, number); !may) return may;
+        if constexpr (std::is_constructible_v<T, Node&, const Args&...>)
+          host.make(context, number, std::make_shared<T>(*this, args...), table);
+        else
+          host.make(context, number, std::make_shared<T>(args...), table);
+        return {};
+      });
   add_constructor(detail::constructor_name(T::type_name), *constructors.table());
 }
 

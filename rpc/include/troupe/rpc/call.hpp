@@ -21,7 +21,9 @@
 namespace troupe::rpc {
 
 class Endpoint;
+class CallContext;
 class EndpointCore;
+class EndpointEvents;
 class HeldRequests;
 class InboundCalls;
 
@@ -48,18 +50,30 @@ struct MethodId {
   std::string_view text = {};
 };
 
+/// For timeouts: as long as the function says, or else the endpoint.
+inline constexpr Duration kDefaultTimeout = Duration::min();
+/// For timeouts: only an answer ends the call, or who cancels it, or the end of its peer, who is found out if
+/// he dies or falls silent.
+inline constexpr Duration kNoDeadline = Duration::max();
+/// kNoDeadline if the deadline is never.
+inline Duration time_left(TimePoint deadline, TimePoint now) {
+  return deadline == TimePoint::never() ? kNoDeadline : deadline - now;
+}
+
 /// How often a call is repeated that found no callee (kUnavailable) or had no answer in time. Between two
 /// attempts lies a pause, which doubles from attempt to attempt up to kLongestBackoff and of which a random
 /// part, up to half, is left out, so that callers do not come back all at once.
 struct RetryPolicy {
   std::uint32_t max_attempts = 1;  ///< 1: the call is not repeated
   Duration first_backoff{std::chrono::milliseconds(10)};
-  Duration attempt_timeout{0};  ///< how long one answer is waited for; 0: the timeout over max_attempts
+  /// How long one answer is waited for; 0: the timeout over max_attempts, without a deadline the default.
+  Duration attempt_timeout{0};
   static constexpr Duration kLongestBackoff{std::chrono::seconds(2)};
 };
 
 struct CallOptions {
-  Duration timeout{0};  ///< 0: the endpoint's default; negative: too late already. All attempts together.
+  /// Of all attempts together. Zero and less, as a computed rest may be: too late already.
+  Duration timeout = kDefaultTimeout;
   /// Of what it is part. None: the call within which it is made, if there is one, detached or not.
   TraceContext trace = {};
   /// Names the call to its callee, which runs it once and answers repeats with the first answer, as long as
@@ -70,6 +84,10 @@ struct CallOptions {
   /// The call is part of no other, but for its trace: a handler that makes it passes on neither its deadline
   /// nor its end.
   bool detached = false;
+  Metadata metadata = {};  ///< what the outer call passes on is added
+  /// False, of a call that is not waited for: the thread that makes it does nothing of the loop's, but leaves
+  /// its beginning to the thread that drives that. See CompletionQueue.
+  bool help = true;
   /// Where the answer's first tensor is to lie: see into(). Not with retries.
   std::shared_ptr<const Tensor> into = {};
 };
@@ -219,6 +237,7 @@ class InboundCall {
   }
 
  private:
+  friend class CallContext;
   friend class EndpointCore;
   friend class InboundCalls;
   friend class HeldRequests;
@@ -258,33 +277,5 @@ class InboundCall {
 };
 
 using InboundCallPtr = std::unique_ptr<InboundCall>;
-
-/// What a handler may want to know of the call it answers; it gets it by taking a `const CallContext&` as its
-/// first parameter. Calls that the handler makes are part of this one without it. A copy may be kept.
-/// With the turn.
-class CallContext {
- public:
-  CallContext() = default;
-  explicit CallContext(InboundCall& call)
-      : session(call.session()), deadline(call.deadline()), trace(call.trace()), active_{&call, {}} {}
-  CallContext(const CallContext& other);
-  CallContext& operator=(const CallContext& other);
-  ~CallContext() = default;
-
-  SessionId session = kLocal;  ///< who calls
-  TimePoint deadline;          ///< when the caller stops waiting, in the loop's clock
-  TraceContext trace;          ///< the call's own span if it is sampled
-
-  /// Whether nobody waits for the answer any more: the caller gave it up, its node died, or the deadline has
-  /// passed. Reads the clock, so that also a handler that computes for long sees the deadline; the others
-  /// it can see only once it has let the loop work (in a call it waits for, or between two futures).
-  bool cancelled() const;
-  /// Runs `told` on the loop if that happens before the call is answered; at once if it has happened.
-  void on_cancel(UniqueFunction<void()> told) const;
-  detail::ActiveCall* active() const { return &active_; }
-
- private:
-  mutable detail::ActiveCall active_;
-};
 
 }  // namespace troupe::rpc

@@ -193,8 +193,9 @@ class PendingCall {
 /// and makes the call, or gives the sink an error. `what` names the call in errors
 /// ("ps0.add"): anything of which a std::string can be made.
 template <class R, class What, class Start, class... Args>
-Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
+Result<R> call_sync_with(Endpoint& endpoint, const CallOptions& options, std::string_view method, What what,
                          Start start, const Args&... args) {
+  const Duration timeout = endpoint.timeout_of(options);
   constexpr std::uint64_t kSignature = signature_fingerprint<R, WireType<Args>...>();
   const MethodId id{fnv1a(method), kSignature, method};
   detail::SyncCall<R, What> call(what, &signature_text<R, WireType<Args>...>);
@@ -221,8 +222,9 @@ Result<R> call_sync_with(Endpoint& endpoint, Duration timeout, std::string_view 
 /// thread has the turn or can have it, else copied (tensors share their bytes). `what` and `start`: see
 /// call_sync_with; the call keeps both, so `what` owns the names it is made of, and start() is given it last.
 template <class R, class What, class Start, class... Args>
-Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view method, What what,
+Future<R> call_async_with(Endpoint& endpoint, const CallOptions& options, std::string_view method, What what,
                           Start start, const Args&... args) {
+  const Duration timeout = endpoint.timeout_of(options);
   using Call = detail::AsyncCall<R, What>;
   constexpr std::uint64_t kSignature = signature_fingerprint<R, WireType<Args>...>();
   MethodId id{fnv1a(method), kSignature, method};
@@ -237,7 +239,7 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
     Call::begin(
         state, [&](Call& call) { return start(id, detail::typed_arguments<R>(args...), call, call.what()); });
   };
-  if (!loop.run_if_free(std::ref(begin))) {
+  if ((!options.help && !in_turn) || !loop.run_if_free(std::ref(begin))) {
     state->expect_by(loop.clock().now() + timeout);
     loop.post([id, text = std::string(method), pending = detail::PendingCall<Call>(state),
                start = std::move(start), leases = detail::leases_of(args...),
@@ -255,17 +257,12 @@ Future<R> call_async_with(Endpoint& endpoint, Duration timeout, std::string_view
   return Future<R>(std::move(state));
 }
 
-/// How long a call with these options may take.
-inline Duration timeout_of(const Endpoint& endpoint, const CallOptions& options) {
-  return options.timeout.count() ? options.timeout : endpoint.options().default_timeout;
-}
-
 /// call_sync_with for a callee that is known already.
 template <class R, class... Args>
 Result<R> call_sync(Endpoint& endpoint, CallTarget target, std::string_view method, std::string_view what,
                     const CallOptions& options, const Args&... args) {
   return call_sync_with<R>(
-      endpoint, timeout_of(endpoint, options), method, what,
+      endpoint, options, method, what,
       [&](MethodId id, const BodyWriter& body, ReplySink& sink) {
         return endpoint.call(target, id, options, body, sink);
       },
@@ -277,7 +274,7 @@ template <class R, class... Args>
 Future<R> call_async(Endpoint& endpoint, CallTarget target, std::string_view method, std::string what,
                      const CallOptions& options, const Args&... args) {
   return call_async_with<R>(
-      endpoint, timeout_of(endpoint, options), method, std::move(what),
+      endpoint, options, method, std::move(what),
       [&endpoint, target, options](MethodId id, const BodyWriter& body, ReplySink& sink, const std::string&) {
         return endpoint.call(target, id, options, body, sink);
       },

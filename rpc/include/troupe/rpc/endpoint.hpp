@@ -56,7 +56,7 @@ struct EndpointOptions {
   /// nothing is proved, and only this machine can be reached.
   std::string secret = {};
   std::uint32_t max_strangers = 256;  ///< links of others on which nothing has been proved yet
-  Duration default_timeout{std::chrono::seconds(60)};
+  Duration default_timeout{std::chrono::seconds(60)};  ///< at the start: see Endpoint::set_default_timeout()
   Duration handshake_timeout{std::chrono::seconds(5)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
   Duration silence_limit{
@@ -76,7 +76,10 @@ struct Peer {
   std::string node_name;
   std::string address;  ///< as dialled, or as seen when it dialled
   bool incoming = false;
-  std::string way = {};  ///< that data takes, and why not a better one; for people
+  bool authenticated = false;  ///< it has proved that it knows the shared secret
+  std::string way = {};        ///< that data takes, and why not a better one; for people
+
+  friend bool operator==(const Peer&, const Peer&) = default;
 };
 
 /// What an endpoint tells the layer above, on the loop. These functions may make calls and end sessions,
@@ -102,6 +105,9 @@ class EndpointEvents {
     (void)peer;
     return {};
   }
+  /// A handler of ours has answered with an error, or has thrown, and it happened here, not where the handler
+  /// itself has called. For the log.
+  virtual void on_failure(const InboundCall& call, const Error& error) { (void)call, (void)error; }
   /// Calls can go both ways.
   virtual void on_session(SessionId session, const Peer& peer) = 0;
   /// Something threw that the endpoint had called: one of these functions, or a ReplySink. It has ended
@@ -191,8 +197,17 @@ class Endpoint final {
   /// Tensors in it are mapped by peers on this machine, not copied. Any thread.
   SharedPool& shared_pool();
   const EndpointOptions& options() const;
+  /// How long calls may take that do not say it: for those that begin from now on. Any thread.
+  /// kInvalidArgument: zero or less.
+  Result<void> set_default_timeout(Duration timeout);
+  Duration default_timeout() const;
+  Duration timeout_of(const CallOptions& options) const {
+    return options.timeout == kDefaultTimeout ? default_timeout() : options.timeout;
+  }
   const Stats& stats() const;
   std::size_t open_calls() const;
+  /// Calls of others, and of this endpoint to itself, that are not answered yet.
+  std::size_t inbound_calls() const;
   /// Calls and one-way messages of ours that wait for room, and their bytes; of all peers together.
   struct Waiting {
     std::size_t calls = 0, bytes = 0;

@@ -5,7 +5,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include <troupe/rpc/call.hpp>
+#include <troupe/rpc/call_context.hpp>
 #include <troupe/rpc/future.hpp>
 
 namespace troupe::rpc {
@@ -16,7 +16,7 @@ namespace troupe::rpc {
 ///
 /// The callee registers it (`methods.add(kMean, &Shard::mean)`, which compiles only for these types), callers
 /// call it (`node->rpc_sync("shard", kMean, "weights", 3)`, whose arguments are converted to these types).
-/// The timeout is that of calls which say none of their own; 0: the node's default.
+/// The timeout is that of calls which say none of their own.
 template <class Signature>
 struct Function;
 template <class R, class... P>
@@ -25,10 +25,10 @@ struct Function<R(P...)> {
   static constexpr std::uint64_t kSignature = signature_fingerprint<R, P...>();
 
   std::string_view name;
-  Duration timeout{0};
+  Duration timeout = kDefaultTimeout;
 
   CallOptions options(CallOptions own) const {
-    if (own.timeout.count() == 0) own.timeout = timeout;
+    if (own.timeout == kDefaultTimeout) own.timeout = timeout;
     return own;
   }
 };

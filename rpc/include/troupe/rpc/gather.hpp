@@ -45,21 +45,46 @@ struct Gather {
 template <class T>
 using AllOf = std::conditional_t<std::is_void_v<T>, void, std::vector<T>>;
 
-/// The values, or the first error in order.
+/// Of when_all(): ends with the first error, and the others with it; with the turn only.
 template <class T>
-Result<AllOf<T>> all_or_error(Result<std::vector<Result<T>>> settled) {
-  if (!settled) return std::move(settled).error();
-  for (auto& value : *settled)
-    if (!value) return std::move(value).error();
-  if constexpr (std::is_void_v<T>) {
-    return {};
-  } else {
-    std::vector<T> all;
-    all.reserve(settled->size());
-    for (auto& value : *settled) all.push_back(std::move(*value));
-    return all;
+class GatherAll {
+ public:
+  GatherAll(Loop& loop, TimePoint deadline, const std::vector<Future<T>>& futures)
+      : promise_(loop, deadline), values_(futures.size()), missing_(futures.size()) {
+    for (const Future<T>& future : futures) others_.push_back(future.cancellable());
+    pass_on_cancel(promise_, futures);
   }
-}
+  Future<AllOf<T>> future() const { return promise_.future(); }
+  void take(std::size_t index, Result<T> value) {
+    if (failed_) return;  // it ends because it was cancelled below, or too late
+    if (!value) {
+      failed_ = true;
+      // First, so that most of them have ended when somebody goes on from the error.
+      for (const auto& each : std::exchange(others_, {}))
+        if (const auto other = each.lock()) other->cancel();
+      return promise_.set(std::move(value).error());
+    }
+    values_[index].emplace(std::move(value));
+    if (--missing_ == 0) finish();
+  }
+  void finish() {
+    if constexpr (std::is_void_v<T>) {
+      promise_.set({});
+    } else {
+      std::vector<T> all;
+      all.reserve(values_.size());
+      for (auto& value : values_) all.push_back(std::move(**value));
+      promise_.set(std::move(all));
+    }
+  }
+
+ private:
+  Promise<AllOf<T>> promise_;
+  std::vector<std::optional<Result<T>>> values_;
+  std::vector<std::weak_ptr<Cancellable>> others_;
+  std::size_t missing_;
+  bool failed_ = false;
+};
 }  // namespace detail
 
 /// What each has brought, in order, once every one is ready. All futures are of `loop`. Any thread. `futures`
@@ -83,12 +108,20 @@ Future<std::vector<Result<T>>> when_all_settled(Loop& loop, std::vector<Future<T
   return result;
 }
 
-/// All values in order, or the first error in order, once every one has come: a Future<std::vector<T>>,
-/// for Future<void> a Future<void>. As when_all_settled() else.
+/// All values in order, once every one has come: a Future<std::vector<T>>, for Future<void> a Future<void>.
+/// Or the first error to come, at once: the others are cancelled then. (A coroutine among them decides itself
+/// how it ends, and may be at work still.) As when_all_settled() else.
 template <class T>
 Future<detail::AllOf<T>> when_all(Loop& loop, std::vector<Future<T>> futures,
                                   TimePoint deadline = TimePoint::never()) {
-  return when_all_settled(loop, std::move(futures), deadline).then(&detail::all_or_error<T>);
+  auto gather = std::make_shared<detail::GatherAll<T>>(loop, deadline, futures);
+  auto result = gather->future();
+  loop.run_or_post([gather = std::move(gather), futures = std::move(futures)]() mutable {
+    if (futures.empty()) return gather->finish();
+    for (std::size_t i = 0; i < futures.size(); ++i)
+      futures[i].then([gather, i](Result<T> value) { gather->take(i, std::move(value)); });
+  });
+  return result;
 }
 
 /// Of when_any(): which future was ready first, and what it brought.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <troupe/rpc/metadata.hpp>
 #include <troupe/rpc/transport.hpp>
 #include <troupe/rpc/value.hpp>
 #include <troupe/runtime/buffer.hpp>
@@ -39,6 +40,7 @@ struct MessageHeader {
   Duration remaining{0};
   TraceContext trace = {};  ///< of its flags only kSampled and kNotTraced mean anything
   std::uint64_t token = 0;  ///< of a call that may be repeated; 0: none
+  Metadata metadata = {};
 };
 
 /// A message being written: the header, then either values or an error, then finish(). One use, one
@@ -71,7 +73,7 @@ class OutMessage {
  private:
   friend class ValueWriter;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 352;
+  static constexpr std::size_t kImplBytes = 368;
   Impl& impl();
   OutFrame finish_with_body_apart(std::size_t max_head_bytes);
   alignas(16) std::byte storage_[kImplBytes];
@@ -135,6 +137,7 @@ class InMessage {
   Result<void> open(SharedTensors* shared);
   Result<void> check_attachments(SharedTensors* shared);
   Result<void> open_body();
+  Result<void> read_metadata();
   Result<void> find_tensors();
   Impl& impl() const;  // what is read is charged to a budget in it
 

@@ -12,9 +12,10 @@
 #include <vector>
 
 #include <troupe/rpc/by_hash.hpp>
-#include <troupe/rpc/call.hpp>
+#include <troupe/rpc/call_context.hpp>
 #include <troupe/rpc/coroutine.hpp>
 #include <troupe/rpc/function.hpp>
+#include <troupe/rpc/off_loop.hpp>
 
 namespace troupe::rpc {
 
@@ -29,6 +30,7 @@ class MethodTable : public std::enable_shared_from_this<MethodTable> {
   struct Target {
     const std::shared_ptr<void>& state;
     const MethodTable& table;
+    MethodPool* pool = nullptr;  ///< null: all methods run on the loop
   };
   /// Of a method that takes whatever comes and looks at the types itself.
   static constexpr std::uint64_t kAnySignature = 0;
@@ -44,8 +46,8 @@ class MethodTable : public std::enable_shared_from_this<MethodTable> {
   void add(Entry entry);
   /// Runs the method that the call names on `state`, unless the call is cancelled already or its deadline has
   /// passed. kUnimplemented: there is none, the message lists those there are. kInvalidArgument: other types
-  /// than the method's, the message says which it wants.
-  void invoke(const std::shared_ptr<void>& state, InboundCallPtr call) const;
+  /// than the method's, the message says which it wants. Methods that are marked so run in `pool`.
+  void invoke(const std::shared_ptr<void>& state, InboundCallPtr call, MethodPool* pool = nullptr) const;
   /// The same on a state that outlives every answer.
   void invoke(void* state, InboundCallPtr call) const {
     invoke(std::shared_ptr<void>(std::shared_ptr<void>(), state), std::move(call));
@@ -115,6 +117,27 @@ inline constexpr bool is_future<Future<T>> = true;
 template <class R, class... P>
 struct Invoker {
   using Arguments = std::tuple<std::decay_t<P>...>;
+
+  /// Runs `handler` in the target's pool, which it must be safe to copy it to.
+  template <class Handler>
+  static void run_in_pool(Handler handler, const MethodTable::Target& target, InboundCallPtr call,
+                          bool alone) {
+    static_assert(!is_future<R>, "a method that runs on the pool returns its answer, not a Future of it");
+    try {
+      auto kept = std::make_unique<KeptCall<Arguments>>(target, *call);
+      if (auto decoded = decode(*call, kept->arguments); !decoded) return call->reply_error(decoded.error());
+      const auto apply_it = [handler = std::move(handler)](const CallContext& context,
+                                                           Arguments& arguments) -> R {
+        return std::apply([&](auto&... each) -> R { return handler(context, static_cast<P&&>(each)...); },
+                          arguments);
+      };
+      using Value = typename ReturnValue<std::decay_t<R>>::Type;
+      using Job = PoolJobOf<Value, KeptCall<Arguments>, std::decay_t<decltype(apply_it)>>;
+      target.pool->begin(std::make_unique<Job>(std::move(call), std::move(kept), apply_it), alone);
+    } catch (...) {
+      if (call) call->reply_error(current_exception_error("the handler"));
+    }
+  }
 
   template <class Handler>
   static void run(Handler&& handler, const MethodTable::Target& target, InboundCallPtr call) {
@@ -187,21 +210,47 @@ template <class R, class... P>
 struct Entries<R, std::tuple<P...>> {
   template <class Bind>
   static MethodTable::Entry make(std::string name, Bind bind) {
+    return entry(std::move(name), [bind](const MethodTable::Target& target, InboundCallPtr call) {
+      Invoker<R, P...>::run(on_state(target, bind), target, std::move(call));
+    });
+  }
+  /// The same for one that runs in the pool, if there is one.
+  template <class Bind>
+  static MethodTable::Entry make_pooled(std::string name, Bind bind, bool alone) {
+    return entry(std::move(name), [bind, alone](const MethodTable::Target& target, InboundCallPtr call) {
+      if (target.pool)
+        Invoker<R, P...>::run_in_pool(on_state(target, bind), target, std::move(call), alone);
+      else
+        Invoker<R, P...>::run(on_state(target, bind), target, std::move(call));
+    });
+  }
+
+ private:
+  /// `bind` is the table's, which lives as long as the call.
+  template <class Bind>
+  static auto on_state(const MethodTable::Target& target, const Bind& bind) {
+    return [state = target.state.get(), &bind](const CallContext& context, auto&&... arguments) -> R {
+      return bind(state, context, std::forward<decltype(arguments)>(arguments)...);
+    };
+  }
+  template <class Invoke>
+  static MethodTable::Entry entry(std::string name, Invoke invoke) {
     using Value = typename ReturnValue<R>::Type;
     return {std::move(name), signature_text<Value, std::decay_t<P>...>(),
             signature_fingerprint<Value, std::decay_t<P>...>(), direct_type<Value, std::decay_t<P>...>(),
-            [bind](const MethodTable::Target& target, InboundCallPtr call) {
-              void* state = target.state.get();
-              Invoker<R, P...>::run(
-                  [state, &bind](const CallContext& context, auto&&... arguments) -> R {
-                    return bind(state, context, std::forward<decltype(arguments)>(arguments)...);
-                  },
-                  target, std::move(call));
-            }};
+            std::move(invoke)};
   }
 };
 template <class R, class... P>
 struct Entries<R, std::tuple<const CallContext&, P...>> : Entries<R, std::tuple<P...>> {};
+
+template <class Entries, class Where, class Bind>
+MethodTable::Entry entry_for(std::string name, Where run, Bind bind) {
+  if constexpr (std::is_same_v<Where, OnPool>)
+    return Entries::make_pooled(std::move(name), std::move(bind), run.alone);
+  else
+    return Entries::make(std::move(name), std::move(bind));
+}
 
 template <class Tuple>
 inline constexpr bool takes_context = false;
@@ -219,37 +268,39 @@ inline constexpr bool takes_context<std::tuple<const CallContext&, P...>> = true
 /// A method returns a value, nothing, a Result, or a Future for an answer that comes later (it may be a
 /// coroutine). Its parameters are taken by value or const reference; what they refer to, views too, lives
 /// until the call is answered. Exceptions it throws become kInternal errors. Calls that it makes are part of
-/// the one it answers: docs/calls.md.
+/// the one it answers: docs/calls.md. `run`, the last argument of add(), says where it runs: a method that
+/// computes for long belongs on the pool (kOnPool), which docs/thread-model.md tells of.
 template <class State>
 class Methods {
  public:
-  template <class R, class C, class... P>
-  requires std::is_base_of_v<C, State> Methods& add(std::string name, R (C::*method)(P...)) {
-    return add_member<R, std::tuple<P...>>(std::move(name), method);
+  template <class R, class C, class... P, class Where = OnLoop>
+  requires std::is_base_of_v<C, State> Methods& add(std::string name, R (C::*method)(P...), Where run = {}) {
+    return add_member<R, std::tuple<P...>>(std::move(name), method, run);
   }
-  template <class R, class C, class... P>
-  requires std::is_base_of_v<C, State> Methods& add(std::string name, R (C::*method)(P...) const) {
-    return add_member<R, std::tuple<P...>>(std::move(name), method);
+  template <class R, class C, class... P, class Where = OnLoop>
+  requires std::is_base_of_v<C, State> Methods& add(std::string name, R (C::*method)(P...) const,
+                                                    Where run = {}) {
+    return add_member<R, std::tuple<P...>>(std::move(name), method, run);
   }
   /// A lambda whose first parameter is State&.
-  template <class F>
-  requires(!std::is_member_function_pointer_v<F>) Methods& add(std::string name, F handler) {
+  template <class F, class Where = OnLoop>
+  requires(!std::is_member_function_pointer_v<F>) Methods& add(std::string name, F handler, Where run = {}) {
     using Traits = detail::HandlerTraits<F>;
-    add_lambda<typename Traits::Return>(std::move(name), std::move(handler),
+    add_lambda<typename Traits::Return>(std::move(name), std::move(handler), run,
                                         static_cast<typename Traits::Parameters*>(nullptr));
     return *this;
   }
 
   /// Under a declared name; compiles only for the declared types.
-  template <class Signature, class F>
-  Methods& add(const Function<Signature>& declared, F handler) {
+  template <class Signature, class F, class Where = OnLoop>
+  Methods& add(const Function<Signature>& declared, F handler, Where run = {}) {
     using Traits = detail::HandlerTraits<F>;
     if constexpr (std::is_member_function_pointer_v<F>)
       check_types<Signature, typename Traits::Return, typename Traits::Parameters>();
     else
       check_types<Signature, typename Traits::Return,
                   typename detail::WithoutState<typename Traits::Parameters>::Type>();
-    return add(std::string(declared.name), std::move(handler));
+    return add(std::string(declared.name), std::move(handler), run);
   }
 
   std::shared_ptr<const MethodTable> table() const { return table_; }
@@ -260,10 +311,10 @@ class Methods {
     static_assert(detail::HandlerSignature<R, Parameters>::kValue == Function<Signature>::kSignature,
                   "the method has other types than those declared");
   }
-  template <class R, class Parameters, class Method>
-  Methods& add_member(std::string name, Method method) {
-    table_->add(detail::Entries<R, Parameters>::make(
-        std::move(name), [method](void* state, const CallContext& context, auto&&... arguments) -> R {
+  template <class R, class Parameters, class Method, class Where>
+  Methods& add_member(std::string name, Method method, Where run) {
+    table_->add(detail::entry_for<detail::Entries<R, Parameters>>(
+        std::move(name), run, [method](void* state, const CallContext& context, auto&&... arguments) -> R {
           auto& self = *static_cast<State*>(state);
           if constexpr (detail::takes_context<Parameters>)
             return (self.*method)(context, std::forward<decltype(arguments)>(arguments)...);
@@ -272,12 +323,12 @@ class Methods {
         }));
     return *this;
   }
-  template <class R, class F, class First, class... P>
-  void add_lambda(std::string name, F handler, std::tuple<First, P...>*) {
+  template <class R, class F, class Where, class First, class... P>
+  void add_lambda(std::string name, F handler, Where run, std::tuple<First, P...>*) {
     static_assert(std::is_same_v<std::remove_cvref_t<First>, State>,
                   "a handler's first parameter is the state");
-    table_->add(detail::Entries<R, std::tuple<P...>>::make(
-        std::move(name), [handler](void* state, const CallContext& context, auto&&... arguments) -> R {
+    table_->add(detail::entry_for<detail::Entries<R, std::tuple<P...>>>(
+        std::move(name), run, [handler](void* state, const CallContext& context, auto&&... arguments) -> R {
           auto& self = *static_cast<State*>(state);
           if constexpr (detail::takes_context<std::tuple<P...>>)
             return handler(self, context, std::forward<decltype(arguments)>(arguments)...);

@@ -106,6 +106,8 @@ class TraceSpan {
 namespace detail {
 /// What calls within the present work take over. Precondition: the loop has a context.
 TraceContext trace_of_context(const Loop& loop);
+/// The same of a context that is there.
+TraceContext trace_of_work(const void* context);
 /// The span's outcome.
 void note_error(Span& span, const Error& error);
 }  // namespace detail

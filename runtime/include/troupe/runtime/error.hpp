@@ -33,13 +33,15 @@ std::string_view to_string(Code code);
 
 /// An error as a value; it crosses nodes unchanged. `message` says what happened and what to do.
 /// `node` is the node where it happened (empty: here) and `cause` the error that led to it, already
-/// rendered, if there was one. `trace_id` joins it to the logs (0: none).
+/// rendered, if there was one. `trace_id` joins it to the logs (0: none). `exception` is the type of what was
+/// thrown, as "std::out_of_range"; empty: the error was a value from the beginning.
 struct [[nodiscard]] Error {
   Code code = Code::kUnknown;
   std::string message;
   std::string node = {};
   std::string cause = {};
   std::uint64_t trace_id = 0;
+  std::string exception = {};
 
   /// One line for a person: "UNAVAILABLE: node ps-1 is dead (at worker-0; caused by ...)".
   std::string to_string() const;

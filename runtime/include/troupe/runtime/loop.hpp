@@ -57,6 +57,9 @@ struct LoopOptions {
   /// Told, with the turn, what a task, timer, source or descriptor handler threw: "a timer threw: ...". The
   /// loop goes on. None: it is written to standard error. When many are thrown it is told of some.
   std::function<void(const std::string& what)> on_exception = {};
+  /// Whether threads that wait drive the loop meanwhile. If not they only wait to be told, and run nothing of
+  /// others'; some thread must be in run() then.
+  bool help = true;
 };
 
 /// One thread's worth of work: polls sources, watches descriptors, runs timers and tasks.
@@ -119,6 +122,8 @@ class Loop {
   /// is false. What `begin` throws is thrown here.
   bool begin_and_wait(const std::function<void()>& begin, const std::function<bool()>& done,
                       Duration timeout);
+  /// Waits as wait_until() does, but never drives: some other thread must. Not from inside the loop.
+  bool wait_told(const std::function<bool()>& done, TimePoint deadline);
   /// Drives the loop on this thread until stop(), lending the turn to threads in wait_until().
   void run();
 
@@ -134,6 +139,28 @@ class Loop {
    private:
     Loop& loop_;
     bool nested_;
+  };
+
+  /// While it lives, what this thread does with the turn of `loop`, when it takes that from outside, is done
+  /// under this context(): for work that belongs to somebody and goes on beside the loop. Nests.
+  class OnBehalf {
+   public:
+    OnBehalf(Loop& loop, void* context) : loop_(loop), context_(context), outer_(std::exchange(top_, this)) {}
+    ~OnBehalf() { top_ = outer_; }
+    OnBehalf(const OnBehalf&) = delete;
+    OnBehalf& operator=(const OnBehalf&) = delete;
+    /// The context that this thread has so; null if there is none.
+    static void* of(const Loop& loop) {
+      for (const OnBehalf* each = top_; each; each = each->outer_)
+        if (&each->loop_ == &loop) return each->context_;
+      return nullptr;
+    }
+
+   private:
+    Loop& loop_;
+    void* context_;
+    OnBehalf* outer_;
+    static inline constinit thread_local OnBehalf* top_ = nullptr;
   };
 
   // ---- With the turn only -----------------------------------------------------------------------
@@ -152,6 +179,8 @@ class Loop {
     Loop& loop_;
     void* outer_;
   };
+  /// The thread that has the turn only borrows it, and is to run nothing of others': see LoopOptions::help.
+  bool only_borrowed() const { return only_borrowed_; }
   /// One round without waiting: sources, due timers, ready tasks. Returns how much was done.
   int poll();
   /// The time at which the present round began (at most a few microseconds old while nothing
@@ -210,6 +239,7 @@ class Loop {
   struct Inbox;
   struct Poller;
   struct Waiter;
+  struct Told;
   enum class Wait : std::uint8_t { kWaiting, kGranted, kDone, kTimedOut };
   /// What the thread in run() does. "Parked" and "waiting" it stands aside for helpers; see park().
   enum class Home : std::uint8_t { kAbsent, kAwake, kAsleep, kParked, kWaiting };
@@ -222,6 +252,9 @@ class Loop {
   void give_turn_back();
   bool hand_over(bool to_exclusive);
   bool ask_waiters();
+  void tell();
+  bool begin_and_be_told(const std::function<void()>& begin, const std::function<bool()>& done,
+                         Duration timeout);
   Wait wait_for_turn(Waiter& self, TimePoint deadline);
   Wait taken_by(Waiter& self);
   Wait block(Waiter& self, TimePoint deadline);
@@ -256,6 +289,7 @@ class Loop {
 
   // With the turn only.
   void* context_ = nullptr;
+  bool only_borrowed_ = false;
   TimePoint now_;
   bool now_is_fresh_ = false;        // nothing has run since now_ was found good enough
   bool refresh_due_ = false;         // the next round begins by reading the clock
@@ -284,8 +318,11 @@ class Loop {
   std::atomic<std::uint64_t> helped_{0};   // turns taken by wait_until()
   std::atomic<Home> home_{Home::kAbsent};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> telling_{false};  // somebody is in wait_told()
   std::mutex turn_;
   std::vector<Waiter*> waiters_;
+  std::mutex told_mutex_;
+  std::vector<Told*> told_;
   std::condition_variable home_wake_;
 };
 

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <thread>
 
-namespace troupe::wordnet {
+namespace troupe {
 
 /// SIGINT and SIGTERM as a function call on a thread of its own. To be made before any other thread, so that
 /// all threads have the signals blocked.
@@ -32,4 +32,4 @@ class StopSignals {
   std::thread thread_;
 };
 
-}  // namespace troupe::wordnet
+}  // namespace troupe

@@ -1,4 +1,4 @@
-#include "wordnet/stop_signals.hpp"
+#include <troupe/actors/stop_signals.hpp>
 
 #include <ucontext.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <ctime>
 #include <utility>
 
-namespace troupe::wordnet {
+namespace troupe {
 
 namespace {
 sigset_t stop_set() {
@@ -64,4 +64,4 @@ void StopSignals::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-}  // namespace troupe::wordnet
+}  // namespace troupe
