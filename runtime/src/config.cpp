@@ -9,6 +9,7 @@
 
 #include <troupe/runtime/files.hpp>
 #include <troupe/runtime/json.hpp>
+#include <troupe/runtime/text.hpp>
 
 namespace troupe {
 namespace {
@@ -104,6 +105,29 @@ std::string environment_name(std::string_view name) {
   for (const char c : name)
     upper += c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return upper;
+}
+
+/// Whether a variable has the form of those that Kubernetes (and Docker's links before it) put into the
+/// environment of whatever runs beside a service: of one named "troupe" or "troupe-ps" they begin as ours do.
+/// TROUPE_SERVICE_HOST, TROUPE_SERVICE_PORT, TROUPE_SERVICE_PORT_HTTP, TROUPE_PORT,
+/// TROUPE_PORT_4711_TCP, TROUPE_PORT_4711_TCP_PROTO, ..._PORT, ..._ADDR.
+bool is_of_a_service(std::string_view variable, std::string_view value) {
+  const auto has_scheme = [&] {
+    return value.starts_with("tcp://") || value.starts_with("udp://") || value.starts_with("sctp://");
+  };
+  if (variable.ends_with("_SERVICE_HOST") || variable.find("_SERVICE_PORT") != std::string_view::npos)
+    return true;
+  if (variable.ends_with("_PORT") && has_scheme()) return true;
+  for (const std::string_view protocol : {"_TCP", "_UDP", "_SCTP"}) {
+    const auto at = variable.rfind(protocol);
+    const std::string_view rest =
+        at == std::string_view::npos ? std::string_view("?") : variable.substr(at + protocol.size());
+    if (!rest.empty() && rest != "_PROTO" && rest != "_PORT" && rest != "_ADDR") continue;
+    const std::string_view before = variable.substr(0, at);
+    const auto digits = before.find_last_not_of("0123456789") + 1;
+    if (digits < before.size() && before.substr(0, digits).ends_with("_PORT_")) return true;
+  }
+  return false;
 }
 
 /// Walks over a text and counts its lines as it goes, for a parser that takes iterators and keeps no
@@ -224,6 +248,8 @@ Result<void> Config::load_environment(const char* const* environment) {
     if (!variable.starts_with(kEnvironmentPrefix) || std::ranges::any_of(schema_.reserved(), is_reserved))
       continue;
     const auto found = names.find(variable);
+    std::string_view text = entry.substr(std::min(equals + 1, entry.size()));
+    if (found == names.end() && is_of_a_service(variable, text)) continue;
     if (found == names.end()) {
       std::string name = variable.substr(kEnvironmentPrefix.size());
       std::ranges::transform(name, name.begin(),
@@ -234,7 +260,8 @@ Result<void> Config::load_environment(const char* const* environment) {
         message += "; did you mean " + environment_name(*nearest) + "?";
       return Error{Code::kInvalidArgument, std::move(message)};
     }
-    const std::string_view text = entry.substr(std::min(equals + 1, entry.size()));
+    // As from a file: a secret with the line end of the file that it was read from is the same secret.
+    if (schema_.find(found->second)->is_confidential()) text = trimmed(text);
     Result<void> stored = set(found->second, text, "environment " + variable);
     if (!stored) return stored;
   }

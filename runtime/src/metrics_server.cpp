@@ -13,12 +13,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <mutex>
 #include <thread>
 
+#include <troupe/runtime/host_port.hpp>
 #include <troupe/runtime/process.hpp>
 #include <troupe/runtime/text.hpp>
 
@@ -31,29 +31,18 @@ constexpr std::size_t kThreads = 4;
 constexpr std::chrono::seconds kPatience{2};
 constexpr std::size_t kMaxPayload = 4096;
 
-struct HostPort {
-  std::string host;
-  int port = 0;
-};
-
-bool is_host(const std::string& host) {
+bool is_number(const std::string& host) {
   in6_addr parsed{};
-  if (inet_pton(AF_INET, host.c_str(), &parsed) == 1) return true;
-  return host.size() > 2 && host.front() == '[' && host.back() == ']' &&
-         inet_pton(AF_INET6, host.substr(1, host.size() - 2).c_str(), &parsed) == 1;
+  return inet_pton(AF_INET, host.c_str(), &parsed) == 1 || inet_pton(AF_INET6, host.c_str(), &parsed) == 1;
 }
 
+/// "host:port", ":port" or "port": what is left out is the loopback device.
 Result<HostPort> parse(std::string_view address) {
-  const auto colon = address.rfind(':');
-  const bool has_host = colon != std::string_view::npos;
-  const std::string_view digits = has_host ? address.substr(colon + 1) : address;
-  HostPort parsed;
-  parsed.host = has_host ? std::string(address.substr(0, colon)) : "";
-  if (parsed.host.empty() || parsed.host == "localhost") parsed.host = "127.0.0.1";
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), parsed.port);
-  const bool is_port = error == std::errc() && end == digits.data() + digits.size() && parsed.port >= 0 &&
-                       parsed.port <= 65535;
-  if (!is_port || !is_host(parsed.host))
+  const bool has_host = address.find(':') != std::string_view::npos && !address.starts_with(':');
+  const std::string_view digits = address.starts_with(':') ? address.substr(1) : address;
+  auto parsed = parse_host_port(has_host ? std::string(address) : "127.0.0.1:" + std::string(digits));
+  if (parsed && parsed->host == "localhost") parsed->host = "127.0.0.1";
+  if (!parsed || !is_number(parsed->host))
     return Error{Code::kInvalidArgument,
                  "metrics are served at an address like 127.0.0.1:9464 or [::1]:0, not '" +
                      std::string(address) + "'"};
@@ -238,17 +227,15 @@ Result<std::unique_ptr<MetricsServer>> MetricsServer::start(std::string_view add
   server.Get("/metrics", [impl = impl.get()](const httplib::Request&, httplib::Response& response) {
     response.set_content(text_of(impl->collect()), "text/plain; version=0.0.4; charset=utf-8");
   });
-  const std::string host =
-      parsed->host.front() == '[' ? parsed->host.substr(1, parsed->host.size() - 2) : parsed->host;
-  if (parsed->port == 0)
-    parsed->port = server.bind_to_any_port(host);
-  else if (!server.bind_to_port(host, parsed->port))
-    parsed->port = -1;
-  if (parsed->port < 0)
+  const std::string& host = parsed->host;
+  const int port = parsed->port == 0                         ? server.bind_to_any_port(host)
+                   : server.bind_to_port(host, parsed->port) ? parsed->port
+                                                             : -1;
+  if (port < 0)
     return Error{Code::kUnavailable, "metrics cannot be served at " + std::string(address) +
                                          ": the port is in use, or the address is not this machine's"};
   server.let_more_wait();
-  impl->address = parsed->host + ":" + std::to_string(parsed->port);
+  impl->address = HostPort{host, static_cast<std::uint16_t>(port)}.to_string();
   // The library makes its threads itself, and ends the process if it gets none.
   if (auto room = room_for_threads(kThreads + 1); !room)
     return with_context(room.error(), "metrics cannot be served at " + std::string(address));

@@ -133,6 +133,39 @@ TEST_CASE("reserved variables are no settings") {
   CHECK(config.load_environment(environment.data()).ok());
 }
 
+TEST_CASE("variables of Kubernetes's services are no settings, what else begins as ours is told of") {
+  Config config(schema());
+  const std::vector<const char*> of_services{"TROUPE_SERVICE_HOST=10.0.0.7",
+                                             "TROUPE_SERVICE_PORT=4711",
+                                             "TROUPE_SERVICE_PORT_MEETING=4711",
+                                             "TROUPE_PORT=tcp://10.0.0.7:4711",
+                                             "TROUPE_PORT_4711_TCP=tcp://10.0.0.7:4711",
+                                             "TROUPE_PORT_4711_TCP_PROTO=tcp",
+                                             "TROUPE_PORT_4711_TCP_PORT=4711",
+                                             "TROUPE_PORT_4711_TCP_ADDR=10.0.0.7",
+                                             "TROUPE_PORT_53_UDP=udp://10.0.0.7:53",
+                                             "TROUPE_PS_0_SERVICE_HOST=10.0.0.8",
+                                             "TROUPE_PS_0_PORT=tcp://10.0.0.8:4711",
+                                             "TROUPE_PS_0_PORT_4711_TCP_ADDR=10.0.0.8",
+                                             nullptr};
+  CHECK(message_of(config.load_environment(of_services.data())) == "");
+  for (const char* variable : {"TROUPE_PORT=4711", "TROUPE_RPC_WINDOWS=1", "TROUPE_PORT_X_TCP=1",
+                               "TROUPE_PORT_4711_TCPX=1", "TROUPE_4711_TCP=1"}) {
+    const std::array<const char*, 2> environment{variable, nullptr};
+    CHECK(message_of(config.load_environment(environment.data())).find("unknown variable") !=
+          std::string::npos);
+  }
+}
+
+TEST_CASE("a confidential setting from the environment is without the line end of its file") {
+  ConfigSchema keyed = schema();
+  keyed.add("node.secret", "", "what all know").confidential();
+  Config config(keyed);
+  const std::array<const char*, 2> environment{"TROUPE_NODE_SECRET= sixteen bytes or more\n", nullptr};
+  REQUIRE(config.load_environment(environment.data()).ok());
+  CHECK(config.get<std::string>("node.secret") == "sixteen bytes or more");
+}
+
 TEST_CASE("a missing file is an error, and a name that is not declared is a bug") {
   Config config(schema());
   const Result<void> loaded = config.load_file("/nonexistent/job.json");

@@ -16,6 +16,9 @@ std::string to_utf8(std::string_view bytes);
 /// Edits (insert, delete, replace) that make `b` of `a` (Levenshtein).
 std::size_t edit_distance(std::string_view a, std::string_view b);
 
+/// Without the spaces and line ends around it.
+std::string_view trimmed(std::string_view text);
+
 /// Finds what somebody may have meant who wrote `name`: offer() the names that there are, then best().
 class NearestName {
  public:
