@@ -84,7 +84,7 @@ UniqueFd connect_to(const std::string& address, Control control) {
     pollfd connected{fd.get(), POLLOUT, 0};
     constexpr int kDeadlineMs = 5000;
     if (::poll(&connected, 1, kDeadlineMs) != 1) std::exit(1);
-    if (!troupe::rpc::connect_result(fd.get(), address)) std::exit(1);
+    if (!troupe::rpc::connect_result(fd.get(), there)) std::exit(1);
   }
   troupe::rpc::tune_stream(fd.get());
   return fd;

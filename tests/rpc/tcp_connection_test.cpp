@@ -41,9 +41,11 @@ std::array<UniqueFd, 2> tcp_pair() {
 }
 
 struct Owner final : MeetingEvents {
-  void on_met(LinkId, std::string_view, bool) override {}
+  void on_met(LinkId, std::string_view, bool) override { met = true; }
   void on_message(LinkId, std::span<const std::byte>) override {}
+  void on_stream(std::span<const std::byte>, UniqueFd) override {}
   void on_parted(LinkId, Error) override {}
+  bool met = false;
 };
 
 /// A connection whose link's meeting socket is open.
@@ -55,7 +57,8 @@ struct End {
     data.events = &events;
     data.meeting = &meeting;
     const std::string at = meeting.listen(SocketAddress::parse("127.0.0.1:0").value()).value();
-    link = meeting.dial(SocketAddress::parse(at).value()).value();
+    link = meeting.dial(Destination::parse(at).value()).value();
+    REQUIRE(loop.wait_until([this] { return owner.met; }, clock.now() + std::chrono::seconds(30)));
     connection = std::make_unique<Connection>(link, data, lends);
   }
   Connection::Got receive() {

@@ -60,6 +60,9 @@ const Peer* Endpoint::peer(SessionId session) const {
   const Session* found = core_->find(session);
   return found ? &found->peer() : nullptr;
 }
+std::string Endpoint::local_host(SessionId session) const {
+  return core_->transport_->local_host(session);
+}
 bool Endpoint::ready(SessionId session) const {
   return core_->ready(session);
 }

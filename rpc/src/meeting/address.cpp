@@ -1,12 +1,15 @@
 #include "meeting/address.hpp"
 
 #include <arpa/inet.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 
-#include <charconv>
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <memory>
+#include <optional>
 
 namespace troupe::rpc {
 
@@ -19,61 +22,70 @@ Error not_an_address(std::string_view text, std::string_view why) {
                                       " (write host:port, [ipv6]:port or unix:/path)"};
 }
 
-struct HostPort {
-  std::string host;
-  std::uint16_t port = 0;
-};
+constexpr std::string_view kLocalHost = "localhost";
 
-Result<HostPort> split(std::string_view text) {
-  std::string_view host;
-  std::string_view port;
-  if (text.starts_with('[')) {
-    const auto end = text.find("]:");
-    if (end == std::string_view::npos) return not_an_address(text, "no ']:' after '['");
-    host = text.substr(1, end - 1);
-    port = text.substr(end + 2);
-  } else {
-    const auto colon = text.rfind(':');
-    if (colon == std::string_view::npos) return not_an_address(text, "no port");
-    host = text.substr(0, colon);
-    port = text.substr(colon + 1);
-    if (host.find(':') != std::string_view::npos) return not_an_address(text, "IPv6 without brackets");
-  }
-  if (host.empty()) return not_an_address(text, "no host");
-  HostPort result{std::string(host == "localhost" ? "127.0.0.1" : host)};
-  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), result.port);
-  if (error != std::errc() || end != port.data() + port.size()) {
-    return not_an_address(text, "the port is not a number from 0 to 65535");
-  }
-  return result;
+Result<SocketAddress> unix_address(std::string_view text) {
+  const std::string_view path = text.substr(kUnixPrefix.size());
+  sockaddr_un address{};
+  if (path.empty()) return not_an_address(text, "no path");
+  if (path.size() >= sizeof(address.sun_path)) return not_an_address(text, "the path is too long");
+  if (path.find('\0') != std::string_view::npos) return not_an_address(text, "a zero byte");
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return SocketAddress::of(reinterpret_cast<const sockaddr&>(address),
+                           static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1));
+}
+
+/// Nothing: `host` is a name. Asks nobody.
+std::optional<SocketAddress> from_numbers(const HostPort& parts) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(parts.host.c_str(), nullptr, &hints, &found) != 0 || !found) return std::nullopt;
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
+  return SocketAddress::of(*found->ai_addr, found->ai_addrlen).with_port(parts.port);
 }
 
 }  // namespace
 
 Result<SocketAddress> SocketAddress::parse(std::string_view text) {
-  SocketAddress address;
-  if (text.starts_with(kUnixPrefix)) {
-    const std::string_view path = text.substr(kUnixPrefix.size());
-    auto* as_unix = reinterpret_cast<sockaddr_un*>(&address.storage_);
-    if (path.empty()) return not_an_address(text, "no path");
-    if (path.size() >= sizeof(as_unix->sun_path)) return not_an_address(text, "the path is too long");
-    as_unix->sun_family = AF_UNIX;
-    std::memcpy(as_unix->sun_path, path.data(), path.size());
-    address.size_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
-    return address;
-  }
-  auto parts = split(text);
-  if (!parts) return parts.error();
+  auto destination = Destination::parse(text);
+  if (!destination) return destination.error();
+  if (!destination->addresses.empty()) return destination->addresses.front();
+  return not_an_address(text, "a name, where an address in numbers is wanted");
+}
 
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int failure = getaddrinfo(parts->host.c_str(), nullptr, &hints, &found);
-  if (failure != 0 || !found) return not_an_address(text, gai_strerror(failure));
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
-  std::memcpy(&address.storage_, found->ai_addr, found->ai_addrlen);
-  address.size_ = found->ai_addrlen;
-  return address.with_port(parts->port);
+SocketAddress SocketAddress::of(const sockaddr& address, socklen_t size) {
+  SocketAddress result;
+  result.size_ = std::min<socklen_t>(size, sizeof result.storage_);
+  std::memcpy(&result.storage_, &address, result.size_);
+  return result;
+}
+
+Result<Destination> Destination::parse(std::string_view text) {
+  Destination result;
+  result.text = text;
+  if (text.starts_with(kUnixPrefix)) {
+    auto address = unix_address(text);
+    if (!address) return address.error();
+    result.addresses.push_back(*address);
+    return result;
+  }
+  auto parts = parse_host_port(text);
+  if (!parts) return parts.error();
+  result.name = *std::move(parts);
+  if (result.name.host == kLocalHost) {
+    for (const char* host : {"127.0.0.1", "::1"})
+      result.addresses.push_back(*from_numbers({host, result.name.port}));
+    return result;
+  }
+  if (const auto address = from_numbers(result.name)) {
+    result.addresses.push_back(*address);
+  } else if (result.name.host.find_first_of(":%/ ") != std::string::npos) {
+    return not_an_address(text, "no IPv6 address, or no such interface");
+  }
+  return result;
 }
 
 std::uint16_t SocketAddress::port() const {
@@ -88,14 +100,7 @@ SocketAddress SocketAddress::with_port(std::uint16_t port) const {
     reinterpret_cast<sockaddr_in6*>(&result.storage_)->sin6_port = htons(port);
     return result;
   }
-  auto* const as_ip = reinterpret_cast<sockaddr_in*>(&result.storage_);
-  if (family() != AF_INET) {
-    *as_ip = {};
-    as_ip->sin_family = AF_INET;
-    as_ip->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    result.size_ = sizeof *as_ip;
-  }
-  as_ip->sin_port = htons(port);
+  if (family() == AF_INET) reinterpret_cast<sockaddr_in*>(&result.storage_)->sin_port = htons(port);
   return result;
 }
 
@@ -144,7 +149,11 @@ std::string SocketAddress::to_string() const {
   if (family() == AF_INET6) {
     const auto* ip = reinterpret_cast<const sockaddr_in6*>(&storage_);
     inet_ntop(AF_INET6, &ip->sin6_addr, text, sizeof text);
-    return "[" + std::string(text) + "]:" + std::to_string(ntohs(ip->sin6_port));
+    std::string host = text;
+    if (char interface[IF_NAMESIZE]; ip->sin6_scope_id != 0)
+      host += "%" + (if_indextoname(ip->sin6_scope_id, interface) ? std::string(interface)
+                                                                  : std::to_string(ip->sin6_scope_id));
+    return "[" + host + "]:" + std::to_string(ntohs(ip->sin6_port));
   }
   return std::string(kUnixPrefix) + path();
 }

@@ -1,5 +1,6 @@
 #include "meeting/listener.hpp"
 
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,7 +13,7 @@ namespace troupe::rpc {
 namespace {
 
 /// How long it rests when no connection can be accepted.
-constexpr Duration kRest = std::chrono::milliseconds(100);
+constexpr Duration kRest = std::chrono::milliseconds(20);
 /// How long one more than there is room for is kept waiting.
 constexpr Duration kRestWithoutRoom = std::chrono::milliseconds(5);
 constexpr int kAcceptBatch = 64;
@@ -50,7 +51,7 @@ Listener::~Listener() {
 void Listener::on_ready(std::uint32_t) {
   for (int i = 0; i < kAcceptBatch; ++i) {
     if (has_room_ && !has_room_()) return rest(kRestWithoutRoom);
-    const int fd = ::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    const int fd = accept();
     if (fd >= 0) {
       on_connected_(UniqueFd(fd), address_);
       continue;
@@ -58,6 +59,15 @@ void Listener::on_ready(std::uint32_t) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return;
     if (cannot_accept_any(errno)) return rest(kRest);
   }
+}
+
+int Listener::accept() {
+  constexpr int kFlags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+  if (!reserve_) reserve_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+  const int fd = ::accept4(fd_.get(), nullptr, nullptr, kFlags);
+  if (fd >= 0 || (errno != EMFILE && errno != ENFILE) || !reserve_) return fd;
+  reserve_ = UniqueFd();
+  return ::accept4(fd_.get(), nullptr, nullptr, kFlags);
 }
 
 void Listener::rest(Duration time) {

@@ -13,8 +13,9 @@
 namespace troupe::rpc {
 
 /// A listening socket on a loop, which hands over the connections that come. Where it cannot accept any it
-/// rests for a while instead of having the loop spin: they wait in the kernel meanwhile. Removes the file of
-/// a unix socket when it goes. Loop only.
+/// rests for a while instead of having the loop spin: they wait in the kernel meanwhile. It keeps one
+/// descriptor in reserve, so that of a process that has come to its limit one newcomer at a time can be told
+/// so. Removes the file of a unix socket when it goes. Loop only.
 class Listener final : private FdHandler, private TimerNode {
  public:
   using OnConnected = std::function<void(UniqueFd fd, const SocketAddress& listening_at)>;
@@ -35,9 +36,11 @@ class Listener final : private FdHandler, private TimerNode {
   void on_ready(std::uint32_t events) override;
   void on_timer() override;
   void rest(Duration time);
+  int accept();
 
   Loop& loop_;
   UniqueFd fd_;
+  UniqueFd reserve_;  // stands for a descriptor that can be had
   const SocketAddress address_;
   OnConnected on_connected_;
   HasRoom has_room_;

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,13 +13,13 @@
 #include <cstring>
 #include <optional>
 
+#include "meeting/dialling.hpp"
 #include "meeting/socket.hpp"
 
 namespace troupe::rpc {
 
 namespace {
 
-constexpr Duration kConnectTimeout = std::chrono::seconds(5);
 /// How long a closed socket waits for the peer's end: see Meeting::close().
 constexpr Duration kLinger = std::chrono::seconds(1);
 constexpr std::size_t kMaxLingering = 1024;
@@ -32,6 +33,16 @@ constexpr std::size_t kMaxQueuedBytes = std::size_t{4} << 20;
 /// Of what has been sent no more than this is kept before what waits behind it.
 constexpr std::size_t kMostSentKept = std::size_t{1} << 20;
 constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
+/// Descriptors that newcomers do not get: what links need that are there; and what each of those takes that
+/// have just come, and have not taken it yet. Of these few are counted, so that a crowd keeps nobody out.
+constexpr std::size_t kKeptDescriptors = 6;
+constexpr std::size_t kDescriptorsOfLink = 4;
+constexpr std::size_t kMostCounted = 8;
+constexpr Duration kSettled = std::chrono::seconds(1);
+
+Error too_many_links() {
+  return {Code::kResourceExhausted, "a transport can have at most 1,048,576 links"};
+}
 
 }  // namespace
 
@@ -39,15 +50,15 @@ constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
 class Meeting::Socket final : public FdHandler, public TimerNode {
  public:
   enum class State {
-    kConnecting,  // dialled, no answer yet; the timer runs
-    kNew,         // accepted, not yet announced
+    kConnecting,  // dialled, no answer yet
+    kNew,         // accepted, and not announced: it has said nothing yet; the timer runs
+    kStream,      // the same, and it has said that it is a stream
     kOpen,
   };
 
-  Socket(LinkId link, Meeting& owner, UniqueFd descriptor, bool is_incoming, std::string peer_address)
+  Socket(LinkId link, Meeting& owner, bool is_incoming, std::string peer_address)
       : id(link),
         meeting(owner),
-        fd(std::move(descriptor)),
         peer(std::move(peer_address)),
         incoming(is_incoming),
         state(is_incoming ? State::kNew : State::kConnecting) {}
@@ -60,6 +71,8 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
     if (stranger) meeting.strangers_.erase(*std::exchange(stranger, std::nullopt));
   }
 
+  bool announced() const { return !incoming || state == State::kOpen; }
+
   void on_ready(std::uint32_t events) override { meeting.socket_ready(id, events); }
 
   const LinkId id;
@@ -68,7 +81,9 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
   std::string peer;
   bool incoming;
   State state;
+  std::unique_ptr<Dialling> dialling;
   bool admitted = false;
+  bool one_too_many = false;
   std::optional<std::list<Stranger>::iterator> stranger;  // its place among those, if it is one
   bool broken = false;                                    // writing failed; what can be read is still read
   std::vector<std::byte> in;                              // received, from in_begin on not yet delivered
@@ -78,9 +93,7 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
   std::uint32_t watched = 0;  // events asked of the loop
 
  private:
-  void on_timer() override {
-    meeting.end(id, {Code::kUnavailable, "cannot reach " + peer + ": no answer within 5 s"});
-  }
+  void on_timer() override { meeting.end(id, {Code::kUnavailable, "it has said nothing"}); }
 };
 
 /// A socket that close() was called for, until the peer closes too: closing it with unread bytes in its
@@ -126,6 +139,7 @@ Meeting::Meeting(Loop& loop, std::size_t max_message_bytes, MeetingEvents& event
     : loop_(loop),
       max_message_bytes_(max_message_bytes),
       events_(events),
+      resolver_(loop),
       doom_timer_([this] { fail_doomed(); }),
       scratch_(kScratchBytes) {}
 
@@ -134,11 +148,16 @@ Meeting::~Meeting() {
 }
 
 Result<std::string> Meeting::listen(const SocketAddress& address) {
+  if (bounds_.this_machine_only && !address.is_local())
+    return Error{Code::kFailedPrecondition,
+                 "other machines reach " + address.to_string() +
+                     ", so a shared secret is needed: set node.secret_file, or TROUPE_NODE_SECRET, to the "
+                     "same on all nodes"};
   auto fd = listen_socket(address);
   if (!fd) return fd.error();
   auto listener = std::make_unique<Listener>(
       loop_, std::move(*fd),
-      [this](UniqueFd accepted, const SocketAddress& at) { on_accepted(accepted.release(), at); },
+      [this](UniqueFd accepted, const SocketAddress& at) { on_accepted(std::move(accepted), at); },
       [this] { return has_room(); });
   auto started = listener->start();
   if (!started) return started.error();
@@ -146,31 +165,101 @@ Result<std::string> Meeting::listen(const SocketAddress& address) {
   return listeners_.back()->address().to_string();
 }
 
-Result<LinkId> Meeting::dial(const SocketAddress& address) {
-  auto fd = connecting_socket(address);
-  Error failure;
-  if (!fd) failure = fd.error();
-  auto socket = add_socket(fd ? fd->release() : -1, false, address.to_string());
-  if (!socket) return socket.error();
-  if (!(*socket)->fd) {
-    fail_soon((*socket)->id, failure);
-  } else {
-    loop_.schedule_after(**socket, kConnectTimeout);
-  }
-  return (*socket)->id;
+Result<LinkId> Meeting::dial(const Destination& to) {
+  Socket* const socket = sockets_.emplace(*this, false, to.text);
+  if (!socket) return too_many_links();
+  const LinkId link = socket->id;
+  socket->dialling = std::make_unique<Dialling>(
+      loop_, resolver_, to, DialRules{.this_machine_only = bounds_.this_machine_only},
+      [this, link](Result<UniqueFd> connected) { on_dialled(link, std::move(connected)); });
+  socket->dialling->start();
+  return link;
 }
 
-void Meeting::on_accepted(int fd, const SocketAddress& listening_at) {
-  const SocketAddress peer = SocketAddress::peer_of(fd);
-  // The dialling end of a unix socket has no name of its own.
-  auto socket = add_socket(fd, true, (peer.is_unix() ? listening_at : peer).to_string());
+void Meeting::on_dialled(LinkId link, Result<UniqueFd> connected) {
+  Socket* const socket = sockets_.find(link);
   if (!socket) return;
-  const LinkId link = (*socket)->id;
-  tune_stream(fd);
-  (*socket)->state = Socket::State::kOpen;
-  (*socket)->stranger = strangers_.insert(strangers_.end(), {link, loop_.now()});
-  const std::string text = (*socket)->peer;
-  events_.on_met(link, text, true);
+  const auto over = std::move(socket->dialling);
+  if (!connected) return end(link, std::move(connected).error());
+  // What it was dialled by stays in sight where that was a name.
+  const std::string address = SocketAddress::peer_of(connected->get()).to_string();
+  if (socket->peer != address) socket->peer += " (" + address + ")";
+  tune_stream(connected->get());
+  socket->state = Socket::State::kOpen;
+  if (auto opened = open(*socket, *std::move(connected)); !opened) return end(link, opened.error());
+  const std::string peer = socket->peer;
+  events_.on_met(link, peer, false);
+}
+
+void Meeting::expect_streams(std::uint32_t mark, std::size_t preamble_bytes) {
+  assert(mark > max_message_bytes_ && preamble_bytes >= kLengthBytes);
+  stream_mark_ = mark;
+  preamble_bytes_ = preamble_bytes;
+}
+
+void Meeting::on_accepted(UniqueFd fd, const SocketAddress& listening_at) {
+  const SocketAddress peer = SocketAddress::peer_of(fd.get());
+  // The other end of a unix socket has no name of its own.
+  Socket* const socket = sockets_.emplace(*this, true, (peer.is_unix() ? listening_at : peer).to_string());
+  if (!socket) return;
+  tune_stream(fd.get());
+  if (!open(*socket, std::move(fd))) {
+    sockets_.remove(socket->id);
+    return;
+  }
+  socket->stranger = strangers_.insert(strangers_.end(), {socket->id, loop_.now()});
+  loop_.schedule_after(*socket, bounds_.patience);
+}
+
+/// Four bytes, and no more: what follows is the stream's, if it is one.
+void Meeting::read_first_word(LinkId link) {
+  Socket* const socket = sockets_.find(link);
+  const bool is_stream = socket->state == Socket::State::kStream;
+  const std::size_t wanted = (is_stream ? preamble_bytes_ : kLengthBytes) - socket->in.size();
+  const ssize_t n = ::recv(socket->fd.get(), scratch_.data(), wanted, MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
+  if (n <= 0) return end(link, {Code::kUnavailable, "it closed the connection"});
+  socket->in.insert(socket->in.end(), scratch_.begin(), scratch_.begin() + n);
+  if (static_cast<std::size_t>(n) < wanted) return;
+  if (is_stream) return hand_on(*socket);
+  std::uint32_t word = 0;
+  std::memcpy(&word, socket->in.data(), kLengthBytes);
+  if (stream_mark_ != 0 && word == stream_mark_) {
+    socket->state = Socket::State::kStream;
+    return read_first_word(link);
+  }
+  loop_.cancel(*socket);
+  socket->state = Socket::State::kOpen;
+  socket->one_too_many = is_near_limit(socket->fd.get());
+  const std::string peer = socket->peer;
+  events_.on_met(link, peer, true);
+  // A word that is no message's length is told of without waiting for more.
+  deliver(link);
+  read(link);
+}
+
+void Meeting::hand_on(Socket& socket) {
+  loop_.unwatch(socket.fd.get());
+  const std::unique_ptr<Socket> gone = sockets_.remove(socket.id);
+  events_.on_stream(gone->in, std::move(gone->fd));
+}
+
+bool Meeting::is_one_too_many(LinkId link) const {
+  const Socket* const socket = sockets_.find(link);
+  return socket && socket->one_too_many;
+}
+
+bool Meeting::is_near_limit(int fd) {
+  const TimePoint now = loop_.now();
+  while (!newcomers_.empty() && now - newcomers_.front() > kSettled) newcomers_.pop_front();
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return false;
+  // The kernel gives the lowest number that is free.
+  const std::size_t spoken_for = kKeptDescriptors + kDescriptorsOfLink * (newcomers_.size() + 1);
+  if (static_cast<rlim_t>(fd) + spoken_for >= limit.rlim_cur) return true;
+  newcomers_.push_back(now);
+  if (newcomers_.size() > kMostCounted) newcomers_.pop_front();
+  return false;
 }
 
 bool Meeting::has_room() {
@@ -192,44 +281,33 @@ std::size_t Meeting::most_bytes(const Socket& socket) const {
   return socket.admitted ? max_message_bytes_ : std::min(max_message_bytes_, bounds_.max_control_bytes);
 }
 
-Result<Meeting::Socket*> Meeting::add_socket(int fd, bool incoming, std::string peer) {
-  Socket* socket = sockets_.emplace(*this, UniqueFd(fd), incoming, std::move(peer));
-  if (!socket) return Error{Code::kResourceExhausted, "a transport can have at most 1,048,576 links"};
-  if (fd < 0) return socket;
-  const std::uint32_t events = incoming ? EPOLLIN : EPOLLOUT;
-  if (auto watched = loop_.watch(fd, events, *socket); !watched) {
-    sockets_.remove(socket->id);
-    return watched.error();
-  }
-  socket->watched = events;
-  return socket;
+Result<void> Meeting::open(Socket& socket, UniqueFd fd) {
+  socket.fd = std::move(fd);
+  const std::uint32_t events = socket.out.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT;
+  auto watched = loop_.watch(socket.fd.get(), events, socket);
+  if (watched) socket.watched = events;
+  return watched;
 }
 
 void Meeting::socket_ready(LinkId link, std::uint32_t events) {
   Socket* socket = sockets_.find(link);
   if (!socket) return;
-  if (socket->state == Socket::State::kConnecting) return finish_connecting(*socket);
+  if (!socket->announced()) {
+    read_first_word(link);
+    return;
+  }
   if (events & EPOLLOUT) flush(*socket);
   if (events & ~static_cast<std::uint32_t>(EPOLLOUT)) read(link);
 }
 
-void Meeting::finish_connecting(Socket& socket) {
-  const LinkId link = socket.id;
-  if (auto connected = connect_result(socket.fd.get(), socket.peer); !connected) {
-    return end(link, connected.error());
-  }
-  loop_.cancel(socket);
-  tune_stream(socket.fd.get());
-  socket.state = Socket::State::kOpen;
-  watch(socket);
-  const std::string peer = socket.peer;
-  events_.on_met(link, peer, false);
-}
-
 void Meeting::send(LinkId link, std::span<const std::byte> message) {
-  assert(message.size() <= max_message_bytes_);
   Socket* socket = sockets_.find(link);
-  if (!socket || socket->broken || !socket->fd) return;
+  if (!socket || socket->broken || !socket->announced()) return;
+  if (message.size() > max_message_bytes_) {
+    socket->broken = true;
+    return fail_soon(link, {Code::kInternal, "a control message of " + std::to_string(message.size()) +
+                                                 " bytes was to be sent, more than a peer takes"});
+  }
   if (socket->out.size() - socket->out_sent + message.size() > kMaxQueuedBytes) {
     socket->broken = true;
     return fail_soon(link, {Code::kResourceExhausted,
@@ -324,8 +402,9 @@ void Meeting::close(LinkId link) {
 }
 
 void Meeting::end(LinkId link, Error error) {
-  if (!sockets_.take(link)) return;
-  events_.on_parted(link, std::move(error));
+  const std::unique_ptr<Socket> ended = sockets_.take(link);
+  if (!ended) return;
+  if (ended->announced()) events_.on_parted(link, std::move(error));
   // Not earlier: the link's last messages are being handed out, whose handlers may wait, and so let others
   // come.
   sockets_.release(link);
@@ -343,12 +422,12 @@ void Meeting::fail_doomed() {
 
 SocketAddress Meeting::local_address(LinkId link) const {
   const Socket* socket = sockets_.find(link);
-  return socket && socket->fd ? SocketAddress::local_of(socket->fd.get()) : SocketAddress().with_port(0);
+  return socket && socket->fd ? SocketAddress::local_of(socket->fd.get()) : SocketAddress();
 }
 
 SocketAddress Meeting::remote_address(LinkId link) const {
   const Socket* socket = sockets_.find(link);
-  return socket && socket->fd ? SocketAddress::peer_of(socket->fd.get()) : SocketAddress().with_port(0);
+  return socket && socket->fd ? SocketAddress::peer_of(socket->fd.get()) : SocketAddress();
 }
 
 bool Meeting::peer_has_left(LinkId link) const {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <list>
 #include <memory>
 #include <span>
@@ -18,6 +19,7 @@
 #include "meeting/address.hpp"
 #include "meeting/link_table.hpp"
 #include "meeting/listener.hpp"
+#include "meeting/resolver.hpp"
 
 namespace troupe::rpc {
 
@@ -27,6 +29,9 @@ class MeetingEvents {
   virtual ~MeetingEvents() = default;
   virtual void on_met(LinkId link, std::string_view peer_address, bool incoming) = 0;
   virtual void on_message(LinkId link, std::span<const std::byte> message) = 0;
+  /// Somebody who has connected does not want to meet: it has begun with the mark of a stream, of which this
+  /// is the whole preamble; what follows that has not been read.
+  virtual void on_stream(std::span<const std::byte> preamble, UniqueFd fd) = 0;
   /// The socket is closed and the link forgotten.
   virtual void on_parted(LinkId link, Error error) = 0;
 };
@@ -38,6 +43,10 @@ class MeetingEvents {
 /// On the stream each message is a u32 length (little endian) and that many bytes. A length above
 /// `max_message_bytes` ends the link, so whatever else connects to the port harms nobody.
 ///
+/// Streams of data may be dialled at the same port: the first four bytes of a connection tell them, because
+/// no message is as long as they would say. Until these are there a connection is no link, and nobody hears
+/// of it.
+///
 /// Loop only. Watches its descriptors through the loop.
 class Meeting {
  public:
@@ -48,13 +57,15 @@ class Meeting {
   Meeting& operator=(const Meeting&) = delete;
 
   Result<std::string> listen(const SocketAddress& address);
-  Result<LinkId> dial(const SocketAddress& address);
+  /// Streams begin with `mark`, a number above max_message_bytes, and so many bytes in all.
+  void expect_streams(std::uint32_t mark, std::size_t preamble_bytes);
+  Result<LinkId> dial(const Destination& to);
   /// Until admit() a link's messages have their own bound. Incoming ones that are not admitted count as
   /// strangers: past their number the kernel keeps who comes next waiting, and the oldest, once they have had
   /// their time to say something, are given up.
   void bound_strangers(const Transport::StrangerBounds& bounds) { bounds_ = bounds; }
   void admit(LinkId link);
-  /// Precondition: message.size() <= max_message_bytes. Ignored for links that are gone.
+  /// More than max_message_bytes ends the link. Ignored for links that are gone.
   void send(LinkId link, std::span<const std::byte> message);
   /// Ends a link without on_parted(). What was queued is still given to the kernel if that takes it.
   void close(LinkId link);
@@ -62,9 +73,12 @@ class Meeting {
   void fail_soon(LinkId link, Error error);
   /// Whether a link exists; it may still be connecting.
   bool has(LinkId link) const { return sockets_.find(link) != nullptr; }
+  /// An incoming link for which there is no room: this process is near its limit of descriptors. Links that
+  /// are there may need some more at any time, so the last few are not given to newcomers.
+  bool is_one_too_many(LinkId link) const;
   /// Whether the peer has closed its side already, as the kernel sees it now (one system call).
   bool peer_has_left(LinkId link) const;
-  /// Of the link's socket; of one that is gone: the loopback device.
+  /// Of the link's socket; of one that is gone: of no family.
   SocketAddress local_address(LinkId link) const;
   SocketAddress remote_address(LinkId link) const;
   std::vector<LinkId> links() const { return sockets_.ids(); }
@@ -78,12 +92,15 @@ class Meeting {
     TimePoint since;
   };
 
-  void on_accepted(int fd, const SocketAddress& listening_at);
+  void on_accepted(UniqueFd fd, const SocketAddress& listening_at);
   bool has_room();
   std::size_t most_bytes(const Socket& socket) const;
-  Result<Socket*> add_socket(int fd, bool incoming, std::string peer);
+  Result<void> open(Socket& socket, UniqueFd fd);
   void socket_ready(LinkId link, std::uint32_t events);
-  void finish_connecting(Socket& socket);
+  void on_dialled(LinkId link, Result<UniqueFd> connected);
+  void read_first_word(LinkId link);
+  void hand_on(Socket& socket);
+  bool is_near_limit(int fd);
   void read(LinkId link);
   void deliver(LinkId link);
   void flush(Socket& socket);
@@ -95,7 +112,11 @@ class Meeting {
   std::size_t max_message_bytes_;
   MeetingEvents& events_;
   Transport::StrangerBounds bounds_;
-  std::list<Stranger> strangers_;  // oldest first; each is in sockets_, which therefore goes first
+  std::list<Stranger> strangers_;    // oldest first; each is in sockets_, which therefore goes first
+  std::deque<TimePoint> newcomers_;  // when links were let in lately
+  std::uint32_t stream_mark_ = 0;
+  std::size_t preamble_bytes_ = 0;
+  Resolver resolver_;
   LinkTable<Socket> sockets_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::list<Lingering> lingering_;

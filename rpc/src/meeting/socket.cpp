@@ -66,6 +66,36 @@ bool is_stale(const SocketAddress& address) {
   return probe && ::connect(probe->get(), address.get(), address.size()) != 0 && errno == ECONNREFUSED;
 }
 
+/// What an answer of the network's means, to who has dialled.
+std::string hint_for(int failure, const SocketAddress& address) {
+  const std::string port = std::to_string(address.port());
+  switch (failure) {
+    case ECONNREFUSED:
+    case ENOENT:
+      return " (nobody listens there: is it started, and is the address right?)";
+    case ENETUNREACH:
+    case ENETDOWN:
+      return " (this machine has no way there: is its network up?)";
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case EACCES:
+    case EPERM:
+    case ENOPROTOOPT:
+      if (address.is_unix()) return "";
+      return " (the machine is down, or a firewall rejects port " + port + ": open it there)";
+    case ETIMEDOUT:
+      return " (is the machine up, and does a firewall let port " + port + " through?)";
+    default:
+      return "";
+  }
+}
+
+Error cannot_reach(const SocketAddress& address, int failure) {
+  if (failure == EMFILE || failure == ENFILE) return errno_error(failure, "making a socket");
+  return {Code::kUnavailable,
+          "cannot reach " + address.to_string() + ": " + std::strerror(failure) + hint_for(failure, address)};
+}
+
 }  // namespace
 
 UniqueFd::~UniqueFd() {
@@ -90,12 +120,12 @@ Result<UniqueFd> connecting_socket(const SocketAddress& address) {
   auto fd = stream_socket(address);
   if (!fd) return fd.error();
   if (::connect(fd->get(), address.get(), address.size()) != 0 && errno != EINPROGRESS) {
-    return Error{Code::kUnavailable, "cannot reach " + address.to_string() + ": " + std::strerror(errno)};
+    return cannot_reach(address, errno);
   }
   return fd;
 }
 
-Result<void> connect_result(int fd, const std::string& address) {
+Result<void> connect_result(int fd, const SocketAddress& address) {
   int failure = 0;
   socklen_t size = sizeof failure;
   if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &failure, &size) != 0) failure = errno;
@@ -105,7 +135,12 @@ Result<void> connect_result(int fd, const std::string& address) {
     failure = ECONNREFUSED;
   }
   if (failure == 0) return {};
-  return Error{Code::kUnavailable, "cannot reach " + address + ": " + std::strerror(failure)};
+  return cannot_reach(address, failure);
+}
+
+Error no_answer(const SocketAddress& address, const std::string& time) {
+  return {Code::kUnavailable, "cannot reach " + address.to_string() + ": no answer within " + time +
+                                  hint_for(ETIMEDOUT, address)};
 }
 
 ssize_t send_some(int fd, std::span<const std::byte> bytes) {

@@ -37,8 +37,10 @@ class UniqueFd {
 Result<UniqueFd> listen_socket(const SocketAddress& address);
 /// A non-blocking socket that has begun to connect; writable when that has ended.
 Result<UniqueFd> connecting_socket(const SocketAddress& address);
-/// How connecting ended.
-Result<void> connect_result(int fd, const std::string& address);
+/// How connecting to `address` ended; says what may be done about it.
+Result<void> connect_result(int fd, const SocketAddress& address);
+/// The error of who has waited for `time`.
+Error no_answer(const SocketAddress& address, const std::string& time);
 /// Sends what the kernel takes at once; returns how much, or -1 when the stream is broken.
 ssize_t send_some(int fd, std::span<const std::byte> bytes);
 /// Low latency, and probes for a peer whose machine has gone silently.

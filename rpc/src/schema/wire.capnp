@@ -4,6 +4,8 @@
 #
 # Two processes that talk have one *link*. It has two ways:
 #   control  a TCP or unix socket; frames of [u32 little-endian length][one Control message].
+#            The first four bytes tell such a connection from a stream of data, which may be dialled at the same
+#            port: that begins with 0x31535554, more than any message's length (tcp/wire.hpp).
 #   data     UCX active messages; each is one Envelope, with the bytes of its attachments beside it.
 #
 # A link between nodes that have a shared secret begins with a proof of it, on the control way, before
@@ -14,7 +16,7 @@
 # and the accepting node's ids, 8 bytes each, little-endian; the dialling and the accepting side's random
 # numbers, 32 bytes each. Until a side has seen the other's proof, it takes control messages of at most
 # 1,024 bytes, and answers anything that is out of order, and a wrong proof, with `refusal` and the end;
-# it sends neither names nor addresses. A `hello` that comes without a proof where one is due, or a
+# it sends neither names nor addresses. (A refusal's texts are cut to 600, 100 and 100 bytes.) A `hello` that comes without a proof where one is due, or a
 # `greeting` where there is no secret, is refused with UNAUTHENTICATED. A node without a secret listens and
 # dials on its own machine only.
 #
@@ -40,12 +42,13 @@ struct Control {
   union {
     hello     @0 :Hello;
     refusal   @1 :ErrorInfo;   # Accepting side, in place of hello: why. FAILED_PRECONDITION: versions
-                               # differ; INVALID_ARGUMENT: malformed hello. Both sides, in place of their
+                               # differ; INVALID_ARGUMENT: malformed hello; RESOURCE_EXHAUSTED, in place of its
+                               # first message: its process has no descriptors for newcomers. Both sides, in place of their
                                # next message before the hello, UNAUTHENTICATED: no proof, or a wrong one.
     ready     @2 :Void;        # Both sides, once: "my data way is open, send".
     heartbeat @3 :UInt64;      # Both sides: "do you live?". The number is the sender's news: the layer above
                                # knows what it means (between nodes: the version of the membership known).
-    goodbye   @4 :Text;        # Both sides, at most once, last: the sender leaves; why.
+    goodbye   @4 :Text;        # Both sides, at most once, last: the sender leaves; why, in at most 600 bytes.
     greeting  @5 :Greeting;    # Dialling side, first, if it has a secret.
     challenge @6 :Greeting;    # Accepting side: its answer.
     proof     @7 :Data;        # Both sides, once, the dialling one first: 32 bytes.
@@ -64,7 +67,7 @@ struct Greeting {
 struct Hello {
   protocolVersion @0 :UInt32;  # Both must be equal; there is no negotiation yet.
   nodeId          @1 :UInt64;  # Random, chosen at the node's start: a restarted node is another one.
-  nodeName        @2 :Text;    # For people: messages and logs.
+  nodeName        @2 :Text;    # For people: messages and logs. At most 255 bytes, or the hello is refused.
   dataAddress     @3 :Data;    # Opaque to all but the transport: what each of its ways for data offers for this link.
   # A probe: an empty segment of shared memory (see Attachment). Whoever can open it can open all.
   poolPid         @4 :UInt32;  # The sender's process; 0: it shares no memory.

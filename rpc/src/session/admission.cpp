@@ -21,7 +21,14 @@ void write_greeting(wire::Greeting::Builder out, std::uint64_t node_id, const No
 /// Tells a stranger no more than it must know.
 Error wrong_secret() {
   return {Code::kUnauthenticated,
-          "the shared secret is not the same on both sides (node.secret, node.secret_file)"};
+          "the shared secret is not the same on both sides: give all nodes one (node.secret_file, or "
+          "TROUPE_NODE_SECRET); without, each user of a machine has one of their own"};
+}
+
+Error no_room() {
+  return {Code::kResourceExhausted,
+          "its process has as many open files as it may have, but for those that its members need: raise the "
+          "limit there (ulimit -n)"};
 }
 
 }  // namespace
@@ -29,12 +36,15 @@ Error wrong_secret() {
 void EndpointCore::expect_strangers() {
   Transport::StrangerBounds bounds;
   bounds.max_links = options_.max_strangers;
+  bounds.patience = options_.handshake_timeout;
+  bounds.this_machine_only = options_.secret.empty() || options_.secret_is_of_this_machine;
   if (!options_.secret.empty()) bounds.max_control_bytes = kMaxStrangerBytes;
   transport_->bound_strangers(bounds);
 }
 
 Result<void> EndpointCore::may_meet_at(std::string_view address) const {
-  if (options_.secret.empty() && !transport_->is_local(address))
+  const bool stays_here = options_.secret.empty() || options_.secret_is_of_this_machine;
+  if (stays_here && !transport_->is_local(address))
     return Error{
         Code::kFailedPrecondition,
         "'" + std::string(address) +
@@ -48,14 +58,17 @@ Result<void> EndpointCore::may_meet_at(std::string_view address) const {
 }
 
 void Session::refuse(Error why) {
+  const Error told{why.code, std::string(clipped(why.message, kMostReason)),
+                   std::string(clipped(why.node, 100)), std::string(clipped(why.cause, 100)), why.trace_id};
   send_control(*endpoint_.transport_, link_,
-               [&](wire::Control::Builder control) { write_error(control.initRefusal(), why); });
+               [&](wire::Control::Builder control) { write_error(control.initRefusal(), told); });
   end(std::move(why));
 }
 
 void Session::begin_meeting() {
   life.heard = endpoint_.loop_.now();
   state_ = endpoint_.options_.secret.empty() ? State::kMeeting : State::kGreeting;
+  if (peer_.incoming && !endpoint_.transport_->has_room_for(link_)) return refuse(no_room());
   if (peer_.incoming) return;
   if (endpoint_.options_.secret.empty()) return send_hello();
   auto nonce = make_nonce();

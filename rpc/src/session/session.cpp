@@ -23,7 +23,8 @@ void Session::end(Error why) {
 void Session::say_goodbye(const Error& why) {
   if (state_ < State::kMeeting) return;
   send_control(*endpoint_.transport_, link_, [&](wire::Control::Builder control) {
-    copy_text(control.initGoodbye(static_cast<unsigned>(why.message.size())), why.message);
+    const std::string_view text = clipped(why.message, kMostReason);
+    copy_text(control.initGoodbye(static_cast<unsigned>(text.size())), text);
   });
 }
 
@@ -35,8 +36,8 @@ void Session::send_hello() {
     auto hello = control.initHello();
     hello.setProtocolVersion(endpoint_.options_.protocol_version);
     hello.setNodeId(endpoint_.options_.node_id);
-    copy_text(hello.initNodeName(static_cast<unsigned>(endpoint_.options_.node_name.size())),
-              endpoint_.options_.node_name);
+    const std::string_view name = clipped(endpoint_.options_.node_name, kMostNodeName);
+    copy_text(hello.initNodeName(static_cast<unsigned>(name.size())), name);
     if (const auto probe =
             endpoint_.transport_->can_share_memory() ? endpoint_.shared_pool_.probe() : std::nullopt) {
       hello.setPoolPid(static_cast<std::uint32_t>(::getpid()));
@@ -113,6 +114,9 @@ void Session::on_hello(const Peer& peer, std::span<const std::byte> data_address
                   "' is not version " + std::to_string(endpoint_.options_.protocol_version) + " of node '" +
                   endpoint_.options_.node_name + "'; run the same release of Troupe on both");
   if (peer.node_id == 0) return no(Code::kInvalidArgument, "a hello without a node id");
+  if (peer.node_name.size() > kMostNodeName)
+    return no(Code::kInvalidArgument,
+              "a node's name has at most " + std::to_string(kMostNodeName) + " bytes");
   const auto& terms = terms_;
   if (!endpoint_.options_.secret.empty() &&
       peer.node_id != (peer.incoming ? terms.dialling_node : terms.listening_node))

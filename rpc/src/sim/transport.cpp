@@ -1,10 +1,11 @@
 #include "sim/transport.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
 #include <string>
 #include <utility>
+
+#include <troupe/runtime/host_port.hpp>
 
 namespace troupe::rpc {
 
@@ -27,12 +28,8 @@ Error no_such_link() {
 
 /// The port of "name:port", -1 if `address` is not of this form.
 int port_of(std::string_view address) {
-  const auto colon = address.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return -1;
-  const std::string_view digits = address.substr(colon + 1);
-  std::uint16_t port = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  return error == std::errc() && end == digits.data() + digits.size() ? port : -1;
+  const auto parts = parse_host_port(address);
+  return parts ? parts->port : -1;
 }
 
 Error not_an_address(std::string_view address) {

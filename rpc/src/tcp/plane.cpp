@@ -52,11 +52,8 @@ class Plane::Depth {
 /// A stream that we have dialled, until it is there.
 class Plane::Dialling final : public FdHandler {
  public:
-  Dialling(Channel& channel, StreamKind kind, UniqueFd fd, std::string peer, const Token& token)
-      : channel_(channel),
-        preamble_{Preamble::kMagic, kind, token},
-        fd_(std::move(fd)),
-        peer_(std::move(peer)) {}
+  Dialling(Channel& channel, StreamKind kind, UniqueFd fd, const SocketAddress& peer, const Token& token)
+      : channel_(channel), preamble_{Preamble::kMagic, kind, token}, fd_(std::move(fd)), peer_(peer) {}
   ~Dialling() override {
     if (fd_) channel_.plane.loop_.unwatch(fd_.get());
   }
@@ -69,7 +66,7 @@ class Plane::Dialling final : public FdHandler {
     auto connected = connect_result(fd_.get(), peer_);
     if (connected && ::send(fd_.get(), &preamble_, sizeof preamble_, MSG_DONTWAIT | MSG_NOSIGNAL) !=
                          static_cast<ssize_t>(sizeof preamble_))
-      connected = Error{Code::kUnavailable, "the peer at " + peer_ + " hung up"};
+      connected = Error{Code::kUnavailable, "the peer at " + peer_.to_string() + " hung up"};
     UniqueFd fd = std::move(fd_);
     const StreamKind kind = preamble_.kind;
     std::erase_if(channel.dialling, [this](const auto& other) { return other.get() == this; });
@@ -81,7 +78,7 @@ class Plane::Dialling final : public FdHandler {
   Channel& channel_;
   const Preamble preamble_;
   UniqueFd fd_;
-  const std::string peer_;
+  const SocketAddress peer_;
 };
 
 Plane::Channel::Channel(LinkId id, Plane& owner, bool is_incoming, const Token& own_token, bool lends)
@@ -92,7 +89,8 @@ Plane::Channel::~Channel() = default;
 void Plane::Channel::on_timer() {
   if (ended) return plane.lose(*this, Code::kUnavailable, "lost the peer: it closed its data streams");
   plane.lose(*this, Code::kUnavailable,
-             "the peer's data streams did not come within 5 s (does a firewall let its ports through?)");
+             "the peer's data streams did not come within 5 s (does a firewall, or what forwards the port, "
+             "let more than one connection through?)");
 }
 
 Plane::Plane(Loop& loop, DataPlane& data, Offer offer)
@@ -100,7 +98,6 @@ Plane::Plane(Loop& loop, DataPlane& data, Offer offer)
       data_(data),
       offer_(offer),
       ready_(offer == Offer::kNone ? -1 : ::epoll_create1(EPOLL_CLOEXEC)),
-      acceptor_(loop, [this](const Preamble& preamble, UniqueFd fd) { on_stream(preamble, std::move(fd)); }),
       scratch_(ready_ ? Connection::kScratchBytes : 0),
       retired_timer_([this] { look_at_retired(); }) {
   if (!ready_) offer_ = Offer::kNone;
@@ -129,9 +126,7 @@ Address Plane::address(LinkId link) {
   if (!channel) return {};
   Address address;
   if (channel->incoming) {
-    const auto port = acceptor_.port_at(data_.meeting->local_address(link));
-    if (!port) return {};
-    address.port = *port;
+    address.takes_streams = 1;
     address.token = channel->token;
   }
   address.offer = offer_;
@@ -146,18 +141,17 @@ Result<WayEnd*> Plane::open(LinkId link, std::span<const std::byte> peer_offer) 
   if (!channel || peer.offer == Offer::kNone) return Error{Code::kUnimplemented, "one side has no streams"};
   if (offer_ == Offer::kIfNeeded && peer.offer == Offer::kIfNeeded)
     return Error{Code::kUnimplemented, "both sides know a better way"};
-  if (!channel->incoming && peer.port == 0)
-    return Error{Code::kInvalidArgument, "the peer's data address is malformed: it has no port"};
+  if (!channel->incoming && peer.takes_streams == 0)
+    return Error{Code::kInvalidArgument, "the peer's data address is malformed: it takes no streams"};
   channel->opened = true;
   opened_.push_back(channel);
   loop_.schedule_after(*channel, kConnectTimeout);
   if (!channel->incoming) {
-    const SocketAddress there = data_.meeting->remote_address(link).with_port(peer.port);
+    const SocketAddress there = data_.meeting->remote_address(link);
     for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
       auto fd = connecting_socket(there);
       if (!fd) return fd.error();
-      auto dialling =
-          std::make_unique<Dialling>(*channel, kind, std::move(*fd), there.to_string(), peer.token);
+      auto dialling = std::make_unique<Dialling>(*channel, kind, std::move(*fd), there, peer.token);
       if (auto started = dialling->start(); !started) return started.error();
       channel->dialling.push_back(std::move(dialling));
     }
@@ -167,7 +161,7 @@ Result<WayEnd*> Plane::open(LinkId link, std::span<const std::byte> peer_offer) 
   return channel;
 }
 
-void Plane::on_stream(const Preamble& preamble, UniqueFd fd) {
+void Plane::take(const Preamble& preamble, UniqueFd fd) {
   Channel* const channel = channels_.in_slot(preamble.token[0]);
   if (!channel || !channel->incoming) return;
   const std::uint64_t difference =

@@ -10,7 +10,6 @@
 
 #include "meeting/link_table.hpp"
 #include "meeting/socket.hpp"
-#include "tcp/acceptor.hpp"
 #include "tcp/connection.hpp"
 #include "tcp/wire.hpp"
 #include "transport/data_plane.hpp"
@@ -18,7 +17,8 @@
 namespace troupe::rpc::tcp {
 
 /// The ways between this process and others over TCP: for each link two sockets, one for messages, one for
-/// the parts of large ones. Whoever dialled to meet dials them, too, so that they go where the meeting went.
+/// the parts of large ones. Whoever dialled to meet dials them, too, at the same port, so that they go where
+/// the meeting went, through whatever forwards it.
 ///
 /// UCX knows TCP as well. This is faster for messages (many go with one system call, and fewer of them) and
 /// for tensors, and, other than UCX 1.13, no peer's death can end our process; see docs/performance.md.
@@ -37,6 +37,9 @@ class Plane final : public DataWay {
   std::vector<std::byte> offer(LinkId link) override;
   /// How the peer finds our side of it; nothing offered if there is no such way.
   Address address(LinkId link);
+  /// Somebody has dialled a stream where we meet, and said so much; who does not know a link's token, which
+  /// only those that have met us can, is hung up on.
+  void take(const Preamble& preamble, UniqueFd fd);
   /// What is sent before the streams are there waits.
   Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) override;
   void remove(LinkId link) override;
@@ -59,9 +62,7 @@ class Plane final : public DataWay {
   /// dropping a sent buffer may run anybody's.
   class Depth;
 
-  void on_stream(const Preamble& preamble, UniqueFd fd);
   void attach(Channel& channel, StreamKind kind, UniqueFd fd);
-  void dial(Channel& channel, const SocketAddress& peer);
   void lose(Channel& channel, Code code, const std::string& why);
   void check(Channel& channel, Connection::Got got);
   int receive(Channel& channel);
@@ -98,7 +99,6 @@ class Plane final : public DataWay {
   Offer offer_;
   UniqueFd ready_;  // an epoll descriptor over all streams of messages; while armed, also over busy streams
                     // of bulk
-  Acceptor acceptor_;
   LinkTable<Channel> channels_;
   std::vector<Channel*> opened_;
   std::vector<Channel*> busy_;  // with bulk under way, or something that a stream did not take. Null: removed

@@ -17,8 +17,7 @@ enum class Offer : std::uint16_t {
 /// How a peer finds our side of a link. Comes from the peer: all of it may be wrong.
 struct Address {
   Offer offer = Offer::kNone;
-  std::uint16_t port =
-      0;  ///< where we listen for the link's streams, at the address that was dialled; 0: we dial
+  std::uint16_t takes_streams = 0;  ///< 1: dial the link's streams where you dialled to meet; 0: we dial
   std::uint32_t unused = 0;
   Token token{};  ///< with which the peer's streams must begin; its first word finds the link
 };
@@ -29,7 +28,9 @@ enum class StreamKind : std::uint32_t {
   kBulk = 2,      ///< the parts of announced messages, in the order in which they were announced
 };
 
-/// With what the dialling side begins a stream; little endian, like all of this.
+/// With what the dialling side begins a stream; little endian, like all of this. The magic number is told
+/// from a control message, which may begin a connection to the same port, by being more than any one's
+/// length.
 struct Preamble {
   static constexpr std::uint32_t kMagic = 0x31535554;  // "TUS1"
   std::uint32_t magic = kMagic;

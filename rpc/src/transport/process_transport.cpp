@@ -15,6 +15,8 @@ namespace troupe::rpc {
 
 namespace {
 
+/// For the name of an address at which to listen.
+constexpr Duration kNamePatience = std::chrono::seconds(5);
 /// Messages that one poll() delivers at most before it returns to the loop.
 constexpr int kDeliverBatch = 256;
 /// A round of the ways that did so much is followed by another one in the same poll().
@@ -90,7 +92,10 @@ ProcessTransport::ProcessTransport(Loop& loop, const TransportOptions& options)
 Result<void> ProcessTransport::make_ways() {
   if (uses_rings(options_.transports)) ways_.push_back(&shm_);
   // Before UCX: whether a link goes this way, although UCX could carry it, is a matter of both sides' offers.
-  if (offer_of_streams(options_.transports) != tcp::Offer::kNone) ways_.push_back(&tcp_);
+  if (offer_of_streams(options_.transports) != tcp::Offer::kNone) {
+    ways_.push_back(&tcp_);
+    meeting_.expect_streams(tcp::Preamble::kMagic, sizeof(tcp::Preamble));
+  }
   if (uses_ucx(options_.transports)) {
     auto ucx = UcxWay::create(options_, data_);
     if (!ucx) return ucx.error();
@@ -227,27 +232,39 @@ void ProcessTransport::fail_broken() {
 // ---- Links ----------------------------------------------------------------------------------------
 
 Result<std::string> ProcessTransport::listen(std::string_view address) {
-  auto parsed = SocketAddress::parse(address);
-  if (!parsed) return parsed.error();
-  auto reached = reach_beyond(*parsed);
+  auto where = Destination::parse(address);
+  if (!where) return where.error();
+  if (where->addresses.empty()) {
+    auto found = look_up_and_wait(where->name, kNamePatience);
+    if (!found) return with_context(found.error(), "'" + where->text + "'");
+    where->addresses = *std::move(found);
+  }
+  const SocketAddress& own = where->addresses.front();
+  auto listening = meeting_.listen(own);
+  if (!listening) return listening;
+  auto reached = reach_beyond(own);
   if (!reached) return reached.error();
-  return meeting_.listen(*parsed);
+  return listening;
 }
 
 Result<LinkId> ProcessTransport::dial(std::string_view address) {
-  auto parsed = SocketAddress::parse(address);
-  if (!parsed) return parsed.error();
-  auto reached = reach_beyond(*parsed);
-  if (!reached) return reached.error();
-  return meeting_.dial(*parsed);
+  auto to = Destination::parse(address);
+  if (!to) return to.error();
+  return meeting_.dial(*to);
+}
+
+std::string ProcessTransport::local_host(LinkId link) const {
+  const auto own = parse_host_port(meeting_.local_address(link).to_string());
+  return own ? own->host : "";
 }
 
 void ProcessTransport::on_met(LinkId link, std::string_view peer_address, bool incoming) {
-  const auto address = SocketAddress::parse(peer_address);
+  const SocketAddress there = meeting_.remote_address(link);
+  if (auto reached = reach_beyond(there); !reached) return meeting_.fail_soon(link, reached.error());
   auto token = secret_token(link);
   if (!token) return meeting_.fail_soon(link, token.error());
   links_.emplace_at(link);
-  const LinkFacts facts{link, incoming, !address || address->is_local(), *token};
+  const LinkFacts facts{link, incoming, there.is_local(), *token};
   for (DataWay* way : ways_)
     if (auto added = way->add(facts); !added) return meeting_.fail_soon(link, added.error());
   data_.events->on_link(link, peer_address, incoming);
@@ -255,6 +272,13 @@ void ProcessTransport::on_met(LinkId link, std::string_view peer_address, bool i
 
 void ProcessTransport::on_message(LinkId link, std::span<const std::byte> message) {
   data_.events->on_control(link, message);
+}
+
+void ProcessTransport::on_stream(std::span<const std::byte> bytes, UniqueFd fd) {
+  tcp::Preamble preamble;
+  if (bytes.size() != sizeof preamble) return;
+  std::memcpy(&preamble, bytes.data(), sizeof preamble);
+  tcp_.take(preamble, std::move(fd));
 }
 
 void ProcessTransport::on_parted(LinkId link, Error error) {

@@ -41,6 +41,8 @@ class ProcessTransport final : public Transport, private MeetingEvents {
     const auto parsed = SocketAddress::parse(address);
     return !parsed || parsed->is_local();
   }
+  bool has_room_for(LinkId link) const override { return !meeting_.is_one_too_many(link); }
+  std::string local_host(LinkId link) const override;
   Result<std::string> listen(std::string_view address) override;
   Result<LinkId> dial(std::string_view address) override;
   void send_control(LinkId link, std::span<const std::byte> message) override {
@@ -88,6 +90,7 @@ class ProcessTransport final : public Transport, private MeetingEvents {
 
   void on_met(LinkId link, std::string_view peer_address, bool incoming) override;
   void on_message(LinkId link, std::span<const std::byte> message) override;
+  void on_stream(std::span<const std::byte> preamble, UniqueFd fd) override;
   void on_parted(LinkId link, Error error) override;
 
   Result<void> reach_beyond(const SocketAddress& address);

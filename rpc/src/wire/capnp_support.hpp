@@ -24,6 +24,18 @@ inline Code code_from_wire(std::uint16_t number) {
   return known ? static_cast<Code>(number) : Code::kUnknown;
 }
 
+/// Bounds on the texts of control messages, in bytes; those of a refusal together fit in what a stranger may
+/// be sent (1,024).
+constexpr std::size_t kMostNodeName = 255;
+constexpr std::size_t kMostReason = 600;
+
+/// The beginning of `text`, at most so many bytes, and no character of UTF-8 cut in two.
+inline std::string_view clipped(std::string_view text, std::size_t most) {
+  if (text.size() <= most) return text;
+  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xC0U) == 0x80U) --most;
+  return text.substr(0, most);
+}
+
 /// Fills a Text that was just initialised with text.size().
 inline void copy_text(capnp::Text::Builder out, std::string_view text) {
   if (!text.empty()) std::memcpy(out.begin(), text.data(), text.size());

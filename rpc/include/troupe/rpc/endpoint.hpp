@@ -55,7 +55,8 @@ struct EndpointOptions {
   /// Known to all nodes, at least 16 bytes; both sides of each meeting must prove that they know it. Empty:
   /// nothing is proved, and only this machine can be reached.
   std::string secret = {};
-  std::uint32_t max_strangers = 256;  ///< links of others on which nothing has been proved yet
+  bool secret_is_of_this_machine = false;  ///< other machines do not have it: only this one can be reached
+  std::uint32_t max_strangers = 256;       ///< links of others on which nothing has been proved yet
   Duration default_timeout{std::chrono::seconds(60)};  ///< at the start: see Endpoint::set_default_timeout()
   Duration handshake_timeout{std::chrono::seconds(5)};
   Duration heartbeat_interval{std::chrono::seconds(1)};
@@ -171,6 +172,8 @@ class Endpoint final {
   /// to answer in.
   void suspect(SessionId session, Duration silence);
   const Peer* peer(SessionId session) const;
+  /// See Transport::local_host.
+  std::string local_host(SessionId session) const;
   bool ready(SessionId session) const;
 
   /// Makes a call. `body` is run before call() returns, or not at all. Returns its id, for cancel(). If too

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
 
@@ -66,6 +68,8 @@ class Transport : public Source {
   struct StrangerBounds {
     std::size_t max_control_bytes = 65536;  ///< a longer message ends the link
     std::size_t max_links = SIZE_MAX;  ///< incoming; more wait with the kernel, and the oldest are given up
+    Duration patience{std::chrono::seconds(5)};  ///< who connects and says nothing for so long is given up
+    bool this_machine_only = false;              ///< no secret: other machines are neither dialled nor let in
   };
 
   /// Whoever makes a transport sets the events' receiver before the first dial() or listen().
@@ -75,15 +79,27 @@ class Transport : public Source {
   /// The layer above knows who is at the other end of the link.
   virtual void admit(LinkId link) = 0;
   /// Whether nothing off this machine is meant, or let in, by dialling or listening at `address`. What is
-  /// no address is local.
+  /// no address is local; so is a name, because what it stands for is found out when it is dialled: see
+  /// StrangerBounds::this_machine_only.
   virtual bool is_local(std::string_view address) const = 0;
+  /// Whether there is room for an incoming link: a newcomer must not take what those that are here need.
+  virtual bool has_room_for(LinkId link) const {
+    (void)link;
+    return true;
+  }
+  /// The number, without a port, of this side's host on the way to the peer; empty: it has none.
+  virtual std::string local_host(LinkId link) const {
+    (void)link;
+    return {};
+  }
   /// Whether peers may be processes of this machine that can map our memory.
   virtual bool can_share_memory() const { return false; }
   /// Starts to accept links at `address` ("127.0.0.1:0", "[::1]:4000", "unix:/run/x.sock"; simulated:
   /// any name). Returns the address that others can dial, with the port that was chosen.
   /// kAlreadyExists: in use. kInvalidArgument: not an address. kPermissionDenied.
   virtual Result<std::string> listen(std::string_view address) = 0;
-  /// Begins to connect; on_link() or on_closed() follows.
+  /// Begins to connect; on_link() or on_closed() follows. A name of a host is looked up, without waiting, and
+  /// all its addresses are tried.
   virtual Result<LinkId> dial(std::string_view address) = 0;
   /// Queues a control message. Nothing to wait for: the end of the link is the only failure.
   virtual void send_control(LinkId link, std::span<const std::byte> message) = 0;
