@@ -2,12 +2,21 @@
 
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <random>
 
 #include <troupe/runtime/files.hpp>
+#include <troupe/runtime/text.hpp>
+
+#include "user_secret.hpp"
 
 namespace troupe {
+
+namespace {
+constexpr std::string_view kNoSecret = "none";
+constexpr std::size_t kMostName = 255;
+constexpr std::size_t kMostAddress = 300;
+constexpr std::size_t kMostMetadata = std::size_t{64} << 10;  // all together
+}  // namespace
 
 std::uint64_t random_node_id() {
   std::random_device device;
@@ -16,19 +25,41 @@ std::uint64_t random_node_id() {
   return id;
 }
 
-Result<std::string> shared_secret(const std::string& secret, const std::string& file) {
-  if (!secret.empty() || file.empty()) return secret;
+Result<SharedSecret> shared_secret(const std::string& secret, const std::string& file) {
+  if (trimmed(secret) == kNoSecret) return SharedSecret{};
+  if (!secret.empty()) {
+    if (trimmed(secret).empty()) return Error{Code::kInvalidArgument, "node.secret is nothing but spaces"};
+    return SharedSecret{std::string(trimmed(secret)), false};
+  }
+  if (file.empty()) {
+    auto own = user_secret();
+    if (!own) return std::move(own).error();
+    return SharedSecret{*std::move(own), true};
+  }
   struct stat status {};
   if (::stat(file.c_str(), &status) == 0 && (status.st_mode & S_IRWXO) != 0)
     return Error{Code::kPermissionDenied,
                  "everybody on this machine can read the secret in " + file + ": chmod 600 " + file};
-  auto text = read_file(file);
+  const auto text = read_file(file);
   if (!text) return with_context(text.error(), "the shared secret");
-  constexpr std::string_view kSpace = " \t\r\n";
-  const auto begin = std::min(text->find_first_not_of(kSpace), text->size());
-  const auto end = text->find_last_not_of(kSpace) + 1;
-  if (begin >= end) return Error{Code::kInvalidArgument, "there is no secret in " + file};
-  return text->substr(begin, end - begin);
+  const std::string_view found = trimmed(*text);
+  if (found.empty()) return Error{Code::kInvalidArgument, "there is no secret in " + file};
+  return SharedSecret{std::string(found), false};
+}
+
+Result<void> check_member(const Member& member) {
+  const auto no = [](const std::string& what, std::size_t most) {
+    return Error{Code::kInvalidArgument, what + " may have at most " + std::to_string(most) + " bytes"};
+  };
+  if (member.name.empty() || member.node_id == 0)
+    return Error{Code::kInvalidArgument, "a node needs a name and an id"};
+  if (member.name.size() > kMostName) return no("a node's name", kMostName);
+  if (member.role.size() > kMostName) return no("a node's role", kMostName);
+  if (member.address.size() > kMostAddress) return no("a node's address", kMostAddress);
+  std::size_t metadata = 0;
+  for (const auto& [key, value] : member.metadata) metadata += key.size() + value.size();
+  if (metadata > kMostMetadata) return no("a node's metadata", kMostMetadata);
+  return {};
 }
 
 }  // namespace troupe

@@ -12,7 +12,9 @@
 
 #include "actor_proxy.hpp"
 #include "identity.hpp"
+#include "meeting_reasons.hpp"
 #include "node_impl.hpp"
+#include "published_address.hpp"
 
 namespace troupe {
 
@@ -21,6 +23,7 @@ namespace {
 constexpr Duration kLeaveTimeout{std::chrono::seconds(1)};
 constexpr unsigned kThreadsOfSystem = 4;  // of small_system_config(): a worker, the clock, and what prints
 constexpr Duration kDialAgain{std::chrono::milliseconds(50)};
+constexpr Duration kMostPause{std::chrono::milliseconds(400)};
 /// Calls of the cluster's own are part of no other, and of no trace.
 const rpc::CallOptions kHousekeeping{.trace = TraceContext::not_traced(), .detached = true};
 
@@ -118,9 +121,19 @@ Result<void> NodeImpl::drive_on_thread() {
 }
 
 Result<void> NodeImpl::start() {
+  if (auto fit =
+          check_member({options.node_id, options.name, options.role, options.publish, options.metadata});
+      !fit)
+    return fit;
+  // A simulated node's network has no other users.
+  const bool is_simulated = static_cast<bool>(options.make_transport);
+  auto secret = is_simulated && options.secret.empty() && options.secret_file.empty()
+                    ? SharedSecret{}
+                    : shared_secret(options.secret, options.secret_file);
+  if (!secret) return with_context(secret.error(), "node '" + options.name + "' cannot start");
   {
     Loop::Turn turn(*loop);
-    if (auto listening = listen(); !listening) return listening;
+    if (auto listening = listen(*secret); !listening) return listening;
   }
   if (auto served = metrics.serve(options.metrics_address); !served) return served;
   // Who does not help to drive must find somebody who does.
@@ -131,16 +144,15 @@ Result<void> NodeImpl::start() {
   return {};
 }
 
-Result<void> NodeImpl::listen() {
+Result<void> NodeImpl::listen(const SharedSecret& secret) {
   auto transport = options.make_transport ? options.make_transport(*loop)
                                           : rpc::make_process_transport(*loop, options.transport);
   if (!transport) return transport.error();
   rpc::EndpointOptions endpoint_options;
   endpoint_options.node_id = options.node_id;
   endpoint_options.node_name = options.name;
-  auto secret = shared_secret(options.secret, options.secret_file);
-  if (!secret) return with_context(secret.error(), "node '" + options.name + "' cannot start");
-  endpoint_options.secret = *secret;
+  endpoint_options.secret = secret.text;
+  endpoint_options.secret_is_of_this_machine = secret.of_this_user;
   endpoint_options.default_timeout = options.default_timeout;
   endpoint_options.shared = options.shared_pool;
   if (options.shared_pool.max_bytes > 0 && !SharedPool::others_cannot_write())
@@ -155,7 +167,10 @@ Result<void> NodeImpl::listen() {
   endpoint = std::make_unique<rpc::Endpoint>(*loop, std::move(*transport), endpoint_options, *this);
   auto listening = endpoint->listen(options.listen);
   if (!listening) return with_context(listening.error(), "node '" + options.name + "' cannot listen");
-  address = *listening;
+  listening_at = *listening;
+  auto published = published_address(listening_at, options.publish);
+  if (!published) return with_context(published.error(), "node '" + options.name + "' cannot start");
+  address = *published;
 
   auto service = std::make_shared<NodeService>();
   service->metrics = [this] { return metrics.snapshot(); };
@@ -183,6 +198,8 @@ Result<void> NodeImpl::listen() {
 }
 
 Result<rpc::SessionId> NodeImpl::meet_registry(TimePoint deadline) {
+  MeetingReasons reasons;
+  Duration pause = kDialAgain;
   for (;;) {
     rpc::SessionId session = rpc::kLocal;
     {
@@ -196,17 +213,29 @@ Result<rpc::SessionId> NodeImpl::meet_registry(TimePoint deadline) {
     loop->wait_until([&] { return endpoint->ready(session) || meeting_error; }, deadline);
     Loop::Turn turn(*loop);
     if (endpoint->ready(session)) return session;
-    // The first node may not have started yet, or be about to go: only time can tell, but a refusal is final.
-    if (meeting_error && meeting_error->code != Code::kUnavailable) return *meeting_error;
-    const TimePoint again = clock->now() + kDialAgain;
+    // The first node may not have started yet, or be about to go, or have no room: only time can tell.
+    // Another refusal is final.
+    if (meeting_error) reasons.add(*meeting_error);
+    if (meeting_error && !reasons.may_change(*meeting_error)) return *meeting_error;
+    const TimePoint again = clock->now() + pause;
     if (again >= deadline) {
       endpoint->close(session, {Code::kCancelled, "gave up joining"});
-      std::string why = meeting_error ? ": " + meeting_error->message : "";
-      return Error{Code::kUnavailable, "no first node answers at " + options.registry + why +
-                                           "; start it first, or check the address"};
+      return reasons.error(options.registry, options.join_timeout);
     }
+    pause = std::min(pause * 2, kMostPause);
     loop->wait_until([] { return false; }, again);
   }
+}
+
+/// What is told to others of where this node is; with a registry, it depends on the way to that.
+Result<void> NodeImpl::publish_address() {
+  if (registry || !options.publish.empty()) return {};
+  Loop::Turn turn(*loop);
+  const std::string own_host = endpoint->local_host(registry_session);
+  auto published = published_address(listening_at, options.publish, own_host);
+  if (!published) return published.error();
+  address = *published;
+  return may_publish(address, own_host);
 }
 
 Result<void> NodeImpl::join() {
@@ -215,6 +244,8 @@ Result<void> NodeImpl::join() {
     auto met = meet_registry(deadline);
     if (!met) return with_context(met.error(), "node '" + options.name + "' cannot join");
   }
+  if (auto published = publish_address(); !published)
+    return with_context(published.error(), "node '" + options.name + "' cannot join");
   const Member self{options.node_id, options.name, options.role, address, options.metadata};
   auto membership = rpc::call_sync<Membership>(
       *endpoint, {registry_session, kRegistryActor}, "join", "joining",

@@ -5,6 +5,7 @@
 #include <troupe/actors/node.hpp>
 
 #include "node_impl.hpp"
+#include "published_address.hpp"
 
 namespace troupe {
 
@@ -210,7 +211,8 @@ void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, 
   std::erase_if(sessions, [&](const auto& entry) { return entry.second == session; });
   forget_found();
   ring.on_session_closed(session);
-  if (peer.incoming && error.code == Code::kUnauthenticated) log_refusal(peer, error);
+  const bool is_refusal = error.code == Code::kUnauthenticated || error.code == Code::kResourceExhausted;
+  if (peer.incoming && is_refusal) log_refusal(peer, error);
   if (registry) return registry->session_closed(session, error.message);
   if (!joined) {
     if (session == registry_session) meeting_error = error;
@@ -261,6 +263,12 @@ void NodeImpl::on_change(const MembershipChange& change) {
 
 void NodeImpl::log_change(const MembershipChange& change) const {
   const Logger& log = options.log;
+  if (registry && change.event == MembershipEvent::kJoined &&
+      reach_of(change.member.address) == AddressReach::kThisMachine &&
+      reach_of(address) != AddressReach::kThisMachine)
+    log.warn(
+        "a node publishes an address that other machines cannot use; set its node.publish, or node.listen",
+        {{"member", change.member.name}, {"address", change.member.address}});
   switch (change.event) {
     case MembershipEvent::kJoined:
       return log.info(

@@ -21,7 +21,9 @@ void add_node_settings(ConfigSchema& schema) {
   constexpr double kHour = 3600;
   schema.add("node.registry", d.registry, "address of the first node, which keeps the registry");
   schema.add("node.listen", d.listen, "address on which this node listens");
-  schema.add("node.secret", d.secret, "what all nodes of the cluster must know").confidential();
+  schema.add("node.publish", d.publish, "address that others are told to dial; empty: where it listens");
+  schema.add("node.secret", d.secret, "what all nodes of the cluster must know; none: nothing")
+      .confidential();
   schema.add("node.secret_file", d.secret_file, "file that holds the secret");
   schema.add("node.transport", d.transport.transports,
              "auto (shared memory on one machine, else RDMA or TCP), shm, tcp, or UCX's own names");
@@ -51,6 +53,7 @@ void add_node_settings(ConfigSchema& schema) {
 NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.registry", options.registry);
   take(config, "node.listen", options.listen);
+  take(config, "node.publish", options.publish);
   take(config, "node.secret", options.secret);
   take(config, "node.secret_file", options.secret_file);
   take(config, "node.transport", options.transport.transports);

@@ -21,6 +21,7 @@
 
 #include "caf_values.hpp"
 #include "directory.hpp"
+#include "identity.hpp"
 #include "log_rate.hpp"
 #include "loop_unit.hpp"
 #include "node_pool.hpp"
@@ -70,9 +71,10 @@ struct NodeImpl final : rpc::EndpointEvents {
   // node.cpp: coming and going
   Result<void> start();
   Result<void> drive_on_thread();
-  Result<void> listen();
+  Result<void> listen(const SharedSecret& secret);
   Result<void> join();
   Result<rpc::SessionId> meet_registry(TimePoint deadline);
+  Result<void> publish_address();
   void leave();
   Result<void> drain(Duration time);
   bool refuses_now(const rpc::InboundCall& call) const;
@@ -138,7 +140,8 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::unique_ptr<caf::actor_system_config> own_config;
   std::unique_ptr<caf::actor_system> own_system;
   caf::actor_system* system = nullptr;
-  std::string address;
+  std::string listening_at;
+  std::string address;  // where others reach it
   bool joined = false;
   rpc::SessionId registry_session = rpc::kLocal;
 

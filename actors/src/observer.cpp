@@ -54,7 +54,8 @@ Result<void> ClusterObserver::Impl::start() {
     rpc::EndpointOptions own;
     own.node_id = random_node_id();
     own.node_name = "observer";
-    own.secret = *secret;
+    own.secret = secret->text;
+    own.secret_is_of_this_machine = secret->of_this_user;
     own.default_timeout = options.timeout;
     own.metrics = false;
     endpoint = std::make_unique<rpc::Endpoint>(loop, std::move(*transport), own, *this);

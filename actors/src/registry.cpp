@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "identity.hpp"
+
 namespace troupe {
 
 namespace {
@@ -22,8 +24,7 @@ void Registry::methods(rpc::Methods<Registry>& methods) {
 }
 
 Result<Membership> Registry::join(const rpc::CallContext& context, const Member& member) {
-  if (member.name.empty() || member.node_id == 0)
-    return Error{Code::kInvalidArgument, "a node needs a name and an id to join"};
+  if (auto fit = check_member(member); !fit) return fit.error();
   for (const auto& [session, entry] : entries_) {
     if (entry.member.name == member.name)
       return Error{Code::kAlreadyExists, "a node named '" + member.name + "' has joined already, from " +

@@ -80,6 +80,15 @@ TEST_CASE("a secret may stand in a file, that not everybody can read") {
   CHECK(code_of(Node::start({.name = "alice", .secret_file = "/no/such/file"})) == Code::kNotFound);
 }
 
+TEST_CASE("a secret is the same with the line end of its file, and spaces are none") {
+  RealCluster cluster;
+  auto alice = cluster.start({.name = "alice", .secret = kSecret});
+  REQUIRE_MESSAGE(alice.ok(), text_of(alice));
+  const auto bob = cluster.start({.name = "bob", .secret = kSecret + "\r\n"});
+  CHECK_MESSAGE(bob.ok(), text_of(bob));
+  CHECK(code_of(cluster.start({.name = "carol", .secret = " \n"})) == Code::kInvalidArgument);
+}
+
 TEST_CASE("without a secret a node does not start where other machines reach it, nor joins there") {
   const auto open = Node::start({.name = "alice", .listen = "0.0.0.0:0"});
   CHECK(code_of(open) == Code::kFailedPrecondition);

@@ -108,6 +108,17 @@ class Process {
   std::string read_;
 };
 
+/// An environment variable of the processes that are started meanwhile.
+struct Variable {
+  Variable(const char* variable, const std::string& value) : name(variable) {
+    setenv(name, value.c_str(), 1);
+  }
+  ~Variable() { unsetenv(name); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+  const char* name;
+};
+
 /// The program of helper/node.cpp as a node of a cluster.
 struct NodeProcess {
   std::string name;

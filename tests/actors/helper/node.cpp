@@ -16,6 +16,7 @@
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/remote.hpp>
+#include <troupe/runtime/config.hpp>
 
 #include "../leak/leaving.hpp"
 #include "../states.hpp"
@@ -74,7 +75,8 @@ void lean(Node& node, std::istringstream& words, test::Leaning& leaning) {
 }  // namespace
 
 // Arguments: name, listening address, the registry ("" for the first node), UCX transports, UCX devices,
-// silence limit in ms. Environment: TROUPE_NODE_SECRET.
+// silence limit in ms. Environment: TROUPE_NODE_SECRET, TROUPE_NODE_PUBLISH,
+// TROUPE_NODE_JOIN_TIMEOUT, TROUPE_NODE_LOG (a file).
 int main(int count, char** arguments) {
   if (count != 7) return 2;
   NodeOptions options;
@@ -85,6 +87,10 @@ int main(int count, char** arguments) {
   options.transport.net_devices = arguments[5];
   options.silence_limit = std::chrono::milliseconds(std::stol(arguments[6]));
   if (const char* secret = std::getenv("TROUPE_NODE_SECRET")) options.secret = secret;
+  if (const char* publish = std::getenv("TROUPE_NODE_PUBLISH")) options.publish = publish;
+  if (const char* limit = std::getenv("TROUPE_NODE_JOIN_TIMEOUT"))
+    options.join_timeout = parse_duration(limit).value();
+  if (const char* file = std::getenv("TROUPE_NODE_LOG")) options.log = Logger::open({.file = file}).value();
   options.heartbeat_interval = options.silence_limit / 5;
   auto node = Node::start(options);
   if (!node) {

@@ -45,8 +45,13 @@ struct NodeOptions {
   /// The address of the first node, which keeps the registry. Empty: this is the first node.
   std::string registry = {};
   std::string listen = "127.0.0.1:0";
+  /// The address that others are told to dial, if it is not the one where this node listens: a host, or
+  /// host:port, behind which something forwards to it. Empty: where it listens; for 0.0.0.0 and [::] the
+  /// number by which this machine reaches the first node, or one of its interfaces'.
+  std::string publish = {};
   /// What all nodes of the cluster know, at least 16 bytes: without it nobody gets in. Needed for listening
-  /// or joining off this machine. Empty: the contents of secret_file; if that is empty too, there is none.
+  /// or joining off this machine. Empty: the contents of secret_file; if that is empty too, a secret that all
+  /// processes of this user on this machine share. "none": there is none.
   std::string secret = {};
   std::string secret_file = {};  ///< only its owner, and group, may be able to read it
   rpc::TransportOptions transport = {};
@@ -110,8 +115,9 @@ struct ActorAnswer {
 class Node {
  public:
   /// Joins the cluster. kAlreadyExists: a living node has that name, or the listening address is in use.
-  /// kUnavailable: no first node at `registry` within the join timeout. kFailedPrecondition: it speaks
-  /// another version of the protocol, or another machine is to be reached without a secret. kUnauthenticated:
+  /// kUnavailable: no first node at `registry` within the join timeout. kResourceExhausted: it had no room
+  /// for so long. kFailedPrecondition: it speaks another version of the protocol, or another machine is to be
+  /// reached without a secret, or from an address that others cannot use. kUnauthenticated:
   /// the first node has another secret, or only one of both has one.
   static Result<std::unique_ptr<Node>> start(NodeOptions options);
   /// shutdown(), then goes. No other thread may be in a function of the node or wait for a future of it: if
