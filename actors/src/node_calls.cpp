@@ -230,8 +230,8 @@ void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, 
                                              ", is gone: " + error.message});
 }
 
-void NodeImpl::on_quiet(rpc::SessionId, const rpc::Peer& peer, Duration silence) {
-  ring.on_quiet(peer, silence);
+void NodeImpl::on_quiet(rpc::SessionId session, const rpc::Peer&, Duration silence) {
+  ring.on_quiet(session, silence);
 }
 
 void NodeImpl::on_news(rpc::SessionId, std::uint64_t version) {

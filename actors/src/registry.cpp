@@ -70,6 +70,7 @@ Result<void> Registry::publish(const rpc::CallContext& context, const std::strin
   own->second.actors.emplace(name, number);
   announce(
       {0, MembershipEvent::kPublished, own->second.member, {name, own->second.member.node_id, number}, ""});
+  tell(context.session, notices_);  // before the answer: who has published knows what is published
   return {};
 }
 
@@ -81,6 +82,7 @@ Result<void> Registry::unpublish(const rpc::CallContext& context, const std::str
   const NamedActor ended{name, own->second.member.node_id, actor->second};
   own->second.actors.erase(actor);
   announce({0, MembershipEvent::kUnpublished, own->second.member, ended, "it has ended"});
+  tell(context.session, notices_);
   return {};
 }
 
@@ -152,17 +154,20 @@ void Registry::send_notices() {
   members.reserve(entries_.size());
   for (const auto& [session, entry] : entries_)
     if (session != rpc::kLocal) members.push_back(session);
-  for (const rpc::SessionId member : members) {
-    const auto found = entries_.find(member);
-    if (found == entries_.end() || found->second.since >= changes.back().version) continue;
-    const auto news = std::find_if(changes.begin(), changes.end(), [&](const MembershipChange& change) {
-      return change.version > found->second.since;
-    });
-    if (news == changes.begin())
-      ways_.notify(member, changes);
-    else
-      ways_.notify(member, {news, changes.end()});
-  }
+  for (const rpc::SessionId member : members) tell(member, changes);
+}
+
+void Registry::tell(rpc::SessionId member, const std::vector<MembershipChange>& changes) {
+  const auto found = entries_.find(member);
+  if (member == rpc::kLocal || found == entries_.end() || changes.empty()) return;
+  const std::uint64_t told =
+      std::exchange(found->second.told, std::max(found->second.told, changes.back().version));
+  const auto news = std::find_if(changes.begin(), changes.end(),
+                                 [&](const MembershipChange& change) { return change.version > told; });
+  if (news == changes.begin())
+    ways_.notify(member, changes);
+  else if (news != changes.end())
+    ways_.notify(member, {news, changes.end()});
 }
 
 Result<void> Registry::suspect(const rpc::CallContext& context, std::uint64_t node_id,

@@ -56,12 +56,13 @@ class Registry : public std::enable_shared_from_this<Registry> {
   struct Entry {
     Member member;
     std::map<std::string, std::uint64_t> actors;
-    std::uint64_t since = 0;  // the version that it was given when it joined
+    std::uint64_t told = 0;  // all changes up to this version, by the answer to its join or by notices
     bool leaving = false;
   };
   void remove(rpc::SessionId session, MembershipEvent event, const std::string& reason);
   void announce(MembershipChange change);
   void tell_own_node();
+  void tell(rpc::SessionId member, const std::vector<MembershipChange>& changes);
   void send_notices();
 
   Loop& loop_;

@@ -55,21 +55,27 @@ void WatchRing::review() {
 }
 
 void WatchRing::watch(Watched& watched) {
+  if (watched.lost == TimePoint{}) watched.lost = node_.loop->now();
   const auto session = node_.session_to(watched.node_id);
   if (!session) return lose(watched);
   watched.session = *session;
+  if (node_.endpoint->ready(*session)) watched.lost = {};
   node_.endpoint->keep_watch(*session, true);
 }
 
 void WatchRing::lose(Watched& watched) {
   watched.session = 0;
-  watched.lost = node_.loop->now();
+  if (watched.lost == TimePoint{}) watched.lost = node_.loop->now();
   if (!again_.scheduled()) node_.loop->schedule_after(again_, node_.options.heartbeat_interval);
 }
 
 void WatchRing::on_session(rpc::SessionId session, std::uint64_t node_id) {
   for (Watched& watched : watched_) {
-    if (watched.session != session || watched.node_id == node_id) continue;
+    if (watched.session != session) continue;
+    if (watched.node_id == node_id) {
+      watched.lost = {};
+      continue;
+    }
     node_.endpoint->keep_watch(session, false);  // another node has the address by now
     lose(watched);
   }
@@ -92,11 +98,13 @@ void WatchRing::try_again() {
   }
 }
 
-void WatchRing::on_quiet(const rpc::Peer& peer, Duration silence) {
-  if (!takes_part()) return;
+void WatchRing::on_quiet(rpc::SessionId session, Duration silence) {
+  const auto quiet = std::find_if(watched_.begin(), watched_.end(),
+                                  [&](const Watched& watched) { return watched.session == session; });
+  if (!takes_part() || quiet == watched_.end()) return;
   const rpc::Peer* registry = node_.endpoint->peer(node_.registry_session);
-  if (registry && registry->node_id == peer.node_id) return doubt_registry();
-  report(peer.node_id, silence);
+  if (registry && registry->node_id == quiet->node_id) return doubt_registry();
+  report(quiet->node_id, silence);
 }
 
 void WatchRing::report(std::uint64_t node_id, Duration silence) {

@@ -31,7 +31,7 @@ class WatchRing {
   void close();
   void on_session(rpc::SessionId session, std::uint64_t node_id);
   void on_session_closed(rpc::SessionId session);
-  void on_quiet(const rpc::Peer& peer, Duration silence);
+  void on_quiet(rpc::SessionId session, Duration silence);
   void on_news(std::uint64_t version);
   /// A node that watches the registry has heard nothing of it.
   void doubt_registry();
@@ -40,7 +40,7 @@ class WatchRing {
   struct Watched {
     std::uint64_t node_id = 0;
     rpc::SessionId session = 0;  // 0: none at the moment
-    TimePoint lost{};            // since then
+    TimePoint lost{};            // since then it is not met; 0: it is
   };
   void review();
   void watch(Watched& watched);

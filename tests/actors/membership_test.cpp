@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include <troupe/rpc/client.hpp>
 #include <troupe/rpc/endpoint.hpp>
 
 #include "cluster.hpp"
@@ -349,7 +350,12 @@ TEST_CASE("who was taken for dead has no way back: its calls are refused, whoeve
     CHECK(code_of(refused) == Code::kUnavailable);
     CHECK(cluster.since(start) < std::chrono::seconds(1));
   }
-  CHECK(contains(text_of(zombie.rpc_sync<std::int64_t>("calculator-bob", "count")), "start it anew"));
+  const auto knock = [&] {
+    const Loop::Turn turn(zombie.loop());
+    return zombie.endpoint().connect(bob.address()).value();
+  };
+  const auto refused = rpc::call_sync<void>(zombie.endpoint(), {knock(), 2}, "any", "knocking", {});
+  CHECK_MESSAGE(contains(text_of(refused), "start it anew"), text_of(refused));
 }
 
 TEST_CASE("a missed notice is made up for") {

@@ -1,5 +1,9 @@
 // Whose silence is noticed, when, and what that costs.
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include "endpoint_support.hpp"
+#include "meeting/socket.hpp"
 
 namespace troupe::rpc::testing {
 
@@ -117,6 +121,24 @@ TEST_CASE("liveness: a suspected peer that is silent ends when both have heard n
     const Duration left = std::max<Duration>(kSilence - told, kSilence / 4);
     CHECK(duo.now() - suspected >= left);
     CHECK(duo.now() - suspected <= left + 1ms);
+  }
+}
+
+TEST_CASE("liveness: connections on one machine are not probed by the kernel, however many rest") {
+  auto address = SocketAddress::parse("127.0.0.1:0");
+  REQUIRE(address.ok());
+  auto listening = listen_socket(*address);
+  REQUIRE(listening.ok());
+  auto dialled = connecting_socket(SocketAddress::local_of(listening->get()));
+  REQUIRE(dialled.ok());
+  const UniqueFd accepted(::accept(listening->get(), nullptr, nullptr));
+  REQUIRE(accepted);
+  for (const int fd : {dialled->get(), accepted.get()}) {
+    tune_stream(fd);
+    int probed = -1;
+    socklen_t size = sizeof probed;
+    REQUIRE(::getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &probed, &size) == 0);
+    CHECK(probed == 0);
   }
 }
 

@@ -158,8 +158,11 @@ ssize_t send_some(int fd, std::span<const std::byte> bytes) {
 
 void tune_stream(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  // On one machine the end of a process is the end of its sockets, and a thousand links would be probed in
+  // vain.
+  if (SocketAddress::peer_of(fd).is_local()) return;
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 10);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
   set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }

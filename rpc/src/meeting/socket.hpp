@@ -43,7 +43,8 @@ Result<void> connect_result(int fd, const SocketAddress& address);
 Error no_answer(const SocketAddress& address, const std::string& time);
 /// Sends what the kernel takes at once; returns how much, or -1 when the stream is broken.
 ssize_t send_some(int fd, std::span<const std::byte> bytes);
-/// Low latency, and probes for a peer whose machine has gone silently.
+/// Low latency, and probes for a peer on another machine, which may have gone silently: a link may rest for
+/// days.
 void tune_stream(int fd);
 
 }  // namespace troupe::rpc

@@ -123,16 +123,16 @@ struct Liveness::Verdicts {
 void Liveness::look_at(Session& session, TimePoint now, bool listening, Verdicts& verdicts) {
   const EndpointOptions& options = endpoint_.options_;
   const bool ready = session.ready();
-  if (auto death = judge(session, now); death && (listening || !ready)) {
+  if (auto death = judge(session, now); death && listening) {
     verdicts.dead.emplace_back(session.id(), std::move(*death));
     return;
   }
-  if (!ready) return;
-  const TimePoint since = session.life.silent_since();
+  const TimePoint since = ready ? session.life.silent_since() : session.begun;
   const Duration silence = now - since;
-  if (silence >= options.heartbeat_interval / 2) ask(session);
+  if (ready && silence >= options.heartbeat_interval / 2) ask(session);
   if (listening && session.life.watched && silence >= options.silence_limit / 2)
     verdicts.quiet.emplace_back(session.id(), silence);
+  if (!ready) return;
   if (const TimePoint judged = since + patience(options.silence_limit); judged > now)
     verdicts.next = std::min(verdicts.next, judged);
 }
