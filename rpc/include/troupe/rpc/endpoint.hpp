@@ -117,8 +117,8 @@ class EndpointEvents {
   /// Once for every session that did not end by close(), also for one that was never ready. All its
   /// open calls have been answered already.
   virtual void on_session_closed(SessionId session, const Peer& peer, const Error& error) = 0;
-  /// Nothing was heard of a peer, met or not, that is watched (Endpoint::keep_watch) for half the silence limit, or
-  /// longer; again in each heartbeat interval, until it is heard or its session ends.
+  /// Nothing was heard of a peer, met or not, that is watched (Endpoint::keep_watch) for half the silence
+  /// limit, or longer; again in each heartbeat interval, until it is heard or its session ends.
   virtual void on_quiet(SessionId session, const Peer& peer, Duration silence) {
     (void)session, (void)peer, (void)silence;
   }
