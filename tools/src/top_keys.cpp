@@ -11,9 +11,8 @@ namespace troupe::tools {
 
 namespace {
 
-constexpr std::string_view kHelp =
-    "q quit   n name  r role  o out/s  i in/s  m MB/s  p open  e err/s  b busy, again: reversed   "
-    "arrows, page keys, home, end: scroll";
+/// Within 80 columns. What each letter sorts by is told by --help.
+constexpr std::string_view kHelp = "q quit  n r o i m p e b sort, again: turned  arrows, page keys scroll";
 
 constexpr std::array<std::pair<char, TopOrder>, 8> kOrders{{{'n', TopOrder::kName},
                                                             {'r', TopOrder::kRole},
