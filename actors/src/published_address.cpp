@@ -91,6 +91,9 @@ Result<HostPort> read_wish(const std::string& wanted, std::uint16_t port) {
   auto read = parse_host_port(has_port ? text : text + ":" + std::to_string(port));
   if (!read) return bad_wish(wanted, "it is not of this form");
   if (read->port == 0) return bad_wish(wanted, "it has port 0");
+  const HostNumber number(read->host);
+  if (read->host.find(':') != std::string::npos && !number.v4 && !number.v6)
+    return bad_wish(wanted, "it is no address of IPv6");
   return read;
 }
 

@@ -3,6 +3,7 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <cstdlib>
 #include <thread>
 
 #include <troupe/rpc/endpoint.hpp>
@@ -282,7 +283,9 @@ TEST_CASE("a peer that speaks another version of the protocol") {
     address = *listening;
   }
   std::thread home([&] { loop.run(); });
+  ::setenv("TROUPE_NODE_SECRET", "none", 1);  // as the peer has it
   const Finished done = run({"worker", "--name", "worker-0", "--registry", address});
+  ::unsetenv("TROUPE_NODE_SECRET");
   {
     Loop::Turn turn(loop);
     endpoint->shut_down();

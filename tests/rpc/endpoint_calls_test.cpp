@@ -147,15 +147,18 @@ TEST_CASE_TEMPLATE("endpoint: unusual timeouts", Kind, TROUPE_ENDPOINT_TRANSPORT
   Duo<Kind> duo;
   duo.connect();
   Answer& negative = duo.answer();
+  Answer& nothing_left = duo.answer();
   Answer& lowest = duo.answer();
   Answer& longest = duo.answer();
   Answer& normal = duo.answer();
   start_call(*duo.a.endpoint, {duo.ab, 1}, "add", -1ns, negative, 1, 2);
-  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", Duration(INT64_MIN), lowest, 1, 2);
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", 0ns, nothing_left, 1, 2);
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", Duration(INT64_MIN + 1), lowest, 1, 2);
   CHECK(negative.code() == Code::kDeadlineExceeded);
+  CHECK(nothing_left.code() == Code::kDeadlineExceeded);
   CHECK(lowest.code() == Code::kDeadlineExceeded);
-  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", Duration(INT64_MAX), longest, 1, 2);
-  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", 0ns, normal, 1, 2);  // the default
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", kNoDeadline, longest, 1, 2);
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "add", kDefaultTimeout, normal, 1, 2);
   REQUIRE(duo.until([&] { return longest.count + normal.count == 2; }));
   CHECK(longest.code() == Code::kOk);
   CHECK(normal.code() == Code::kOk);
