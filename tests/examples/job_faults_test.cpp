@@ -4,8 +4,10 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <cstdlib>
+#include <fstream>
 #include <thread>
 
+#include <troupe/actors/node.hpp>
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/clock.hpp>
 
@@ -269,6 +271,11 @@ TEST_CASE("a peer that speaks another version of the protocol") {
   NoEvents events;
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::string address;
+  // Which the first node of a user makes.
+  REQUIRE(Node::start({.name = "first"}));
+  std::string secret;
+  std::ifstream(std::string(std::getenv("XDG_STATE_HOME")) + "/troupe/secret") >> secret;
+  REQUIRE_FALSE(secret.empty());
   {
     Loop::Turn turn(loop);
     auto transport = rpc::make_process_transport(loop);
@@ -277,15 +284,14 @@ TEST_CASE("a peer that speaks another version of the protocol") {
     options.node_id = 1;
     options.node_name = "old";
     options.protocol_version = 77;
+    options.secret = secret;
     endpoint = std::make_unique<rpc::Endpoint>(loop, std::move(*transport), options, events);
     auto listening = endpoint->listen("127.0.0.1:0");
     REQUIRE(listening);
     address = *listening;
   }
   std::thread home([&] { loop.run(); });
-  ::setenv("TROUPE_NODE_SECRET", "none", 1);  // as the peer has it
   const Finished done = run({"worker", "--name", "worker-0", "--registry", address});
-  ::unsetenv("TROUPE_NODE_SECRET");
   {
     Loop::Turn turn(loop);
     endpoint->shut_down();
