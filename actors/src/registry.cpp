@@ -98,6 +98,12 @@ rpc::Future<void> Registry::barrier(const rpc::CallContext& context, const std::
   return barriers_.enter(name, own->second.member.name, participants, Duration(timeout_ns));
 }
 
+std::optional<rpc::SessionId> Registry::session_of(std::uint64_t node_id) const {
+  for (const auto& [session, entry] : entries_)
+    if (entry.member.node_id == node_id) return session;
+  return {};
+}
+
 Membership Registry::list() const {
   Membership all{version_, {}, {}};
   for (const auto& [session, entry] : entries_) {

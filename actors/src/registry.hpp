@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ class Registry : public std::enable_shared_from_this<Registry> {
   Result<void> suspect(const rpc::CallContext& context, std::uint64_t node_id, std::int64_t silence_ns);
   void suspect_member(std::uint64_t node_id, Duration silence);
   Membership list() const;
+  /// On which a member joined. Looks at all.
+  std::optional<rpc::SessionId> session_of(std::uint64_t node_id) const;
 
   /// Waits in Node::barrier(): see there, and Barriers. kUnavailable: one of the participants is gone.
   rpc::Future<void> barrier(const rpc::CallContext& context, const std::string& name,

@@ -56,7 +56,9 @@ void WatchRing::review() {
 
 void WatchRing::watch(Watched& watched) {
   if (watched.lost == TimePoint{}) watched.lost = node_.loop->now();
-  const auto session = node_.session_to(watched.node_id);
+  // The registry knows a member by the session on which it joined, also before that is ready at this end.
+  const auto joined = node_.registry ? node_.registry->session_of(watched.node_id) : std::nullopt;
+  const auto session = joined ? Result<rpc::SessionId>(*joined) : node_.session_to(watched.node_id);
   if (!session) return lose(watched);
   watched.session = *session;
   if (node_.endpoint->ready(*session)) watched.lost = {};

@@ -332,7 +332,7 @@ TEST_CASE("a node that does not get through to the first one says what may be in
     Process joining(
         HostNode{.host = 2, .node = {.name = "joining", .listen = Lan::address(2) + ":0", .registry = at}}
             .command(lan));
-    const std::string line = joining.line();
+    std::string line = joining.line();
     CHECK(joining.end() == 1);
     return line;
   };

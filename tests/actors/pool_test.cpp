@@ -166,6 +166,7 @@ TEST_CASE("pool: a long method leaves its node's loop free, and its actor's othe
 TEST_CASE("pool: methods that say so run at the same time") {
   Nodes nodes;
   std::vector<rpc::Future<void>> all;
+  all.reserve(3);
   for (int i = 0; i < 3; ++i) all.push_back(nodes.alice.rpc_async<void>("trainer", "beside"));
   for (auto& each : all) CHECK(each.get().ok());
   CHECK(nodes.state->most_inside == 3);

@@ -69,6 +69,7 @@ TEST_CASE("who makes the secret at the same time has the same") {
     std::array<std::string, 8> secrets;
     {
       std::vector<std::jthread> threads;
+      threads.reserve(secrets.size());
       for (std::string& secret : secrets)
         threads.emplace_back([&] {
           const auto made = user_secret(place);

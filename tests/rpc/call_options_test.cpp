@@ -269,7 +269,8 @@ TEST_CASE_TEMPLATE("errors: an exception's type comes with its error, and the ca
        Code::kInternal},
       {"no_memory", "std::bad_alloc", Code::kResourceExhausted},
       {"fails", "", Code::kAborted}};
-  for (const auto& [method, type, code] : all) {
+  for (const auto& [name, type, code] : all) {
+    const char* const method = name;
     CAPTURE(method);
     duo.b.failures.clear();
     const auto failed = duo.template call<std::int64_t>(method);

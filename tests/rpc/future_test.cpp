@@ -68,6 +68,7 @@ TEST_CASE("future: what a continuation throws is not for who gives the value") {
   Loop loop(clock, {.on_exception = [&](const std::string& what) { told.push_back(what); }});
   const Loop::Turn turn(loop);
   std::vector<Promise<int>> promises;
+  promises.reserve(3);
   for (int i = 0; i < 3; ++i) promises.emplace_back(loop);
   int came = 0;
   for (Promise<int>& promise : promises)

@@ -36,7 +36,7 @@ struct Adder {
         .add("careless",
              [](Adder& self, const Tensor& a, const Tensor& b) {
                ++self.begun;
-               const Tensor sum = a.clone();
+               Tensor sum = a.clone();
                const auto from = b.reshape(a.shape()).as<const float>();
                for (std::size_t i = 0; i < from.size(); ++i) sum.as<float>()[i] += from[i];
                return sum;

@@ -381,6 +381,7 @@ void Schedule::meet() {
   barriers_.push_back({expected, {}});
   const std::uint64_t barrier = barriers_.size() - 1;
   std::vector<std::string> names;
+  names.reserve(expected.size());
   for (const int index : expected) names.push_back("n" + std::to_string(index));
   for (const int index : expected) {
     Member* caller = find(from);  // calls let no time pass, yet nothing here relies on that

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <string>
 #include <unordered_map>
 
@@ -118,7 +120,9 @@ CompletionQueue::~CompletionQueue() {
   }
   // Its mutex may be locked for ever here, by a thread that only the parent has: so the rest stays as it is.
   shared_->close_descriptor();
-  [[maybe_unused]] auto* const abandoned = new std::shared_ptr<Shared>(std::move(shared_));
+  // The reference is moved to where nobody ends it.
+  alignas(std::shared_ptr<Shared>) std::byte abandoned[sizeof(std::shared_ptr<Shared>)];
+  new (abandoned) std::shared_ptr<Shared>(std::move(shared_));
 }
 
 int CompletionQueue::descriptor() const {

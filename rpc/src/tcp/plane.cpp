@@ -101,6 +101,7 @@ Plane::Plane(Loop& loop, DataPlane& data, Offer offer)
       scratch_(ready_ ? Connection::kScratchBytes : 0),
       retired_timer_([this] { look_at_retired(); }) {
   if (!ready_) offer_ = Offer::kNone;
+  resting_ = true;
 }
 
 Plane::~Plane() {
@@ -145,6 +146,7 @@ Result<WayEnd*> Plane::open(LinkId link, std::span<const std::byte> peer_offer) 
     return Error{Code::kInvalidArgument, "the peer's data address is malformed: it takes no streams"};
   channel->opened = true;
   opened_.push_back(channel);
+  resting_ = false;
   loop_.schedule_after(*channel, kConnectTimeout);
   if (!channel->incoming) {
     const SocketAddress there = data_.meeting->remote_address(link);
@@ -199,6 +201,7 @@ void Plane::remove(LinkId link) {
   for (auto* list : {&busy_, &collected_})
     std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
   std::erase(opened_, channel.get());
+  resting_ = opened_.empty();
   removed_.push_back(std::move(channel));
 }
 

@@ -45,8 +45,12 @@ void for_each_tensor([[maybe_unused]] T& value, [[maybe_unused]] Visit&& visit) 
   if constexpr (std::is_same_v<Value, Tensor>) {
     visit(value);
   } else if constexpr (is_tensor_of<Value>) {
-    Tensor tensor = value.tensor();
-    visit(tensor);
+    if constexpr (std::is_invocable_v<Visit&, const Tensor&>) {
+      visit(value.tensor());
+    } else {
+      Tensor tensor = value.tensor();  // dense already: nothing is to be made of it
+      visit(tensor);
+    }
   } else if constexpr (HasFields<Value>) {
     std::apply([&](auto... field) { (for_each_tensor(value.*field, visit), ...); }, Fields<Value>::fields);
   } else if constexpr (is_optional<Value>) {
