@@ -6,7 +6,8 @@
 #   control  a TCP or unix socket; frames of [u32 little-endian length][one Control message].
 #            The first four bytes tell such a connection from a stream of data, which may be dialled at the same
 #            port: that begins with 0x31535554, more than any message's length (tcp/wire.hpp).
-#   data     UCX active messages; each is one Envelope, with the bytes of its attachments beside it.
+#   data     rings in shared memory, two streams over TCP, or UCX active messages, whichever both sides can use
+#            (docs/wire-protocol.md); each message is one Envelope, with its attachments' bytes beside it.
 #
 # A link between nodes that have a shared secret begins with a proof of it, on the control way, before
 # anything else is said or read. The dialling side sends `greeting`, the accepting side `challenge`; each
@@ -80,7 +81,7 @@ struct Hello {
 struct Envelope {
   kind       @0 :Kind;
   bodyApart  @1 :Bool;         # The Body is not in `body` but is the first attachment's bytes, a message of
-                               # its own: it was too long for an active message's header.
+                               # its own: with it the envelope would have more than 4,096 bytes.
   callId     @2 :UInt64;       # Chosen by the caller, unique among its open calls on this link; the
                                # reply carries it. Late replies to an ended call are dropped.
   target     @3 :UInt64;       # request: the actor, as the callee numbers them. item: its number, from 0.
