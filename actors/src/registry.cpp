@@ -29,6 +29,9 @@ Result<Membership> Registry::join(const rpc::CallContext& context, const Member&
     if (entry.member.name == member.name)
       return Error{Code::kAlreadyExists, "a node named '" + member.name + "' has joined already, from " +
                                              entry.member.address + "; give this one another name"};
+    if (entry.member.node_id == member.node_id)
+      return Error{Code::kAlreadyExists,
+                   "a node with this id has joined already: '" + entry.member.name + "'"};
     if (session == context.session) return Error{Code::kAlreadyExists, "this node has joined already"};
   }
   gone_.erase(member.name);

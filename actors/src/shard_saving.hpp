@@ -25,6 +25,8 @@ void ShardServer::on_disk(Body work, Then then) {
         return work();
       } catch (const std::bad_alloc&) {
         return Error{Code::kResourceExhausted, "no memory for a table"};
+      } catch (const std::exception& exception) {  // of an optimizer of the program's, for instance
+        return Error{Code::kInternal, std::string("work on the disk: ") + exception.what()};
       }
     }();
     loop.post([alive = std::move(alive), answer = std::move(answer), then = std::move(then)]() mutable {

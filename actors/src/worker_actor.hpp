@@ -87,9 +87,10 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
       enqueue(make_mail(nullptr, caf::make_message_id(), CallBox(std::move(call))), nullptr);
       return unit_->run();
     }
-    running_ = true;
-    invoke(std::move(call));
-    running_ = false;
+    {
+      const Running running(running_);
+      invoke(std::move(call));
+    }
     if (postponed_ || kept_) after_call();
   }
   /// Takes the last reference to the actor, which is dropped after the call at which it is, if there is one:
@@ -145,6 +146,17 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
       if (link->actor) link->actor->go_on();
     });
   }
+  /// While a call runs, however that ends.
+  class Running {
+   public:
+    explicit Running(bool& running) : running_(running) { running_ = true; }
+    ~Running() { running_ = false; }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+
+   private:
+    bool& running_;
+  };
   /// The job in the pool is done: takes up those that have come meanwhile, up to the next one for the pool.
   void go_on() {
     constexpr int kAtOnce = 64;
@@ -152,13 +164,14 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
     held_ = !later_.empty();
     if (running_) return;  // it was refused at once, inside of the call
     const std::shared_ptr<Link> link = link_;
-    running_ = true;
-    for (int i = 0; i < kAtOnce && !busy_ && !later_.empty(); ++i) {
-      rpc::InboundCallPtr call = later_.front().take();
-      later_.pop_front();
-      begin_waiting(std::move(call));
+    {
+      const Running running(running_);
+      for (int i = 0; i < kAtOnce && !busy_ && !later_.empty(); ++i) {
+        rpc::InboundCallPtr call = later_.front().take();
+        later_.pop_front();
+        begin_waiting(std::move(call));
+      }
     }
-    running_ = false;
     held_ = busy_ || !later_.empty();
     if (!busy_ && held_)
       unit_->loop().defer([link] {

@@ -26,9 +26,35 @@ std::string place_of(std::string_view text, std::size_t byte) {
   return std::to_string(line) + ":" + std::to_string(column);
 }
 
+/// No document of ours comes near it; far deeper ones would overflow the stack when they are written again.
+constexpr int kDeepest = 256;
+
+/// As far as brackets outside of strings tell.
+bool too_deep(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kDeepest) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, std::string_view what, JsonComments comments) {
+  if (too_deep(text))
+    return Error{Code::kInvalidArgument,
+                 std::string(what) + ": nested deeper than " + std::to_string(kDeepest) + " levels"};
   try {
     return Json::parse(text.begin(), text.end(), nullptr, true, comments == JsonComments::kAllowed);
   } catch (const Json::parse_error& exception) {

@@ -76,7 +76,7 @@ TEST_CASE("a node whose limit lets nobody in says so to who comes") {
       CHECK_MESSAGE(contains(ready, "Too many open files"), ready);
       continue;
     }
-    const Variable join_timeout("TROUPE_NODE_JOIN_TIMEOUT", "1s");
+    const Variable join_timeout("TROUPE_NODE_JOIN_TIMEOUT", "4s");
     Process joining(NodeProcess{.name = "joining", .registry = ready.substr(6)}.command());
     const std::string line = joining.line();
     CHECK_MESSAGE(contains(line, "failed RESOURCE_EXHAUSTED"), line);

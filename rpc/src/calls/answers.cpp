@@ -202,11 +202,18 @@ void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool 
     liveness_->wake();
   }
   if (!frame) return;
+  send_kept(call, *frame);
+  if (!keep) return begin_repeats(std::move(repeats));
   for (const InboundCallPtr& repeat : repeats) {
     forget(*repeat);
     send_kept(*repeat, *frame);
   }
-  send_kept(call, *frame);
+}
+
+/// What they repeat never ran: the latest of them does, and the others wait for that one.
+void EndpointCore::begin_repeats(std::vector<InboundCallPtr>&& repeats) {
+  for (auto repeat = repeats.rbegin(); repeat != repeats.rend(); ++repeat)
+    if (!take_repeat(*repeat)) hand_on(std::move(*repeat));
 }
 
 void EndpointCore::send_kept(const InboundCall& call, const OutFrame& answer) {

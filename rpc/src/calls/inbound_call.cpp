@@ -106,8 +106,11 @@ void EndpointCore::delist(InboundCall& call) {
 }
 
 void EndpointCore::answer(InboundCall& call, const BodyWriter& body) {
-  auto frame = encode({MessageKind::kReply, call.header().call_id, call.items_, 0, 0, Duration{0}, {}}, body,
-                      call.session_, true);
+  MessageHeader header;  // member by member: as a list of values it would be zeroed first, word by word
+  header.kind = MessageKind::kReply;
+  header.call_id = call.header().call_id;
+  header.target = call.items_;
+  auto frame = encode(header, body, call.session_, true);
   if (frame) call.metered_.sent(bytes_of(*frame));
   if (call.span_ && !frame) detail::note_error(*call.span_, frame.error());
   if (call.span_) options_.tracer->stop(*call.span_);  // before the caller's; the rest has time

@@ -77,9 +77,9 @@ class InboundCalls {
   void set_chains(std::size_t count);
 
   std::vector<InboundCall*> chains_;  // a power of two
-  const std::uint64_t factor_;        // random and odd
+  std::size_t count_ = 0;       // not beside bytes_: both would be loaded as one, right after two stores
+  const std::uint64_t factor_;  // random and odd
   int shift_ = 0;
-  std::size_t count_ = 0;
   std::size_t bytes_ = 0;
 };
 

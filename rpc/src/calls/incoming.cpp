@@ -42,6 +42,10 @@ void EndpointCore::begin_request(InboundCallPtr call) {
     return call->reply_error({Code::kResourceExhausted, std::to_string(options_.limits.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
   if (call->header().token != 0 && take_repeat(call)) return;
+  hand_on(std::move(call));
+}
+
+void EndpointCore::hand_on(InboundCallPtr call) {
   // Most callers have decided against it.
   if (options_.tracer && call->header().trace.flags != TraceContext::kNotTraced) begin_span(*call);
   shield("a call that came in", [&] { events_.on_call(std::move(call)); });

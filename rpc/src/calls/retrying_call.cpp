@@ -88,10 +88,10 @@ void EndpointCore::RetryingCall::on_reply(Result<std::unique_ptr<InMessage>> rep
     endpoint_.loop_.schedule(*this, now + pause);
     return;
   }
-  if (!reply && reply.error().code == Code::kDeadlineExceeded && attempt_id_ != 0) give_up_attempt();
+  const bool given_up = !reply && reply.error().code == Code::kDeadlineExceeded;
   if (!reply && attempts_ > 1)
-    return finish(with_context(reply.error(), "after " + std::to_string(attempts_) + " attempts"));
-  finish(std::move(reply));
+    reply = with_context(reply.error(), "after " + std::to_string(attempts_) + " attempts");
+  end(std::move(reply), given_up ? attempt_id_ : 0);
 }
 
 Duration EndpointCore::RetryingCall::next_pause() {
@@ -101,9 +101,13 @@ Duration EndpointCore::RetryingCall::next_pause() {
   return longest - Duration(endpoint_.random_.between(0, longest.count() / 2));
 }
 
-/// Nobody waits for the last attempt, and there will be none after it.
-void EndpointCore::RetryingCall::give_up_attempt() {
-  endpoint_.send_cancel(target_, attempt_id_);
+/// finish(), and nobody waits for the attempt `given_up` any more, if that is one. The callee may be of this
+/// node, and do anything when it hears so: hence last.
+void EndpointCore::RetryingCall::end(Result<std::unique_ptr<InMessage>> reply, std::uint64_t given_up) {
+  EndpointCore& endpoint = endpoint_;
+  const CallTarget target = target_;
+  finish(std::move(reply));
+  if (given_up != 0) endpoint.send_cancel(target, given_up);
 }
 
 void EndpointCore::RetryingCall::cancel() {
@@ -112,8 +116,7 @@ void EndpointCore::RetryingCall::cancel() {
     endpoint_.cancel(open);  // its answer, kCancelled, ends this
     return;
   }
-  if (open != 0) give_up_attempt();
-  finish(Error{Code::kCancelled, "cancelled by the caller"});
+  end(Error{Code::kCancelled, "cancelled by the caller"}, open);
 }
 
 void EndpointCore::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {

@@ -36,7 +36,7 @@ class EndpointCore::RetryingCall final : public ReplySink, private TimerNode {
   void on_timer() override { attempt(); }
   Result<CallTarget> find_target() const;
   Duration next_pause();
-  void give_up_attempt();
+  void end(Result<std::unique_ptr<InMessage>> reply, std::uint64_t given_up);
   OpenSpan begin_attempt(OutFrame& frame);
 
   EndpointCore& endpoint_;

@@ -266,7 +266,11 @@ void EndpointCore::on_item(SessionId session, std::unique_ptr<InMessage> message
   OpenCall* call = find_call(call_id);
   if (!call || call->target.session != session) {
     ++stats_.replies_late;
-    return send_cancel({session, 0}, call_id);  // the writer has not heard, or heard twice of the call
+    // Not to a peer that reads nothing: what is said to it would lie here. A cancel may be lost.
+    const bool reads =
+        session == kLocal || transport_->bytes_in_flight(session) <= options_.limits.max_answer_bytes;
+    if (reads) send_cancel({session, 0}, call_id);  // the writer has not heard, or heard twice of the call
+    return;
   }
   ReplySink& sink = *call->sink;
   shield("who reads a stream", [&] { sink.on_item(std::move(message)); });

@@ -149,6 +149,8 @@ class EndpointCore final : private TransportEvents {
   void deliver(SessionId session, std::unique_ptr<InMessage>&& message);
   void on_request(SessionId session, std::unique_ptr<InMessage>&& message);
   void begin_request(InboundCallPtr call);
+  /// To the layer above.
+  void hand_on(InboundCallPtr call);
   void on_reply(SessionId session, std::unique_ptr<InMessage>&& message);
   void on_cancel(SessionId session, std::uint64_t call_id);
   void on_release(SessionId session, const InMessage& message);
@@ -167,6 +169,7 @@ class EndpointCore final : private TransportEvents {
   // answers.cpp: calls with a token
   void forget_caller(std::uint64_t node_id);
   bool take_repeat(InboundCallPtr& call);
+  void begin_repeats(std::vector<InboundCallPtr>&& repeats);
   InboundCall* first_of(const InboundCall& repeat);
   std::uint64_t caller_of(const InboundCall& call);
   void answer_token(InboundCall& call, const BodyWriter& body, bool keep);

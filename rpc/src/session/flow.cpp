@@ -52,7 +52,7 @@ bool Session::may_call(std::size_t bytes) const {
 }
 
 /// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
-bool Session::may_send(Flow flow, std::size_t bytes) const {
+[[gnu::always_inline]] inline bool Session::may_send(Flow flow, std::size_t bytes) const {
   const CallLimits& limits = endpoint_.options_.limits;
   const bool is_long = bytes > endpoint_.long_from_;
   if (flow == Flow::kCall && !may_call(bytes)) return false;

@@ -48,7 +48,8 @@ void Inbound::set_writer(pid_t pid, bool readable, const Bell& bell) {
 }
 
 Inbound::Got Inbound::receive(Arrival& arrival) {
-  if (lent_.size() >= kMostLent) return Got::kNothing;  // the others stay in the ring
+  if (!lent_.empty() && lent_.size() >= kMostLent) [[unlikely]]
+    return Got::kNothing;  // the others stay in the ring
   Record record;
   const auto found = reader_.next(record);
   if (found == RingReader::Found::kNothing) return Got::kNothing;

@@ -134,8 +134,10 @@ void Plane::leave(LinkId link) {
   const Depth depth(*this);
   Channel* const channel = channels_.find(link);
   if (!channel) return;
-  std::replace(reading_.begin(), reading_.end(), channel, static_cast<Channel*>(nullptr));
+  for (auto* list : {&reading_, &sending_, &copying_})
+    std::replace(list->begin(), list->end(), channel, static_cast<Channel*>(nullptr));
   has_holes_ = true;
+  channel->lost = true;  // its reading may be on the stack
   channel->out.reset();
 }
 

@@ -213,9 +213,10 @@ int ProcessTransport::deliver_held() {
 }
 
 void ProcessTransport::hold(Link& link, Arrival&& arrival) {
-  link.bytes_held += bytes_of(arrival.head, arrival.parts);
+  // One message may always be held, however long: it was on its way already.
   if (link.bytes_held > kMostHeldBytes)
     data_.lose(link.id, {Code::kResourceExhausted, "the peer goes on sending though it is not read"});
+  link.bytes_held += bytes_of(arrival.head, arrival.parts);
   link.held.push_back(std::move(arrival));
 }
 

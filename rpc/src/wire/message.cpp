@@ -141,10 +141,13 @@ void OutMessage::values(std::uint32_t count) {
   Impl& message = impl();
   message.attempt([&] {
     flat::Writer& writer = message.writer;
-    message.body = writer.add_struct(
-        slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kBody), message.body_layout());
-    if (!message.metadata.empty()) [[unlikely]]
+    const std::uint32_t slot = slot_of(message.envelope, EnvelopeLayout::kLayout, EnvelopeLayout::kBody);
+    if (message.metadata.empty()) [[likely]] {
+      message.body = writer.add_struct(slot, BodyLayout::kLayout);  // of a known length: zeroed in two stores
+    } else {
+      message.body = writer.add_struct(slot, message.body_layout());
       message.write_metadata();
+    }
     message.values = writer.add_structs(slot_of(message.body, BodyLayout::kLayout, BodyLayout::kContent),
                                         count, ValueLayout::kLayout);
   });

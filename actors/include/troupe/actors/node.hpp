@@ -188,7 +188,7 @@ class Node {
   /// the method itself answers.
   template <class R, class... Args>
   Result<R> rpc_sync(std::string_view actor, std::string_view method, const Args&... args) {
-    return rpc_sync_with<R>(rpc::CallOptions{}, actor, method, args...);
+    return rpc_sync_with<R>(rpc::kPlainCall, actor, method, args...);
   }
   template <class R, class... Args>
   Result<R> rpc_sync_with(const rpc::CallOptions& options, std::string_view actor, std::string_view method,
@@ -203,7 +203,7 @@ class Node {
   /// The same without waiting: the answer comes through the future.
   template <class R, class... Args>
   rpc::Future<R> rpc_async(std::string_view actor, std::string_view method, const Args&... args) {
-    return rpc_async_with<R>(rpc::CallOptions{}, actor, method, args...);
+    return rpc_async_with<R>(rpc::kPlainCall, actor, method, args...);
   }
   template <class R, class... Args>
   rpc::Future<R> rpc_async_with(const rpc::CallOptions& options, std::string_view actor,
@@ -243,7 +243,7 @@ class Node {
   /// The error says only that it could not be sent. Calls to one actor, one-way or not, arrive in order.
   template <class... Args>
   Result<void> send(std::string_view actor, std::string_view method, const Args&... args) {
-    return send_with(rpc::CallOptions{}, actor, method, args...);
+    return send_with(rpc::kPlainCall, actor, method, args...);
   }
   template <class... Args>
   Result<void> send_with(const rpc::CallOptions& options, std::string_view actor, std::string_view method,
@@ -255,7 +255,7 @@ class Node {
   template <class R, class... Args>
   rpc::Future<std::vector<ActorAnswer<R>>> broadcast(const std::vector<std::string>& actors,
                                                      std::string_view method, const Args&... args) {
-    return broadcast_with<R>(rpc::CallOptions{}, actors, method, args...);
+    return broadcast_with<R>(rpc::kPlainCall, actors, method, args...);
   }
   template <class R, class... Args>
   rpc::Future<std::vector<ActorAnswer<R>>> broadcast_with(const rpc::CallOptions& options,

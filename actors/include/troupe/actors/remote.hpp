@@ -56,7 +56,7 @@ class RemoteRef {
 
   template <class R, class... Args>
   Result<R> rpc_sync(std::string_view method, const Args&... args) const {
-    return rpc_sync_with<R>(rpc::CallOptions{}, method, args...);
+    return rpc_sync_with<R>(rpc::kPlainCall, method, args...);
   }
   template <class R, class... Args>
   Result<R> rpc_sync_with(const rpc::CallOptions& options, std::string_view method,
@@ -71,7 +71,7 @@ class RemoteRef {
   }
   template <class R, class... Args>
   rpc::Future<R> rpc_async(std::string_view method, const Args&... args) const {
-    return rpc_async_with<R>(rpc::CallOptions{}, method, args...);
+    return rpc_async_with<R>(rpc::kPlainCall, method, args...);
   }
   template <class R, class... Args>
   rpc::Future<R> rpc_async_with(const rpc::CallOptions& options, std::string_view method,

@@ -92,6 +92,10 @@ struct CallOptions {
   std::shared_ptr<const Tensor> into = {};
 };
 
+/// Those of a call that says nothing. Not made anew for each: whoever reads them at once would wait for the
+/// stores.
+inline const CallOptions kPlainCall;
+
 /// For CallOptions::into: the answer's first tensor is received in the memory of this one, which must be
 /// contiguous, in host memory, and of the very dtype and shape. A long one comes straight from the network,
 /// and the answer shares it. kInvalidArgument: another tensor came, or none. The memory belongs to the call

@@ -187,6 +187,22 @@ class PendingCall {
 
 }  // namespace detail
 
+namespace detail {
+/// The end of a call that was not answered in time, or never begun. Apart, so that call_sync_with is short
+/// enough to become part of its caller.
+template <class R, class What>
+[[gnu::noinline, gnu::cold]] Result<R> not_in_time(Endpoint& endpoint, SyncCall<R, What>& call,
+                                                   const What& what, const bool& started,
+                                                   const std::uint64_t& call_id) {
+  Loop& loop = endpoint.loop();
+  if (loop.is_forked()) return with_context(HomeProcess::error(), std::string(what));
+  const Loop::Turn turn(loop);
+  if (started) endpoint.cancel(call_id);
+  if (call.result && call.result->ok()) return std::move(*call.result);  // it came just now
+  return Error{Code::kDeadlineExceeded, std::string(what) + ": the loop was busy until the deadline"};
+}
+}  // namespace detail
+
 /// Calls `method` and waits for its answer, doing the loop's work meanwhile. Any thread.
 ///
 /// `start(MethodId, BodyWriter, ReplySink&) -> call id` is run once, with the turn: it finds the callee
@@ -202,8 +218,6 @@ Result<R> call_sync_with(Endpoint& endpoint, const CallOptions& options, std::st
   std::uint64_t call_id = 0;
   bool started = false;
   Loop& loop = endpoint.loop();
-  if (loop.is_forked()) [[unlikely]]
-    return with_context(HomeProcess::error(), std::string(what));
   const auto begin = [&] {
     started = true;
     call_id = start(id, detail::typed_arguments<R>(args...), call);
@@ -211,11 +225,9 @@ Result<R> call_sync_with(Endpoint& endpoint, const CallOptions& options, std::st
   const auto done = [&] { return call.result.has_value(); };
   // The endpoint ends the call at its deadline; the second is for a turn that was hard to get.
   const Duration patience = timeout > Duration::max() / 2 ? timeout : timeout + std::chrono::seconds(1);
-  if (loop.begin_and_wait(std::ref(begin), std::ref(done), patience)) return std::move(*call.result);
-  Loop::Turn turn(loop);
-  if (started) endpoint.cancel(call_id);
-  if (call.result && call.result->ok()) return std::move(*call.result);  // it came just now
-  return Error{Code::kDeadlineExceeded, std::string(what) + ": the loop was busy until the deadline"};
+  if (loop.begin_and_wait(std::ref(begin), std::ref(done), patience)) [[likely]]
+    return std::move(*call.result);
+  return detail::not_in_time(endpoint, call, what, started, call_id);
 }
 
 /// Begins a call; its future has the answer. Any thread; the arguments are encoded at once if this
