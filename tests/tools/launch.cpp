@@ -32,7 +32,7 @@ std::vector<std::string> job(const Folder& folder, const std::vector<Script>& sc
 }
 
 // A process that stays until it is asked to end.
-const std::string kStays = "trap 'exit 0' TERM INT; echo ready; while :; do sleep 1000 & wait $!; done";
+const std::string kStays = "trap 'exit 0' TERM INT; echo ready; while :; do sleep 0.05; done";
 
 int pid_of(const Folder& folder, const std::string& name) {
   auto record = nlohmann::json::parse(std::ifstream(folder / "run/job.json"));
@@ -126,10 +126,9 @@ TEST_CASE("without a main process the job ends when all have ended, with the fir
 
 TEST_CASE("when a critical process fails the others are asked to end, and the exit code is 1") {
   Folder folder;
-  auto done = run(
-      job(folder,
-          {{"a", "trap 'echo asked; exit 0' TERM; echo ready; while :; do sleep 1000 & wait $!; done", ""},
-           {"b", "exit 5", R"("critical": true)"}}));
+  auto done =
+      run(job(folder, {{"a", "trap 'echo asked; exit 0' TERM; echo ready; while :; do sleep 0.05; done", ""},
+                       {"b", "exit 5", R"("critical": true)"}}));
   CHECK(done.code == 1);
   CHECK(done.err.find("b exited with code 5") != std::string::npos);
   CHECK(done.err.find("ending the job: b is critical") != std::string::npos);
@@ -154,7 +153,7 @@ TEST_CASE("a signal reaches every process, and the exit code tells which it was"
     Folder folder;
     std::string told =
         "trap 'echo got INT; exit 0' INT; trap 'echo got TERM; exit 0' TERM; echo ready; "
-        "while :; do sleep 1000 & wait $!; done";
+        "while :; do sleep 0.05; done";
     Command command(job(folder, {{"a", told, ""}, {"b", told, ""}}));
     REQUIRE(command.wait_for("a | ready"));
     REQUIRE(command.wait_for("b | ready"));
@@ -186,9 +185,9 @@ TEST_CASE("a stopped process can be ended too") {
 
 TEST_CASE("a second signal kills at once") {
   Folder folder;
-  Command command(
-      job(folder, {{"deaf", "trap 'echo noted' INT; echo ready; while :; do sleep 1000 & wait $!; done", ""}},
-          {"--grace", "3600"}));
+  Command command(job(folder,
+                      {{"deaf", "trap 'echo noted' INT; echo ready; while :; do sleep 0.05; done", ""}},
+                      {"--grace", "3600"}));
   REQUIRE(command.wait_for("ready"));
   command.kill(SIGINT);
   REQUIRE(command.wait_for("noted"));

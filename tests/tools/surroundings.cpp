@@ -83,10 +83,10 @@ TEST_CASE("how processes end is known also where the one that started us ignores
 TEST_CASE("SIGTERM: those who serve are asked to end when those whom they serve have ended") {
   Folder folder;
   const std::string server =
-      "trap 'echo server asked; exit 0' TERM; echo server ready; while :; do sleep 1000 & wait $!; done";
+      "trap 'echo server asked; exit 0' TERM; echo server ready; while :; do sleep 0.05; done";
   const std::string worker = "trap 'echo worker asked; read line < " + (folder / "go") +
                              "; echo worker done; exit 0' TERM; "
-                             "echo worker ready; while :; do sleep 1000 & wait $!; done";
+                             "echo worker ready; while :; do sleep 0.05; done";
   const nlohmann::json job{{"name", "test"},
                            {"processes",
                             {{{"role", "server"}, {"command", {"/bin/sh", "-c", server}}},

@@ -75,8 +75,14 @@ void Listener::rest(Duration time) {
   loop_.schedule_after(*this, time);
 }
 
+Result<void> Listener::start() {
+  reserve_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+  if (!reserve_) return errno_error(errno, "keeping a descriptor in reserve");
+  return loop_.watch(fd_.get(), EPOLLIN, *this);
+}
+
 void Listener::on_timer() {
-  if (!start()) loop_.schedule_after(*this, kRest);
+  if (!loop_.watch(fd_.get(), EPOLLIN, *this)) loop_.schedule_after(*this, kRest);
 }
 
 }  // namespace troupe::rpc

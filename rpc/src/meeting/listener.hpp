@@ -28,7 +28,8 @@ class Listener final : private FdHandler, private TimerNode {
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
 
-  Result<void> start() { return loop_.watch(fd_.get(), EPOLLIN, *this); }
+  /// An error also if there is no descriptor for the reserve: it could tell nobody that it is full.
+  Result<void> start();
   /// Where it listens, with the port that the kernel chose.
   const SocketAddress& address() const { return address_; }
 
