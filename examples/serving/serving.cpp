@@ -50,7 +50,7 @@ Result<void> ask(Node& node) {
   rpc::CompletionQueue& queue = **opened;
   for (std::uint64_t number = 1; number <= 3; ++number) {
     const rpc::CallOptions options{.timeout = 10s, .metadata = {{"tenant", "small", rpc::kPassOn}}};
-    const auto started =
+    auto started =
         queue.start<double>(node, number, options, "model", "predict", 6.0 * static_cast<double>(number));
     if (!started) return started;
   }
