@@ -37,7 +37,7 @@ class Checker {
                     "table name '" + spec_.name.substr(0, kMaxNameLength) +
                         "': expected 1 to 128 letters, digits, '_', '-' and '.', not beginning with '.'"};
   }
-  void require(Result<void> good) {
+  void require(const Result<void>& good) {
     if (good || !result_) return;
     result_ = Error{good.error().code, "table '" + spec_.name + "': " + good.error().message};
   }

@@ -36,6 +36,7 @@ TEST_CASE("of a herd that comes to a node at its limit those that fit get in, an
     REQUIRE_MESSAGE(ready.starts_with("ready "), ready);
     const Variable join_timeout("TROUPE_NODE_JOIN_TIMEOUT", "5s");
     std::vector<std::unique_ptr<Process>> herd;
+    herd.reserve(25);
     for (int i = 0; i < 25; ++i)
       herd.push_back(std::make_unique<Process>(NodeProcess{
           .name = "node-" + std::to_string(i), .registry = ready.substr(6), .transports = transports}
