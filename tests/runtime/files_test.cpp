@@ -77,6 +77,14 @@ TEST_CASE("JSON errors tell file, line and column") {
   CHECK_FALSE(parse_json("", "x"));
   CHECK_FALSE(parse_json("[1e999]", "x"));
   CHECK_FALSE(parse_json("// no\n1", "x"));
+  // Far deeper, and it would overflow the stack of whoever writes it again.
+  const auto nested = [](std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  CHECK(parse_json(nested(256), "x"));
+  const Result<Json> deep = parse_json(nested(257), "spec");
+  REQUIRE_FALSE(deep);
+  CHECK(deep.error().code == Code::kInvalidArgument);
+  CHECK(deep.error().message == "spec: nested deeper than 256 levels");
+  CHECK(parse_json("\"" + std::string(1000, '[') + "\"", "x"));  // within a string it is text
   CHECK(*parse_json("// yes\n1", "x", JsonComments::kAllowed) == 1);
   CHECK((*parse_json(R"({"a": [1, 2]})", "x"))["a"][1] == 2);
 }
