@@ -37,11 +37,65 @@ Result<FileReader> open_verified(const fs::path& folder, const FileEntry& entry)
   return file;
 }
 
+/// Which rows of a dense table have come. They are there from the beginning, so that counting them would not
+/// tell that one came twice and another never.
+class DenseRows {
+ public:
+  /// Of the slots in both sets.
+  DenseRows(const TableSpec& spec, const SlotSet& filter, const SlotSet& owned) : spec_(spec) {
+    if (spec.kind != TableKind::kDense) return;
+    first_.resize(spec.slots);
+    std::uint64_t rows = 0;
+    for (std::uint32_t slot = 0; slot < spec.slots; ++slot) {
+      first_[slot] = rows;
+      if (!filter.contains(slot) || !owned.contains(slot)) continue;
+      const auto [begin, end] = rows_of_slot(spec, slot);
+      rows += end - begin;
+    }
+    came_.resize(rows);
+  }
+  /// False: it has come before. Precondition: a row of these slots.
+  bool note(std::uint64_t row) {
+    const std::uint32_t slot = slot_of(spec_, row);
+    const std::uint64_t at = first_[slot] + (row - rows_of_slot(spec_, slot).begin);
+    const bool again = came_[at];
+    came_[at] = true;
+    return !again;
+  }
+  std::uint64_t expected() const { return came_.size(); }
+
+ private:
+  const TableSpec& spec_;
+  std::vector<std::uint64_t> first_;  // the number, in came_, of each slot's first row
+  std::vector<bool> came_;
+};
+
+/// Of a number of two bytes: NaN and infinities have all bits of the exponent set.
+constexpr bool is_finite(std::uint16_t number, std::uint16_t exponent) {
+  return (number & exponent) != exponent;
+}
+constexpr std::uint16_t kExponentF16 = 0x7c00, kExponentBF16 = 0x7f80;
+
+/// Whether all of a line's numbers are finite.
+bool is_finite(std::string_view dtype, std::span<const std::byte> line) {
+  if (dtype == "F32")
+    return all_within(reinterpret_cast<const float*>(line.data()), line.size() / sizeof(float),
+                      std::numeric_limits<float>::max());
+  const std::uint16_t exponent = dtype == "F16" ? kExponentF16 : kExponentBF16;
+  for (std::size_t at = 0; at < line.size(); at += sizeof exponent) {
+    std::uint16_t number = 0;
+    std::memcpy(&number, line.data() + at, sizeof number);
+    if (!is_finite(number, exponent)) return false;
+  }
+  return true;
+}
+
 /// Reads one file's rows, some at a time, into a shard.
 class ShardFileLoader {
  public:
-  ShardFileLoader(const FileReader& file, const FileEntry& entry, const SlotSet& filter, TableShard& into)
-      : file_(file), entry_(entry), filter_(filter), into_(into), spec_(into.spec()) {}
+  ShardFileLoader(const FileReader& file, const FileEntry& entry, const SlotSet& filter, DenseRows& dense,
+                  TableShard& into)
+      : file_(file), entry_(entry), filter_(filter), dense_(dense), into_(into), spec_(into.spec()) {}
 
   Result<std::uint64_t> load() {
     if (Result<void> done = read_layout(); !done) return done.error();
@@ -110,17 +164,18 @@ class ShardFileLoader {
                     std::to_string(spec_.rows));
       }
       const std::uint32_t slot = slot_of(spec_, chunk_keys_[i]);
-      if (filter_.contains(slot) && into_.slots().contains(slot)) wanted_.push_back(i);
+      if (!filter_.contains(slot) || !into_.slots().contains(slot)) continue;
+      if (spec_.kind == TableKind::kDense && !dense_.note(chunk_keys_[i]))
+        return lost("holds row " + std::to_string(chunk_keys_[i]) + ", which has come before");
+      wanted_.push_back(i);
     }
     return {};
   }
 
   /// NaN and infinities would spread to whatever is computed from them.
   Result<void> check_numbers(const Column& column) const {
-    if (column.dtype != "F32") return {};
     for (const std::uint64_t i : wanted_) {
-      const auto* line = reinterpret_cast<const float*>(chunk_.data() + i * column.bytes);
-      if (all_within(line, column.bytes / sizeof(float), std::numeric_limits<float>::max())) continue;
+      if (is_finite(column.dtype, std::span(chunk_).subspan(i * column.bytes, column.bytes))) continue;
       return lost("tensor '" + column.name + "' has a number that is not finite in the row of key " +
                   std::to_string(chunk_keys_[i]));
     }
@@ -178,6 +233,7 @@ class ShardFileLoader {
   const FileReader& file_;
   const FileEntry& entry_;
   const SlotSet& filter_;
+  DenseRows& dense_;
   TableShard& into_;
   const TableSpec& spec_;
   SafetensorsHeader header_;
@@ -216,10 +272,10 @@ Result<void> check_compatible(const TableSpec& saved, const TableSpec& wanted) {
 
 /// A key that came twice, or a dense row that did not come, shows in the numbers.
 Result<std::uint64_t> check_complete(const fs::path& folder, std::uint64_t loaded, std::uint64_t before,
-                                     const SlotSet& filter, const TableShard& into) {
+                                     const DenseRows& dense_rows, const TableShard& into) {
   const bool dense = into.spec().kind == TableKind::kDense;
-  const std::uint64_t rows = into.row_count();
-  if (dense ? !(filter == into.slots()) || loaded == rows : before != 0 || loaded == rows) return loaded;
+  const std::uint64_t rows = dense ? dense_rows.expected() : into.row_count();
+  if (loaded == rows || (!dense && before != 0)) return loaded;
   return Error{Code::kDataLoss, folder.string() + ": the files of table '" + into.spec().name + "' hold " +
                                     std::to_string(loaded) + " rows for " + std::to_string(rows) +
                                     (dense ? "" : " keys: some come more than once")};
@@ -250,15 +306,16 @@ Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest
   std::uint64_t loaded = 0;
   const std::uint64_t before = into.row_count();
   const GroupMask wanted = groups_of(filter) & into.groups().groups();
+  DenseRows dense(into.spec(), filter, into.slots());
   for (const FileEntry& entry : manifest.files) {
     if (entry.table != table || (entry.groups & wanted) == 0) continue;
     const Result<FileReader> file = open_verified(folder, entry);
     if (!file) return file.error();
-    const Result<std::uint64_t> part = ShardFileLoader(*file, entry, filter, into).load();
+    const Result<std::uint64_t> part = ShardFileLoader(*file, entry, filter, dense, into).load();
     if (!part) return part.error();
     loaded += *part;
   }
-  return check_complete(folder, loaded, before, filter, into);
+  return check_complete(folder, loaded, before, dense, into);
 }
 
 Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest, std::string_view table,

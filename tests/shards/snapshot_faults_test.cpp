@@ -18,8 +18,8 @@ using test::write_all;
 /// A checkpoint of one small file, to be spoilt.
 class Spoilt {
  public:
-  Spoilt() {
-    Table table(embedding_spec(3, Adam{}), 1);
+  explicit Spoilt(const TableSpec& spec = embedding_spec(3, Adam{})) : spec_(spec) {
+    Table table(spec_, 1);
     table.push(1, 0, {1, 2, 3}, std::vector<float>(9, 1.0F));
     manifest_ = table.save(folder_ / "tmp", folder_ / "a");
     file_ = (folder_ / "a") / manifest_.files[0].file;
@@ -32,8 +32,8 @@ class Spoilt {
 
   Result<std::uint64_t> load(const std::string& bytes) {
     write_all(file_, bytes);
-    TableShard shard = TableShard::create(embedding_spec(3, Adam{})).value();
-    return load_rows(folder(), manifest_, "entity", shard);
+    TableShard shard = TableShard::create(spec_).value();
+    return load_rows(folder(), manifest_, spec_.name, shard);
   }
   /// As if the bytes had been written so: the manifest agrees with them.
   Result<std::uint64_t> load_trusted(const std::string& bytes) {
@@ -47,6 +47,14 @@ class Spoilt {
     std::string bytes(reinterpret_cast<const char*>(&length), 8);
     return load_trusted(bytes + header + good_.substr(data_begin()));
   }
+  /// The file with other bytes in one of its tensors.
+  Result<std::uint64_t> load_with(const char* tensor, std::size_t at, const void* value, std::size_t bytes) {
+    std::string text = good_;
+    const Json parsed = Json::parse(header());
+    text.replace(data_begin() + parsed[tensor]["data_offsets"][0].get<std::size_t>() + at, bytes,
+                 static_cast<const char*>(value), bytes);
+    return load_trusted(text);
+  }
   std::string header() const { return good_.substr(8, data_begin() - 8); }
 
  private:
@@ -56,6 +64,7 @@ class Spoilt {
     return 8 + length;
   }
 
+  const TableSpec spec_;
   TemporaryFolder folder_;
   Manifest manifest_;
   fs::path file_;
@@ -108,6 +117,40 @@ TEST_CASE("files that are wrong although their checksum is right give errors, no
     std::memcpy(bytes.data(), &length, 8);
     CHECK(spoilt.load_trusted(bytes).error().code == Code::kDataLoss);
   }
+}
+
+TEST_CASE("numbers of two bytes that are not finite are refused, with the key of their row") {
+  struct Bad {
+    DType weights;
+    std::uint16_t number;
+  };
+  for (const Bad bad :
+       {Bad{DType::kFloat16, 0x7c00}, Bad{DType::kFloat16, 0xfc00}, Bad{DType::kFloat16, 0x7e01},
+        Bad{DType::kBFloat16, 0x7f80}, Bad{DType::kBFloat16, 0xff80}, Bad{DType::kBFloat16, 0x7fc1}}) {
+    CAPTURE(bad.number);
+    TableSpec spec = embedding_spec(3, Adam{});
+    spec.weights = bad.weights;
+    Spoilt spoilt(spec);
+    for (const std::uint64_t row : {0U, 2U}) {
+      const auto loaded = spoilt.load_with("weights", (row * 3 + 1) * 2, &bad.number, sizeof bad.number);
+      REQUIRE_FALSE(loaded.ok());
+      CHECK(loaded.error().code == Code::kDataLoss);
+      CHECK(loaded.error().message.find("not finite in the row of key " + std::to_string(row + 1)) !=
+            std::string::npos);
+    }
+    // The largest ones that there are.
+    const std::uint16_t largest = bad.weights == DType::kFloat16 ? 0x7bff : 0x7f7f;
+    CHECK(spoilt.load_with("weights", 0, &largest, sizeof largest).value() == 3);
+  }
+}
+
+TEST_CASE("a dense row that comes twice in the place of another is refused by its number") {
+  Spoilt spoilt(test::dense_spec(4, 3, Adam{}));
+  const std::uint64_t row = 2;  // in the place of 3
+  const auto loaded = spoilt.load_with("keys", 3 * sizeof row, &row, sizeof row);
+  REQUIRE_FALSE(loaded.ok());
+  CHECK(loaded.error().code == Code::kDataLoss);
+  CHECK(loaded.error().message.find("row 2, which has come before") != std::string::npos);
 }
 
 TEST_CASE("headers that lie are refused") {
