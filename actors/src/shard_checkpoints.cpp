@@ -24,7 +24,7 @@ Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards
   if (!shard) return shard.error();
   auto table = std::make_unique<Table>(std::move(*shard));
   if (const auto* bounded = std::get_if<shards::BoundedStaleness>(&spec.consistency))
-    table->gate = std::make_unique<shards::StalenessGate>(bounded->bound);
+    table->gate = std::make_shared<shards::StalenessGate>(bounded->bound);
   return table;
 }
 
@@ -98,19 +98,29 @@ Result<std::uint64_t> ShardServer::restore_now(const std::string& folder) {
   auto restored = read_checkpoint(folder);
   if (!restored) return restored.error();
   // Only now, so that a damaged checkpoint leaves what was there.
-  tables_ = std::move(restored->tables);
+  std::swap(tables_, restored->tables);
+  for (const auto& gate : take_gates(restored->tables)) gate->close();
   return restored->rows;
 }
 
-/// Giving back much memory takes a while; what belongs to the loop goes here.
+std::vector<std::shared_ptr<shards::StalenessGate>> ShardServer::take_gates(Tables& tables) {
+  std::vector<std::shared_ptr<shards::StalenessGate>> gates;
+  for (auto& [name, table] : tables)
+    if (table->gate) gates.push_back(std::move(table->gate));
+  return gates;
+}
+
+/// Giving back much memory takes a while; what belongs to the loop goes here. Last, those who wait at the
+/// gates, because they may do anything, also end this.
 void ShardServer::drop(Tables tables) {
-  for (auto& [name, table] : tables) table->gate = nullptr;
+  const auto gates = take_gates(tables);
   on_disk(
       [tables = std::move(tables)]() mutable -> Result<void> {
         tables.clear();
         return {};
       },
       [](const Result<void>&) {});
+  for (const auto& gate : gates) gate->close();
 }
 
 rpc::Future<std::uint64_t> ShardServer::restore(const rpc::CallContext& context, const std::string& folder) {

@@ -80,6 +80,7 @@ ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, s
 ShardServer::~ShardServer() {
   node_.metrics().remove(metrics_);
   node_.unwatch(watch_);
+  for (const auto& gate : take_gates(tables_)) gate->close();
 }
 
 void ShardServer::methods(rpc::Methods<ShardServer>& methods) {
@@ -127,23 +128,26 @@ Result<void> ShardServer::leave_worker(const std::string& table_name, std::uint6
   auto table = find(table_name);
   if (!table) return table.error();
   (*table)->worker_nodes.erase(worker);
-  if ((*table)->gate) (*table)->gate->leave(worker);
+  if (const auto gate = (*table)->gate) gate->leave(worker);
   return {};
 }
 
+/// Whoever is let go on may put other tables in place of these, or end this server.
 void ShardServer::node_gone(std::uint64_t node_id) {
-  for (auto& [name, table] : tables_) {
-    std::vector<std::uint64_t> gone;
+  std::vector<std::pair<std::string, std::uint64_t>> gone;
+  for (const auto& [name, table] : tables_)
     for (const auto& [worker, node] : table->worker_nodes)
-      if (node == node_id) gone.push_back(worker);
-    for (const std::uint64_t worker : gone) (void)leave_worker(name, worker);
-  }
+      if (node == node_id) gone.emplace_back(name, worker);
+  const std::weak_ptr<int> alive = alive_;
+  for (const auto& [name, worker] : gone)
+    if (!alive.expired()) (void)leave_worker(name, worker);
 }
 
 Result<void> ShardServer::advance(const std::string& table_name, const WorkerClock& clock) {
   auto table = find(table_name);
   if (!table) return table.error();
-  return (*table)->gate ? (*table)->gate->advance(clock.worker, clock.clock) : Result<void>();
+  const auto gate = (*table)->gate;
+  return gate ? gate->advance(clock.worker, clock.clock) : Result<void>();
 }
 
 // ---- Rows ---------------------------------------------------------------------------------------
@@ -169,6 +173,11 @@ Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys) {
   return reply;
 }
 
+Result<PullReply> ShardServer::read_for(Table& table, CallerTimes* times, const Tensor& keys) {
+  const Work work(*this, times);
+  return read_rows(table, keys);
+}
+
 rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& table_name,
                                          const Tensor& keys, const WorkerClock& clock) {
   rpc::Promise<PullReply> promise(node_.loop(), context.deadline);
@@ -176,16 +185,16 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
   auto table = find(table_name);
   if (!table) {
     promise.set(table.error());
-  } else if (shards::StalenessGate* gate = (*table)->gate.get(); gate && clock.worker != 0) {
-    // The gate drops this if the worker leaves or dies; the promise then says kCancelled.
+  } else if (const auto gate = (*table)->gate; gate && clock.worker != 0) {
+    // The gate drops this if the worker leaves or dies, or the table goes; the promise then says kCancelled.
     auto waiting = gate->wait(clock.worker, clock.clock,
                               [this, at = *table, keys, times = times_of(**table, context),
                                since = node_.loop().clock().now(), promise = std::move(promise)]() mutable {
                                 const std::uint64_t waited = nanoseconds(node_.loop().clock().now() - since);
                                 at->deferred_ns += waited;
                                 if (times) times->bound_ns += waited;
-                                const Work work(*this, times);
-                                promise.set(read_rows(*at, keys));
+                                // Last, with the work done: the answer may have the table replaced.
+                                promise.set(read_for(*at, times, keys));
                               });
     if (!waiting) {
       rpc::Promise<PullReply> refused(node_.loop(), context.deadline);
@@ -193,8 +202,7 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
       refused.set(waiting.error());
     }
   } else {
-    const Work work(*this, times_of(**table, context));
-    promise.set(read_rows(**table, keys));
+    promise.set(read_for(**table, times_of(**table, context), keys));
   }
   return future;
 }

@@ -2,6 +2,9 @@
 
 #include <string>
 #include <utility>
+#include <vector>
+
+#include <troupe/runtime/raised.hpp>
 
 namespace troupe::shards {
 namespace {
@@ -48,6 +51,12 @@ bool StalenessGate::leave(std::uint64_t worker) {
   return true;
 }
 
+void StalenessGate::close() {
+  clocks_.clear();
+  ordered_.clear();
+  const auto dropped = std::exchange(waiters_, {});  // last, as in leave()
+}
+
 bool StalenessGate::may_proceed(std::uint64_t clock) const {
   if (ordered_.empty()) return true;
   const std::uint64_t minimum = *ordered_.begin();
@@ -71,15 +80,15 @@ void StalenessGate::set_clock(std::uint64_t worker, std::uint64_t clock) {
   present = clock;
 }
 
-// A resumed function may call the gate again; the outermost release() then finds what it freed.
+// A resumed function may call the gate again; the outermost release() then finds what it freed. One that
+// throws leaves the others waiting for the next release().
 void StalenessGate::release() {
   if (releasing_) return;
-  releasing_ = true;
+  const Raised releasing(releasing_);
   while (!waiters_.empty() && may_proceed(waiters_.begin()->first.clock)) {
     auto node = waiters_.extract(waiters_.begin());
     node.mapped().resume();
   }
-  releasing_ = false;
 }
 
 }  // namespace troupe::shards

@@ -176,3 +176,80 @@ TEST_CASE("a save that fails says why, leaves no file, and the next one works") 
   CHECK(code_of(unknown) == Code::kNotFound);
   save(node, client->spec(), names, folder.path() / "a");
 }
+
+namespace {
+
+/// A server on which two tables of bounded staleness are there, "a" and "b", and a checkpoint of "a". Workers
+/// 1 and 2, ahead, wait in "a" for worker 3, of the node "slow".
+struct HeldBack {
+  HeldBack() {
+    const std::uint64_t slow = cluster.add("slow").id();
+    auto spec = exact_spec(shards::TableKind::kEmbedding);
+    spec.consistency = shards::BoundedStaleness{0};
+    for (const std::string name : {"b", "a"}) {
+      spec.name = name;
+      const auto created = node.rpc_sync<void>("ps0", "create_table", spec.to_json());
+      REQUIRE_MESSAGE(created.ok(), text_of(created));
+      for (std::uint64_t worker = 1; worker <= 3; ++worker)
+        REQUIRE(
+            node.rpc_sync<std::uint64_t>("ps0", "join_worker", name, worker, worker == 3 ? slow : node.id())
+                .ok());
+    }
+    save(node, spec, {"ps0"}, checkpoint());
+    first = pull(1), second = pull(2);
+  }
+  rpc::Future<PullReply> pull(std::uint64_t worker) {
+    const Tensor keys = Tensor::zeros(DType::kUInt64, {1});
+    return node.rpc_async<PullReply>("ps0", "pull", std::string("a"), keys, WorkerClock{worker, 1});
+  }
+  std::string checkpoint() const { return (folder.path() / "a").string(); }
+
+  const TemporaryFolder folder;
+  RealCluster cluster;
+  const std::vector<std::string> names = add_servers(cluster, 1);
+  Node& node = cluster["server-0"];
+  rpc::Future<PullReply> first, second;
+};
+
+}  // namespace
+
+TEST_CASE("a restore that ends while a pull which the bound held back is answered") {
+  HeldBack held;
+  rpc::Future<std::uint64_t> restoring;
+  Result<std::uint64_t> restored = Error{Code::kUnknown, "not yet"};
+  Code pulled = Code::kUnknown;
+  held.first.then([&](const Result<PullReply>& answer) {
+    pulled = code_of(answer);
+    restored = restoring.get();
+  });
+  rpc::Future<void> advanced;
+  {
+    // The loop hears of what the disk has read while it waits in the continuation, not before.
+    const Loop::Turn turn(held.node.loop());
+    restoring = held.node.rpc_async<std::uint64_t>("ps0", "restore", held.checkpoint());
+    advanced = held.node.rpc_async<void>("ps0", "advance", std::string("a"), WorkerClock{3, 1});
+  }
+  CHECK(advanced.get().ok());
+  CHECK(pulled == Code::kOk);
+  CHECK_MESSAGE(restored.ok(), text_of(restored));
+  // Who waits at a table that is replaced does not wait for ever, nor is given rows of what has gone.
+  CHECK(code_of(held.second.get()) == Code::kCancelled);
+  const auto there = held.node.rpc_sync<std::vector<std::string>>("ps0", "table_specs");
+  REQUIRE(there.ok());
+  CHECK(there->size() == 1);
+}
+
+TEST_CASE("a restore within what the leaving of a worker's node lets go on") {
+  HeldBack held;
+  Result<std::uint64_t> restored = Error{Code::kUnknown, "not yet"};
+  Signal done;
+  held.first.then([&](const Result<PullReply>&) {
+    restored = held.node.rpc_sync<std::uint64_t>("ps0", "restore", held.checkpoint());
+    done.set();
+  });
+  held.cluster.end("slow");  // the worker is in both tables
+  REQUIRE(held.cluster.wait(done));
+  CHECK_MESSAGE(restored.ok(), text_of(restored));
+  CHECK(code_of(held.second.get()) == Code::kCancelled);
+  CHECK(held.node.rpc_sync<std::vector<std::string>>("ps0", "table_specs").ok());
+}

@@ -108,6 +108,38 @@ TEST_CASE("a resumed function may use the gate") {
   CHECK(gate.waiting() == 0);
 }
 
+TEST_CASE("who closes the gate from within drops all others, and nobody takes part any more") {
+  StalenessGate gate(0);
+  for (const std::uint64_t worker : {1U, 2U, 3U}) REQUIRE(gate.join(worker, 0).ok());
+  std::vector<int> ran;
+  auto owned = std::make_shared<int>(0);
+  const std::weak_ptr<int> alive = owned;
+  REQUIRE(gate.wait(1, 1,
+                    [&] {
+                      ran.push_back(1);
+                      gate.close();
+                    })
+              .ok());
+  REQUIRE(gate.wait(2, 1, [&, owned = std::move(owned)] { ran.push_back(2); }).ok());
+  REQUIRE(gate.advance(3, 1).ok());
+  CHECK(ran == std::vector{1});
+  CHECK(alive.expired());
+  CHECK(gate.waiting() == 0);
+  CHECK(gate.workers() == 0);
+}
+
+TEST_CASE("one who throws as it goes on does not stop the gate") {
+  StalenessGate gate(0);
+  for (const std::uint64_t worker : {1U, 2U, 3U}) REQUIRE(gate.join(worker, 0).ok());
+  bool ran = false;
+  REQUIRE(gate.wait(1, 1, [] { throw 1; }).ok());
+  REQUIRE(gate.wait(2, 1, [&] { ran = true; }).ok());
+  CHECK_THROWS_AS((void)gate.advance(3, 1), int);
+  CHECK_FALSE(ran);
+  REQUIRE(gate.advance(3, 1).ok());  // a repeat
+  CHECK(ran);
+}
+
 /// Workers at random speeds that die, finish and join, checked against the rule itself.
 class Schedule {
  public:

@@ -118,7 +118,8 @@ class ShardServer {
   struct Table {
     explicit Table(shards::TableShard table_shard) : shard(std::move(table_shard)) {}
     shards::TableShard shard;
-    std::unique_ptr<shards::StalenessGate> gate;  // bounded staleness only
+    /// Bounded staleness only. Who calls it holds it: whom it lets go on may have the table replaced.
+    std::shared_ptr<shards::StalenessGate> gate;
     std::uint64_t deferred_ns = 0;
     std::map<std::uint64_t, std::uint64_t> worker_nodes;  // worker -> node id
     std::map<std::string, CallerTimes, std::less<>> callers;
@@ -143,10 +144,13 @@ class ShardServer {
   template <class Body, class Then>
   void on_disk(Body work, Then then);
   void drop(Tables tables);
+  static std::vector<std::shared_ptr<shards::StalenessGate>> take_gates(Tables& tables);
 
   Result<Table*> find(const std::string& table);
   Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec) const;
   Result<PullReply> read_rows(Table& table, const Tensor& keys);
+  /// The same, as work done for a caller.
+  Result<PullReply> read_for(Table& table, CallerTimes* times, const Tensor& keys);
   /// Null once too many names have called.
   CallerTimes* times_of(Table& table, const rpc::CallContext& context) const;
   class Work;

@@ -36,6 +36,8 @@ class StalenessGate {
   /// `worker` has finished, left or died: its waiters are dropped without being run, and those whom it held
   /// back run. Returns whether it took part; unknown workers are no fault (death is noticed more than once).
   bool leave(std::uint64_t worker);
+  /// Its table goes: nobody takes part any more, and all who wait are dropped without being run.
+  void close();
 
   /// Whether a worker at `clock` may go on now. With nobody taking part everyone may.
   bool may_proceed(std::uint64_t clock) const;
