@@ -98,7 +98,7 @@ class SharedPool::Shared : public std::enable_shared_from_this<SharedPool::Share
   Block* take(std::size_t size);
   void put_back(Block* block, bool again);
   void close();
-  std::optional<Place> probe();
+  std::optional<Location> probe();
   Stats stats() const {
     const std::lock_guard lock(mutex_);
     return stats_;
@@ -224,12 +224,12 @@ void SharedPool::Shared::close() {
   for (Block* each : all) delete each;
 }
 
-std::optional<SharedPool::Place> SharedPool::Shared::probe() {
+std::optional<SharedPool::Location> SharedPool::Shared::probe() {
   if (limits_.max_bytes == 0 || process_.left()) return std::nullopt;
   const std::lock_guard lock(mutex_);
   if (!probe_) probe_ = make_segment(kPage);
   if (!probe_) return std::nullopt;
-  return Place{static_cast<std::uint32_t>(probe_->fd), probe_->header().cookie, 0};
+  return Location{static_cast<std::uint32_t>(probe_->fd), probe_->header().cookie, 0};
 }
 
 SharedPool::SharedPool(Limits limits) : shared_(std::make_shared<Shared>(limits)) {}
@@ -255,15 +255,15 @@ bool SharedPool::others_cannot_write() {
 SharedPool::Stats SharedPool::stats() const {
   return shared_->stats();
 }
-std::optional<SharedPool::Place> SharedPool::probe() {
+std::optional<SharedPool::Location> SharedPool::probe() {
   return shared_->probe();
 }
 
-std::optional<SharedPool::Place> SharedPool::locate(const Buffer& buffer) {
+std::optional<SharedPool::Location> SharedPool::locate(const Buffer& buffer) {
   if (!buffer.block() || buffer.block()->sharing() != Sharing::kOwner) return std::nullopt;
   const Segment& segment = static_cast<const Block*>(buffer.block())->segment();
-  return Place{static_cast<std::uint32_t>(segment.fd), segment.header().cookie,
-               static_cast<std::uint64_t>(buffer.data() - segment.base)};
+  return Location{static_cast<std::uint32_t>(segment.fd), segment.header().cookie,
+                  static_cast<std::uint64_t>(buffer.data() - segment.base)};
 }
 
 bool SharedPool::is_leased(const Buffer& buffer) {
@@ -353,9 +353,9 @@ Result<std::shared_ptr<const SharedMapping>> map(int fd, std::uint64_t cookie) {
 }  // namespace
 
 Result<std::shared_ptr<const SharedMapping>> SharedMapping::open(pid_t owner,
-                                                                 const SharedPool::Place& place) {
+                                                                 const SharedPool::Location& location) {
   if (owner <= 0) return cannot_open("no process");
-  const std::string path = "/proc/" + std::to_string(owner) + "/fd/" + std::to_string(place.fd);
+  const std::string path = "/proc/" + std::to_string(owner) + "/fd/" + std::to_string(location.fd);
   // Looked at before it is opened, because opening can have effects of its own.
   char target[64];
   const ssize_t length = ::readlink(path.c_str(), target, sizeof target);
@@ -363,7 +363,7 @@ Result<std::shared_ptr<const SharedMapping>> SharedMapping::open(pid_t owner,
     return cannot_open("it is not there");
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd < 0) return cannot_open("errno " + std::to_string(errno));
-  auto mapping = map(fd, place.cookie);
+  auto mapping = map(fd, location.cookie);
   ::close(fd);
   return mapping;
 }

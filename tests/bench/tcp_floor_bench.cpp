@@ -1,7 +1,7 @@
 // What two sockets over the loopback device do at best, without a library: the floor below everything else
 // over TCP. Both sides poll, each on its own core. Messages of 1 MB are copied to the kernel and from it; or
 // their pages are lent to it; or, besides, thrown away by the receiver unread, so that nothing is copied at
-// all. Troupe's sockets are not paced over that device (meeting/socket.cpp); for comparison the sender's also
+// all. Troupe's sockets are not paced over that device (control/socket.cpp); for comparison the sender's also
 // has the machine's default congestion control.
 #include <poll.h>
 #include <sys/socket.h>
@@ -18,9 +18,9 @@
 
 #include <troupe/runtime/buffer.hpp>
 
+#include "control/address.hpp"
+#include "control/socket.hpp"
 #include "harness.hpp"
-#include "meeting/address.hpp"
-#include "meeting/socket.hpp"
 #include "tcp/bulk.hpp"
 
 namespace {

@@ -10,9 +10,9 @@
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 
+#include "control/address.hpp"
+#include "control/proof.hpp"
 #include "endpoint_support.hpp"
-#include "meeting/address.hpp"
-#include "meeting/proof.hpp"
 #include "schema/wire.capnp.h"
 
 namespace troupe::rpc::testing {

@@ -1,5 +1,5 @@
 // From what somebody has written to a connection: names, several addresses, deaf and silent ones.
-#include "meeting/dialling.hpp"
+#include "control/dialling.hpp"
 
 #include <sys/socket.h>
 
@@ -11,8 +11,8 @@
 
 #include <doctest/doctest.h>
 
-#include "meeting/resolver.hpp"
-#include "meeting/socket.hpp"
+#include "control/resolver.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc {
 namespace {

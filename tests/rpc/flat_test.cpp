@@ -126,14 +126,14 @@ TEST_CASE("flat: Cap'n Proto's library reads entries of shared tensors") {
   auto reader = library_reader(frame.head);
   auto list = reader.getRoot<wire::Envelope>().getAttachments();
   REQUIRE(list.size() == 2);
-  const auto place = SharedPool::locate(tensor.buffer()).value();
+  const auto location = SharedPool::locate(tensor.buffer()).value();
   CHECK(list[0].getDtype() == static_cast<std::uint8_t>(DType::kInt16));
   CHECK(list[0].getBytes() == std::size_t{4} << 15);
   CHECK(list[0].getShape()[0] == 2);
   CHECK(list[0].getLease() == 41);
-  CHECK(list[0].getFd() == place.fd);
-  CHECK(list[0].getCookie() == place.cookie);
-  CHECK(list[0].getOffset() == place.offset + (std::size_t{2} << 15));
+  CHECK(list[0].getFd() == location.fd);
+  CHECK(list[0].getCookie() == location.cookie);
+  CHECK(list[0].getOffset() == location.offset + (std::size_t{2} << 15));
   CHECK(list[1].getBytes() == 5);
   CHECK(list[1].getShape()[0] == 5);
   CHECK(list[1].getLease() == 0);

@@ -2,8 +2,8 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "control/socket.hpp"
 #include "endpoint_support.hpp"
-#include "meeting/socket.hpp"
 
 namespace troupe::rpc::testing {
 

@@ -265,12 +265,12 @@ TEST_CASE("shared tensors: one that nobody has agreed upon, or that lies wrong, 
     REQUIRE(frame.leases);
     struct Liar final : SharedTensors {
       Lie lie{};
-      Result<Buffer> open(const SharedPool::Place& place, std::uint64_t, std::uint64_t bytes) override {
-        SharedPool::Place false_place = place;
-        if (lie == Lie::kCookie) ++false_place.cookie;
-        auto mapping = SharedMapping::open(::getpid(), false_place);
+      Result<Buffer> open(const SharedPool::Location& location, std::uint64_t, std::uint64_t bytes) override {
+        SharedPool::Location false_location = location;
+        if (lie == Lie::kCookie) ++false_location.cookie;
+        auto mapping = SharedMapping::open(::getpid(), false_location);
         if (!mapping) return mapping.error();
-        return SharedMapping::view(*mapping, lie == Lie::kOffset ? 1 : place.offset,
+        return SharedMapping::view(*mapping, lie == Lie::kOffset ? 1 : location.offset,
                                    lie == Lie::kLength ? bytes + kMiB : bytes, {});
       }
     } liar;

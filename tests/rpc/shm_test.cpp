@@ -15,7 +15,7 @@
 #include <doctest/doctest.h>
 #include <troupe/runtime/clock.hpp>
 
-#include "shm/plane.hpp"
+#include "shm/way.hpp"
 #include "support/seed.hpp"
 #include "transport_contract.hpp"
 
@@ -41,7 +41,7 @@ bool is_filled(const Record& record, std::uint64_t sequence) {
   return true;
 }
 
-/// The transport's side of a Plane, noting what comes.
+/// The transport's side of a ShmWay, noting what comes.
 class Side final : public TransportEvents {
  public:
   explicit Side(LinkId own_link) : link(own_link) {
@@ -64,25 +64,25 @@ class Side final : public TransportEvents {
     if (frame_hook) frame_hook();
   }
 
-  void add(LinkId id) { REQUIRE(plane.add({id, false, true, {}}).ok()); }
-  void open(const Address& peer) { end = plane.open(link, peer).value(); }
-  void send(OutFrame frame) { CHECK(plane.send(*end, std::move(frame)).ok()); }
-  std::size_t in_flight() const { return plane.bytes_in_flight(*end); }
+  void add(LinkId id) { REQUIRE(way.add({id, false, true, {}}).ok()); }
+  void open(const Address& peer) { end = way.open(link, peer).value(); }
+  void send(OutFrame frame) { CHECK(way.send(*end, std::move(frame)).ok()); }
+  std::size_t in_flight() const { return way.bytes_in_flight(*end); }
 
   static constexpr std::size_t kMost = std::size_t{64} << 20;  // bytes of one part
   const LinkId link;
   DataPlane data{4096};
-  Plane plane{data, true};
+  ShmWay way{data, true};
   WayEnd* end = nullptr;
   std::vector<contract::ReceivedFrame> frames;
   std::function<void()> frame_hook;
 };
 
-/// Two planes in this process with an open link. Without `reading` neither may read the other's memory.
+/// Two ways in this process with an open link. Without `reading` neither may read the other's memory.
 struct Couple {
   explicit Couple(bool reading = true) {
-    Address of_a = a.plane.address(a.link);
-    Address of_b = b.plane.address(b.link);
+    Address of_a = a.way.address(a.link);
+    Address of_b = b.way.address(b.link);
     if (!reading) of_a.probe = of_b.probe = 0;
     a.open(of_b);
     b.open(of_a);
@@ -90,7 +90,7 @@ struct Couple {
   /// Polls both until nothing happens.
   void settle() {
     int quiet = 0;
-    while (quiet < 3) quiet = a.plane.poll() + b.plane.poll() == 0 ? quiet + 1 : 0;
+    while (quiet < 3) quiet = a.way.poll() + b.way.poll() == 0 ? quiet + 1 : 0;
   }
   Side a{7}, b{8};
 };
@@ -99,7 +99,7 @@ struct Couple {
 
 TEST_CASE("shm: a message that comes while its reader goes to sleep is seen, or wakes it") {
   Side reading(1);
-  const Address address = reading.plane.address(reading.link);
+  const Address address = reading.way.address(reading.link);
   constexpr int kRounds = 20000;
   std::atomic<int> read{0};
   std::thread writing([&] {
@@ -115,11 +115,11 @@ TEST_CASE("shm: a message that comes while its reader goes to sleep is seen, or 
   const HeadPool::Scope heads(reading.data.heads);
   int lost = 0;
   for (int i = 0; i < kRounds && lost == 0;) {
-    if (reading.plane.arm()) {
-      pollfd bell{reading.plane.event_fd(), POLLIN, 0};
+    if (reading.way.arm()) {
+      pollfd bell{reading.way.event_fd(), POLLIN, 0};
       if (::poll(&bell, 1, 2000) == 0) ++lost;  // the writer has written, or is about to
     }
-    reading.plane.poll();
+    reading.way.poll();
     i = static_cast<int>(reading.frames.size());
     read.store(i, std::memory_order_release);
   }
@@ -175,10 +175,10 @@ TEST_CASE("shm: random bytes in a ring lead the reader nowhere") {
   std::mt19937_64 random(test::test_seed());
   for (int round = 0; round < 300; ++round) {
     Side side(1);
-    const Address address = side.plane.address(1);
+    const Address address = side.way.address(1);
     const Segment ring = Segment::open(::getpid(), address.ring_fd, ring::kSegmentBytes).value();
     Side peer(2);
-    REQUIRE(side.plane.open(1, peer.plane.address(2)).ok());
+    REQUIRE(side.way.open(1, peer.way.address(2)).ok());
     for (std::size_t at = ring::kHeaderBytes; at < ring::kSegmentBytes; at += 8) {
       const std::uint64_t word = random() >> (random() % 64);
       std::memcpy(ring.data() + at, &word, sizeof word);
@@ -188,7 +188,7 @@ TEST_CASE("shm: random bytes in a ring lead the reader nowhere") {
     record.kind = static_cast<RecordKind>(random() % 7);
     if (round % 2 == 0) record.bytes = static_cast<std::uint32_t>(random() % (ring::kBytes / 64) * 64);
     record.mark.store(address.cookie);
-    for (int i = 0; i < 10; ++i) side.plane.poll();
+    for (int i = 0; i < 10; ++i) side.way.poll();
     // Whatever it was taken for: nothing was read beyond the ring (sanitizers watch), and the peer's faults
     // are its link's end.
     for (const auto& [link, error] : side.data.broken) CHECK(link == 1);
@@ -199,11 +199,11 @@ TEST_CASE("shm: a reader that lies about how far it is only stops its own link")
   for (const std::uint64_t lie : {std::uint64_t{1} << 40, ~std::uint64_t{0}, std::uint64_t{64}}) {
     Couple couple;
     const Segment ring =
-        Segment::open(::getpid(), couple.b.plane.address(couple.b.link).ring_fd, ring::kSegmentBytes).value();
+        Segment::open(::getpid(), couple.b.way.address(couple.b.link).ring_fd, ring::kSegmentBytes).value();
     reinterpret_cast<RingHeader*>(ring.data())->consumed.store(lie);
     for (std::uint64_t i = 0; i < 1000; ++i) couple.a.send(make_frame(i, {1000}));
     CHECK(couple.a.in_flight() > 0);  // waits
-    couple.a.plane.remove(couple.a.link);
+    couple.a.way.remove(couple.a.link);
   }
 }
 
@@ -236,32 +236,32 @@ TEST_CASE("shm: both sides use their rings, or neither does") {
   {
     Side a(7);
     Side b(8);
-    const Address of_a = a.plane.address(a.link);
-    a.open(b.plane.address(b.link));
-    CHECK(a.plane.agreement(*a.end) == Agreement::kPending);
+    const Address of_a = a.way.address(a.link);
+    a.open(b.way.address(b.link));
+    CHECK(a.way.agreement(*a.end) == Agreement::kPending);
     b.open(of_a);
-    CHECK(b.plane.agreement(*b.end) == Agreement::kAgreed);
-    CHECK(a.plane.agreement(*a.end) == Agreement::kAgreed);
+    CHECK(b.way.agreement(*b.end) == Agreement::kAgreed);
+    CHECK(a.way.agreement(*a.end) == Agreement::kAgreed);
   }
   for (const bool first_fails : {true, false}) {
     CAPTURE(first_fails);
     Side a(7);
     Side b(8);
-    const Address of_a = a.plane.address(a.link);
-    Address of_b = b.plane.address(b.link);
+    const Address of_a = a.way.address(a.link);
+    Address of_b = b.way.address(b.link);
     of_b.ring_fd = -1;  // b can open a's ring, a not b's
-    const auto fail = [&] { CHECK(a.plane.open(a.link, of_b).error().code == Code::kUnimplemented); };
+    const auto fail = [&] { CHECK(a.way.open(a.link, of_b).error().code == Code::kUnimplemented); };
     if (first_fails) fail();
     b.open(of_a);
     if (!first_fails) {
-      CHECK(b.plane.agreement(*b.end) == Agreement::kPending);
+      CHECK(b.way.agreement(*b.end) == Agreement::kPending);
       fail();
     }
-    CHECK(b.plane.agreement(*b.end) == Agreement::kRefused);
-    for (Side* side : {&a, &b}) side->plane.leave(side->link);
-    CHECK(a.plane.arm());
-    CHECK(b.plane.poll() == 0);
-    b.plane.drain(b.link);
+    CHECK(b.way.agreement(*b.end) == Agreement::kRefused);
+    for (Side* side : {&a, &b}) side->way.leave(side->link);
+    CHECK(a.way.arm());
+    CHECK(b.way.poll() == 0);
+    b.way.drain(b.link);
   }
 }
 
@@ -280,28 +280,28 @@ TEST_CASE("shm: a sleeper is woken by a message, by room, and by memory that is 
   Couple couple;
   const auto rung = [](const Side& side) {
     char byte = 0;
-    return ::read(side.plane.event_fd(), &byte, 1) == 1;
+    return ::read(side.way.event_fd(), &byte, 1) == 1;
   };
   CHECK(rung(couple.b));  // when the other side was opened
-  CHECK(couple.b.plane.arm());
+  CHECK(couple.b.way.arm());
   CHECK_FALSE(rung(couple.b));
   couple.a.send(make_frame(0));
   CHECK(rung(couple.b));
-  CHECK_FALSE(couple.b.plane.arm());  // the message is there
+  CHECK_FALSE(couple.b.way.arm());  // the message is there
   couple.settle();
 
   couple.a.send(make_frame(1, {1 << 20}));
-  CHECK(couple.a.plane.arm());
-  while (couple.b.frames.size() < 2) couple.b.plane.poll();
+  CHECK(couple.a.way.arm());
+  while (couple.b.frames.size() < 2) couple.b.way.poll();
   CHECK(rung(couple.a));
-  CHECK_FALSE(couple.a.plane.arm());  // what was lent can be dropped
+  CHECK_FALSE(couple.a.way.arm());  // what was lent can be dropped
   couple.settle();
   CHECK(couple.a.in_flight() == 0);
 
   std::uint64_t sent = 0;
   while (couple.a.in_flight() == 0) couple.a.send(make_frame(sent++, {1000}));
-  CHECK(couple.a.plane.arm());
-  while (couple.b.plane.poll() > 0) continue;
+  CHECK(couple.a.way.arm());
+  while (couple.b.way.poll() > 0) continue;
   CHECK(rung(couple.a));
   couple.settle();
   CHECK(couple.a.in_flight() == 0);
@@ -314,38 +314,38 @@ TEST_CASE("shm: with hundreds of links each message is found, and links may go f
   for (LinkId link = 0; link < kLinks; ++link) {
     spokes.push_back(std::make_unique<Side>(link));
     if (link > 0) hub.add(link);
-    spokes.back()->open(hub.plane.address(link));
-    REQUIRE(hub.plane.open(link, spokes.back()->plane.address(link)).ok());
+    spokes.back()->open(hub.way.address(link));
+    REQUIRE(hub.way.open(link, spokes.back()->way.address(link)).ok());
   }
   const auto all_send = [&] {
     for (LinkId link = 0; link < kLinks; ++link) spokes[link]->send(make_frame(link));
   };
   all_send();
-  for (int round = 0; round < 3000 && hub.frames.size() < kLinks; ++round) hub.plane.poll();
+  for (int round = 0; round < 3000 && hub.frames.size() < kLinks; ++round) hub.way.poll();
   CHECK(hub.frames.size() == kLinks);
-  CHECK(hub.plane.arm());
+  CHECK(hub.way.arm());
 
   // Each message ends its own link and its neighbour's.
   hub.frames.clear();
   all_send();
   hub.frame_hook = [&] {
     const LinkId link = hub.frames.back().link;
-    hub.plane.remove(link);
-    hub.plane.remove(link ^ 1);
-    hub.plane.poll();
+    hub.way.remove(link);
+    hub.way.remove(link ^ 1);
+    hub.way.poll();
   };
-  for (int round = 0; round < 3000 && hub.frames.size() < kLinks / 2; ++round) hub.plane.poll();
+  for (int round = 0; round < 3000 && hub.frames.size() < kLinks / 2; ++round) hub.way.poll();
   CHECK(hub.frames.size() == kLinks / 2);
 }
 
 TEST_CASE("shm: who is no process, has no ring, or another one's, is not opened") {
   Side side(1);
   Side peer(2);
-  const Address right = peer.plane.address(2);
+  const Address right = peer.way.address(2);
   const auto fails = [&](Code code, auto&& change) {
     Address address = right;
     change(address);
-    const auto opened = side.plane.open(1, address);
+    const auto opened = side.way.open(1, address);
     return !opened.ok() && opened.error().code == code;
   };
   const auto refused = [&](auto&& change) { return fails(Code::kUnimplemented, change); };
@@ -362,7 +362,7 @@ TEST_CASE("shm: who is no process, has no ring, or another one's, is not opened"
   if (child == 0) ::_exit(0);
   ::waitpid(child, nullptr, 0);
   CHECK(refused([&](Address& address) { address.pid = static_cast<std::uint32_t>(child); }));
-  CHECK(side.plane.open(1, right).ok());
+  CHECK(side.way.open(1, right).ok());
 }
 
 }  // namespace troupe::rpc::shm

@@ -40,7 +40,7 @@ std::array<UniqueFd, 2> tcp_pair() {
   return {std::move(a), UniqueFd(accepted)};
 }
 
-struct Owner final : MeetingEvents {
+struct Owner final : ControlEvents {
   void on_met(LinkId, std::string_view, bool) override { met = true; }
   void on_message(LinkId, std::span<const std::byte>) override {}
   void on_stream(std::span<const std::byte>, UniqueFd) override {}
@@ -48,16 +48,16 @@ struct Owner final : MeetingEvents {
   bool met = false;
 };
 
-/// A connection whose link's meeting socket is open.
+/// A connection whose link's control socket is open.
 struct End {
   static constexpr std::size_t kMaxHead = 4096;
 
   explicit End(bool lends) {
     events.transport = nullptr;
     data.events = &events;
-    data.meeting = &meeting;
-    const std::string at = meeting.listen(SocketAddress::parse("127.0.0.1:0").value()).value();
-    link = meeting.dial(Destination::parse(at).value()).value();
+    data.control = &control;
+    const std::string at = control.listen(SocketAddress::parse("127.0.0.1:0").value()).value();
+    link = control.dial(Destination::parse(at).value()).value();
     REQUIRE(loop.wait_until([this] { return owner.met; }, clock.now() + std::chrono::seconds(30)));
     connection = std::make_unique<Connection>(link, data, lends);
   }
@@ -80,7 +80,7 @@ struct End {
   Loop loop{clock};
   Loop::Turn turn{loop};
   Owner owner;
-  Meeting meeting{loop, 65536, owner};
+  ControlSockets control{loop, 65536, owner};
   DataPlane data{kMaxHead};
   contract::Peer events;
   LinkId link = 0;

@@ -1,7 +1,7 @@
 #include <array>
 #include <random>
 
-#include "meeting/link_table.hpp"
+#include "control/link_table.hpp"
 #include "transport_contract.hpp"
 
 namespace troupe::rpc::contract {

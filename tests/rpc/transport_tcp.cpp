@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "meeting/address.hpp"
-#include "meeting/socket.hpp"
+#include "control/address.hpp"
+#include "control/socket.hpp"
 #include "transport/process_transport.hpp"
 #include "transport_contract.hpp"
 

@@ -15,7 +15,7 @@
 #include <set>
 #include <string>
 
-#include "meeting/address.hpp"
+#include "control/address.hpp"
 #include "transport/process_transport.hpp"
 #include "transport_child.hpp"
 #include "transport_contract.hpp"

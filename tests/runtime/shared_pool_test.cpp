@@ -31,8 +31,8 @@ TEST_CASE("shared pool: a buffer's bytes are seen through the file, without copy
   const Buffer part = buffer.slice(100, 1000);
   int done = 0;
   {
-    const auto place = SharedPool::locate(part).value();
-    const Buffer view = SharedMapping::view(mapping_of(part), place.offset, 1000, [&] { ++done; }).value();
+    const auto location = SharedPool::locate(part).value();
+    const Buffer view = SharedMapping::view(mapping_of(part), location.offset, 1000, [&] { ++done; }).value();
     CHECK(view.read_only());
     CHECK_FALSE(view.unique());
     CHECK(view.data() != part.data());
@@ -82,9 +82,9 @@ TEST_CASE("shared pool: an abandoned block is never used again, and stays as it 
   SharedPool pool;
   Buffer buffer = pool.allocate(kMiB);
   std::memset(buffer.data(), 5, kMiB);
-  const auto place = SharedPool::locate(buffer).value();
+  const auto location = SharedPool::locate(buffer).value();
   const auto mapping = mapping_of(buffer);
-  const Buffer view = SharedMapping::view(mapping, place.offset, kMiB, {}).value();
+  const Buffer view = SharedMapping::view(mapping, location.offset, kMiB, {}).value();
   {
     SharedLease lease(buffer);
     CHECK(SharedPool::is_leased(buffer));
@@ -118,9 +118,9 @@ TEST_CASE("shared pool: nobody else can write into a block, or have it mapped so
   SharedPool pool;
   const Buffer buffer = pool.allocate(kMiB);
   std::memset(buffer.data(), 1, kMiB);
-  const auto place = SharedPool::locate(buffer).value();
+  const auto location = SharedPool::locate(buffer).value();
   // As another process of this user does it: through /proc, also for writing, which the file's mode allows.
-  const std::string path = "/proc/self/fd/" + std::to_string(place.fd);
+  const std::string path = "/proc/self/fd/" + std::to_string(location.fd);
   const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   REQUIRE(fd >= 0);
   if (!SharedPool::others_cannot_write()) {
@@ -149,15 +149,15 @@ TEST_CASE("shared pool: buffers outlive their pool") {
 TEST_CASE("shared pool: what is not the announced segment is not opened") {
   SharedPool pool;
   const Buffer buffer = pool.allocate(kMiB);
-  const auto place = SharedPool::locate(buffer).value();
-  auto wrong = place;
+  const auto location = SharedPool::locate(buffer).value();
+  auto wrong = location;
   wrong.cookie ^= 1;
   CHECK_FALSE(SharedMapping::open(::getpid(), wrong).ok());
-  CHECK_FALSE(SharedMapping::open(0, place).ok());
-  CHECK_FALSE(SharedMapping::open(-1, place).ok());
+  CHECK_FALSE(SharedMapping::open(0, location).ok());
+  CHECK_FALSE(SharedMapping::open(-1, location).ok());
   for (const std::uint32_t fd : {0U, 1U, 2U, 999999U, 4294967295U}) {
     CAPTURE(fd);
-    CHECK_FALSE(SharedMapping::open(::getpid(), {fd, place.cookie, 0}).ok());
+    CHECK_FALSE(SharedMapping::open(::getpid(), {fd, location.cookie, 0}).ok());
   }
   // A segment that its owner could make shorter.
   const int unsealed = ::memfd_create("troupe-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -165,7 +165,7 @@ TEST_CASE("shared pool: what is not the announced segment is not opened") {
   REQUIRE(::ftruncate(unsealed, 8192) == 0);
   const std::uint64_t header[2] = {0x316c6f6f70757274, 77};
   REQUIRE(::pwrite(unsealed, header, sizeof header, 0) == sizeof header);
-  const SharedPool::Place its{static_cast<std::uint32_t>(unsealed), 77, 4096};
+  const SharedPool::Location its{static_cast<std::uint32_t>(unsealed), 77, 4096};
   CHECK_FALSE(SharedMapping::open(::getpid(), its).ok());
   REQUIRE(::fcntl(unsealed, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0);
   CHECK(SharedMapping::open(::getpid(), its).ok());

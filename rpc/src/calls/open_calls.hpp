@@ -28,9 +28,9 @@ struct OpenCall final : TimerNode {
   std::uint32_t generation = 1;
   ReplySink* sink = nullptr;  // null: the slot is free
   CallTarget target;
-  Session* session = nullptr;  // while it takes a place there, sent or waiting
-  FlowQueue::Place place;      // while it waits
-  std::size_t bytes = 0;       // while it is sent
+  Session* session = nullptr;    // while it takes a place there, sent or waiting
+  FlowQueue::Position position;  // while it waits
+  std::size_t bytes = 0;         // while it is sent
   bool waits = false;
   bool attempt = false;  // of a call that may be tried again: its end is not the caller's last word
   detail::MeteredCall metered;

@@ -1,8 +1,8 @@
 // Before the hello: both sides of a link show that they know the shared secret.
 #include <algorithm>
 
+#include "control/proof.hpp"
 #include "endpoint/core.hpp"
-#include "meeting/proof.hpp"
 #include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {

@@ -99,7 +99,7 @@ void Session::begin_flow(OpenCall& call, std::size_t bytes) {
 
 void Session::end_of_flow(OpenCall& call) {
   call.session = nullptr;
-  if (std::exchange(call.waits, false)) return queue_.erase(call.place);
+  if (std::exchange(call.waits, false)) return queue_.erase(call.position);
   --calls_in_flight_;
   (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes;
 }
@@ -121,10 +121,10 @@ Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t byt
   ++endpoint_.stats_.messages_waited;
   const FlowQueue::Lane lane = lane_of(flow == Flow::kReply, bytes > endpoint_.long_from_);
   const TimePoint until = call ? call->due() : deadline;
-  const auto place = queue_.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
+  const auto position = queue_.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
   if (call) {
     call->session = this;
-    call->place = place;
+    call->position = position;
     call->waits = true;
   }
   endpoint_.attend(*this);

@@ -26,12 +26,12 @@ class FlowQueue {
     TimePoint deadline;         // not worth sending after it
   };
   /// Where an entry is; valid until it is taken or erased.
-  struct Place {
+  struct Position {
     Lane lane{};
     std::list<Entry>::iterator entry;
   };
 
-  Place push(Lane lane, Entry entry) {
+  Position push(Lane lane, Entry entry) {
     if (lane == Lane::kReplies) {
       reply_bytes_ += entry.bytes;
     } else {
@@ -51,10 +51,10 @@ class FlowQueue {
     count_out(lane, entry.bytes);
     return entry;
   }
-  void erase(Place place) {
-    const std::size_t bytes = place.entry->bytes;
-    lanes_[index(place.lane)].erase(place.entry);
-    count_out(place.lane, bytes);
+  void erase(Position position) {
+    const std::size_t bytes = position.entry->bytes;
+    lanes_[index(position.lane)].erase(position.entry);
+    count_out(position.lane, bytes);
   }
 
   bool empty() const { return calls_ == 0 && lanes_[index(Lane::kReplies)].empty(); }

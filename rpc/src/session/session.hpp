@@ -9,7 +9,7 @@
 #include <troupe/rpc/endpoint.hpp>
 
 #include "calls/inbound_calls.hpp"
-#include "meeting/proof.hpp"
+#include "control/proof.hpp"
 #include "session/flow_queue.hpp"
 #include "session/leaving_answers.hpp"
 #include "session/liveness.hpp"

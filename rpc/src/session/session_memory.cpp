@@ -52,16 +52,17 @@ bool SessionMemory::open_probe(Loop& loop, std::function<void()> flush) {
   return true;
 }
 
-Result<Buffer> SessionMemory::open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) {
+Result<Buffer> SessionMemory::open(const SharedPool::Location& location, std::uint64_t lease,
+                                   std::uint64_t bytes) {
   if (!returns_) return Error{Code::kDataLoss, "a shared tensor came, but this side maps no memory"};
-  auto found = mappings_.find(place.cookie);
+  auto found = mappings_.find(location.cookie);
   if (found == mappings_.end()) {
-    auto mapping = SharedMapping::open(owner_, place);
+    auto mapping = SharedMapping::open(owner_, location);
     if (!mapping) return mapping.error();
     if (mappings_.size() >= kMaxMappings) mappings_.clear();
-    found = mappings_.emplace(place.cookie, std::move(*mapping)).first;
+    found = mappings_.emplace(location.cookie, std::move(*mapping)).first;
   }
-  return SharedMapping::view(found->second, place.offset, bytes,
+  return SharedMapping::view(found->second, location.offset, bytes,
                              [returns = returns_, lease] { returns->add(lease); });
 }
 

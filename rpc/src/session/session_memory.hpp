@@ -36,11 +36,12 @@ class SessionMemory final : public SharedTensors {
   std::size_t leases() const { return leases_.size(); }
 
   // ---- The peer's, read by us ---------------------------------------------------------------------
-  void set_owner(pid_t owner, const SharedPool::Place& probe) { owner_ = owner, probe_ = probe; }
+  void set_owner(pid_t owner, const SharedPool::Location& probe) { owner_ = owner, probe_ = probe; }
   /// Whether the peer's memory can be opened. From then on `flush` is called on the loop when leases are to
   /// be returned.
   bool open_probe(Loop& loop, std::function<void()> flush);
-  Result<Buffer> open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) override;
+  Result<Buffer> open(const SharedPool::Location& location, std::uint64_t lease,
+                      std::uint64_t bytes) override;
   std::vector<std::uint64_t> leases_to_return();
   /// Whether segments of the peer are mapped.
   bool maps() const { return !mappings_.empty(); }
@@ -54,7 +55,7 @@ class SessionMemory final : public SharedTensors {
   class Returns;
   std::unordered_map<std::uint64_t, SharedLease> leases_;
   pid_t owner_ = 0;
-  SharedPool::Place probe_;
+  SharedPool::Location probe_;
   std::unordered_map<std::uint64_t, std::shared_ptr<const SharedMapping>> mappings_;  // by cookie
   std::shared_ptr<Returns> returns_;  // null: the peer's memory is not opened
 };

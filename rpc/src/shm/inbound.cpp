@@ -19,7 +19,7 @@ constexpr std::size_t kMostLent = 1024;
 
 }  // namespace
 
-Result<Inbound> Inbound::create(LinkId link, DataPlane& plane) {
+Result<Inbound> Inbound::create(LinkId link, DataPlane& data) {
   auto ring = Segment::create(ring::kSegmentBytes);
   if (!ring) return ring.error();
   std::uint64_t cookie = 0;
@@ -28,11 +28,11 @@ Result<Inbound> Inbound::create(LinkId link, DataPlane& plane) {
   auto* const header = new (ring->data()) RingHeader;
   header->cookie = cookie;
   header->reader_orders = AsymmetricFence::available() ? 1 : 0;
-  return Inbound(link, plane, std::move(*ring));
+  return Inbound(link, data, std::move(*ring));
 }
 
-Inbound::Inbound(LinkId link, DataPlane& plane, Segment ring)
-    : link_(link), plane_(&plane), ring_(std::move(ring)), reader_(ring_) {}
+Inbound::Inbound(LinkId link, DataPlane& data, Segment ring)
+    : link_(link), data_(&data), ring_(std::move(ring)), reader_(ring_) {}
 
 bool Inbound::attached() {
   if (attached_) return true;
@@ -77,11 +77,11 @@ Inbound::Got Inbound::receive(Arrival& arrival) {
 
 /// The head is copied, because the ring is wanted back before the message is done with.
 bool Inbound::take_head(const Record& record, Arrival& arrival) const {
-  if (record.head_bytes == 0 || record.head_bytes > plane_->max_head_bytes ||
+  if (record.head_bytes == 0 || record.head_bytes > data_->max_head_bytes ||
       record.head_bytes > record.payload.size())
     return false;
   arrival.link = link_;
-  arrival.head = plane_->heads.acquire(record.head_bytes);
+  arrival.head = data_->heads.acquire(record.head_bytes);
   std::memcpy(arrival.head.data(), record.payload.data(), record.head_bytes);
   return true;
 }
@@ -92,7 +92,7 @@ Inbound::Got Inbound::take_frame(const Record& record, Arrival& arrival) {
   const std::size_t parts_at = ring::aligned_head(record.head_bytes);
   if (parts_at > record.payload.size() || record.part_bytes > record.payload.size() - parts_at)
     return Got::kNonsense;
-  if (!plane_->ask_for_parts(arrival, record.part_bytes)) return Got::kMore;
+  if (!data_->ask_for_parts(arrival, record.part_bytes)) return Got::kMore;
   scatter(record.payload.data() + parts_at, arrival.parts);
   return Got::kMessage;
 }
@@ -123,7 +123,7 @@ Inbound::Got Inbound::copy(Arrival& arrival, std::size_t most) {
   if (!copy_begun_) {
     Lent& first = lent_.front();
     copied_ = std::move(first.arrival);
-    if (!plane_->ask_for_parts(copied_, first.bytes)) {
+    if (!data_->ask_for_parts(copied_, first.bytes)) {
       end_lent();
       return Got::kMore;
     }
@@ -136,12 +136,12 @@ Inbound::Got Inbound::copy(Arrival& arrival, std::size_t most) {
   arrival = std::exchange(copied_, {});
   // A sender that goes closes its socket before it frees anything: if that is open still, what we have read
   // was the message.
-  const bool left = plane_->meeting && plane_->meeting->peer_has_left(link_);
+  const bool left = data_->control && data_->control->peer_has_left(link_);
   end_lent();
   if (step && !left) return Got::kMessage;
-  ++plane_->stats.lost;
+  ++data_->stats.lost;
   arrival = {};
-  if (!step && !left) plane_->lose(link_, std::move(step).error());
+  if (!step && !left) data_->lose(link_, std::move(step).error());
   return Got::kMore;
 }
 
@@ -154,7 +154,7 @@ void Inbound::end_lent() {
 
 Inbound::Got Inbound::begin_stream(const Record& record) {
   if (stream_bytes_ != 0 || record.part_bytes == 0 || !take_head(record, stream_)) return Got::kNonsense;
-  if (!plane_->ask_for_parts(stream_, record.part_bytes)) return Got::kMore;
+  if (!data_->ask_for_parts(stream_, record.part_bytes)) return Got::kMore;
   stream_bytes_ = record.part_bytes;
   stream_done_ = 0;
   stream_part_ = stream_offset_ = 0;

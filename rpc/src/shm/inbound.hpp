@@ -24,7 +24,7 @@ class Inbound {
     kNonsense  ///< the peer broke the rules; the link is to be closed
   };
 
-  static Result<Inbound> create(LinkId link, DataPlane& plane);
+  static Result<Inbound> create(LinkId link, DataPlane& data);
 
   /// What the peer needs to know.
   int fd() const { return ring_.fd(); }
@@ -59,7 +59,7 @@ class Inbound {
     std::uint64_t bytes = 0;
   };
 
-  Inbound(LinkId link, DataPlane& plane, Segment ring);
+  Inbound(LinkId link, DataPlane& data, Segment ring);
   Got take_frame(const Record& record, Arrival& arrival);
   Got take_lent(const Record& record);
   Got begin_stream(const Record& record);
@@ -70,7 +70,7 @@ class Inbound {
   void ring_if_waited_for();
 
   LinkId link_;
-  DataPlane* plane_;
+  DataPlane* data_;
   Segment ring_;
   RingReader reader_;
   pid_t writer_ = 0;

@@ -58,7 +58,7 @@ Outbound::Outbound(Segment ring, Bell bell) : ring_(std::move(ring)), bell_(std:
 
 /// A fence between the mark and the look at the sleeper would wait for the ring's cache lines to come from
 /// the other core, a fifth of a call's whole time. Where the two can, who goes to sleep makes it for us
-/// (Plane::arm).
+/// (ShmWay::arm).
 void Outbound::publish(RecordKind kind, std::size_t head_bytes, std::size_t part_bytes) {
   writer_.publish(kind, head_bytes, part_bytes);
   if (fences_) [[unlikely]]

@@ -13,7 +13,7 @@ namespace {
 /// Pieces of one step; more are left for the next.
 constexpr std::size_t kPieces = 64;
 
-/// Fills `list` with what comes from `place` on, `most` bytes at the most.
+/// Fills `list` with what comes from `cursor` on, `most` bytes at the most.
 template <class Range, class Address>
 std::size_t fill(std::array<iovec, kPieces>& list, std::size_t& bytes, const Range& range, std::size_t index,
                  std::size_t offset, std::size_t most, Address address) {
@@ -29,13 +29,13 @@ std::size_t fill(std::array<iovec, kPieces>& list, std::size_t& bytes, const Ran
   return count;
 }
 
-template <class Range, class Size, class Place>
-void advance(const Range& range, Place& place, std::size_t bytes, Size size) {
-  while (bytes > 0 && place.index < range.size()) {
-    const std::size_t here = std::min(bytes, size(range[place.index]) - place.offset);
+template <class Range, class Size, class Cursor>
+void advance(const Range& range, Cursor& cursor, std::size_t bytes, Size size) {
+  while (bytes > 0 && cursor.index < range.size()) {
+    const std::size_t here = std::min(bytes, size(range[cursor.index]) - cursor.offset);
     bytes -= here;
-    place.offset += here;
-    if (place.offset == size(range[place.index])) place = {place.index + 1, 0};
+    cursor.offset += here;
+    if (cursor.offset == size(range[cursor.index])) cursor = {cursor.index + 1, 0};
   }
 }
 

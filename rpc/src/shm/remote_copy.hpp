@@ -28,12 +28,12 @@ class RemoteCopy {
   bool done() const { return left_ == 0; }
 
  private:
-  struct Place {
+  struct Cursor {
     std::size_t index = 0, offset = 0;
   };
   std::vector<LentPiece> from_;
   std::vector<std::span<std::byte>> to_;
-  Place read_, written_;
+  Cursor read_, written_;
   std::size_t left_ = 0;
 };
 

@@ -7,7 +7,7 @@
 
 #include <troupe/runtime/result.hpp>
 
-#include "meeting/socket.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc::shm {
 

@@ -10,7 +10,7 @@
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/task.hpp>
 
-#include "meeting/link_table.hpp"
+#include "control/link_table.hpp"
 #include "sim/world.hpp"
 
 namespace troupe::rpc {

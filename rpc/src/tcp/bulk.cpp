@@ -172,9 +172,9 @@ void BulkReceiver::end_first() {
   begun_ = false;
   if (first.lent) {
     ++taken_;
-    // A sender that goes closes its meeting socket before it frees anything: if that is open still, what came
+    // A sender that goes closes its control socket before it frees anything: if that is open still, what came
     // was the message.
-    if (data_->meeting->peer_has_left(first.arrival.link)) {
+    if (data_->control->peer_has_left(first.arrival.link)) {
       ++data_->stats.lost;
       return;
     }

@@ -7,7 +7,7 @@
 
 #include <troupe/runtime/buffer.hpp>
 
-#include "meeting/socket.hpp"
+#include "control/socket.hpp"
 #include "tcp/byte_stream.hpp"
 #include "tcp/page_pipe.hpp"
 #include "tcp/pieces.hpp"

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <utility>
 
-#include "meeting/socket.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc::tcp {
 

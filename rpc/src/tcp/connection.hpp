@@ -8,7 +8,7 @@
 
 #include <troupe/rpc/transport.hpp>
 
-#include "meeting/socket.hpp"
+#include "control/socket.hpp"
 #include "tcp/bulk.hpp"
 #include "tcp/byte_stream.hpp"
 #include "tcp/wire.hpp"

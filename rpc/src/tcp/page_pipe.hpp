@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "meeting/socket.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc::tcp {
 

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "meeting/link_table.hpp"
-#include "meeting/proof.hpp"
+#include "control/link_table.hpp"
+#include "control/proof.hpp"
 
 namespace troupe::rpc {
 namespace {

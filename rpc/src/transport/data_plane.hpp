@@ -11,7 +11,7 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "meeting/meeting.hpp"
+#include "control/control_sockets.hpp"
 #include "transport/ring.hpp"
 #include "wire/head_pool.hpp"
 
@@ -64,7 +64,7 @@ struct DataPlane {
   Ring<Arrival> arrivals{1024};                  // to be delivered
   std::vector<std::pair<LinkId, Error>> broken;  // links to be closed, with why
   TransportEvents* events = nullptr;
-  const Meeting* meeting = nullptr;
+  const ControlSockets* control = nullptr;
   bool collecting =
       false;  // what is sent to a link after its first message of a round waits for the round's end
   bool collected = false;  // ... and something does

@@ -84,9 +84,9 @@ ProcessTransport::ProcessTransport(Loop& loop, const TransportOptions& options)
       data_(limits_.max_head_bytes),
       shm_(data_, uses_rings(options_.transports)),
       tcp_(loop, data_, offer_of_streams(options_.transports)),
-      meeting_(loop, limits_.max_control_bytes, *this) {
+      control_(loop, limits_.max_control_bytes, *this) {
   limits_.eager_bytes = std::size_t{48} << 10;
-  data_.meeting = &meeting_;
+  data_.control = &control_;
 }
 
 Result<void> ProcessTransport::make_ways() {
@@ -94,7 +94,7 @@ Result<void> ProcessTransport::make_ways() {
   // Before UCX: whether a link goes this way, although UCX could carry it, is a matter of both sides' offers.
   if (offer_of_streams(options_.transports) != tcp::Offer::kNone) {
     ways_.push_back(&tcp_);
-    meeting_.expect_streams(tcp::Preamble::kMagic, sizeof(tcp::Preamble));
+    control_.expect_streams(tcp::Preamble::kMagic, sizeof(tcp::Preamble));
   }
   if (uses_ucx(options_.transports)) {
     auto ucx = UcxWay::create(options_, data_);
@@ -115,7 +115,7 @@ ProcessTransport::~ProcessTransport() {
   const Loop::Turn turn(loop_);
   loop_.remove_source(*this);
   // Sockets first: a peer that is reading our memory just now sees that it can no longer trust it.
-  for (const LinkId link : meeting_.links()) meeting_.close(link);
+  for (const LinkId link : control_.links()) control_.close(link);
   for (const LinkId link : links_.ids()) detach(link);
 }
 
@@ -224,7 +224,7 @@ void ProcessTransport::fail_broken() {
   auto broken = std::exchange(data_.broken, {});
   for (auto& [link, error] : broken) {
     if (!links_.find(link)) continue;
-    meeting_.close(link);
+    control_.close(link);
     detach(link);
     data_.events->on_closed(link, std::move(error));
   }
@@ -241,7 +241,7 @@ Result<std::string> ProcessTransport::listen(std::string_view address) {
     where->addresses = *std::move(found);
   }
   const SocketAddress& own = where->addresses.front();
-  auto listening = meeting_.listen(own);
+  auto listening = control_.listen(own);
   if (!listening) return listening;
   auto reached = reach_beyond(own);
   if (!reached) return reached.error();
@@ -251,23 +251,23 @@ Result<std::string> ProcessTransport::listen(std::string_view address) {
 Result<LinkId> ProcessTransport::dial(std::string_view address) {
   auto to = Destination::parse(address);
   if (!to) return to.error();
-  return meeting_.dial(*to);
+  return control_.dial(*to);
 }
 
 std::string ProcessTransport::local_host(LinkId link) const {
-  const auto own = parse_host_port(meeting_.local_address(link).to_string());
+  const auto own = parse_host_port(control_.local_address(link).to_string());
   return own ? own->host : "";
 }
 
 void ProcessTransport::on_met(LinkId link, std::string_view peer_address, bool incoming) {
-  const SocketAddress there = meeting_.remote_address(link);
-  if (auto reached = reach_beyond(there); !reached) return meeting_.fail_soon(link, reached.error());
+  const SocketAddress there = control_.remote_address(link);
+  if (auto reached = reach_beyond(there); !reached) return control_.fail_soon(link, reached.error());
   auto token = secret_token(link);
-  if (!token) return meeting_.fail_soon(link, token.error());
+  if (!token) return control_.fail_soon(link, token.error());
   links_.emplace_at(link);
   const LinkFacts facts{link, incoming, there.is_local(), *token};
   for (DataWay* way : ways_)
-    if (auto added = way->add(facts); !added) return meeting_.fail_soon(link, added.error());
+    if (auto added = way->add(facts); !added) return control_.fail_soon(link, added.error());
   data_.events->on_link(link, peer_address, incoming);
 }
 
@@ -303,7 +303,7 @@ void ProcessTransport::detach(LinkId id) {
 }
 
 void ProcessTransport::close(LinkId link) {
-  meeting_.close(link);
+  control_.close(link);
   detach(link);
 }
 

@@ -10,20 +10,20 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/loop.hpp>
 
-#include "meeting/link_table.hpp"
-#include "meeting/meeting.hpp"
-#include "meeting/socket.hpp"
-#include "shm/plane.hpp"
-#include "tcp/plane.hpp"
+#include "control/control_sockets.hpp"
+#include "control/link_table.hpp"
+#include "control/socket.hpp"
+#include "shm/way.hpp"
+#include "tcp/way.hpp"
 #include "transport/data_plane.hpp"
 #include "transport/data_way.hpp"
 #include "ucx/way.hpp"
 
 namespace troupe::rpc {
 
-/// The transport of real nodes: control goes through a Meeting's sockets, data by the first of several ways
+/// The transport of real nodes: control goes through ControlSockets, data by the first of several ways
 /// that both ends of a link have: shared memory between processes of this machine, RDMA over UCX, TCP.
-class ProcessTransport final : public Transport, private MeetingEvents {
+class ProcessTransport final : public Transport, private ControlEvents {
  public:
   static Result<std::unique_ptr<ProcessTransport>> create(Loop& loop, const TransportOptions& options);
   ~ProcessTransport() override;
@@ -34,19 +34,19 @@ class ProcessTransport final : public Transport, private MeetingEvents {
 
   void set_events(TransportEvents& events) override { data_.events = &events; }
   Limits limits() const override { return limits_; }
-  void bound_strangers(const StrangerBounds& bounds) override { meeting_.bound_strangers(bounds); }
-  void admit(LinkId link) override { meeting_.admit(link); }
+  void bound_strangers(const StrangerBounds& bounds) override { control_.bound_strangers(bounds); }
+  void admit(LinkId link) override { control_.admit(link); }
   bool can_share_memory() const override { return true; }
   bool is_local(std::string_view address) const override {
     const auto parsed = SocketAddress::parse(address);
     return !parsed || parsed->is_local();
   }
-  bool has_room_for(LinkId link) const override { return !meeting_.is_one_too_many(link); }
+  bool has_room_for(LinkId link) const override { return !control_.is_one_too_many(link); }
   std::string local_host(LinkId link) const override;
   Result<std::string> listen(std::string_view address) override;
   Result<LinkId> dial(std::string_view address) override;
   void send_control(LinkId link, std::span<const std::byte> message) override {
-    meeting_.send(link, message);
+    control_.send(link, message);
   }
   std::vector<std::byte> data_address(LinkId link) override;
   Result<void> open_data(LinkId link, std::span<const std::byte> peer_data_address) override;
@@ -58,8 +58,8 @@ class ProcessTransport final : public Transport, private MeetingEvents {
 
   /// For tests.
   const DataPlane::Stats& stats() const { return data_.stats; }
-  tcp::Plane& streams() { return tcp_; }
-  shm::Plane& rings() { return shm_; }
+  tcp::TcpWay& streams() { return tcp_; }
+  shm::ShmWay& rings() { return shm_; }
   std::size_t workers() const { return ucx_ ? ucx_->workers() : 0; }
   std::size_t unfinished() const { return ucx_ ? ucx_->unfinished() : 0; }
 
@@ -111,15 +111,15 @@ class ProcessTransport final : public Transport, private MeetingEvents {
   UniqueFd event_fd_;      // an epoll descriptor over the quiet ways' own and, while armed, the others'
   bool watching_ = false;  // whether it has those
   DataPlane data_;
-  shm::Plane shm_;
-  tcp::Plane tcp_;
+  shm::ShmWay shm_;
+  tcp::TcpWay tcp_;
   std::unique_ptr<UcxWay> ucx_;  // null: this process does without UCX
   std::vector<DataWay*> ways_;   // the better one first
   LinkTable<Link> links_;
   std::size_t decided_ = 0;        // links with a way
   std::vector<LinkId> undecided_;  // opened, and not agreed yet
   std::vector<LinkId> resumed_;    // with something held to be delivered
-  Meeting meeting_;
+  ControlSockets control_;
   int polling_ = 0;  // of poll() in one another
 };
 

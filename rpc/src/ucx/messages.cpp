@@ -73,10 +73,10 @@ UcxWorker::Payload UcxWorker::describe(const std::vector<Buffer>& parts, std::ve
   return payload;
 }
 
-Result<void> UcxWorker::send(UcxChannel& channel, OutFrame&& frame) {
-  if (!channel.peer_deaf && channel.waiting.empty()) return send_now(channel, std::move(frame));
-  channel.bytes_in_flight += bytes_of(frame);
-  channel.waiting.push_back(std::move(frame));
+Result<void> UcxWorker::send(UcxEnd& end, OutFrame&& frame) {
+  if (!end.peer_deaf && end.waiting.empty()) return send_now(end, std::move(frame));
+  end.bytes_in_flight += bytes_of(frame);
+  end.waiting.push_back(std::move(frame));
   return {};
 }
 
@@ -84,44 +84,43 @@ Result<void> UcxWorker::send(UcxChannel& channel, OutFrame&& frame) {
 void UcxWorker::send_waiting() {
   for (const LinkId link : std::exchange(hearing_, {})) {
     for (;;) {  // found anew each time: dropping a buffer may run anybody's code
-      UcxChannel* const channel = links_->channels.find(link);
-      if (!channel || channel->worker != this || channel->peer_deaf || channel->waiting.empty()) break;
-      OutFrame frame = std::move(channel->waiting.front());
-      channel->waiting.pop_front();
-      channel->bytes_in_flight -= bytes_of(frame);
-      if (!send_now(*channel, std::move(frame))) break;  // the link is lost
+      UcxEnd* const end = links_->ends.find(link);
+      if (!end || end->worker != this || end->peer_deaf || end->waiting.empty()) break;
+      OutFrame frame = std::move(end->waiting.front());
+      end->waiting.pop_front();
+      end->bytes_in_flight -= bytes_of(frame);
+      if (!send_now(*end, std::move(frame))) break;  // the link is lost
     }
   }
 }
 
-void UcxWorker::pause(UcxChannel& channel) {
-  if (!channel.paused && links_->data.meeting->peer_has_left(channel.link))
-    return;  // nobody is left to be told
+void UcxWorker::pause(UcxEnd& end) {
+  if (!end.paused && links_->data.control->peer_has_left(end.link)) return;  // nobody is left to be told
   SendOperation& operation = take_send_operation();
   operation.is_word = true;
-  const std::byte word = channel.paused ? kBeSilent : kGoOn;
-  const auto header = write_header(operation, channel.peer_tag, {&word, 1});
-  static_cast<void>(post(operation, channel, kWordId, header, {}));  // if it fails, the link is lost
-  if (!channel.paused && !in_progress_) accept_announced(channel);
+  const std::byte word = end.paused ? kBeSilent : kGoOn;
+  const auto header = write_header(operation, end.peer_tag, {&word, 1});
+  static_cast<void>(post(operation, end, kWordId, header, {}));  // if it fails, the link is lost
+  if (!end.paused && !in_progress_) accept_announced(end);
 }
 
-Result<void> UcxWorker::send_now(UcxChannel& channel, OutFrame&& frame) {
+Result<void> UcxWorker::send_now(UcxEnd& end, OutFrame&& frame) {
   SendOperation& operation = take_send_operation();
-  const auto header = write_header(operation, channel.peer_tag, frame.head.bytes());
+  const auto header = write_header(operation, end.peer_tag, frame.head.bytes());
   Payload payload;
   if (!frame.parts.empty()) {
     operation.parts = std::move(frame.parts);
     payload = describe(operation.parts, operation.pieces);
   }
-  return post(operation, channel, kMessageId, header, payload);
+  return post(operation, end, kMessageId, header, payload);
 }
 
-Result<void> UcxWorker::post(SendOperation& operation, UcxChannel& channel, unsigned am_id,
+Result<void> UcxWorker::post(SendOperation& operation, UcxEnd& end, unsigned am_id,
                              std::span<const std::byte> header, const Payload& payload) {
-  operation.channel = &channel;
+  operation.end = &end;
   operation.bytes = header.size() + payload.bytes;
-  ++channel.operations;
-  channel.bytes_in_flight += operation.bytes;
+  ++end.operations;
+  end.bytes_in_flight += operation.bytes;
 
   ucp_request_param_t params;
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
@@ -130,43 +129,43 @@ Result<void> UcxWorker::post(SendOperation& operation, UcxChannel& channel, unsi
   params.user_data = &operation;
   params.datatype = payload.type;
   params.memory_type = UCS_MEMORY_TYPE_HOST;
-  if (channel.over_network && payload.type == UCP_DATATYPE_IOV) {
+  if (end.over_network && payload.type == UCP_DATATYPE_IOV) {
     // Over TCP, rendezvous of scattered memory falls back to small copied pieces, each waited for: 1.3 GB/s
     // against 4 eagerly (and 8 by rendezvous of one part), 1 MiB in two parts.
     params.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
     params.flags = UCP_AM_SEND_FLAG_EAGER;
   }
-  void* request = ucp_am_send_nbx(channel.endpoint, am_id, header.data(), header.size(), payload.data,
+  void* request = ucp_am_send_nbx(end.endpoint, am_id, header.data(), header.size(), payload.data,
                                   payload.count, &params);
   if (UCS_PTR_IS_PTR(request)) return {};
 
   // Sent already (null), or refused.
-  --channel.operations;
-  channel.bytes_in_flight -= operation.bytes;
+  --end.operations;
+  end.bytes_in_flight -= operation.bytes;
   operation.parts.clear();
   operation.long_header = {};
   const bool is_word = std::exchange(operation.is_word, false);
   free_sends_.push_back(&operation);
   if (request == nullptr) {
-    channel.has_sent |= !is_word;
+    end.has_sent |= !is_word;
     return {};
   }
   Error error = ucx_error(UCS_PTR_STATUS(request), "sending to the peer");
-  links_->data.lose(channel.link, error);
+  links_->data.lose(end.link, error);
   return error;
 }
 
 void UcxWorker::on_sent(void* request, ucs_status_t status, void* user_data) {
   auto& operation = *static_cast<SendOperation*>(user_data);
   UcxWorker& self = *operation.worker;
-  UcxChannel& channel = *operation.channel;
+  UcxEnd& end = *operation.end;
   ucp_request_free(request);
-  channel.bytes_in_flight -= operation.bytes;
-  channel.has_sent |= status == UCS_OK && !operation.is_word;
+  end.bytes_in_flight -= operation.bytes;
+  end.has_sent |= status == UCS_OK && !operation.is_word;
   operation.is_word = false;
-  if (status != UCS_OK && !channel.detached)
-    self.links_->data.lose(channel.link, ucx_error(status, "sending to the peer"));
-  self.end_operation(channel);
+  if (status != UCS_OK && !end.detached)
+    self.links_->data.lose(end.link, ucx_error(status, "sending to the peer"));
+  self.end_operation(end);
   self.ended_sends_.push_back(&operation);
 }
 
@@ -196,45 +195,45 @@ ucs_status_t UcxWorker::on_word(void* self_, const void* header, std::size_t hea
                                 const ucp_am_recv_param_t*) {
   auto& self = *static_cast<UcxWorker*>(self_);
   const std::span bytes(static_cast<const std::byte*>(header), header_size);
-  UcxChannel* const channel = self.channel_of(bytes);
-  if (!channel) return UCS_OK;
-  channel->peer_deaf = bytes[kTagBytes] == kBeSilent;
-  if (!channel->peer_deaf) self.hearing_.push_back(channel->link);
+  UcxEnd* const end = self.end_of(bytes);
+  if (!end) return UCS_OK;
+  end->peer_deaf = bytes[kTagBytes] == kBeSilent;
+  if (!end->peer_deaf) self.hearing_.push_back(end->link);
   return UCS_OK;
 }
 
 /// For which link it is; null, and counted, if it is for none.
-UcxChannel* UcxWorker::channel_of(std::span<const std::byte> header) {
+UcxEnd* UcxWorker::end_of(std::span<const std::byte> header) {
   if (header.size() <= kTagBytes || header.size() > kTagBytes + links_->data.max_head_bytes) {
     ++links_->data.stats.malformed;
     return nullptr;
   }
   std::uint64_t tag = 0;
   std::memcpy(&tag, header.data(), kTagBytes);
-  UcxChannel* const channel = links_->channels.in_slot(tag);
-  if (channel && channel->own_tag == tag && channel->worker == this) return channel;
+  UcxEnd* const end = links_->ends.in_slot(tag);
+  if (end && end->own_tag == tag && end->worker == this) return end;
   ++links_->data.stats.stray;
   return nullptr;
 }
 
 /// Returns whether UCX's descriptor, `data`, is kept.
 bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous) {
-  UcxChannel* const channel = channel_of(header);
-  if (!channel) return false;
-  channel->has_received = true;
+  UcxEnd* const end = end_of(header);
+  if (!end) return false;
+  end->has_received = true;
   Arrival arrival;
-  arrival.link = channel->link;
+  arrival.link = end->link;
   // Where UCX put the header is neither aligned nor ours to keep.
   arrival.head = links_->data.heads.acquire(header.size() - kTagBytes);
   std::memcpy(arrival.head.data(), header.data() + kTagBytes, arrival.head.size());
   if (rendezvous && size > 0) {
-    if (channel->announced.size() >= kMostAnnounced) {
-      links_->data.lose(channel->link,
+    if (end->announced.size() >= kMostAnnounced) {
+      links_->data.lose(end->link,
                         {Code::kResourceExhausted, "the peer has announced too many long messages"});
       return false;
     }
-    channel->announced.push_back({std::move(arrival), size, data});
-    accept_announced(*channel);
+    end->announced.push_back({std::move(arrival), size, data});
+    accept_announced(*end);
     return true;
   }
   if (size > 0) {
@@ -248,38 +247,38 @@ bool UcxWorker::receive(std::span<const std::byte> header, void* data, std::size
 /// Memory is given to few messages at a time, in the order in which they were announced. So a sender can
 /// make us hold little more than the message that is being received, and one after the other they go into
 /// the same memory, which the processor's cache still has: 1 MiB messages at 12 GB/s in place of 7.
-void UcxWorker::accept_announced(UcxChannel& channel) {
-  const std::size_t most = channel.over_network ? kMostReceivedOverNetwork : kMostReceived;
-  while (!channel.announced.empty() && !channel.detached && !channel.paused) {
-    Announced& next = channel.announced.front();
-    const bool one_more = channel.receiving < most && channel.bytes_receiving < kEnoughUnderWay;
-    if (channel.receiving > 0 && !one_more) return;
+void UcxWorker::accept_announced(UcxEnd& end) {
+  const std::size_t most = end.over_network ? kMostReceivedOverNetwork : kMostReceived;
+  while (!end.announced.empty() && !end.detached && !end.paused) {
+    Announced& next = end.announced.front();
+    const bool one_more = end.receiving < most && end.bytes_receiving < kEnoughUnderWay;
+    if (end.receiving > 0 && !one_more) return;
     Announced announced = std::move(next);
-    channel.announced.pop_front();
+    end.announced.pop_front();
     if (links_->data.ask_for_parts(announced.arrival, announced.bytes)) {
-      start_rendezvous(channel, std::move(announced));
+      start_rendezvous(end, std::move(announced));
     } else {
       ucp_am_data_release(worker_, announced.descriptor);
     }
   }
 }
 
-void UcxWorker::decline_announced(UcxChannel& channel) {
-  for (const Announced& announced : channel.announced) ucp_am_data_release(worker_, announced.descriptor);
-  channel.announced.clear();
+void UcxWorker::decline_announced(UcxEnd& end) {
+  for (const Announced& announced : end.announced) ucp_am_data_release(worker_, announced.descriptor);
+  end.announced.clear();
 }
 
-void UcxWorker::start_rendezvous(UcxChannel& channel, Announced announced) {
+void UcxWorker::start_rendezvous(UcxEnd& end, Announced announced) {
   if (free_receives_.empty()) free_receives_.push_back(&receives_.emplace_back());
   ReceiveOperation& operation = *free_receives_.back();
   free_receives_.pop_back();
   operation.worker = this;
-  operation.channel = &channel;
+  operation.end = &end;
   operation.arrival = std::move(announced.arrival);
   operation.bytes = announced.bytes;
-  ++channel.operations;
-  ++channel.receiving;
-  channel.bytes_receiving += announced.bytes;
+  ++end.operations;
+  ++end.receiving;
+  end.bytes_receiving += announced.bytes;
   ++receiving_;
   const Payload payload = describe(operation.arrival.parts, operation.pieces);
 
@@ -297,41 +296,41 @@ void UcxWorker::start_rendezvous(UcxChannel& channel, Announced announced) {
 void UcxWorker::on_received(void* request, ucs_status_t status, std::size_t, void* user_data) {
   ucp_request_free(request);
   auto& operation = *static_cast<ReceiveOperation*>(user_data);
-  UcxChannel& channel = *operation.channel;
+  UcxEnd& end = *operation.end;
   UcxWorker& self = *operation.worker;
   const bool is_large = operation.bytes >= kEnoughUnderWay;
   self.end_receive(operation, status);
-  if (!is_large) return self.accept_announced(channel);
-  if (!channel.detached) self.postponed_.push_back(channel.link);
+  if (!is_large) return self.accept_announced(end);
+  if (!end.detached) self.postponed_.push_back(end.link);
 }
 
 /// After a message as large as a cache the next one waits until that has been delivered: then it usually goes
 /// into the same memory.
 void UcxWorker::accept_postponed() {
   for (const LinkId link : std::exchange(postponed_, {})) {
-    UcxChannel* const channel = links_->channels.find(link);
-    if (channel && channel->worker == this) accept_announced(*channel);
+    UcxEnd* const end = links_->ends.find(link);
+    if (end && end->worker == this) accept_announced(*end);
   }
 }
 
 void UcxWorker::end_receive(ReceiveOperation& operation, ucs_status_t status) {
-  UcxChannel& channel = *operation.channel;
+  UcxEnd& end = *operation.end;
   Arrival arrival = std::exchange(operation.arrival, {});
   free_receives_.push_back(&operation);
   --receiving_;
-  --channel.receiving;
-  channel.bytes_receiving -= operation.bytes;
-  end_operation(channel);
-  if (channel.detached) return;
+  --end.receiving;
+  end.bytes_receiving -= operation.bytes;
+  end_operation(end);
+  if (end.detached) return;
   // Parts were read from the sender's own memory, perhaps. A sender that goes closes its socket before it
   // frees anything: if that is open still, what we have read was the message.
-  if (status == UCS_OK && links_->data.meeting->peer_has_left(channel.link)) {
+  if (status == UCS_OK && links_->data.control->peer_has_left(end.link)) {
     ++links_->data.stats.lost;
     return;
   }
   if (status == UCS_OK) return links_->data.arrivals.push(std::move(arrival));
   ++links_->data.stats.lost;
-  links_->data.lose(channel.link, ucx_error(status, "receiving from the peer"));
+  links_->data.lose(end.link, ucx_error(status, "receiving from the peer"));
 }
 
 }  // namespace troupe::rpc

@@ -40,7 +40,7 @@ UcxWay::UcxWay(const TransportOptions& options, DataPlane& data)
 }
 
 UcxWay::~UcxWay() {
-  for (const LinkId link : links_.channels.ids()) remove(link);
+  for (const LinkId link : links_.ends.ids()) remove(link);
   workers_.clear();
 }
 
@@ -83,77 +83,76 @@ Result<void> UcxWay::add(const LinkFacts& facts) {
   if (workers_.back()->unfinished() > kMaxUnfinished) {
     if (auto added = add_worker(); !added) return added;
   }
-  UcxChannel* const channel = links_.channels.emplace_at(facts.link, *workers_.back());
-  channel->own_tag = facts.token[0];
-  channel->over_network = !facts.is_local || uses_network_only(options_);
-  channel->worker->attach();
+  UcxEnd* const end = links_.ends.emplace_at(facts.link, *workers_.back());
+  end->own_tag = facts.token[0];
+  end->over_network = !facts.is_local || uses_network_only(options_);
+  end->worker->attach();
   return {};
 }
 
 std::vector<std::byte> UcxWay::offer(LinkId link) {
-  UcxChannel* const channel = links_.channels.find(link);
-  if (!channel) return {};
-  channel->address_given = true;
-  const std::vector<std::byte>& address = channel->worker->address();
+  UcxEnd* const end = links_.ends.find(link);
+  if (!end) return {};
+  end->address_given = true;
+  const std::vector<std::byte>& address = end->worker->address();
   std::vector<std::byte> offer(kTagBytes + address.size());
-  std::memcpy(offer.data(), &channel->own_tag, kTagBytes);
+  std::memcpy(offer.data(), &end->own_tag, kTagBytes);
   std::memcpy(offer.data() + kTagBytes, address.data(), address.size());
   return offer;
 }
 
 Result<WayEnd*> UcxWay::open(LinkId link, std::span<const std::byte> peer_offer) {
-  UcxChannel* const channel = links_.channels.find(link);
-  if (!channel) return Error{Code::kUnimplemented, "none is to be had here"};
+  UcxEnd* const end = links_.ends.find(link);
+  if (!end) return Error{Code::kUnimplemented, "none is to be had here"};
   if (peer_offer.size() <= kTagBytes)
     return Error{Code::kInvalidArgument, "the peer's data address is malformed: it has no UCX address"};
-  std::memcpy(&channel->peer_tag, peer_offer.data(), kTagBytes);
+  std::memcpy(&end->peer_tag, peer_offer.data(), kTagBytes);
   // UCX 1.13 over TCP ends the process if the peer has connected to it and died since (an assertion in
-  // uct_tcp_ep_destroy_progress). A process that dies closes its older sockets first, and so the meeting's
-  // before that of UCX: what is left is a death between these two lines.
-  if (links_.data.meeting->peer_has_left(link)) return Error{Code::kUnavailable, "the peer has left"};
+  // uct_tcp_ep_destroy_progress). A process that dies closes its older sockets first, and so the control
+  // socket before that of UCX: what is left is a death between these two lines.
+  if (links_.data.control->peer_has_left(link)) return Error{Code::kUnavailable, "the peer has left"};
   used_ = true;
   resting_ = false;
-  if (auto opened = channel->worker->open(*channel, peer_offer.subspan(kTagBytes)); !opened)
-    return opened.error();
-  return channel;
+  if (auto opened = end->worker->open(*end, peer_offer.subspan(kTagBytes)); !opened) return opened.error();
+  return end;
 }
 
 /// The peer does without it, too, and so has not begun to connect.
 void UcxWay::leave(LinkId link) {
-  if (UcxChannel* const channel = links_.channels.find(link)) channel->address_given = false;
+  if (UcxEnd* const end = links_.ends.find(link)) end->address_given = false;
   remove(link);
 }
 
 void UcxWay::remove(LinkId link) {
-  auto channel = links_.channels.remove(link);
-  if (!channel) return;
-  UcxWorker* const worker = channel->worker;
-  worker->detach(std::move(channel));
+  auto end = links_.ends.remove(link);
+  if (!end) return;
+  UcxWorker* const worker = end->worker;
+  worker->detach(std::move(end));
 }
 
 // ---- Messages -------------------------------------------------------------------------------------
 
-Result<void> UcxWay::send(WayEnd& end, OutFrame&& frame) {
-  auto& channel = static_cast<UcxChannel&>(end);
-  return channel.worker->send(channel, std::move(frame));
+Result<void> UcxWay::send(WayEnd& way_end, OutFrame&& frame) {
+  auto& end = static_cast<UcxEnd&>(way_end);
+  return end.worker->send(end, std::move(frame));
 }
 
-std::size_t UcxWay::bytes_in_flight(const WayEnd& end) const {
-  return static_cast<const UcxChannel&>(end).bytes_in_flight;
+std::size_t UcxWay::bytes_in_flight(const WayEnd& way_end) const {
+  return static_cast<const UcxEnd&>(way_end).bytes_in_flight;
 }
 
 void UcxWay::pause(LinkId link, bool on) {
-  UcxChannel* const channel = links_.channels.find(link);
-  if (!channel || std::exchange(channel->paused, on) == on) return;
-  if (channel->endpoint) channel->worker->pause(*channel);
+  UcxEnd* const end = links_.ends.find(link);
+  if (!end || std::exchange(end->paused, on) == on) return;
+  if (end->endpoint) end->worker->pause(*end);
 }
 
 void UcxWay::drain(LinkId link) {
   ++depth_;
   for (int round = 0; round < kLastRounds; ++round) {
     // Found anew each time: a sent buffer that is dropped may run anybody's code.
-    UcxChannel* const channel = links_.channels.find(link);
-    if (!channel || !channel->endpoint || channel->worker->progress() == 0) break;
+    UcxEnd* const end = links_.ends.find(link);
+    if (!end || !end->endpoint || end->worker->progress() == 0) break;
   }
   --depth_;
 }

@@ -7,8 +7,8 @@
 
 #include <troupe/rpc/transport.hpp>
 
-#include "meeting/address.hpp"
-#include "meeting/socket.hpp"
+#include "control/address.hpp"
+#include "control/socket.hpp"
 #include "transport/data_way.hpp"
 #include "ucx/worker.hpp"
 
@@ -36,8 +36,8 @@ class UcxWay final : public DataWay {
   void leave(LinkId link) override;
   void remove(LinkId link) override;
 
-  Result<void> send(WayEnd& end, OutFrame&& frame) override;
-  std::size_t bytes_in_flight(const WayEnd& end) const override;
+  Result<void> send(WayEnd& way_end, OutFrame&& frame) override;
+  std::size_t bytes_in_flight(const WayEnd& way_end) const override;
   void pause(LinkId link, bool on) override;
   void drain(LinkId link) override;
 

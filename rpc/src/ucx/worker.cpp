@@ -131,56 +131,55 @@ int UcxWorker::progress() {
   return static_cast<int>(events);
 }
 
-Result<void> UcxWorker::open(UcxChannel& channel, std::span<const std::byte> peer_worker_address) {
+Result<void> UcxWorker::open(UcxEnd& end, std::span<const std::byte> peer_worker_address) {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
   params.address = reinterpret_cast<const ucp_address_t*>(peer_worker_address.data());
-  // UCX's own failure handling does not exist for shared memory and slows TCP down; the meeting socket
+  // UCX's own failure handling does not exist for shared memory and slows TCP down; the control socket
   // tells when a peer has died.
   params.err_mode = UCP_ERR_HANDLING_MODE_NONE;
-  const ucs_status_t status = ucp_ep_create(worker_, &params, &channel.endpoint);
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &end.endpoint);
   if (status == UCS_OK) {
-    if (channel.paused) pause(channel);
+    if (end.paused) pause(end);
     return {};
   }
-  channel.endpoint = nullptr;
+  end.endpoint = nullptr;
   return ucx_error(status, "UCX finds no way to the peer (do both allow a common transport?)");
 }
 
 // ---- Ends -----------------------------------------------------------------------------------------
 
-void UcxWorker::end_operation(UcxChannel& channel) {
-  --channel.operations;
-  if (channel.detached && channel.operations == 0) drained_some_ = true;
+void UcxWorker::end_operation(UcxEnd& end) {
+  --end.operations;
+  if (end.detached && end.operations == 0) drained_some_ = true;
 }
 
-void UcxWorker::detach(std::unique_ptr<UcxChannel> channel) {
+void UcxWorker::detach(std::unique_ptr<UcxEnd> end) {
   --attached_;
-  channel->detached = true;
-  channel->waiting.clear();
-  half_connected_ |=
-      channel->over_network && channel->address_given && !(channel->has_sent && channel->has_received);
-  decline_announced(*channel);
-  if (channel->operations == 0) return close_endpoint(*channel);
-  draining_.push_back(std::move(channel));
+  end->detached = true;
+  end->waiting.clear();
+  half_connected_ |= end->over_network && end->address_given && !(end->has_sent && end->has_received);
+  decline_announced(*end);
+  if (end->operations == 0) return close_endpoint(*end);
+  draining_.push_back(std::move(end));
 }
 
 void UcxWorker::close_drained() {
   drained_some_ = false;
-  std::vector<std::unique_ptr<UcxChannel>> drained;
-  for (auto& channel : draining_) {
-    if (channel->operations == 0) drained.push_back(std::move(channel));
+  std::vector<std::unique_ptr<UcxEnd>> drained;
+  for (auto& end : draining_) {
+    if (end->operations == 0) drained.push_back(std::move(end));
   }
   std::erase(draining_, nullptr);
-  for (const auto& channel : drained) close_endpoint(*channel);
+  for (const auto& end : drained) close_endpoint(*end);
 }
 
 /// Forced closing needs UCX's failure handling; the gentle kind waits for what is under way, which for
 /// a dead peer may be for ever: then the endpoint goes with the worker.
-void UcxWorker::close_endpoint(const UcxChannel& channel) {
-  if (!channel.endpoint) return;
+void UcxWorker::close_endpoint(const UcxEnd& end) {
+  if (!end.endpoint) return;
   const ucp_request_param_t params{};
-  void* request = ucp_ep_close_nbx(channel.endpoint, &params);
+  void* request = ucp_ep_close_nbx(end.endpoint, &params);
   if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
 }
 

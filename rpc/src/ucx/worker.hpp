@@ -14,7 +14,7 @@
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "meeting/link_table.hpp"
+#include "control/link_table.hpp"
 #include "transport/data_plane.hpp"
 #include "transport/data_way.hpp"
 #include "ucx/context.hpp"
@@ -31,13 +31,13 @@ struct Announced {
   void* descriptor = nullptr;  // UCX's; ours until it is accepted or released
 };
 
-/// One link's way for data.
+/// One link's end on this way.
 ///
-/// UCX wants an endpoint to live as long as any operation on it, so a channel whose link is closed
+/// UCX wants an endpoint to live as long as any operation on it, so an end whose link is closed
 /// lives on, detached, until its last operation has ended; with a peer that died over shared memory
 /// that is when the worker goes.
-struct UcxChannel final : WayEnd {
-  UcxChannel(LinkId link_id, UcxWorker& on) : WayEnd(link_id), worker(&on) {}
+struct UcxEnd final : WayEnd {
+  UcxEnd(LinkId link_id, UcxWorker& on) : WayEnd(link_id), worker(&on) {}
 
   UcxWorker* const worker;
   ucp_ep_h endpoint = nullptr;      // null until open_data()
@@ -60,10 +60,10 @@ struct UcxChannel final : WayEnd {
 
 /// What the workers of one transport share.
 struct UcxLinks {
-  explicit UcxLinks(DataPlane& plane) : data(plane) {}
+  explicit UcxLinks(DataPlane& data_plane) : data(data_plane) {}
 
   DataPlane& data;
-  LinkTable<UcxChannel> channels;
+  LinkTable<UcxEnd> ends;
 };
 
 /// A ucp worker: the place where UCX's connections meet and are polled.
@@ -74,7 +74,7 @@ struct UcxLinks {
 class UcxWorker {
  public:
   /// Lets a worker go: what is unfinished gets a little time, then it is ended; or, where UCX would end the
-  /// process for that, parked. Precondition: every channel on it is detached.
+  /// process for that, parked. Precondition: every end on it is detached.
   struct Retire {
     void operator()(UcxWorker* worker) const;
   };
@@ -97,18 +97,18 @@ class UcxWorker {
   std::size_t max_am_header() const { return max_am_header_; }
 
   void attach() { ++attached_; }
-  Result<void> open(UcxChannel& channel, std::span<const std::byte> peer_worker_address);
-  /// Precondition: the channel is open.
-  Result<void> send(UcxChannel& channel, OutFrame&& frame);
-  /// The channel has been paused, or goes on. UCX receives from all peers together, so the peer is asked to
-  /// keep its messages, and gets no memory for long ones. Precondition: the channel is open.
-  void pause(UcxChannel& channel);
-  /// Ends a channel whose link is closed.
-  void detach(std::unique_ptr<UcxChannel> channel);
+  Result<void> open(UcxEnd& end, std::span<const std::byte> peer_worker_address);
+  /// Precondition: the end is open.
+  Result<void> send(UcxEnd& end, OutFrame&& frame);
+  /// The end has been paused, or goes on. UCX receives from all peers together, so the peer is asked to
+  /// keep its messages, and gets no memory for long ones. Precondition: the end is open.
+  void pause(UcxEnd& end);
+  /// Ends an end whose link is closed.
+  void detach(std::unique_ptr<UcxEnd> end);
 
-  /// Channels of links that live.
+  /// Ends of links that live.
   std::size_t attached() const { return attached_; }
-  /// Detached channels whose operations, or whose closing, have not ended.
+  /// Detached ends whose operations, or whose closing, have not ended.
   std::size_t unfinished() const { return draining_.size() + closing_.size(); }
   const TransportOptions& options() const { return options_; }
 
@@ -122,7 +122,7 @@ class UcxWorker {
   /// parts (and UCX keeps a pointer to the header, too).
   struct SendOperation {
     UcxWorker* worker = nullptr;
-    UcxChannel* channel = nullptr;
+    UcxEnd* end = nullptr;
     std::size_t bytes = 0;
     std::vector<Buffer> parts;
     std::vector<ucp_dt_iov_t> pieces;
@@ -133,7 +133,7 @@ class UcxWorker {
   /// A message whose parts are being received.
   struct ReceiveOperation {
     UcxWorker* worker = nullptr;
-    UcxChannel* channel = nullptr;
+    UcxEnd* end = nullptr;
     Arrival arrival;
     std::size_t bytes = 0;
     std::vector<ucp_dt_iov_t> pieces;
@@ -156,22 +156,22 @@ class UcxWorker {
 
   static ucs_status_t on_word(void* self, const void* header, std::size_t header_size, void* data,
                               std::size_t size, const ucp_am_recv_param_t* param);
-  UcxChannel* channel_of(std::span<const std::byte> header);
+  UcxEnd* end_of(std::span<const std::byte> header);
   Result<void> handle(unsigned am_id, ucp_am_recv_callback_t callback);
-  Result<void> send_now(UcxChannel& channel, OutFrame&& frame);
-  Result<void> post(SendOperation& operation, UcxChannel& channel, unsigned am_id,
-                    std::span<const std::byte> header, const Payload& payload);
+  Result<void> send_now(UcxEnd& end, OutFrame&& frame);
+  Result<void> post(SendOperation& operation, UcxEnd& end, unsigned am_id, std::span<const std::byte> header,
+                    const Payload& payload);
   void send_waiting();
   bool receive(std::span<const std::byte> header, void* data, std::size_t size, bool rendezvous);
-  void accept_announced(UcxChannel& channel);
+  void accept_announced(UcxEnd& end);
   void accept_postponed();
-  void decline_announced(UcxChannel& channel);
-  void start_rendezvous(UcxChannel& channel, Announced announced);
+  void decline_announced(UcxEnd& end);
+  void start_rendezvous(UcxEnd& end, Announced announced);
   void end_receive(ReceiveOperation& operation, ucs_status_t status);
-  void end_operation(UcxChannel& channel);
+  void end_operation(UcxEnd& end);
   void recycle_sent();
   void close_drained();
-  void close_endpoint(const UcxChannel& channel);
+  void close_endpoint(const UcxEnd& end);
   void check_closing();
   void finish();
   bool can_end() const;
@@ -193,7 +193,7 @@ class UcxWorker {
   std::vector<void*> closing_;   // requests for the closing of endpoints that UCX is flushing
   bool half_connected_ = false;  // UCX may be in the middle of connecting to somebody
   unsigned rounds_ = 0;
-  std::vector<std::unique_ptr<UcxChannel>> draining_;
+  std::vector<std::unique_ptr<UcxEnd>> draining_;
   bool drained_some_ = false;
   std::vector<LinkId> postponed_;  // whose next rendezvous waits for the delivery of a large one
   std::vector<LinkId> hearing_;    // whose peers are no longer deaf

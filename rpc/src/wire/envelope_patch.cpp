@@ -14,7 +14,7 @@ namespace troupe::rpc {
 namespace {
 
 /// Where a 64-bit field lies in the envelope's data section: its offset in the schema counts words.
-std::size_t place_of(const char* field) {
+std::size_t offset_of(const char* field) {
   const auto proto = capnp::Schema::from<wire::Envelope>().getFieldByName(field).getProto();
   return proto.getSlot().getOffset() * sizeof(std::uint64_t);
 }
@@ -24,30 +24,30 @@ capnp::FlatArrayMessageReader reader_of(const Buffer& head) {
       kj::arrayPtr(reinterpret_cast<const capnp::word*>(head.data()), head.size() / sizeof(capnp::word)));
 }
 
-void patch(const Buffer& head, std::size_t place, std::uint64_t value) {
+void patch(const Buffer& head, std::size_t offset, std::uint64_t value) {
   auto reader = reader_of(head);
   const auto data = reader.getRoot<capnp::AnyStruct>().getDataSection();
-  assert(place + sizeof value <= data.size() && "an envelope is written whole");
+  assert(offset + sizeof value <= data.size() && "an envelope is written whole");
   // The reader looks at our own bytes: data lies inside of head.
-  std::byte* field = head.data() + (data.begin() - reinterpret_cast<const kj::byte*>(head.data())) + place;
+  std::byte* field = head.data() + (data.begin() - reinterpret_cast<const kj::byte*>(head.data())) + offset;
   std::memcpy(field, &value, sizeof value);  // Cap'n Proto is little-endian, as are all machines we run on
 }
 
 }  // namespace
 
 void patch_call_id(const Buffer& head, std::uint64_t call_id) {
-  static const std::size_t place = place_of("callId");
-  patch(head, place, call_id);
+  static const std::size_t offset = offset_of("callId");
+  patch(head, offset, call_id);
 }
 
 void patch_target(const Buffer& head, std::uint64_t target) {
-  static const std::size_t place = place_of("target");
-  patch(head, place, target);
+  static const std::size_t offset = offset_of("target");
+  patch(head, offset, target);
 }
 
 void patch_remaining(const Buffer& head, Duration remaining) {
-  static const std::size_t place = place_of("remainingNs");
-  patch(head, place, static_cast<std::uint64_t>(remaining.count()));
+  static const std::size_t offset = offset_of("remainingNs");
+  patch(head, offset, static_cast<std::uint64_t>(remaining.count()));
 }
 
 void patch_trace(const Buffer& head, const TraceContext& trace) {

@@ -73,12 +73,12 @@ void write_bytes_attachment(flat::Writer& writer, std::uint32_t at, std::size_t 
   write_attachment(writer, at, DType::kUInt8, MemoryKind::kHost, {&length, 1}, bytes, layout);
 }
 
-void write_shared(flat::Writer& writer, std::uint32_t at, const SharedPool::Place& place,
+void write_shared(flat::Writer& writer, std::uint32_t at, const SharedPool::Location& location,
                   std::uint64_t lease) {
-  writer.put(at, AttachmentLayout::kFd, place.fd);
+  writer.put(at, AttachmentLayout::kFd, location.fd);
   writer.put(at, AttachmentLayout::kLease, lease);
-  writer.put(at, AttachmentLayout::kCookie, place.cookie);
-  writer.put(at, AttachmentLayout::kOffset, place.offset);
+  writer.put(at, AttachmentLayout::kCookie, location.cookie);
+  writer.put(at, AttachmentLayout::kOffset, location.offset);
 }
 
 }  // namespace
@@ -86,14 +86,14 @@ void write_shared(flat::Writer& writer, std::uint32_t at, const SharedPool::Plac
 /// Entries for the tensors, the first of which has its place at `at`.
 void OutMessage::Impl::write_table(flat::Writer& to, std::uint32_t at) {
   const flat::Layout layout = table_layout();
-  if (!places.empty()) first_lease = *next_lease;
+  if (!locations.empty()) first_lease = *next_lease;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
     std::int64_t shape[Shape::kMaxRank];
     for (std::size_t axis = 0; axis < tensor.rank(); ++axis) shape[axis] = tensor.shape()[axis];
     write_attachment(to, at, tensor.dtype(), tensor.device().kind, {shape, tensor.rank()}, tensor.bytes(),
                      layout);
-    if (is_shared(i)) write_shared(to, at, places[i], (*next_lease)++);
+    if (is_shared(i)) write_shared(to, at, locations[i], (*next_lease)++);
     at += static_cast<std::uint32_t>(layout.words());
   }
 }
@@ -242,7 +242,7 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
 
   const bool table_in_body = message.table_words() * flat::kWord + kShortHead > max_head_bytes;
   if (table_in_body) {
-    message.places.clear();  // then nothing is shared
+    message.locations.clear();  // then nothing is shared
     const std::uint32_t slot = slot_of(message.body, BodyLayout::kLayout, BodyLayout::kAttachments);
     message.write_table(old, old.add_structs(slot, message.tensors.size(), message.table_layout()));
   }
@@ -329,7 +329,7 @@ Result<void> InMessage::open_body() {
   flat::StructView& body = message.body;
   if (is_body_apart(message.envelope)) {
     // Never in the sender's memory, where it could change while it is read.
-    if (message.places.empty() || message.places[0].part != 0 || message.own_parts == 0)
+    if (message.locations.empty() || message.locations[0].part != 0 || message.own_parts == 0)
       return corrupt("its body is missing");
     message.body_apart = true;
     message.first_tensor = 1;
@@ -355,14 +355,14 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
   Impl& message = impl();
   if (!message.head.read(message.envelope, EnvelopeLayout::kAttachments, message.attachments))
     return malformed();
-  message.places.reserve(message.attachments.count);
+  message.locations.reserve(message.attachments.count);
   std::size_t next = 0;
   message.own_parts = parts_.size();
   for (std::uint32_t i = 0; i < message.attachments.count; ++i) {
     const flat::StructView entry = message.attachments[i];
     const auto bytes = entry.get<std::uint64_t>(AttachmentLayout::kBytes);
     if (bytes == 0) {
-      message.places.push_back({});
+      message.locations.push_back({});
       continue;
     }
     if (const auto lease = entry.get<std::uint64_t>(AttachmentLayout::kLease); lease != 0) [[unlikely]] {
@@ -372,13 +372,13 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
                                   entry.get<std::uint64_t>(AttachmentLayout::kOffset)},
                                  lease, bytes);
       if (!buffer) return buffer.error();
-      message.places.push_back({parts_.size(), 0});
+      message.locations.push_back({parts_.size(), 0});
       parts_.push_back(std::move(*buffer));
       continue;
     }
     if (next == message.own_parts || parts_[next].size() != bytes)
       return corrupt("its attachments are not those that it lists");
-    message.places.push_back({next++, 0});
+    message.locations.push_back({next++, 0});
   }
   if (next != message.own_parts) return corrupt("it has more attachments than it lists");
   message.tensors = message.attachments;
@@ -388,18 +388,18 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
 /// The tensors that a body apart lists lie in the one part after it, without padding.
 Result<void> InMessage::find_tensors() {
   Impl& message = impl();
-  if (message.places.size() != 2 || message.own_parts != parts_.size())
+  if (message.locations.size() != 2 || message.own_parts != parts_.size())
     return corrupt("two lists of its attachments");
   if (!message.apart.read(message.body, BodyLayout::kAttachments, message.tensors)) return malformed();
   message.first_tensor = 0;
-  message.places.clear();
-  message.places.reserve(message.tensors.count);
+  message.locations.clear();
+  message.locations.reserve(message.tensors.count);
   const std::size_t total = parts_.size() > 1 ? parts_[1].size() : 0;
   std::size_t offset = 0;
   for (std::uint32_t i = 0; i < message.tensors.count; ++i) {
     const auto bytes = message.tensors[i].get<std::uint64_t>(AttachmentLayout::kBytes);
     if (bytes > total - offset) return corrupt("its tensors are longer than what came");
-    message.places.push_back(bytes == 0 ? Impl::Place{} : Impl::Place{1, offset});
+    message.locations.push_back(bytes == 0 ? Impl::Location{} : Impl::Location{1, offset});
     offset += bytes;
   }
   if (offset != total) return corrupt("its tensors are shorter than what came");
@@ -454,7 +454,7 @@ Result<void> InMessage::receive_into(const Tensor& into) {
   if (came.bytes() == 0 || came.data() == into.data()) return {};
   std::memcpy(into.data(), came.data(), came.bytes());
   Impl& message = impl();
-  message.places[message.first_tensor] = {parts_.size(), 0};
+  message.locations[message.first_tensor] = {parts_.size(), 0};
   parts_.push_back(memory_of(into));
   return {};
 }

@@ -50,7 +50,7 @@ struct OutMessage::Impl {
     return sum;
   }
   flat::Layout table_layout() const {
-    return places.empty() ? AttachmentLayout::kLayout : AttachmentLayout::kSharedLayout;
+    return locations.empty() ? AttachmentLayout::kLayout : AttachmentLayout::kSharedLayout;
   }
   /// The length of the list of all tensors, in words.
   std::size_t table_words() const {
@@ -62,16 +62,16 @@ struct OutMessage::Impl {
     const auto offset = static_cast<std::size_t>(tensor.data() - tensor.buffer().data());
     return tensor.buffer().slice(offset, tensor.bytes());
   }
-  bool is_shared(std::size_t index) const { return !places.empty() && places[index].offset != 0; }
+  bool is_shared(std::size_t index) const { return !locations.empty() && locations[index].offset != 0; }
   /// Finds the tensors that are passed by mapping.
   void find_shared() {
     if (!next_lease) return;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].bytes() < SharedPool::kSmallest) continue;
-      const auto place = SharedPool::locate(bytes_of(tensors[i]));
-      if (!place) continue;
-      places.resize(tensors.size());
-      places[i] = *place;
+      const auto location = SharedPool::locate(bytes_of(tensors[i]));
+      if (!location) continue;
+      locations.resize(tensors.size());
+      locations[i] = *location;
     }
   }
   void write_table(flat::Writer& to, std::uint32_t at);
@@ -100,15 +100,15 @@ struct OutMessage::Impl {
   };
   std::optional<Extras> extras;
   Metadata metadata;
-  std::uint32_t envelope = 0;             // the struct's first word
-  std::uint32_t body = 0;                 // likewise; 0: not written yet
-  std::uint32_t values = 0;               // the first of the body's values
-  std::vector<Tensor> tensors;            // contiguous, in the order of the attachment table
-  bool leased = false;                    // what is of a SharedPool is, until it has been sent
-  std::uint64_t* next_lease = nullptr;    // null: nothing is shared
-  std::uint64_t first_lease = 0;          // of those taken for this message
-  std::vector<SharedPool::Place> places;  // of the tensors; offset 0: not shared. Empty: none is
-  std::optional<Error> failure;           // why the message cannot be sent; then nothing more is written
+  std::uint32_t envelope = 0;                   // the struct's first word
+  std::uint32_t body = 0;                       // likewise; 0: not written yet
+  std::uint32_t values = 0;                     // the first of the body's values
+  std::vector<Tensor> tensors;                  // contiguous, in the order of the attachment table
+  bool leased = false;                          // what is of a SharedPool is, until it has been sent
+  std::uint64_t* next_lease = nullptr;          // null: nothing is shared
+  std::uint64_t first_lease = 0;                // of those taken for this message
+  std::vector<SharedPool::Location> locations;  // of the tensors; offset 0: not shared. Empty: none is
+  std::optional<Error> failure;  // why the message cannot be sent; then nothing more is written
 };
 
 /// What is known of an incoming message's segments.
@@ -123,11 +123,11 @@ struct InMessage::Impl {
   std::uint32_t first_tensor = 0;  // 1 if a body comes first in `tensors`
   bool body_apart = false;
   /// Where the bytes of an entry of `tensors` are.
-  struct Place {
+  struct Location {
     std::size_t part = SIZE_MAX;  // in parts_; SIZE_MAX: there are none
     std::size_t offset = 0;
   };
-  std::vector<Place> places;
+  std::vector<Location> locations;
   std::size_t own_parts = 0;  // those that came; the rest is shared
 
   /// Of the segment that the body lies in.

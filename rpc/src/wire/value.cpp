@@ -205,7 +205,7 @@ bool ValueReader::read(Tensor& tensor) const {
 bool InMessage::read_tensor(std::size_t number, Tensor& tensor) const {
   auto& message = impl();
   const std::size_t index = number + message.first_tensor;
-  if (index >= message.places.size()) return false;
+  if (index >= message.locations.size()) return false;
   const flat::StructView attachment = message.tensors[static_cast<std::uint32_t>(index)];
   // A table in the envelope is read there, even if the body is apart.
   const bool in_body = message.body_apart && message.first_tensor == 0;
@@ -230,7 +230,7 @@ bool InMessage::read_tensor(std::size_t number, Tensor& tensor) const {
   if (zero) bytes = 0;
   if (static_cast<std::uint64_t>(bytes) != attachment.get<std::uint64_t>(AttachmentLayout::kBytes))
     return false;
-  const auto [part, offset] = message.places[index];
+  const auto [part, offset] = message.locations[index];
   Buffer data;
   if (part != SIZE_MAX) data = parts_[part].slice(offset, static_cast<std::size_t>(bytes));
   if (reinterpret_cast<std::uintptr_t>(data.data()) % size_of(dtype) != 0)

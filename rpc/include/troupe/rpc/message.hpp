@@ -82,7 +82,8 @@ class OutMessage {
 /// Opens tensors in the memory of a message's sender.
 class SharedTensors {
  public:
-  virtual Result<Buffer> open(const SharedPool::Place& place, std::uint64_t lease, std::uint64_t bytes) = 0;
+  virtual Result<Buffer> open(const SharedPool::Location& location, std::uint64_t lease,
+                              std::uint64_t bytes) = 0;
 
  protected:
   virtual ~SharedTensors() = default;

@@ -34,7 +34,7 @@ class SharedPool {
     std::uint64_t fallbacks = 0;  ///< allocations that got ordinary memory
   };
   /// How another process finds bytes of ours, with our process id. All of it may come from a liar.
-  struct Place {
+  struct Location {
     std::uint32_t fd = 0;
     std::uint64_t cookie = 0;  ///< random; stands in the segment's header too
     std::uint64_t offset = 0;  ///< from the segment's beginning
@@ -51,13 +51,13 @@ class SharedPool {
   Buffer allocate(std::size_t size);
   Stats stats() const;
   /// An empty segment, which tells whoever can open it that it can open all. None: sharing does not work.
-  std::optional<Place> probe();
+  std::optional<Location> probe();
   /// Whether the kernel keeps others from writing into our segments (Linux since 5.1); else they could,
   /// though this library does not.
   static bool others_cannot_write();
 
   /// Where the buffer lies, if it is of any SharedPool of this process.
-  static std::optional<Place> locate(const Buffer& buffer);
+  static std::optional<Location> locate(const Buffer& buffer);
   /// Whether another process may still read the buffer's block: it has been handed to a call, and the reader
   /// has not said that it is done.
   static bool is_leased(const Buffer& buffer);
@@ -90,9 +90,9 @@ class SharedLease {
 /// Another process's segment, mapped for reading. Immutable; any thread.
 class SharedMapping {
  public:
-  /// Opens a segment through /proc. kUnavailable: it cannot be opened, or is not what `place` says, or is
+  /// Opens a segment through /proc. kUnavailable: it cannot be opened, or is not what `location` says, or is
   /// not sealed, so that its owner could take its pages away.
-  static Result<std::shared_ptr<const SharedMapping>> open(pid_t owner, const SharedPool::Place& place);
+  static Result<std::shared_ptr<const SharedMapping>> open(pid_t owner, const SharedPool::Location& location);
   SharedMapping(const std::byte* data, std::size_t size) : data_(data), size_(size) {}
   ~SharedMapping();
   SharedMapping(const SharedMapping&) = delete;

@@ -8,8 +8,8 @@
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/timer.hpp>
 
-#include "meeting/link_table.hpp"
-#include "meeting/socket.hpp"
+#include "control/link_table.hpp"
+#include "control/socket.hpp"
 #include "tcp/connection.hpp"
 #include "tcp/wire.hpp"
 #include "transport/data_plane.hpp"
@@ -24,12 +24,12 @@ namespace troupe::rpc::tcp {
 /// for tensors, and, other than UCX 1.13, no peer's death can end our process; see docs/performance.md.
 ///
 /// Loop only. Belongs to a transport, which polls it.
-class Plane final : public DataWay {
+class TcpWay final : public DataWay {
  public:
-  Plane(Loop& loop, DataPlane& data, Offer offer);
-  ~Plane() override;
-  Plane(const Plane&) = delete;
-  Plane& operator=(const Plane&) = delete;
+  TcpWay(Loop& loop, DataPlane& data, Offer offer);
+  ~TcpWay() override;
+  TcpWay(const TcpWay&) = delete;
+  TcpWay& operator=(const TcpWay&) = delete;
 
   WayId id() const override { return WayId::kTcp; }
   std::string_view name() const override { return "TCP"; }
@@ -44,8 +44,8 @@ class Plane final : public DataWay {
   Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) override;
   void remove(LinkId link) override;
 
-  Result<void> send(WayEnd& end, OutFrame&& frame) override;
-  std::size_t bytes_in_flight(const WayEnd& end) const override;
+  Result<void> send(WayEnd& way_end, OutFrame&& frame) override;
+  std::size_t bytes_in_flight(const WayEnd& way_end) const override;
   void pause(LinkId link, bool on) override;
   void drain(LinkId link) override;
 
@@ -56,37 +56,37 @@ class Plane final : public DataWay {
   bool arm() override;
 
  private:
-  struct Channel;
+  struct End;
   class Dialling;
-  /// While one lives, channels that are removed stay in memory: their code may be on the stack, because
+  /// While one lives, ends that are removed stay in memory: their code may be on the stack, because
   /// dropping a sent buffer may run anybody's.
   class Depth;
 
-  void attach(Channel& channel, StreamKind kind, UniqueFd fd);
-  void lose(Channel& channel, Code code, const std::string& why);
-  void check(Channel& channel, Connection::Got got);
-  int receive(Channel& channel);
+  void attach(End& end, StreamKind kind, UniqueFd fd);
+  void lose(End& end, Code code, const std::string& why);
+  void check(End& end, Connection::Got got);
+  int receive(End& end);
   int receive_ready();
   /// Bytes of large messages that one round may send, and receive, on one link.
   std::size_t may_send() const;
   std::size_t may_receive() const;
-  std::size_t go_on(Channel& channel);
-  void note_busy(Channel& channel);
+  std::size_t go_on(End& end);
+  void note_busy(End& end);
   void look_at_retired();
-  void watch(Channel& channel, bool armed);
+  void watch(End& end, bool armed);
 
-  struct Channel final : public WayEnd, public TimerNode {
-    Channel(LinkId id, Plane& owner, bool is_incoming, const Token& own_token, bool lends);
-    ~Channel() override;
+  struct End final : public WayEnd, public TimerNode {
+    End(LinkId id, TcpWay& owner, bool is_incoming, const Token& own_token, bool lends);
+    ~End() override;
     void on_timer() override;
 
-    Plane& plane;
+    TcpWay& way;
     const bool incoming;
     const Token token;
     Connection streams;
     std::vector<std::unique_ptr<Dialling>> dialling;
     bool opened = false;  // in opened_
-    bool ended = false;   // a stream has; the meeting's end should follow
+    bool ended = false;   // a stream has; the control socket's end should follow
     bool lost = false;
     bool paused = false;           // nothing is read for now
     bool busy = false;             // in busy_
@@ -99,11 +99,11 @@ class Plane final : public DataWay {
   Offer offer_;
   UniqueFd ready_;  // an epoll descriptor over all streams of messages; while armed, also over busy streams
                     // of bulk
-  LinkTable<Channel> channels_;
-  std::vector<Channel*> opened_;
-  std::vector<Channel*> busy_;  // with bulk under way, or something that a stream did not take. Null: removed
-  std::vector<Channel*> collected_;  // with something to flush. Null: removed
-  std::vector<std::unique_ptr<Channel>> removed_;
+  LinkTable<End> ends_;
+  std::vector<End*> opened_;
+  std::vector<End*> busy_;  // with bulk under way, or something that a stream did not take. Null: removed
+  std::vector<End*> collected_;  // with something to flush. Null: removed
+  std::vector<std::unique_ptr<End>> removed_;
   std::vector<std::byte> scratch_;
   bool armed_ = false;
   std::uint64_t round_ = 0;

@@ -1,4 +1,4 @@
-#include "meeting/listener.hpp"
+#include "control/listener.hpp"
 
 #include <sys/eventfd.h>
 #include <sys/socket.h>

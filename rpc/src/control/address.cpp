@@ -1,4 +1,4 @@
-#include "meeting/address.hpp"
+#include "control/address.hpp"
 
 #include <arpa/inet.h>
 #include <net/if.h>

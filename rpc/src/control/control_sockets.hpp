@@ -16,17 +16,17 @@
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/timer.hpp>
 
-#include "meeting/address.hpp"
-#include "meeting/link_table.hpp"
-#include "meeting/listener.hpp"
-#include "meeting/resolver.hpp"
+#include "control/address.hpp"
+#include "control/link_table.hpp"
+#include "control/listener.hpp"
+#include "control/resolver.hpp"
 
 namespace troupe::rpc {
 
-/// What a Meeting tells its transport. On the loop, never from inside one of the meeting's functions.
-class MeetingEvents {
+/// What ControlSockets tell their transport. On the loop, never from inside one of their functions.
+class ControlEvents {
  public:
-  virtual ~MeetingEvents() = default;
+  virtual ~ControlEvents() = default;
   virtual void on_met(LinkId link, std::string_view peer_address, bool incoming) = 0;
   virtual void on_message(LinkId link, std::span<const std::byte> message) = 0;
   /// Somebody who has connected does not want to meet: it has begun with the mark of a stream, of which this
@@ -36,9 +36,9 @@ class MeetingEvents {
   virtual void on_parted(LinkId link, Error error) = 0;
 };
 
-/// The sockets at which processes meet: one TCP or unix stream to each peer. It carries control
-/// messages, and its end is how the death of the peer's process is found out: the kernel closes it
-/// whatever killed the process.
+/// The sockets at which processes meet, and which carry control messages from then on: one TCP or unix stream
+/// to each peer. Its end is how the death of the peer's process is found out: the kernel closes it whatever
+/// killed the process.
 ///
 /// On the stream each message is a u32 length (little endian) and that many bytes. A length above
 /// `max_message_bytes` ends the link, so whatever else connects to the port harms nobody.
@@ -48,13 +48,13 @@ class MeetingEvents {
 /// of it.
 ///
 /// Loop only. Watches its descriptors through the loop.
-class Meeting {
+class ControlSockets {
  public:
   /// `max_message_bytes` also bounds what is kept of a half-received message.
-  Meeting(Loop& loop, std::size_t max_message_bytes, MeetingEvents& events);
-  ~Meeting();
-  Meeting(const Meeting&) = delete;
-  Meeting& operator=(const Meeting&) = delete;
+  ControlSockets(Loop& loop, std::size_t max_message_bytes, ControlEvents& events);
+  ~ControlSockets();
+  ControlSockets(const ControlSockets&) = delete;
+  ControlSockets& operator=(const ControlSockets&) = delete;
 
   Result<std::string> listen(const SocketAddress& address);
   /// Streams begin with `mark`, a number above max_message_bytes, and so many bytes in all.
@@ -110,7 +110,7 @@ class Meeting {
 
   Loop& loop_;
   std::size_t max_message_bytes_;
-  MeetingEvents& events_;
+  ControlEvents& events_;
   Transport::StrangerBounds bounds_;
   std::list<Stranger> strangers_;    // oldest first; each is in sockets_, which therefore goes first
   std::deque<TimePoint> newcomers_;  // when links were let in lately

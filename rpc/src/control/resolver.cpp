@@ -1,4 +1,4 @@
-#include "meeting/resolver.hpp"
+#include "control/resolver.hpp"
 
 #include <netdb.h>
 #include <sys/socket.h>

@@ -1,4 +1,4 @@
-#include "meeting/meeting.hpp"
+#include "control/control_sockets.hpp"
 
 #include <poll.h>
 #include <sys/epoll.h>
@@ -13,14 +13,14 @@
 #include <cstring>
 #include <optional>
 
-#include "meeting/dialling.hpp"
-#include "meeting/socket.hpp"
+#include "control/dialling.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc {
 
 namespace {
 
-/// How long a closed socket waits for the peer's end: see Meeting::close().
+/// How long a closed socket waits for the peer's end: see ControlSockets::close().
 constexpr Duration kLinger = std::chrono::seconds(1);
 constexpr std::size_t kMaxLingering = 1024;
 /// How old a stranger may be that makes room for one more than may be.
@@ -47,7 +47,7 @@ Error too_many_links() {
 }  // namespace
 
 /// One link's end of the stream.
-class Meeting::Socket final : public FdHandler, public TimerNode {
+class ControlSockets::Socket final : public FdHandler, public TimerNode {
  public:
   enum class State {
     kConnecting,  // dialled, no answer yet
@@ -56,27 +56,27 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
     kOpen,
   };
 
-  Socket(LinkId link, Meeting& owner, bool is_incoming, std::string peer_address)
+  Socket(LinkId link, ControlSockets& owner, bool is_incoming, std::string peer_address)
       : id(link),
-        meeting(owner),
+        sockets(owner),
         peer(std::move(peer_address)),
         incoming(is_incoming),
         state(is_incoming ? State::kNew : State::kConnecting) {}
   ~Socket() override {
-    if (fd) meeting.loop_.unwatch(fd.get());
+    if (fd) sockets.loop_.unwatch(fd.get());
     know();
   }
   /// No stranger any more.
   void know() {
-    if (stranger) meeting.strangers_.erase(*std::exchange(stranger, std::nullopt));
+    if (stranger) sockets.strangers_.erase(*std::exchange(stranger, std::nullopt));
   }
 
   bool announced() const { return !incoming || state == State::kOpen; }
 
-  void on_ready(std::uint32_t events) override { meeting.socket_ready(id, events); }
+  void on_ready(std::uint32_t events) override { sockets.socket_ready(id, events); }
 
   const LinkId id;
-  Meeting& meeting;
+  ControlSockets& sockets;
   UniqueFd fd;
   std::string peer;
   bool incoming;
@@ -84,7 +84,7 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
   std::unique_ptr<Dialling> dialling;
   bool admitted = false;
   bool one_too_many = false;
-  std::optional<std::list<Stranger>::iterator> stranger;  // its place among those, if it is one
+  std::optional<std::list<Stranger>::iterator> stranger;  // where it is among those, if it is one
   bool broken = false;                                    // writing failed; what can be read is still read
   std::vector<std::byte> in;                              // received, from in_begin on not yet delivered
   std::size_t in_begin = 0;
@@ -93,23 +93,23 @@ class Meeting::Socket final : public FdHandler, public TimerNode {
   std::uint32_t watched = 0;  // events asked of the loop
 
  private:
-  void on_timer() override { meeting.end(id, {Code::kUnavailable, "it has said nothing"}); }
+  void on_timer() override { sockets.end(id, {Code::kUnavailable, "it has said nothing"}); }
 };
 
 /// A socket that close() was called for, until the peer closes too: closing it with unread bytes in its
 /// buffer would make TCP send a reset, which takes back what the peer has not read yet, for instance
 /// the reason of a refusal.
-class Meeting::Lingering final : public FdHandler, public TimerNode {
+class ControlSockets::Lingering final : public FdHandler, public TimerNode {
  public:
-  Lingering(Meeting& meeting, UniqueFd fd) : meeting_(meeting), fd_(std::move(fd)) {}
+  Lingering(ControlSockets& owner, UniqueFd fd) : owner_(owner), fd_(std::move(fd)) {}
   ~Lingering() override {
     drain();
-    meeting_.loop_.unwatch(fd_.get());
+    owner_.loop_.unwatch(fd_.get());
   }
 
   bool start() {
-    meeting_.loop_.schedule_after(*this, kLinger);
-    return meeting_.loop_.watch(fd_.get(), EPOLLIN, *this).ok();
+    owner_.loop_.schedule_after(*this, kLinger);
+    return owner_.loop_.watch(fd_.get(), EPOLLIN, *this).ok();
   }
   void on_ready(std::uint32_t) override {
     if (!drain()) finish();
@@ -128,14 +128,14 @@ class Meeting::Lingering final : public FdHandler, public TimerNode {
     return true;
   }
   void finish() {
-    meeting_.lingering_.remove_if([this](const Lingering& other) { return &other == this; });
+    owner_.lingering_.remove_if([this](const Lingering& other) { return &other == this; });
   }
 
-  Meeting& meeting_;
+  ControlSockets& owner_;
   UniqueFd fd_;
 };
 
-Meeting::Meeting(Loop& loop, std::size_t max_message_bytes, MeetingEvents& events)
+ControlSockets::ControlSockets(Loop& loop, std::size_t max_message_bytes, ControlEvents& events)
     : loop_(loop),
       max_message_bytes_(max_message_bytes),
       events_(events),
@@ -143,11 +143,11 @@ Meeting::Meeting(Loop& loop, std::size_t max_message_bytes, MeetingEvents& event
       doom_timer_([this] { fail_doomed(); }),
       scratch_(kScratchBytes) {}
 
-Meeting::~Meeting() {
+ControlSockets::~ControlSockets() {
   for (const LinkId link : sockets_.ids()) close(link);
 }
 
-Result<std::string> Meeting::listen(const SocketAddress& address) {
+Result<std::string> ControlSockets::listen(const SocketAddress& address) {
   if (bounds_.this_machine_only && !address.is_local())
     return Error{Code::kFailedPrecondition,
                  "other machines reach " + address.to_string() +
@@ -165,7 +165,7 @@ Result<std::string> Meeting::listen(const SocketAddress& address) {
   return listeners_.back()->address().to_string();
 }
 
-Result<LinkId> Meeting::dial(const Destination& to) {
+Result<LinkId> ControlSockets::dial(const Destination& to) {
   Socket* const socket = sockets_.emplace(*this, false, to.text);
   if (!socket) return too_many_links();
   const LinkId link = socket->id;
@@ -176,7 +176,7 @@ Result<LinkId> Meeting::dial(const Destination& to) {
   return link;
 }
 
-void Meeting::on_dialled(LinkId link, Result<UniqueFd> connected) {
+void ControlSockets::on_dialled(LinkId link, Result<UniqueFd> connected) {
   Socket* const socket = sockets_.find(link);
   if (!socket) return;
   const auto over = std::move(socket->dialling);
@@ -191,13 +191,13 @@ void Meeting::on_dialled(LinkId link, Result<UniqueFd> connected) {
   events_.on_met(link, peer, false);
 }
 
-void Meeting::expect_streams(std::uint32_t mark, std::size_t preamble_bytes) {
+void ControlSockets::expect_streams(std::uint32_t mark, std::size_t preamble_bytes) {
   assert(mark > max_message_bytes_ && preamble_bytes >= kLengthBytes);
   stream_mark_ = mark;
   preamble_bytes_ = preamble_bytes;
 }
 
-void Meeting::on_accepted(UniqueFd fd, const SocketAddress& listening_at) {
+void ControlSockets::on_accepted(UniqueFd fd, const SocketAddress& listening_at) {
   const SocketAddress peer = SocketAddress::peer_of(fd.get());
   // The other end of a unix socket has no name of its own.
   Socket* const socket = sockets_.emplace(*this, true, (peer.is_unix() ? listening_at : peer).to_string());
@@ -212,7 +212,7 @@ void Meeting::on_accepted(UniqueFd fd, const SocketAddress& listening_at) {
 }
 
 /// Four bytes, and no more: what follows is the stream's, if it is one.
-void Meeting::read_first_word(LinkId link) {
+void ControlSockets::read_first_word(LinkId link) {
   Socket* const socket = sockets_.find(link);
   const bool is_stream = socket->state == Socket::State::kStream;
   const std::size_t wanted = (is_stream ? preamble_bytes_ : kLengthBytes) - socket->in.size();
@@ -238,18 +238,18 @@ void Meeting::read_first_word(LinkId link) {
   read(link);
 }
 
-void Meeting::hand_on(Socket& socket) {
+void ControlSockets::hand_on(Socket& socket) {
   loop_.unwatch(socket.fd.get());
   const std::unique_ptr<Socket> gone = sockets_.remove(socket.id);
   events_.on_stream(gone->in, std::move(gone->fd));
 }
 
-bool Meeting::is_one_too_many(LinkId link) const {
+bool ControlSockets::is_one_too_many(LinkId link) const {
   const Socket* const socket = sockets_.find(link);
   return socket && socket->one_too_many;
 }
 
-bool Meeting::is_near_limit(int fd) {
+bool ControlSockets::is_near_limit(int fd) {
   const TimePoint now = loop_.now();
   while (!newcomers_.empty() && now - newcomers_.front() > kSettled) newcomers_.pop_front();
   rlimit limit{};
@@ -262,7 +262,7 @@ bool Meeting::is_near_limit(int fd) {
   return false;
 }
 
-bool Meeting::has_room() {
+bool ControlSockets::has_room() {
   if (strangers_.size() < bounds_.max_links) return true;
   if (strangers_.empty() || loop_.now() - strangers_.front().since < kStrangerAge) return false;
   end(strangers_.front().link,
@@ -270,18 +270,18 @@ bool Meeting::has_room() {
   return true;
 }
 
-void Meeting::admit(LinkId link) {
+void ControlSockets::admit(LinkId link) {
   Socket* socket = sockets_.find(link);
   if (!socket) return;
   socket->admitted = true;
   socket->know();
 }
 
-std::size_t Meeting::most_bytes(const Socket& socket) const {
+std::size_t ControlSockets::most_bytes(const Socket& socket) const {
   return socket.admitted ? max_message_bytes_ : std::min(max_message_bytes_, bounds_.max_control_bytes);
 }
 
-Result<void> Meeting::open(Socket& socket, UniqueFd fd) {
+Result<void> ControlSockets::open(Socket& socket, UniqueFd fd) {
   socket.fd = std::move(fd);
   const std::uint32_t events = socket.out.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT;
   auto watched = loop_.watch(socket.fd.get(), events, socket);
@@ -289,7 +289,7 @@ Result<void> Meeting::open(Socket& socket, UniqueFd fd) {
   return watched;
 }
 
-void Meeting::socket_ready(LinkId link, std::uint32_t events) {
+void ControlSockets::socket_ready(LinkId link, std::uint32_t events) {
   Socket* socket = sockets_.find(link);
   if (!socket) return;
   if (!socket->announced()) {
@@ -300,7 +300,7 @@ void Meeting::socket_ready(LinkId link, std::uint32_t events) {
   if (events & ~static_cast<std::uint32_t>(EPOLLOUT)) read(link);
 }
 
-void Meeting::send(LinkId link, std::span<const std::byte> message) {
+void ControlSockets::send(LinkId link, std::span<const std::byte> message) {
   Socket* socket = sockets_.find(link);
   if (!socket || socket->broken || !socket->announced()) return;
   if (message.size() > max_message_bytes_) {
@@ -320,7 +320,7 @@ void Meeting::send(LinkId link, std::span<const std::byte> message) {
   if (socket->state != Socket::State::kConnecting) flush(*socket);
 }
 
-void Meeting::flush(Socket& socket) {
+void ControlSockets::flush(Socket& socket) {
   const std::span<const std::byte> rest(socket.out.data() + socket.out_sent,
                                         socket.out.size() - socket.out_sent);
   if (socket.broken || rest.empty()) return;
@@ -336,14 +336,14 @@ void Meeting::flush(Socket& socket) {
   watch(socket);
 }
 
-void Meeting::watch(Socket& socket) {
+void ControlSockets::watch(Socket& socket) {
   const std::uint32_t events = socket.out.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT;
   if (std::exchange(socket.watched, events) == events) return;
   if (auto watched = loop_.watch(socket.fd.get(), events, socket); !watched)
     fail_soon(socket.id, watched.error());
 }
 
-void Meeting::read(LinkId link) {
+void ControlSockets::read(LinkId link) {
   for (int i = 0; i < kReadBatch; ++i) {
     Socket* socket = sockets_.find(link);
     if (!socket || !socket->fd) return;
@@ -366,7 +366,7 @@ void Meeting::read(LinkId link) {
   }
 }
 
-void Meeting::deliver(LinkId link) {
+void ControlSockets::deliver(LinkId link) {
   for (;;) {
     // Looked up again each time: a handler may close the link, or wait and so deliver what follows.
     Socket* socket = sockets_.find(link);
@@ -389,7 +389,7 @@ void Meeting::deliver(LinkId link) {
   }
 }
 
-void Meeting::close(LinkId link) {
+void ControlSockets::close(LinkId link) {
   std::unique_ptr<Socket> socket = sockets_.remove(link);
   if (!socket || !socket->fd) return;
   if (socket->state != Socket::State::kOpen || socket->broken) return;
@@ -401,7 +401,7 @@ void Meeting::close(LinkId link) {
   if (!lingering_.back().start()) lingering_.pop_back();
 }
 
-void Meeting::end(LinkId link, Error error) {
+void ControlSockets::end(LinkId link, Error error) {
   const std::unique_ptr<Socket> ended = sockets_.take(link);
   if (!ended) return;
   if (ended->announced()) events_.on_parted(link, std::move(error));
@@ -410,27 +410,27 @@ void Meeting::end(LinkId link, Error error) {
   sockets_.release(link);
 }
 
-void Meeting::fail_soon(LinkId link, Error error) {
+void ControlSockets::fail_soon(LinkId link, Error error) {
   doomed_.emplace_back(link, std::move(error));
   loop_.schedule(doom_timer_, loop_.clock().now());
 }
 
-void Meeting::fail_doomed() {
+void ControlSockets::fail_doomed() {
   auto doomed = std::exchange(doomed_, {});
   for (auto& [link, error] : doomed) end(link, std::move(error));
 }
 
-SocketAddress Meeting::local_address(LinkId link) const {
+SocketAddress ControlSockets::local_address(LinkId link) const {
   const Socket* socket = sockets_.find(link);
   return socket && socket->fd ? SocketAddress::local_of(socket->fd.get()) : SocketAddress();
 }
 
-SocketAddress Meeting::remote_address(LinkId link) const {
+SocketAddress ControlSockets::remote_address(LinkId link) const {
   const Socket* socket = sockets_.find(link);
   return socket && socket->fd ? SocketAddress::peer_of(socket->fd.get()) : SocketAddress();
 }
 
-bool Meeting::peer_has_left(LinkId link) const {
+bool ControlSockets::peer_has_left(LinkId link) const {
   const Socket* socket = sockets_.find(link);
   if (!socket || !socket->fd) return true;
   pollfd entry{socket->fd.get(), POLLRDHUP, 0};

@@ -1,4 +1,4 @@
-#include "meeting/proof.hpp"
+#include "control/proof.hpp"
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>

@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "meeting/link_table.hpp"
+#include "control/link_table.hpp"
 #include "shm/inbound.hpp"
 #include "shm/outbound.hpp"
 #include "shm/segment.hpp"
@@ -29,10 +29,10 @@ struct Address {
 /// each with one writer, so that the death of a peer, whatever it was doing, stops nothing but its own link.
 ///
 /// Loop only. Belongs to a transport, which polls it.
-class Plane final : public DataWay {
+class ShmWay final : public DataWay {
  public:
   /// `enabled`: else no link gets such a way.
-  Plane(DataPlane& data, bool enabled);
+  ShmWay(DataPlane& data, bool enabled);
 
   WayId id() const override { return WayId::kSharedMemory; }
   std::string_view name() const override { return "shared memory"; }
@@ -43,14 +43,14 @@ class Plane final : public DataWay {
   /// Each end tries to open the other's ring; one that cannot says so in its own, and neither uses them.
   Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) override;
   Result<WayEnd*> open(LinkId link, const Address& peer);
-  Agreement agreement(WayEnd& end) override;
+  Agreement agreement(WayEnd& way_end) override;
   void leave(LinkId link) override;
   void remove(LinkId link) override;
 
-  Result<void> send(WayEnd& end, OutFrame&& frame) override;
-  std::size_t bytes_in_flight(const WayEnd& end) const override;
+  Result<void> send(WayEnd& way_end, OutFrame&& frame) override;
+  std::size_t bytes_in_flight(const WayEnd& way_end) const override;
   void pause(LinkId link, bool on) override {
-    if (Channel* const channel = channels_.find(link)) channel->paused = on;
+    if (End* const end = ends_.find(link)) end->paused = on;
   }
   void drain(LinkId link) override;
 
@@ -62,7 +62,7 @@ class Plane final : public DataWay {
   void disarm();
 
  private:
-  struct Channel final : WayEnd {
+  struct End final : WayEnd {
     using WayEnd::WayEnd;
     std::optional<Inbound> in;
     std::optional<Outbound> out;
@@ -74,20 +74,20 @@ class Plane final : public DataWay {
     std::uint64_t active_in = 0;  // the last round with something to receive
   };
 
-  /// While one lives, channels that are removed stay in memory: their code may be on the stack.
+  /// While one lives, ends that are removed stay in memory: their code may be on the stack.
   class Depth;
 
-  int receive(Channel& channel);
+  int receive(End& end);
   bool has_arrivals() const;
   bool raise_flags();
-  Error refuse(Channel& channel, const Error& why);
+  Error refuse(End& end, const Error& why);
   int copy_some();
   int receive_all();
   int go_on_sending();
   void deliver(Arrival& arrival);
-  void lose(Channel& channel);
-  bool is_there(std::size_t index, const Channel& channel) const {
-    return index < reading_.size() && reading_[index] == &channel;
+  void lose(End& end);
+  bool is_there(std::size_t index, const End& end) const {
+    return index < reading_.size() && reading_[index] == &end;
   }
   void heat(std::size_t index);
   void cool_down();
@@ -96,17 +96,17 @@ class Plane final : public DataWay {
   DataPlane& data_;
   bool enabled_;
   Doorbell doorbell_;
-  LinkTable<Channel> channels_;
+  LinkTable<End> ends_;
   // What a round looks at: the busy ones, first in the list, and a few of the others. Null: removed.
-  std::vector<Channel*> reading_;
+  std::vector<End*> reading_;
   std::size_t busy_ = 0;
   std::size_t cursor_ = 0;
   std::uint64_t round_ = 0;
-  std::vector<Channel*> sending_;  // those with Outbound::busy()
-  std::vector<Channel*> copying_;  // those with Inbound::copying()
-  std::size_t turn_ = 0;           // whose turn it is in copying_
-  bool has_holes_ = false;         // null in a list, of channels that have been left
-  std::vector<std::unique_ptr<Channel>> removed_;
+  std::vector<End*> sending_;  // those with Outbound::busy()
+  std::vector<End*> copying_;  // those with Inbound::copying()
+  std::size_t turn_ = 0;       // whose turn it is in copying_
+  bool has_holes_ = false;     // null in a list, of ends that have been left
+  std::vector<std::unique_ptr<End>> removed_;
   unsigned quiet_steps_ = 0;  // steps of copying since a small message came
   bool armed_ = false;
   int depth_ = 0;

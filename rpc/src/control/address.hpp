@@ -13,7 +13,7 @@
 
 namespace troupe::rpc {
 
-/// Where a meeting socket listens or is dialled: "127.0.0.1:4000", "[::1]:4000", "[fe80::1%eth0]:4000" or
+/// Where a control socket listens or is dialled: "127.0.0.1:4000", "[::1]:4000", "[fe80::1%eth0]:4000" or
 /// "unix:/run/troupe.sock". Names of hosts stand for such addresses: see Destination.
 class SocketAddress {
  public:

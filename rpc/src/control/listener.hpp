@@ -7,8 +7,8 @@
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "meeting/address.hpp"
-#include "meeting/socket.hpp"
+#include "control/address.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc {
 

@@ -1,4 +1,4 @@
-#include "shm/plane.hpp"
+#include "shm/way.hpp"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,20 +37,20 @@ std::uint32_t own_pid_namespace() {
 
 }  // namespace
 
-class Plane::Depth {
+class ShmWay::Depth {
  public:
-  explicit Depth(Plane& plane) : plane_(plane) { ++plane_.depth_; }
+  explicit Depth(ShmWay& way) : way_(way) { ++way_.depth_; }
   ~Depth() {
-    if (--plane_.depth_ == 0 && (plane_.has_holes_ || !plane_.removed_.empty())) plane_.forget_removed();
+    if (--way_.depth_ == 0 && (way_.has_holes_ || !way_.removed_.empty())) way_.forget_removed();
   }
   Depth(const Depth&) = delete;
   Depth& operator=(const Depth&) = delete;
 
  private:
-  Plane& plane_;
+  ShmWay& way_;
 };
 
-Plane::Plane(DataPlane& data, bool enabled) : data_(data), enabled_(enabled) {
+ShmWay::ShmWay(DataPlane& data, bool enabled) : data_(data), enabled_(enabled) {
   if (!enabled_) return;
   auto bell = Doorbell::create();
   if (bell)
@@ -61,96 +61,96 @@ Plane::Plane(DataPlane& data, bool enabled) : data_(data), enabled_(enabled) {
 
 // ---- Links ----------------------------------------------------------------------------------------
 
-Result<void> Plane::add(const LinkFacts& facts) {
-  if (enabled_ && facts.is_local) channels_.emplace_at(facts.link);
+Result<void> ShmWay::add(const LinkFacts& facts) {
+  if (enabled_ && facts.is_local) ends_.emplace_at(facts.link);
   return {};
 }
 
-std::vector<std::byte> Plane::offer(LinkId link) {
+std::vector<std::byte> ShmWay::offer(LinkId link) {
   const Address own = address(link);
   return own.pid != 0 ? bytes_of_offer(own) : std::vector<std::byte>{};
 }
 
-Address Plane::address(LinkId link) {
-  Channel* const channel = channels_.find(link);
-  if (!channel) return {};
-  if (!std::exchange(channel->tried, true)) {
+Address ShmWay::address(LinkId link) {
+  End* const end = ends_.find(link);
+  if (!end) return {};
+  if (!std::exchange(end->tried, true)) {
     if (auto in = Inbound::create(link, data_)) {
-      channel->in.emplace(std::move(*in));
-      reading_.push_back(channel);
+      end->in.emplace(std::move(*in));
+      reading_.push_back(end);
     }
   }
-  if (!channel->in) return {};
+  if (!end->in) return {};
   Address address;
   address.pid = static_cast<std::uint32_t>(::getpid());
-  address.ring_fd = channel->in->fd();
+  address.ring_fd = end->in->fd();
   address.bell_fd = doorbell_.fd();
   address.pid_namespace = own_pid_namespace();
-  address.cookie = channel->in->cookie();
-  address.probe = channel->in->probe();
+  address.cookie = end->in->cookie();
+  address.probe = end->in->probe();
   return address;
 }
 
-Result<WayEnd*> Plane::open(LinkId link, std::span<const std::byte> peer_offer) {
+Result<WayEnd*> ShmWay::open(LinkId link, std::span<const std::byte> peer_offer) {
   const auto peer = offer_of_bytes<Address>(peer_offer);
   return peer ? open(link, *peer) : peer.error();
 }
 
-Result<WayEnd*> Plane::open(LinkId link, const Address& peer) {
+Result<WayEnd*> ShmWay::open(LinkId link, const Address& peer) {
   // What both sides find out by themselves.
   if (address(link).pid == 0) return Error{Code::kUnimplemented, "none is to be had here"};
   if (peer.pid == 0 || peer.pid_namespace != own_pid_namespace())
     return Error{Code::kUnimplemented, "the peer is in another container"};
-  Channel& channel = *channels_.find(link);
+  End& end = *ends_.find(link);
   const auto pid = static_cast<pid_t>(peer.pid);
   auto segment = Segment::open(pid, peer.ring_fd, ring::kSegmentBytes);
-  if (!segment) return refuse(channel, segment.error());
+  if (!segment) return refuse(end, segment.error());
   const auto& header = *reinterpret_cast<const RingHeader*>(segment->data());
   if (header.magic != RingHeader::kMagic || header.cookie != peer.cookie || peer.cookie == 0)
-    return refuse(channel, {Code::kUnavailable, "what lies there is another's memory"});
+    return refuse(end, {Code::kUnavailable, "what lies there is another's memory"});
   auto bell = Bell::open(pid, peer.bell_fd);
-  if (!bell) return refuse(channel, bell.error());
-  channel.out.emplace(std::move(*segment), std::move(*bell));
-  channel.in->set_writer(pid, RemoteCopy::may_copy(pid, peer.probe, peer.cookie), channel.out->bell());
-  channel.out->bell().ring();  // it may wait for our word
-  return &channel;
+  if (!bell) return refuse(end, bell.error());
+  end.out.emplace(std::move(*segment), std::move(*bell));
+  end.in->set_writer(pid, RemoteCopy::may_copy(pid, peer.probe, peer.cookie), end.out->bell());
+  end.out->bell().ring();  // it may wait for our word
+  return &end;
 }
 
-Error Plane::refuse(Channel& channel, const Error& why) {
-  channel.in->refuse(why.code == Code::kUnimplemented ? Refusal::kMayNot : Refusal::kCannot);
+Error ShmWay::refuse(End& end, const Error& why) {
+  end.in->refuse(why.code == Code::kUnimplemented ? Refusal::kMayNot : Refusal::kCannot);
   return {Code::kUnimplemented, why.message};
 }
 
 /// What a side has found out stands in memory that the other has opened, if it could: that it has opened the
 /// other's ring in that ring, that it cannot in its own.
-DataWay::Agreement Plane::agreement(WayEnd& end) {
-  auto& channel = static_cast<Channel&>(end);
-  if (channel.out->refused() != Refusal::kNone) return Agreement::kRefused;
-  return channel.in->attached() ? Agreement::kAgreed : Agreement::kPending;
+DataWay::Agreement ShmWay::agreement(WayEnd& way_end) {
+  auto& end = static_cast<End&>(way_end);
+  if (end.out->refused() != Refusal::kNone) return Agreement::kRefused;
+  return end.in->attached() ? Agreement::kAgreed : Agreement::kPending;
 }
 
 /// Our ring stays, though nothing is read from it, because the peer may yet look why.
-void Plane::leave(LinkId link) {
+void ShmWay::leave(LinkId link) {
   const Depth depth(*this);
-  Channel* const channel = channels_.find(link);
-  if (!channel) return;
+  End* const end = ends_.find(link);
+  if (!end) return;
   for (auto* list : {&reading_, &sending_, &copying_})
-    std::replace(list->begin(), list->end(), channel, static_cast<Channel*>(nullptr));
+    std::replace(list->begin(), list->end(), end, static_cast<End*>(nullptr));
   has_holes_ = true;
-  channel->lost = true;  // its reading may be on the stack
-  channel->out.reset();
+  end->lost = true;  // its reading may be on the stack
+  end->out.reset();
 }
 
-void Plane::remove(LinkId link) {
+void ShmWay::remove(LinkId link) {
   const Depth depth(*this);
-  auto channel = channels_.remove(link);
-  if (!channel) return;
+  auto end = ends_.remove(link);
+  if (!end) return;
   for (auto* list : {&reading_, &sending_, &copying_})
-    std::replace(list->begin(), list->end(), channel.get(), static_cast<Channel*>(nullptr));
-  removed_.push_back(std::move(channel));
+    std::replace(list->begin(), list->end(), end.get(), static_cast<End*>(nullptr));
+  removed_.push_back(std::move(end));
 }
 
-void Plane::forget_removed() {
+void ShmWay::forget_removed() {
   has_holes_ = false;
   const auto busy_end = reading_.begin() + static_cast<std::ptrdiff_t>(busy_);
   busy_ -= static_cast<std::size_t>(std::count(reading_.begin(), busy_end, nullptr));
@@ -159,60 +159,60 @@ void Plane::forget_removed() {
   const auto removed = std::exchange(removed_, {});
 }
 
-void Plane::lose(Channel& channel) {
-  channel.lost = true;
-  data_.lose(channel.link, {Code::kDataLoss, "the peer wrote nonsense into shared memory"});
+void ShmWay::lose(End& end) {
+  end.lost = true;
+  data_.lose(end.link, {Code::kDataLoss, "the peer wrote nonsense into shared memory"});
 }
 
 // ---- The loop's side ------------------------------------------------------------------------------
 
-Result<void> Plane::send(WayEnd& end, OutFrame&& frame) {
-  auto& channel = static_cast<Channel&>(end);
+Result<void> ShmWay::send(WayEnd& way_end, OutFrame&& frame) {
+  auto& end = static_cast<End&>(way_end);
   const Depth depth(*this);
-  channel.out->send(std::move(frame));
-  if (channel.out->busy() && !std::exchange(channel.sending, true)) sending_.push_back(&channel);
+  end.out->send(std::move(frame));
+  if (end.out->busy() && !std::exchange(end.sending, true)) sending_.push_back(&end);
   return {};
 }
 
-std::size_t Plane::bytes_in_flight(const WayEnd& end) const {
-  return static_cast<const Channel&>(end).out->bytes_in_flight();
+std::size_t ShmWay::bytes_in_flight(const WayEnd& way_end) const {
+  return static_cast<const End&>(way_end).out->bytes_in_flight();
 }
 
-void Plane::deliver(Arrival& arrival) {
+void ShmWay::deliver(Arrival& arrival) {
   data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
 }
 
-/// Delivers messages of one link. Afterwards the channel may be gone: a handler may close it, or wait, and
+/// Delivers messages of one link. Afterwards the end may be gone: a handler may close it, or wait, and
 /// so call poll() again.
-int Plane::receive(Channel& channel) {
-  const LinkId link = channel.link;
+int ShmWay::receive(End& end) {
+  const LinkId link = end.link;
   int did = 0;
   Arrival arrival;
-  while (did < kBatch && !channel.lost && !channel.paused) {
+  while (did < kBatch && !end.lost && !end.paused) {
     arrival.parts.clear();  // whoever got the one before has perhaps left them
-    const Inbound::Got got = channel.in->receive(arrival);
+    const Inbound::Got got = end.in->receive(arrival);
     if (got == Inbound::Got::kNothing) break;
     ++did;
-    if (got == Inbound::Got::kNonsense) lose(channel);
-    if (got == Inbound::Got::kMore && channel.in->copying() && !channel.copying) {
-      channel.copying = true;
-      copying_.push_back(&channel);
+    if (got == Inbound::Got::kNonsense) lose(end);
+    if (got == Inbound::Got::kMore && end.in->copying() && !end.copying) {
+      end.copying = true;
+      copying_.push_back(&end);
     }
     if (got != Inbound::Got::kMessage) continue;
     quiet_steps_ = 0;
     deliver(arrival);
-    if (channels_.find(link) != &channel) break;
+    if (ends_.find(link) != &end) break;
   }
   return did;
 }
 
-int Plane::receive_all() {
+int ShmWay::receive_all() {
   int did = 0;
   const auto look_at = [&](std::size_t index) {
-    Channel* const channel = reading_[index];
-    if (!channel) return;
-    const int here = receive(*channel);
-    if (here > 0 && is_there(index, *channel)) heat(index);
+    End* const end = reading_[index];
+    if (!end) return;
+    const int here = receive(*end);
+    if (here > 0 && is_there(index, *end)) heat(index);
     did += here;
   };
   if (reading_.size() <= kFew) {
@@ -229,44 +229,44 @@ int Plane::receive_all() {
 }
 
 /// A link that had something is looked at in every round for a while.
-void Plane::heat(std::size_t index) {
+void ShmWay::heat(std::size_t index) {
   reading_[index]->active_in = round_;
   if (index < busy_) return;
   std::swap(reading_[index], reading_[busy_]);
   ++busy_;
 }
 
-void Plane::cool_down() {
+void ShmWay::cool_down() {
   const auto busy_end = reading_.begin() + static_cast<std::ptrdiff_t>(busy_);
-  const auto still = std::partition(reading_.begin(), busy_end, [&](const Channel* channel) {
-    return channel && round_ - channel->active_in < kBusyRounds;
+  const auto still = std::partition(reading_.begin(), busy_end, [&](const End* end) {
+    return end && round_ - end->active_in < kBusyRounds;
   });
   busy_ = static_cast<std::size_t>(still - reading_.begin());
 }
 
 /// One step for one link, the links in turn.
-int Plane::copy_some() {
+int ShmWay::copy_some() {
   if (++turn_ >= copying_.size()) turn_ = 0;
-  Channel* const channel = copying_[turn_];
-  if (!channel || channel->lost || channel->paused) return 0;
+  End* const end = copying_[turn_];
+  if (!end || end->lost || end->paused) return 0;
   Arrival arrival;
   const bool alone = ++quiet_steps_ > kQuietSteps;
-  const auto got = channel->in->copy(arrival, alone ? kCopiedAlone : kCopiedBesides);
-  if (!channel->in->copying()) {
-    channel->copying = false;
-    std::erase(copying_, channel);
+  const auto got = end->in->copy(arrival, alone ? kCopiedAlone : kCopiedBesides);
+  if (!end->in->copying()) {
+    end->copying = false;
+    std::erase(copying_, end);
   }
   if (got == Inbound::Got::kMessage) deliver(arrival);
   return 1;
 }
 
-int Plane::go_on_sending() {
+int ShmWay::go_on_sending() {
   int did = 0;
   for (std::size_t i = 0; i < sending_.size(); ++i) {
-    Channel* const channel = sending_[i];
-    if (channel) did += channel->out->progress();
-    if (i >= sending_.size() || sending_[i] != channel || !channel || channel->out->busy()) continue;
-    channel->sending = false;
+    End* const end = sending_[i];
+    if (end) did += end->out->progress();
+    if (i >= sending_.size() || sending_[i] != end || !end || end->out->busy()) continue;
+    end->sending = false;
     sending_[i] = nullptr;
   }
   if (depth_ == 1) std::erase(sending_, nullptr);
@@ -274,15 +274,15 @@ int Plane::go_on_sending() {
 }
 
 /// Between two looks a message that has come waits: so they are to be short.
-[[gnu::always_inline]] inline bool Plane::has_arrivals() const {
-  Channel* const* const channels = reading_.data();
+[[gnu::always_inline]] inline bool ShmWay::has_arrivals() const {
+  End* const* const ends = reading_.data();
   const std::size_t count = reading_.size() <= kFew ? reading_.size() : std::min(busy_, kFew);
   for (std::size_t i = 0; i < count; ++i)
-    if (channels[i] && !channels[i]->in->empty() && !channels[i]->paused) return true;
+    if (ends[i] && !ends[i]->in->empty() && !ends[i]->paused) return true;
   return false;
 }
 
-int Plane::poll() {
+int ShmWay::poll() {
   if (armed_) disarm();
   if (reading_.empty()) return 0;
   const Depth depth(*this);
@@ -295,13 +295,13 @@ int Plane::poll() {
   return did;
 }
 
-void Plane::drain(LinkId link) {
+void ShmWay::drain(LinkId link) {
   const Depth depth(*this);
-  Channel* channel = channels_.find(link);
-  while (channel && channel->out && receive(*channel) > 0) channel = channels_.find(link);
+  End* end = ends_.find(link);
+  while (end && end->out && receive(*end) > 0) end = ends_.find(link);
 }
 
-bool Plane::arm() {
+bool ShmWay::arm() {
   const bool raised = !std::exchange(armed_, true);
   if (!raise_flags()) return false;
   if (!raised) return true;
@@ -311,24 +311,24 @@ bool Plane::arm() {
 }
 
 /// False: there is something to do.
-bool Plane::raise_flags() {
+bool ShmWay::raise_flags() {
   bool quiet = true;
-  for (Channel* channel : reading_) {
-    if (!channel || channel->lost) continue;
-    if (!channel->paused && !channel->in->arm()) quiet = false;
-    if (!channel->out || !channel->out->busy()) continue;
+  for (End* end : reading_) {
+    if (!end || end->lost) continue;
+    if (!end->paused && !end->in->arm()) quiet = false;
+    if (!end->out || !end->out->busy()) continue;
     // Without a way back the peer cannot ring.
-    if (!channel->in->attached() || !channel->out->arm()) quiet = false;
+    if (!end->in->attached() || !end->out->arm()) quiet = false;
   }
   return quiet;
 }
 
-void Plane::disarm() {
+void ShmWay::disarm() {
   armed_ = false;
-  for (Channel* channel : reading_) {
-    if (!channel) continue;
-    channel->in->disarm();
-    if (channel->out && channel->out->busy()) channel->out->disarm();
+  for (End* end : reading_) {
+    if (!end) continue;
+    end->in->disarm();
+    if (end->out && end->out->busy()) end->out->disarm();
   }
   doorbell_.clear();
 }

@@ -9,7 +9,7 @@
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
 
-#include "meeting/address.hpp"
+#include "control/address.hpp"
 
 namespace troupe::rpc {
 

@@ -1,4 +1,4 @@
-#include "meeting/dialling.hpp"
+#include "control/dialling.hpp"
 
 #include <sys/epoll.h>
 

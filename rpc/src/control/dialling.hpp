@@ -9,9 +9,9 @@
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/timer.hpp>
 
-#include "meeting/address.hpp"
-#include "meeting/resolver.hpp"
-#include "meeting/socket.hpp"
+#include "control/address.hpp"
+#include "control/resolver.hpp"
+#include "control/socket.hpp"
 
 namespace troupe::rpc {
 

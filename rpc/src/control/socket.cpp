@@ -1,4 +1,4 @@
-#include "meeting/socket.hpp"
+#include "control/socket.hpp"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
