@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -11,6 +10,7 @@
 
 #include <troupe/kernels/dedup.hpp>
 #include <troupe/kernels/gather.hpp>
+#include <troupe/shards/gradient_merge.hpp>
 
 #include "finite.hpp"
 #include "memory_errors.hpp"
@@ -58,16 +58,6 @@ struct TableShard::State {
   std::vector<float> left_gradients;
 };
 
-namespace {
-
-std::string text_of(float value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%g", static_cast<double>(value));
-  return text;
-}
-
-}  // namespace
-
 Result<SlotGroups::Seen> TableShard::State::look(const PushHeader& header) const {
   const SlotGroups::Seen seen = groups.look(header.worker, header.sequence);
   if (!seen.too_old) return seen;
@@ -104,21 +94,16 @@ TableShard::State::Gradients TableShard::State::combine(const Gradients& all) {
 
 // The sums alone need looking at: what is not finite stays so when something is added to it.
 Result<void> TableShard::State::check_size(const Gradients& all, const Gradients& combined) const {
-  const std::size_t numbers = combined.keys.size() * spec.dim;
-  if (all_within(combined.values, numbers, kLargestGradient)) return {};
-  const auto refuse = [&](const char* what, const Gradients& of, std::size_t at, const char* is) {
-    const float value = of.values[at];
-    const std::string size = std::isnan(value) ? "NaN" : std::isinf(value) ? "infinite" : text_of(value);
-    return error(Code::kInvalidArgument, what + std::to_string(of.keys[at / spec.dim]) + is + size +
-                                             " in column " + std::to_string(at % spec.dim) +
-                                             ", expected numbers up to " + text_of(kLargestGradient));
+  if (all_within(combined.values, combined.keys.size() * spec.dim, kLargestGradient)) return {};
+  const auto find = [&](const Gradients& of, bool sum) -> Result<void> {
+    for (std::size_t i = 0; i < of.keys.size(); ++i) {
+      const float* row = of.values + i * spec.dim;
+      if (!all_within(row, spec.dim, kLargestGradient)) return gradient_error(spec, of.keys[i], row, sum);
+    }
+    return {};
   };
-  const auto bad = [](float value) { return !(std::abs(value) <= kLargestGradient); };
-  for (std::size_t i = 0; i < all.keys.size() * spec.dim; ++i)
-    if (bad(all.values[i])) return refuse("the gradient of key ", all, i, " is ");
-  std::size_t at = 0;
-  while (!bad(combined.values[at])) ++at;
-  return refuse("the gradients of key ", combined, at, " add up to ");
+  if (auto single = find(all, false); !single) return single;
+  return find(combined, true);
 }
 
 Result<PushReceipt> TableShard::State::push(const PushHeader& header, std::span<const std::uint64_t> keys,

@@ -85,7 +85,8 @@ TEST_CASE_TEMPLATE("tables refuse what they cannot do, by name", Kind, TROUPE_CL
 TEST_CASE_TEMPLATE("a dead server ends pulls and pushes with an error that names it", Kind, TROUPE_CLUSTERS) {
   Kind cluster;
   const auto names = add_servers(cluster, 2);
-  const auto client = open_table(cluster.add("worker"), exact_spec(shards::TableKind::kEmbedding), names, 1);
+  const auto client = open_table(cluster.add("worker"), exact_spec(shards::TableKind::kEmbedding), names, 1,
+                                 std::chrono::seconds(2));  // so long the push is repeated
   cluster.end("server-1");
   std::vector<std::uint64_t> keys(20);
   for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;

@@ -21,6 +21,16 @@ void check_batch(Dedup& dedup, const std::vector<std::uint64_t>& keys) {
   const Dedup::Result result = dedup.run(keys);
   CHECK(std::vector(result.unique.begin(), result.unique.end()) == unique);
   CHECK(std::vector(result.inverse.begin(), result.inverse.end()) == inverse);
+  // In pieces it is the same.
+  dedup.begin(keys.size());
+  for (std::size_t at = 0; at < keys.size();) {
+    const std::size_t some = std::min(keys.size() - at, 1 + at * 7 % 50);
+    dedup.add(std::span(keys).subspan(at, some));
+    at += some;
+  }
+  const Dedup::Result pieces = dedup.result();
+  CHECK(std::vector(pieces.unique.begin(), pieces.unique.end()) == unique);
+  CHECK(std::vector(pieces.inverse.begin(), pieces.inverse.end()) == inverse);
 }
 
 }  // namespace

@@ -31,15 +31,23 @@ struct PushSummary {
   bool applied = true;          ///< false if some shard had applied it before
 };
 
+struct PushPullSummary {
+  PushSummary push;
+  PulledVersions pulled;
+};
+
 /// One worker's access to a table that is spread over shard servers: splits keys by shard, calls all
-/// shards at once, joins the answers. One thread uses it at a time; several pulls and pushes may be
-/// under way together.
+/// shards at once, joins the answers. Any thread may use it, many at once, and several pulls and pushes may
+/// be under way together; it is to be destroyed when no thread uses it any more. What takes long on the way,
+/// such as copying gradients, is done by the thread that calls, without the loop's turn.
 class TableClient {
  public:
   struct Options {
     Duration timeout{std::chrono::seconds(60)};
     /// Of this worker in all its tables, and of this life of it; 0: random.
     std::uint64_t worker = 0;
+    /// How long a push is repeated that found its server unreachable, within the timeout. Zero: not at all.
+    Duration repeat_for = Duration::max();
   };
 
   /// Opens the table, made on the servers if it is not there yet. `servers`: the names of the ShardServer
@@ -55,11 +63,11 @@ class TableClient {
   TableClient(const TableClient&) = delete;
   TableClient& operator=(const TableClient&) = delete;
 
-  const shards::TableSpec& spec() const { return spec_; }
-  std::uint64_t worker() const { return worker_; }
-  std::uint64_t clock() const { return clock_; }
+  const shards::TableSpec& spec() const;
+  std::uint64_t worker() const;
+  std::uint64_t clock() const;
   /// This worker has finished its batches below `clock`; said to the shards by the next pull.
-  void set_clock(std::uint64_t clock) { clock_ = clock; }
+  void set_clock(std::uint64_t clock);
 
   /// Writes the rows of `keys` into out[keys, dim], which must live until the future is ready (cancel() makes
   /// it so) or its get() has returned; nothing is written there afterwards. With bounded staleness the answer
@@ -67,12 +75,23 @@ class TableClient {
   rpc::Future<PulledVersions> pull(std::span<const std::uint64_t> keys, float* out);
   /// As pull(), but changes nothing and waits for nobody: for evaluation.
   rpc::Future<PulledVersions> peek(std::span<const std::uint64_t> keys, float* out);
-  /// One optimizer step with gradients[keys, dim], copied before this returns. `versions`: of the pull
-  /// they were made from; empty: of none. A push is applied once, also if it is repeated on the way. Its
-  /// `identity` is this worker's next sequence number if none is given.
+  /// One optimizer step with gradients[keys, dim], copied before this returns; the gradients of a key that
+  /// comes more than once are added. `versions`: of the pull they were made from; empty: of none.
+  /// kInvalidArgument, and nothing is sent, for a gradient or sum that the table would refuse
+  /// (shards::kLargestGradient).
+  ///
+  /// A push is applied once. One that finds a server unreachable is repeated there, under its identity, until
+  /// it is answered or its time is over (Options::repeat_for): only then it may or may not have been applied.
+  /// Its `identity` is this worker's next sequence number if none is given.
   rpc::Future<PushSummary> push(std::span<const std::uint64_t> keys, const float* gradients,
                                 const PulledVersions& versions = {},
                                 std::optional<PushIdentity> identity = {});
+  /// push(), then pull() of `pull_keys`, which see the push, in one call to each shard; with bounded
+  /// staleness, and for more than 4 MiB of rows from one shard, in two.
+  rpc::Future<PushPullSummary> push_pull(std::span<const std::uint64_t> keys, const float* gradients,
+                                         const PulledVersions& versions,
+                                         std::span<const std::uint64_t> pull_keys, float* out,
+                                         std::optional<PushIdentity> identity = {});
   /// This worker has nothing to do with the table for a while, or any more: it holds nobody back.
   /// Idempotent.
   void leave();
@@ -85,22 +104,11 @@ class TableClient {
   static Result<void> join_together(const std::vector<TableClient*>& tables);
 
  private:
-  TableClient(Node& node, shards::TableSpec spec, std::vector<std::string> servers, const Options& options);
-  struct Read;
-  rpc::Future<PulledVersions> read(std::span<const std::uint64_t> keys, float* out, bool pull);
-  void read_part(const std::shared_ptr<Read>& read, std::uint32_t shard, std::span<const std::uint64_t> keys,
-                 std::span<const std::uint32_t> positions, bool pull);
-  bool bounded() const { return std::holds_alternative<shards::BoundedStaleness>(spec_.consistency); }
+  friend class PullAhead;
+  struct Core;
+  explicit TableClient(std::shared_ptr<Core> core);
 
-  Node& node_;
-  shards::TableSpec spec_;
-  std::vector<std::string> servers_;
-  Duration timeout_;
-  std::uint64_t worker_;
-  std::uint64_t clock_ = 0;
-  std::uint64_t sequence_ = 0;
-  bool joined_ = false;
-  shards::Partitioner partitioner_;
+  std::shared_ptr<Core> core_;
 };
 
 }  // namespace troupe

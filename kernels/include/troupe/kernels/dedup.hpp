@@ -1,8 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
 
 namespace troupe::kernels {
 
@@ -20,6 +21,15 @@ class Dedup {
   /// time is linear, whatever the keys' pattern.
   Result run(std::span<const std::uint64_t> keys);
 
+  // The same in pieces, for batches that take long: begin(), add() until all `count` keys have been given,
+  // and result() of those that have.
+
+  void begin(std::size_t count);
+  void add(std::span<const std::uint64_t> keys);
+  Result result() const { return {{unique_.get(), unique_count_}, {inverse_.get(), added_}}; }
+  /// Gives the scratch memory back.
+  void release();
+
  private:
   struct Entry {
     std::uint64_t key;
@@ -27,12 +37,19 @@ class Dedup {
     std::uint32_t position;  // in unique_
   };
 
-  void prepare(std::size_t count);
+  struct Release {
+    void operator()(Entry* entries) const;
+  };
 
-  std::vector<Entry> entries_;  // size 0 or a power of two
-  std::vector<std::uint64_t> unique_;
-  std::vector<std::uint64_t> inverse_;
+  std::unique_ptr<Entry[], Release> entries_;
+  std::size_t places_ = 0;  // of entries_: 0 or a power of two; the others have half as many
+  std::unique_ptr<std::uint64_t[]> unique_;
+  std::unique_ptr<std::uint64_t[]> inverse_;
   std::uint32_t run_ = 0;
+  // Of this run:
+  std::size_t mask_ = 0;
+  std::size_t added_ = 0;
+  std::size_t unique_count_ = 0;
 };
 
 }  // namespace troupe::kernels

@@ -1,0 +1,89 @@
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <troupe/kernels/dedup.hpp>
+#include <troupe/shards/gradient_merge.hpp>
+#include <troupe/shards/optimizer.hpp>
+
+#include "finite.hpp"
+
+namespace troupe::shards {
+namespace {
+
+std::string text_of(float value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return "infinite";
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", static_cast<double>(value));
+  return text;
+}
+
+}  // namespace
+
+Error gradient_error(const TableSpec& spec, std::uint64_t key, const float* row, bool sum) {
+  std::uint64_t column = 0;
+  while (column + 1 < spec.dim && std::abs(row[column]) <= kLargestGradient) ++column;
+  return {Code::kInvalidArgument,
+          "table '" + spec.name + (sum ? "': the gradients of key " : "': the gradient of key ") +
+              std::to_string(key) + (sum ? " add up to " : " is ") + text_of(row[column]) + " in column " +
+              std::to_string(column) + ", expected numbers up to " + text_of(kLargestGradient)};
+}
+
+struct GradientMerge::State {
+  TableSpec spec;
+  kernels::Dedup dedup;
+  kernels::Dedup::Result found;
+  std::vector<float*> to;               // [distinct keys]
+  std::vector<std::uint64_t> repeated;  // numbers of distinct keys that came again, as often as they did
+};
+
+GradientMerge::GradientMerge(const TableSpec& spec)
+    : state_(std::make_unique<State>(State{spec, {}, {}, {}, {}})) {}
+GradientMerge::GradientMerge(GradientMerge&&) noexcept = default;
+GradientMerge& GradientMerge::operator=(GradientMerge&&) noexcept = default;
+GradientMerge::~GradientMerge() = default;
+
+std::span<const std::uint64_t> GradientMerge::distinct(std::span<const std::uint64_t> keys) {
+  state_->found = state_->dedup.run(keys);
+  const std::size_t count = state_->found.unique.size();
+  if (state_->to.size() < count) state_->to.resize(count);
+  return state_->found.unique;
+}
+
+void GradientMerge::place(std::size_t i, float* to) {
+  state_->to[i] = to;
+}
+
+// A row is looked at while it is in the first-level cache. Sums are looked at when they are whole: what is
+// not finite stays so, and two large numbers may cancel out.
+Result<void> GradientMerge::run(const float* gradients) {
+  State& state = *state_;
+  const std::uint64_t dim = state.spec.dim;
+  const auto& [unique, inverse] = state.found;
+  state.repeated.clear();
+  std::size_t seen = 0;
+  for (std::size_t i = 0; i < inverse.size(); ++i) {
+    const float* from = gradients + i * dim;
+    if (!all_within(from, dim, kLargestGradient))
+      return gradient_error(state.spec, unique[inverse[i]], from, false);
+    float* to = state.to[inverse[i]];
+    if (inverse[i] == seen) {  // numbered in the order in which they first come
+      std::memcpy(to, from, dim * sizeof(float));
+      ++seen;
+      continue;
+    }
+    for (std::uint64_t j = 0; j < dim; ++j) to[j] += from[j];
+    state.repeated.push_back(inverse[i]);
+  }
+  for (const std::uint64_t number : state.repeated) {
+    if (all_within(state.to[number], dim, kLargestGradient)) continue;
+    return gradient_error(state.spec, unique[number], state.to[number], true);
+  }
+  return {};
+}
+
+}  // namespace troupe::shards
