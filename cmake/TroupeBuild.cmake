@@ -59,11 +59,17 @@ endif()
 #
 # Makes the static library troupe_<folder> (alias troupe::<folder>) from every src/**/*.cpp below the
 # calling folder, with include/troupe/<folder>/*.hpp as its public headers. PUBLIC targets are those
-# whose headers the public headers include; PRIVATE ones are seen by the sources alone.
+# whose headers the public headers include; PRIVATE ones are seen by the sources alone. src/cuda/ is left out where
+# there is no CUDA, src/no_cuda/ where there is.
 function(troupe_library folder)
   cmake_parse_arguments(ARG "" "" "PUBLIC;PRIVATE;SOURCES" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/src/*.cpp)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/include/*.hpp)
+  if(TROUPE_WITH_CUDA)
+    list(FILTER sources EXCLUDE REGEX "/src/no_cuda/")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/src/cuda/")
+  endif()
   set(target troupe_${folder})
   add_library(${target} STATIC ${sources} ${ARG_SOURCES})
   add_library(troupe::${folder} ALIAS ${target})

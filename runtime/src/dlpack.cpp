@@ -8,6 +8,8 @@
 #include <string>
 #include <type_traits>
 
+#include <troupe/runtime/gpu_memory.hpp>
+
 namespace troupe::dlpack {
 namespace {
 
@@ -117,27 +119,17 @@ Shape compact_strides(const Shape& shape) {
   return Shape(std::span<const std::int64_t>(strides.data(), shape.rank()));
 }
 
-}  // namespace
+/// What a DLPack tensor says, as ours.
+struct View {
+  DType dtype;
+  Device device;
+  Shape shape;
+  Shape strides;
+  std::byte* data;
+  std::size_t bytes;
+};
 
-DLManagedTensor* export_tensor(const Tensor& tensor) {
-  auto exported = std::make_unique<Exported>(Exported{{}, tensor, {}, {}});
-  std::ranges::copy(tensor.shape().extents(), exported->shape.begin());
-  std::ranges::copy(tensor.strides().extents(), exported->strides.begin());
-  exported->managed = {
-      .dl_tensor = {.data = tensor.data(),
-                    .device = device_of(tensor.device()),
-                    .ndim = static_cast<std::int32_t>(tensor.rank()),
-                    .dtype = type_of(tensor.dtype()),
-                    .shape = exported->shape.data(),
-                    .strides = exported->strides.data(),
-                    .byte_offset = 0},
-      .manager_ctx = exported.get(),
-      .deleter = [](DLManagedTensor* self) { delete static_cast<Exported*>(self->manager_ctx); }};
-  return &exported.release()->managed;
-}
-
-Result<Tensor> import_tensor(DLManagedTensor* managed) {
-  const DLTensor& source = managed->dl_tensor;
+Result<View> view_of(const DLTensor& source) {
   const std::optional<DType> dtype = dtype_of(source.dtype);
   if (!dtype) {
     return refused("element type code " + std::to_string(source.dtype.code) + " of " +
@@ -162,11 +154,57 @@ Result<Tensor> import_tensor(DLManagedTensor* managed) {
       source.strides ? Shape(std::span<const std::int64_t>(source.strides, rank)) : compact_strides(shape);
   const std::optional<std::size_t> bytes = span_bytes(shape, strides, size_of(*dtype));
   if (!bytes) return refused("its extents overflow");
-  auto* data = static_cast<std::byte*>(source.data);
-  Buffer buffer = Buffer::adopt(data ? data + source.byte_offset : nullptr, *bytes, *device, [managed] {
-    if (managed->deleter) managed->deleter(managed);
-  });
-  return Tensor(*dtype, shape, strides, std::move(buffer), 0);
+  auto* const data = static_cast<std::byte*>(source.data);
+  return View{*dtype, *device, shape, strides, data ? data + source.byte_offset : nullptr, *bytes};
+}
+
+void give_back(DLManagedTensor* managed) {
+  if (managed->deleter) managed->deleter(managed);
+}
+
+}  // namespace
+
+DLManagedTensor* export_tensor(const Tensor& tensor) {
+  auto exported = std::make_unique<Exported>(Exported{{}, tensor, {}, {}});
+  std::ranges::copy(tensor.shape().extents(), exported->shape.begin());
+  std::ranges::copy(tensor.strides().extents(), exported->strides.begin());
+  exported->managed = {
+      .dl_tensor = {.data = tensor.data(),
+                    .device = device_of(tensor.device()),
+                    .ndim = static_cast<std::int32_t>(tensor.rank()),
+                    .dtype = type_of(tensor.dtype()),
+                    .shape = exported->shape.data(),
+                    .strides = exported->strides.data(),
+                    .byte_offset = 0},
+      .manager_ctx = exported.get(),
+      .deleter = [](DLManagedTensor* self) { delete static_cast<Exported*>(self->manager_ctx); }};
+  return &exported.release()->managed;
+}
+
+Result<Tensor> import_tensor(DLManagedTensor* managed) {
+  const Result<View> view = view_of(managed->dl_tensor);
+  if (!view) return view.error();
+  Buffer buffer = Buffer::adopt(view->data, view->bytes, view->device, [managed] { give_back(managed); });
+  return Tensor(view->dtype, view->shape, view->strides, std::move(buffer), 0);
+}
+
+Result<DLManagedTensor*> export_tensor(const Tensor& tensor, const Stream& consumer) {
+  if (auto begun = begin_read(tensor.buffer(), consumer); !begun) return begun.error();
+  return export_tensor(tensor);
+}
+
+Result<Tensor> import_tensor(DLManagedTensor* managed, const Gpu& gpu, const Stream& consumer) {
+  const Result<View> view = view_of(managed->dl_tensor);
+  if (!view) return view.error();
+  if (view->device != gpu.device()) {
+    return refused("it lies on device type " + std::to_string(managed->dl_tensor.device.device_type) +
+                   ", number " + std::to_string(view->device.ordinal) + ", not on GPU " +
+                   std::to_string(gpu.device().ordinal));
+  }
+  Result<Buffer> buffer = adopt_gpu_memory(gpu, view->data, view->bytes, view->device, consumer,
+                                           [managed] { give_back(managed); });
+  if (!buffer) return buffer.error();
+  return Tensor(view->dtype, view->shape, view->strides, *std::move(buffer), 0);
 }
 
 }  // namespace troupe::dlpack

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 
+#include <troupe/runtime/gpu.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/stream.hpp>
 #include <troupe/runtime/tensor.hpp>
 
 /// The structures of DLPack's ABI, version 0.8, by which array libraries lend each other memory. Layout
@@ -63,5 +65,18 @@ DLManagedTensor* export_tensor(const Tensor& tensor);
 /// kInvalidArgument for what a Tensor cannot be: vector or complex elements, negative strides, more than
 /// Shape::kMaxRank axes, another kind of device.
 Result<Tensor> import_tensor(DLManagedTensor* managed);
+
+// On a GPU both sides work in streams, and the protocol has the consumer name his (the argument `stream` of
+// __dlpack__): what he gives it from then on comes after what the producer has given his.
+
+/// As export_tensor(), for a consumer who will work on `consumer`: that is made to wait for who wrote the
+/// tensor, on the device, and its memory is given to nobody else before `consumer` has passed what it has
+/// been given when the deleter is called. Errors as of begin_read().
+Result<DLManagedTensor*> export_tensor(const Tensor& tensor, const Stream& consumer);
+
+/// As import_tensor(), where `consumer`, a stream of `gpu`, is the one that was named to the producer. The
+/// deleter is called when all streams that used the tensor (begin_read(), begin_write()) have passed, and not
+/// by someone who would wait for that. kInvalidArgument besides: it lies on another device than `gpu`.
+Result<Tensor> import_tensor(DLManagedTensor* managed, const Gpu& gpu, const Stream& consumer);
 
 }  // namespace troupe::dlpack

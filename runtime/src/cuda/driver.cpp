@@ -1,0 +1,197 @@
+// The device's driver: CUDA's runtime, and of the driver itself the one call that the runtime does not have.
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <string>
+
+#include <troupe/runtime/gpu.hpp>
+
+#include "gpu/driver.hpp"
+
+namespace troupe {
+namespace {
+
+Error error_of_cuda(cudaError_t error, const std::string& call) {
+  // What is kept as "the last error" is not to be found by others, who would take it for theirs.
+  cudaGetLastError();
+  const Code code = error == cudaErrorMemoryAllocation ? Code::kResourceExhausted : Code::kInternal;
+  return {code, call + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")"};
+}
+
+Result<void> checked(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return {};
+  return error_of_cuda(error, call);
+}
+
+/// Makes a device the calling thread's, and the one before again at the end.
+class OnDevice {
+ public:
+  explicit OnDevice(int ordinal) {
+    cudaGetDevice(&before_);
+    if (before_ != ordinal) cudaSetDevice(ordinal);
+    changed_ = before_ != ordinal;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+/// Has a stream write a number when it gets there.
+struct WriteValue {
+  CUresult (*call)(CUstream, CUdeviceptr, cuuint64_t, unsigned int);
+};
+
+Result<WriteValue> find_write_value() {
+  constexpr unsigned kSince = 11070;  // CUDA 11.7 gave the call its present form
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &function, kSince, cudaEnableDefault, &found);
+  if (error != cudaSuccess) return error_of_cuda(error, "cudaGetDriverEntryPointByVersion");
+  if (found != cudaDriverEntryPointSuccess)
+    return Error{Code::kUnavailable, "the GPU's driver is too old: it has no cuStreamWriteValue64"};
+  return WriteValue{reinterpret_cast<decltype(WriteValue::call)>(function)};
+}
+
+class CudaDriver final : public gpu::Driver {
+ public:
+  CudaDriver(int ordinal, WriteValue write_value) : ordinal_(ordinal), write_value_(write_value) {}
+
+  Device device() const override { return {MemoryKind::kDevice, ordinal_}; }
+
+  Result<std::byte*> allocate(MemoryKind kind, std::size_t bytes) override {
+    const OnDevice here(ordinal_);
+    void* memory = nullptr;
+    const bool pinned = kind == MemoryKind::kPinned;
+    const cudaError_t error = pinned
+                                  ? cudaHostAlloc(&memory, bytes, cudaHostAllocPortable | cudaHostAllocMapped)
+                                  : cudaMalloc(&memory, bytes);
+    if (error == cudaSuccess) return static_cast<std::byte*>(memory);
+    Error failed = error_of_cuda(
+        error, (pinned ? "cudaHostAlloc of " : "cudaMalloc of ") + std::to_string(bytes) + " bytes");
+    if (failed.code == Code::kResourceExhausted && !pinned) {
+      std::size_t free = 0;
+      std::size_t total = 0;
+      if (cudaMemGetInfo(&free, &total) == cudaSuccess)
+        failed.message += "; GPU " + std::to_string(ordinal_) + " has " + std::to_string(free) + " of " +
+                          std::to_string(total) + " bytes free";
+    }
+    return failed;
+  }
+
+  void free(MemoryKind kind, std::byte* memory) override {
+    const OnDevice here(ordinal_);
+    // Fails only if the device has, which whoever uses it next is told.
+    static_cast<void>(kind == MemoryKind::kPinned ? cudaFreeHost(memory) : cudaFree(memory));
+    cudaGetLastError();
+  }
+
+  Result<void*> make_stream() override {
+    const OnDevice here(ordinal_);
+    cudaStream_t stream = nullptr;
+    const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    if (error != cudaSuccess) return error_of_cuda(error, "cudaStreamCreateWithFlags");
+    return static_cast<void*>(stream);
+  }
+  void drop_stream(void* stream) override { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
+
+  Result<void*> make_event() override {
+    const OnDevice here(ordinal_);
+    cudaEvent_t event = nullptr;
+    const cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (error != cudaSuccess) return error_of_cuda(error, "cudaEventCreateWithFlags");
+    return static_cast<void*>(event);
+  }
+  void drop_event(void* event) override { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+
+  Result<void> record(void* event, void* stream) override {
+    return checked(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)),
+                   "cudaEventRecord");
+  }
+  Result<void> wait(void* stream, void* event) override {
+    return checked(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
+                   "cudaStreamWaitEvent");
+  }
+
+  Result<void> write(void* stream, gpu::Word* word, std::uint64_t value) override {
+    static_assert(sizeof(gpu::Word) == sizeof(std::uint64_t));
+    const OnDevice here(ordinal_);
+    const CUresult outcome =
+        write_value_.call(static_cast<CUstream>(stream), reinterpret_cast<CUdeviceptr>(word), value,
+                          CU_STREAM_WRITE_VALUE_DEFAULT);
+    if (outcome == CUDA_SUCCESS) return {};
+    return Error{Code::kInternal, "cuStreamWriteValue64: error " + std::to_string(outcome)};
+  }
+
+  Result<void> copy(void* stream, void* to, const void* from, std::size_t bytes) override {
+    const OnDevice here(ordinal_);
+    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)),
+                   "cudaMemcpyAsync");
+  }
+  Result<void> fill(void* stream, void* to, std::uint8_t byte, std::size_t bytes) override {
+    const OnDevice here(ordinal_);
+    return checked(cudaMemsetAsync(to, byte, bytes, static_cast<cudaStream_t>(stream)), "cudaMemsetAsync");
+  }
+
+  Result<void> check(void* stream) override {
+    const OnDevice here(ordinal_);
+    const cudaError_t state = cudaStreamQuery(static_cast<cudaStream_t>(stream));
+    if (state == cudaErrorNotReady) {
+      cudaGetLastError();
+      return {};
+    }
+    return checked(state, "cudaStreamQuery");
+  }
+  Error error_of(int native_error) override {
+    return error_of_cuda(static_cast<cudaError_t>(native_error), "CUDA");
+  }
+
+ private:
+  const int ordinal_;
+  const WriteValue write_value_;
+};
+
+}  // namespace
+
+Result<std::vector<GpuInfo>> list_gpus() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return Error{Code::kUnavailable, std::string("no GPU can be used here: ") + cudaGetErrorString(error)};
+  }
+  if (count == 0) return Error{Code::kUnavailable, "the GPU's driver shows this process no GPU"};
+  std::vector<GpuInfo> gpus;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp found{};
+    if (const cudaError_t asked = cudaGetDeviceProperties(&found, i); asked != cudaSuccess)
+      return error_of_cuda(asked, "cudaGetDeviceProperties");
+    gpus.push_back(
+        {i, found.name, found.totalGlobalMem, found.multiProcessorCount, found.major, found.minor});
+  }
+  return gpus;
+}
+
+Result<Gpu> Gpu::open(std::int32_t ordinal) {
+  const auto gpus = list_gpus();
+  if (!gpus) return gpus.error();
+  if (ordinal < 0 || static_cast<std::size_t>(ordinal) >= gpus->size()) {
+    return Error{Code::kOutOfRange, "there is no GPU " + std::to_string(ordinal) + "; there are " +
+                                        std::to_string(gpus->size()) + ", the first being 0"};
+  }
+  const OnDevice here(ordinal);
+  if (const cudaError_t error = cudaFree(nullptr); error != cudaSuccess)  // makes the context
+    return error_of_cuda(error, "the GPU's context");
+  const auto write_value = find_write_value();
+  if (!write_value) return write_value.error();
+  return Gpu(std::make_unique<CudaDriver>(ordinal, *write_value));
+}
+
+}  // namespace troupe

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/result.hpp>
+
+namespace troupe::gpu {
+
+/// Written by the device, read by the host: how far a stream has come.
+using Word = std::atomic<std::uint64_t>;
+
+/// What the rest of this folder needs of a device: CUDA's (src/cuda), or a test's, whose streams go on when
+/// it says so. Streams and events are whatever the driver makes them. Any thread. kResourceExhausted where
+/// memory ran out, which leaves the device as it was; kInternal for anything else, which may be for good.
+class Driver {
+ public:
+  virtual ~Driver() = default;
+  virtual Device device() const = 0;
+  virtual Result<std::byte*> allocate(MemoryKind kind, std::size_t bytes) = 0;
+  /// May wait for the device.
+  virtual void free(MemoryKind kind, std::byte* memory) = 0;
+  virtual Result<void*> make_stream() = 0;
+  virtual void drop_stream(void* stream) = 0;
+  virtual Result<void*> make_event() = 0;
+  virtual void drop_event(void* event) = 0;
+  virtual Result<void> record(void* event, void* stream) = 0;
+  virtual Result<void> wait(void* stream, void* event) = 0;
+  /// The device writes `value` when it gets there.
+  virtual Result<void> write(void* stream, Word* word, std::uint64_t value) = 0;
+  virtual Result<void> copy(void* stream, void* to, const void* from, std::size_t bytes) = 0;
+  virtual Result<void> fill(void* stream, void* to, std::uint8_t byte, std::size_t bytes) = 0;
+  /// What has gone wrong by now, without waiting.
+  virtual Result<void> check(void* stream) = 0;
+  /// The error of a launch's number.
+  virtual Error error_of(int native_error) = 0;
+};
+
+}  // namespace troupe::gpu

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <troupe/runtime/stream.hpp>
+
+#include "driver.hpp"
+
+namespace troupe::gpu {
+
+/// How far a stream must have come. Words outlive everything but the State.
+struct Point {
+  const Word* word;
+  std::uint64_t number;
+  bool passed() const { return word->load(std::memory_order_acquire) >= number; }
+};
+
+/// The same, of a stream that can be waited for.
+struct Mark {
+  std::shared_ptr<StreamState> stream;
+  std::uint64_t number = 0;
+  Point point() const;
+  bool passed() const { return point().passed(); }
+};
+
+/// A device's event, used again when the last Event on it has gone.
+class EventHandle {
+ public:
+  EventHandle(std::shared_ptr<State> gpu, void* native) : gpu_(std::move(gpu)), native_(native) {}
+  ~EventHandle();
+  EventHandle(const EventHandle&) = delete;
+  EventHandle& operator=(const EventHandle&) = delete;
+  void* native() const { return native_; }
+
+ private:
+  std::shared_ptr<State> gpu_;
+  void* native_;
+};
+
+/// Memory of a pool that is gone, and when it can be used.
+struct IdleSlab {
+  MemoryKind kind;
+  std::byte* data;
+  std::size_t bytes;
+  std::vector<Point> busy;
+};
+
+/// What a Gpu is.
+class State : public std::enable_shared_from_this<State> {
+ public:
+  explicit State(std::unique_ptr<Driver> driver) : driver_(std::move(driver)) {}
+  ~State();
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  Driver& driver() { return *driver_; }
+  Result<std::shared_ptr<StreamState>> make_stream(void* adopted);
+  Result<std::shared_ptr<EventHandle>> event();
+  void keep_event(void* native);
+  /// A word for a new stream, with the number that it stands at; and back, with the last number asked for.
+  Result<std::pair<Word*, std::uint64_t>> word();
+  void keep_word(Word* word, std::uint64_t last);
+
+  /// `release` is called when `busy` have passed.
+  void release_after(std::vector<Point> busy, std::function<void()> release);
+  /// Calls what may be called now, which may be anything: not with a lock held.
+  void collect();
+  void keep_slab(IdleSlab slab);
+  /// One of at least so many bytes that has passed; null data: there is none.
+  IdleSlab take_slab(MemoryKind kind, std::size_t bytes);
+  std::size_t free_slabs();
+
+  /// What has failed, if anything: asked of `stream`, and the same answer to all from then on.
+  Result<void> check(void* stream);
+  Result<void> check_any();
+  /// Whether something is known to have failed.
+  std::optional<Error> failed() const;
+
+ private:
+  struct Lent {
+    std::vector<Point> busy;
+    std::function<void()> release;
+  };
+  std::string under_way();
+
+  const std::unique_ptr<Driver> driver_;
+  mutable std::mutex mutex_;
+  std::vector<std::weak_ptr<StreamState>> streams_;
+  std::vector<void*> events_;
+  std::vector<std::pair<Word*, std::uint64_t>> words_;
+  std::vector<Lent> lent_;
+  std::vector<IdleSlab> slabs_;
+  std::optional<Error> failed_;
+};
+
+/// What a Stream is.
+class StreamState : public std::enable_shared_from_this<StreamState> {
+ public:
+  StreamState(std::shared_ptr<State> gpu, void* native, bool adopted, Word* word, std::uint64_t begin)
+      : gpu_(std::move(gpu)), native_(native), adopted_(adopted), word_(word), given_(begin) {}
+  ~StreamState();
+  StreamState(const StreamState&) = delete;
+  StreamState& operator=(const StreamState&) = delete;
+
+  State& gpu() const { return *gpu_; }
+  void* native() const { return native_; }
+  Point point(std::uint64_t number) const { return {word_, number}; }
+  bool passed(std::uint64_t number) const { return point(number).passed(); }
+  /// The point after what it has been given.
+  Result<Mark> mark();
+  Result<void> launched(const char* kernel, int native_error);
+  /// The first kernel that has not passed; null: none.
+  const char* under_way();
+  Result<void> check() { return gpu_->check(native_); }
+
+ private:
+  Result<std::uint64_t> next_number(const char* kernel);
+
+  const std::shared_ptr<State> gpu_;
+  void* const native_;
+  const bool adopted_;
+  Word* const word_;
+  std::mutex mutex_;  // numbers are written in order
+  std::uint64_t given_;
+  std::deque<std::pair<std::uint64_t, const char*>> kernels_;  // that may not have passed
+};
+
+inline Point Mark::point() const {
+  return stream->point(number);
+}
+
+/// Marks or Points.
+template <class Marks>
+bool all_passed(const Marks& marks) {
+  for (const auto& mark : marks)
+    if (!mark.passed()) return false;
+  return true;
+}
+
+}  // namespace troupe::gpu

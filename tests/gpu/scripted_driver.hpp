@@ -1,0 +1,140 @@
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <new>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpu/driver.hpp"
+
+namespace troupe::test {
+
+/// A device whose streams go on when a test says so. One thread.
+class ScriptedDriver final : public gpu::Driver {
+ public:
+  /// What a test sees and says; outlives the driver.
+  struct Script {
+    std::size_t memory_bytes = std::size_t{1} << 30;  ///< of the device
+    std::size_t bytes_allocated = 0;                  ///< likewise
+    int allocations = 0;
+    std::vector<MemoryKind> freed;
+    int streams = 0;  ///< that are there
+    int events = 0;
+    int waits = 0;                ///< of streams for events
+    std::optional<Error> broken;  ///< everything answers so
+    std::vector<std::deque<std::function<bool()>>*> queues;
+
+    /// Does what can be done in all streams; false from a task: it waits for another stream.
+    void run_all() {
+      for (bool moved = true; moved;) {
+        moved = false;
+        for (auto* queue : queues) moved = run(*queue) || moved;
+      }
+    }
+    static bool run(std::deque<std::function<bool()>>& queue) {
+      bool moved = false;
+      while (!queue.empty() && queue.front()()) {
+        queue.pop_front();
+        moved = true;
+      }
+      return moved;
+    }
+  };
+
+  explicit ScriptedDriver(std::shared_ptr<Script> script) : script_(std::move(script)) {}
+  ~ScriptedDriver() override {
+    for (std::byte* each : memory_) ::operator delete (each, std::align_val_t{kAlignment});
+    for (Stream* each : streams_) delete each;
+  }
+
+  Device device() const override { return {MemoryKind::kDevice, 3}; }
+  Result<std::byte*> allocate(MemoryKind kind, std::size_t bytes) override {
+    if (script_->broken) return *script_->broken;
+    if (kind == MemoryKind::kDevice) {
+      if (bytes > script_->memory_bytes - script_->bytes_allocated)
+        return Error{Code::kResourceExhausted, "the device has no " + std::to_string(bytes) + " bytes"};
+      script_->bytes_allocated += bytes;
+      ++script_->allocations;
+    }
+    auto* const memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment}));
+    memory_.insert(memory);
+    return memory;
+  }
+  void free(MemoryKind kind, std::byte* memory) override {
+    memory_.erase(memory);
+    script_->freed.push_back(kind);
+    ::operator delete (memory, std::align_val_t{kAlignment});
+  }
+
+  Result<void*> make_stream() override {
+    auto* const stream = new Stream;
+    streams_.push_back(stream);
+    script_->queues.push_back(&stream->queue);
+    ++script_->streams;
+    return static_cast<void*>(stream);
+  }
+  // What it was given goes on, as on a device.
+  void drop_stream(void*) override { --script_->streams; }
+  Result<void*> make_event() override {
+    ++script_->events;
+    return static_cast<void*>(new Recorded);
+  }
+  void drop_event(void* event) override {
+    --script_->events;
+    delete static_cast<Recorded*>(event);
+  }
+  Result<void> record(void* event, void* stream) override {
+    // A later record makes it another event: those who wait for this one keep it.
+    auto passed = std::make_shared<bool>(false);
+    static_cast<Recorded*>(event)->passed = passed;
+    return give(stream, [passed] { return *passed = true; });
+  }
+  Result<void> wait(void* stream, void* event) override {
+    ++script_->waits;
+    return give(stream, [passed = static_cast<Recorded*>(event)->passed] { return *passed; });
+  }
+  Result<void> write(void* stream, gpu::Word* word, std::uint64_t value) override {
+    return give(stream, [word, value] { return word->store(value), true; });
+  }
+  Result<void> copy(void* stream, void* to, const void* from, std::size_t bytes) override {
+    return give(stream, [=] { return std::memcpy(to, from, bytes), true; });
+  }
+  Result<void> fill(void* stream, void* to, std::uint8_t byte, std::size_t bytes) override {
+    return give(stream, [=] { return std::memset(to, byte, bytes), true; });
+  }
+  Result<void> check(void*) override {
+    if (script_->broken) return *script_->broken;
+    return {};
+  }
+  Error error_of(int native_error) override {
+    return {Code::kInternal, "error " + std::to_string(native_error)};
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 4096;
+  struct Stream {
+    std::deque<std::function<bool()>> queue;
+  };
+  struct Recorded {
+    std::shared_ptr<bool> passed = std::make_shared<bool>(true);
+  };
+
+  Result<void> give(void* stream, std::function<bool()> task) {
+    if (script_->broken) return *script_->broken;
+    static_cast<Stream*>(stream)->queue.push_back(std::move(task));
+    return {};
+  }
+
+  const std::shared_ptr<Script> script_;
+  std::set<std::byte*> memory_;
+  std::vector<Stream*> streams_;
+};
+
+}  // namespace troupe::test
