@@ -16,6 +16,8 @@ namespace {
 
 /// How long after a poll the next short turn polls again.
 constexpr Duration kPollAgain = std::chrono::microseconds(2);
+/// ... while something is held back, whose end are system calls.
+constexpr Duration kPollHolding = std::chrono::microseconds(10);
 
 constexpr Duration kDescriptorsEvery = std::chrono::microseconds(200);
 constexpr Duration kSleepWithoutEventFd = std::chrono::milliseconds(1);
@@ -107,9 +109,12 @@ bool Loop::run_if_free(const std::function<void()>& task) {
   else if (!try_take_turn())
     return false;
   const TimePoint now = recent_now();
+  HeldBack& held = poller_->held;
+  const bool burst = held.is_burst(now) && home_.load(std::memory_order_relaxed) != Home::kAbsent;
   if (!inbox_->empty()) run_tasks();  // those posted before by this thread come first
   try {
     const Context own(*this, behalf);
+    const HeldBack::Scope may(held, burst ? HeldBack::May::kAll : HeldBack::May::kNothing);
     task();
   } catch (...) {
     give_turn_back();
@@ -117,9 +122,11 @@ bool Loop::run_if_free(const std::function<void()>& task) {
   }
   // Somebody who begins one call after another shall not pay for a poll with each.
   // Simulated time stands still meanwhile.
-  if (now - polled_at_ >= kPollAgain || options_.idle) {
+  const bool any_held = held.any();
+  if (now - polled_at_ >= (any_held ? kPollHolding : kPollAgain) || options_.idle) {
     polled_at_ = now;
     poll();
+    if (any_held) polled_at_ = refresh_now();  // from the end of it, which has taken system calls
   } else if (!ready_.empty()) {
     run_tasks();
   }
@@ -235,6 +242,10 @@ void Loop::run() {
   }
   home_.store(Home::kAbsent);
   stopping_.store(false);
+  if (poller_->held.any_now() && try_take_turn()) {  // by who saw us here just before
+    poller_->held.flush();
+    give_turn();
+  }
 }
 
 // Rounds of the thread in run(), until there is a reason to let go of the turn: somebody wants it, the
@@ -282,7 +293,11 @@ bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nes
   // Also for those to whom the turn is lent. Only a nested one has a context to put aside, and has the turn
   // when it puts it back.
   std::optional<Context> none;
-  if (nested) none.emplace(*this, nullptr);
+  std::optional<HeldBack::Scope> nothing;  // whoever the turn is lent to may keep it for long
+  if (nested) {
+    none.emplace(*this, nullptr);
+    nothing.emplace(poller_->held, HeldBack::May::kNothing);
+  }
   assert(!context_);
   TimePoint idle_since = now_;
   bool was_busy = false;
@@ -338,12 +353,16 @@ int Loop::poll() {
   ++stats_.rounds;
   if (refresh_due_) refresh_now();
   now_is_fresh_ = false;
+  HeldBack& held = poller_->held;
+  held.flush();
+  const HeldBack::Scope may(held, HeldBack::May::kAfterFirst);
   int did = poll_sources();
   did += fire_timers();
   did += run_tasks();
   if (!poller_->watched.empty() && now_ - descriptors_polled_at_ >= kDescriptorsEvery) {
     did += poll_descriptors(Duration::zero());
   }
+  held.flush();
   if (telling_.load(std::memory_order_relaxed)) [[unlikely]]
     tell();
   if (did > 0) spending_ = Spent::kBusy;
@@ -412,6 +431,7 @@ int Loop::poll_descriptors(Duration timeout) {
 }
 
 bool Loop::arm_sources() {
+  poller_->held.flush();
   return std::all_of(sources_.begin(), sources_.end(), [this](Source* source) {
     try {
       return !source || source->arm();
@@ -486,6 +506,7 @@ bool Loop::has_tasks() const {
 void Loop::add_source(Source& source) {
   assert_turn();
   sources_.push_back(&source);
+  poller_->held.add(source);
   if (source.event_fd() < 0) return;
   epoll_event event{.events = EPOLLIN, .data = {.u64 = Poller::kSource}};
   epoll_ctl(poller_->epoll_fd, EPOLL_CTL_ADD, source.event_fd(), &event);
@@ -495,6 +516,7 @@ void Loop::remove_source(Source& source) {
   assert_turn();
   const auto found = std::find(sources_.begin(), sources_.end(), &source);
   if (found == sources_.end()) return;
+  poller_->held.remove(source);
   if (source.event_fd() >= 0) epoll_ctl(poller_->epoll_fd, EPOLL_CTL_DEL, source.event_fd(), nullptr);
   if (poll_depth_ > 0) {
     *found = nullptr;

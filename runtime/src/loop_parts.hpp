@@ -13,6 +13,8 @@
 
 #include <troupe/runtime/loop.hpp>
 
+#include "held_back.hpp"
+
 namespace troupe {
 
 /// Tells the processor that this thread waits for another one.
@@ -41,7 +43,8 @@ struct Loop::Inbox {
   std::atomic<Node*> head{nullptr};
 };
 
-/// The epoll set of a loop, with an eventfd by which other threads end a sleep in it.
+/// The epoll set of a loop, with an eventfd by which other threads end a sleep in it, and what the loop's
+/// sources hold back.
 struct Loop::Poller {
   struct Watched {
     FdHandler* handler = nullptr;
@@ -69,6 +72,7 @@ struct Loop::Poller {
   std::atomic<bool> kicked{false};  // the eventfd has been written and not yet read
   std::unordered_map<int, Watched> watched;
   std::uint32_t next_generation = 0;
+  HeldBack held;
 };
 
 /// A thread that waits without wanting the turn. Lies on that thread's stack; guarded by told_mutex_.

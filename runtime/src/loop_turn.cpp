@@ -51,9 +51,18 @@ void Loop::give_turn() {
 
 void Loop::give_turn_back() {
   spending_ = Spent::kAbsent;
+  HeldBack& held = poller_->held;
+  const bool any_held = held.any();
   give_turn();
+  if (any_held) std::atomic_thread_fence(std::memory_order_seq_cst);
   const Home home = home_.load();
-  if (home == Home::kAsleep || home == Home::kWaiting) wake_home();
+  // Who stands aside sees to what is held back, if only it looks often enough.
+  const bool must_look = any_held && home == Home::kParked && !held.is_watched();
+  if (home == Home::kAsleep || home == Home::kWaiting || must_look) wake_home();
+  if (any_held && home == Home::kAbsent && try_take_turn()) {  // it has left since
+    held.flush();
+    give_turn();
+  }
 }
 
 // Hands the turn, which this thread has, to the first waiter; or to the first that needs it itself.
@@ -200,6 +209,8 @@ void Loop::wake_home() {
 // and at once when there are tasks but nobody to run them, or when the turn was only borrowed.
 void Loop::park(std::uint64_t& helped_seen) {
   std::unique_lock lock(turn_);
+  HeldBack& held = poller_->held;
+  std::uint64_t held_seen = 0;
   std::uint64_t helped = helped_.load();
   bool borrowed = helped == helped_seen;
   Duration step = kParkStep;
@@ -208,7 +219,8 @@ void Loop::park(std::uint64_t& helped_seen) {
     const bool is_free = owner_.load() == std::thread::id{};
     if (is_free && (borrowed || !inbox_->empty())) break;
     // A helper that sleeps wakes us when it leaves.
-    home_wake_.wait_for(lock, owner_asleep_.load() ? kLongStep : step);
+    const Duration aside = owner_asleep_.load() ? kLongStep : step;
+    if (held.stand_aside(lock, home_wake_, aside, owner_, held_seen)) break;
     const std::uint64_t before = std::exchange(helped, helped_.load());
     borrowed = helped == before;
     const bool without_pause = helped - before >= kWithoutPause;
@@ -217,6 +229,7 @@ void Loop::park(std::uint64_t& helped_seen) {
     else
       step = without_pause ? std::min(2 * step, kLongestPark) : kParkStep;
   }
+  held.end_watch();
   helped_seen = helped;
   home_.store(Home::kAwake);
 }

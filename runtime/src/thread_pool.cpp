@@ -55,7 +55,7 @@ ThreadPool::~ThreadPool() {
 
 Result<void> ThreadPool::run(Task& task) {
   Shared& pool = *shared_;
-  const std::lock_guard lock(pool.mutex);
+  std::unique_lock lock(pool.mutex);
   if (pool.closed) return Error{Code::kCancelled, "the pool is closed"};
   const bool all_there = pool.threads.size() == pool.limits.threads;
   if (all_there && pool.tasks.size() >= pool.limits.waiting + pool.idle)
@@ -73,6 +73,8 @@ Result<void> ThreadPool::run(Task& task) {
     }
   }
   pool.tasks.push_back(std::move(task));
+  // Without the lock: whoever wakes on this core would at once wait for it, and this thread be woken in turn.
+  lock.unlock();
   pool.wake.notify_one();
   return {};
 }

@@ -136,7 +136,7 @@ std::uint64_t EndpointCore::begin(const MessageHeader& header, CallTarget target
   if (scope) scope->add(call_id);
 
   message.set_call_id(call_id);
-  lease_tensors(message, target.session, options.token == 0);
+  if (message.has_tensors()) lease_tensors(message, target.session, options.token == 0);
   auto frame = message.finish(max_head_bytes(target.session));
   if (!frame) {
     failure = std::move(frame).error();
@@ -160,7 +160,7 @@ Result<OutFrame> EndpointCore::encode(const MessageHeader& header, const BodyWri
   } catch (...) {
     return detail::current_exception_error("encoding a message");
   }
-  lease_tensors(message, to, share);
+  if (message.has_tensors()) lease_tensors(message, to, share);
   return message.finish(max_head_bytes(to));
 }
 

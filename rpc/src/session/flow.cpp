@@ -175,7 +175,7 @@ bool EndpointCore::send_waiting(SessionId id) {
 }
 
 void EndpointCore::lease_tensors(OutMessage& message, SessionId to, bool may_map) {
-  if (!message.has_tensors() || to == kLocal) return;
+  if (to == kLocal) return;
   message.lease();
   if (!may_map || to == kElsewhere) return;
   if (Session* session = find(to); session && session->memory().peer_maps)

@@ -62,10 +62,12 @@ class Connection {
   /// Memory kept for what waits to be sent.
   std::size_t bytes_kept() const { return out_.capacity(); }
   bool broken() const { return broken_; }
+  /// Records that wait to be sent.
+  std::size_t bytes_held() const { return out_.size() - out_sent_; }
   /// `deaf`: nothing is received just now. Then the peer cannot tell what it has taken, and what the kernel
   /// has counts as having left; else two sides that wait for each other would wait for ever.
   std::size_t bytes_in_flight(bool deaf = false) const {
-    return out_.size() - out_sent_ + sender_.bytes_in_flight() - (deaf ? sender_.bytes_not_taken() : 0);
+    return bytes_held() + sender_.bytes_in_flight() - (deaf ? sender_.bytes_not_taken() : 0);
   }
 
   /// Reads what the stream of messages has, at most `scratch` full; adds the records handled to `did`.

@@ -17,6 +17,8 @@ namespace {
 /// With more links than this a round asks the kernel first which of them have something.
 constexpr std::size_t kFew = 2;
 constexpr int kReadyBatch = 64;
+/// Of what is collected on a link so much goes at once: the peer begins with it while more is collected.
+constexpr std::size_t kMostHeld = 8192;
 /// Bytes of large messages that one round sends, and receives: little while small messages come, which wait
 /// meanwhile.
 constexpr std::size_t kSentBesides = std::size_t{64} << 10;
@@ -228,10 +230,12 @@ std::size_t TcpWay::bytes_in_flight(const WayEnd& way_end) const {
 Result<void> TcpWay::send(WayEnd& way_end, OutFrame&& frame) {
   const Depth depth(*this);
   auto& end = static_cast<End&>(way_end);
-  const bool later = data_.collecting && end.sent_round == round_;
-  end.sent_round = round_;
-  if (end.streams.send(std::move(frame), later)) small_sent_in_ = round_;
-  if (later) {
+  const bool first = std::exchange(end.sent_round, round_) != round_;
+  const bool later =
+      end.streams.bytes_held() < kMostHeld && (data_.collecting ? !first : data_.holder->hold_back(first));
+  const bool is_small = end.streams.send(std::move(frame), later);
+  if (is_small) small_sent_in_ = round_;
+  if (later && (is_small || data_.collecting)) {
     if (!std::exchange(end.collected, true)) collected_.push_back(&end);
     data_.collected = true;
     return {};

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/holds_back.hpp>
 #include <troupe/runtime/result.hpp>
 
 #include "control/control_sockets.hpp"
@@ -65,9 +66,11 @@ struct DataPlane {
   std::vector<std::pair<LinkId, Error>> broken;  // links to be closed, with why
   TransportEvents* events = nullptr;
   const ControlSockets* control = nullptr;
-  bool collecting =
-      false;  // what is sent to a link after its first message of a round waits for the round's end
-  bool collected = false;  // ... and something does
+  HoldsBack* holder = nullptr;  // for what is sent while nothing is being collected
+  // What is sent to a link after its first message of a round waits for the round's end, or until there is
+  // much of it.
+  bool collecting = false;
+  bool collected = false;  // something does
   Stats stats;
 };
 

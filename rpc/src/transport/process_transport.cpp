@@ -19,6 +19,8 @@ namespace {
 constexpr Duration kNamePatience = std::chrono::seconds(5);
 /// Messages that one poll() delivers at most before it returns to the loop.
 constexpr int kDeliverBatch = 256;
+/// What is collected goes after this time, though there is more to deliver.
+constexpr Duration kLongestCollected = std::chrono::microseconds(20);
 /// A round of the ways that did so much is followed by another one in the same poll().
 constexpr int kBusyRound = 8;
 constexpr int kMaxRounds = 4;
@@ -60,7 +62,14 @@ Error no_such_link() {
   return {Code::kUnavailable, "the link to the peer is closed"};
 }
 
-Error cannot_carry(std::string_view way) {
+/// Apart from send(), through which most messages go without parts.
+[[gnu::noinline]] bool can_take_all(const DataWay& way, const std::vector<Buffer>& parts) {
+  return std::all_of(parts.begin(), parts.end(), [&](const Buffer& part) {
+    return part.device().kind == MemoryKind::kHost || way.can_take(part);
+  });
+}
+
+[[gnu::noinline, gnu::cold]] Error cannot_carry(std::string_view way) {
   return {Code::kUnimplemented,
           std::string(way) + " cannot carry a tensor that lies on a device: bring it to host memory"};
 }
@@ -87,6 +96,7 @@ ProcessTransport::ProcessTransport(Loop& loop, const TransportOptions& options)
       control_(loop, limits_.max_control_bytes, *this) {
   limits_.eager_bytes = std::size_t{48} << 10;
   data_.control = &control_;
+  data_.holder = this;
 }
 
 Result<void> ProcessTransport::make_ways() {
@@ -181,6 +191,7 @@ void ProcessTransport::watch_ways(bool on) {
 
 int ProcessTransport::deliver() {
   int delivered = resumed_.empty() ? 0 : deliver_held();
+  TimePoint collected_at;
   for (; delivered < kDeliverBatch && !data_.arrivals.empty(); ++delivered) {
     Arrival arrival = data_.arrivals.pop();
     Link* const link = links_.find(arrival.link);
@@ -189,7 +200,14 @@ int ProcessTransport::deliver() {
       hold(*link, std::move(arrival));
       continue;
     }
+    const bool before = data_.collected;
     data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
+    if (!data_.collected) continue;
+    const TimePoint now = loop_.recent_now();
+    if (!before)
+      collected_at = now;
+    else if (now - collected_at >= kLongestCollected)
+      flush();
   }
   return delivered;
 }
@@ -402,10 +420,9 @@ Result<void> ProcessTransport::send(LinkId id, OutFrame&& frame) {
   Link* const link = links_.find(id);
   if (!link) return no_such_link();
   if (!link->opened) return Error{Code::kUnavailable, "the link's data way is not open yet"};
-  if (!frame.parts.empty()) {
+  if (!frame.parts.empty()) [[unlikely]] {
     const DataWay& way = *ways_[link->tried];
-    for (const Buffer& part : frame.parts)
-      if (part.device().kind != MemoryKind::kHost && !way.can_take(part)) return cannot_carry(way.name());
+    if (!can_take_all(way, frame.parts)) return cannot_carry(way.name());
   }
   if (link->way && link->waiting.empty()) [[likely]]
     return link->way->send(*link->end, std::move(frame));

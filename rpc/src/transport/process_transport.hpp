@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/holds_back.hpp>
 #include <troupe/runtime/loop.hpp>
 
 #include "control/control_sockets.hpp"
@@ -23,7 +24,7 @@ namespace troupe::rpc {
 
 /// The transport of real nodes: control goes through ControlSockets, data by the first of several ways
 /// that both ends of a link have: shared memory between processes of this machine, RDMA over UCX, TCP.
-class ProcessTransport final : public Transport, private ControlEvents {
+class ProcessTransport final : public Transport, public HoldsBack, private ControlEvents {
  public:
   static Result<std::unique_ptr<ProcessTransport>> create(Loop& loop, const TransportOptions& options);
   ~ProcessTransport() override;
@@ -31,6 +32,7 @@ class ProcessTransport final : public Transport, private ControlEvents {
   int poll() override;
   int event_fd() const override { return event_fd_.get(); }
   bool arm() override;
+  void flush() override;
 
   void set_events(TransportEvents& events) override { data_.events = &events; }
   Limits limits() const override { return limits_; }
@@ -101,7 +103,6 @@ class ProcessTransport final : public Transport, private ControlEvents {
   int deliver();
   int deliver_held();
   void hold(Link& link, Arrival&& arrival);
-  void flush();
   void fail_broken();
   void watch_ways(bool on);
 
