@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "troupe/kernels/key_map.hpp"
 #include "troupe/kernels/row_table.hpp"
 #include "troupe/kernels/step.hpp"
 #include "troupe/kernels/vector.hpp"
@@ -33,5 +34,16 @@ Launch update_rows_summed(Place place, const Step& step, const RowTable& table, 
                           void* workspace, std::size_t workspace_bytes);
 Launch dense_step(Place place, const Step& step, std::span<const DenseTensor> tensors, std::int64_t number,
                   void* workspace);
+
+Launch clear_map(Place place, const KeyMap& map);
+Launch find_rows(Place place, const KeyMap& map, const SlotRows& rows, const std::uint64_t* keys,
+                 std::int64_t count, std::uint32_t now, std::uint64_t* slots, float* out);
+Launch insert_or_assign(Place place, const KeyMap& map, const SlotRows& rows, const std::uint64_t* keys,
+                        const float* values, std::int64_t count, std::uint32_t now, Full full,
+                        std::uint64_t* slots, std::uint8_t* is_new, std::uint64_t* evicted);
+Launch erase_keys(Place place, const KeyMap& map, const std::uint64_t* keys, std::int64_t count,
+                  std::uint64_t* slots);
+Launch export_keys(Place place, const KeyMap& map, std::int64_t first, std::int64_t buckets,
+                   std::uint64_t* keys, std::uint64_t* slots, std::uint64_t* count);
 
 }  // namespace troupe::kernels::gpu

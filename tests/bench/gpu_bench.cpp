@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "harness.hpp"
+#include "gpu_machine.hpp"
 #include "troupe/kernels/row_table.hpp"
 #include "troupe/kernels/step.hpp"
 #include "troupe/kernels/vector.hpp"
@@ -25,78 +25,8 @@ namespace {
 using namespace troupe;
 using namespace troupe::kernels;
 using namespace troupe::bench;
-using namespace std::chrono_literals;
 
-constexpr std::int64_t kMi = std::int64_t{1} << 20;
 constexpr std::int64_t kTableRows = 10'000'000;
-constexpr double kLeastRun_s = 0.03;
-constexpr auto kPatience = 60s;
-
-/// The GPU with a stream, memory, and the rate of its copies.
-class Machine {
- public:
-  explicit Machine(const Gpu& gpu) : gpu_(gpu), stream_(gpu_.make_stream().value()), pool_(gpu_) {}
-
-  Place place() const { return Place::gpu(stream_.native(), gpu_.device().ordinal); }
-  const Stream& stream() const { return stream_; }
-  const Gpu& gpu() const { return gpu_; }
-
-  /// Memory of so many elements, of any contents.
-  template <class T>
-  T* make(std::int64_t n) {
-    buffers_.push_back(pool_.allocate(static_cast<std::size_t>(n) * sizeof(T), stream_).value());
-    return reinterpret_cast<T*>(buffers_.back().data());
-  }
-  template <class T>
-  T* put(const std::vector<T>& values) {
-    T* const at = make<T>(static_cast<std::int64_t>(values.size()));
-    stream_.copy(at, values.data(), values.size() * sizeof(T)).value();
-    finish();
-    return at;
-  }
-  /// Random values, the same kibibytes again and again.
-  float* floats(std::int64_t n) {
-    std::mt19937_64 random(1);
-    std::uniform_real_distribution<float> uniform(-1, 1);
-    std::vector<float> some(static_cast<std::size_t>(std::min(n, kMi)));
-    for (float& value : some) value = uniform(random);
-    float* const at = make<float>(n);
-    for (std::int64_t i = 0; i < n; i += kMi)
-      stream_.copy(at + i, some.data(), static_cast<std::size_t>(std::min(n - i, kMi)) * sizeof(float))
-          .value();
-    finish();
-    return at;
-  }
-  void clear() {
-    finish();
-    buffers_.clear();
-  }
-  void give(const Launch& launch) const { stream_.launched(launch.kernel, launch.error).value(); }
-  void finish() const { stream_.finish(kPatience).value(); }
-
-  /// Seconds that one `work` takes, given again and again: the median of some runs.
-  double seconds_of(const std::function<void()>& work) const {
-    const auto run = [&](std::int64_t count) {
-      finish();
-      const auto begin = SteadyClock::now();
-      for (std::int64_t i = 0; i < count; ++i) work();
-      finish();
-      return seconds_since(begin);
-    };
-    run(3);
-    std::int64_t count = 4;
-    while (run(count) < kLeastRun_s) count *= 2;
-    std::vector<double> each;
-    for (int i = 0; i < kRepetitions; ++i) each.push_back(run(count) / static_cast<double>(count));
-    return median(each);
-  }
-
- private:
-  Gpu gpu_;
-  Stream stream_;
-  GpuPool pool_;
-  std::vector<Buffer> buffers_;
-};
 
 /// GB/s, read and written, of a copy on the device.
 double copy_rate(Machine& machine) {
@@ -107,20 +37,6 @@ double copy_rate(Machine& machine) {
   machine.clear();
   return 2.0 * static_cast<double>(kBytes) / seconds / 1e9;
 }
-
-struct Bench {
-  Machine& machine;
-  double copy_gb_per_s;
-  std::vector<std::string> parts;
-
-  bool wants(const std::string& name) const { return wanted(name, parts); }
-  /// A figure in bytes a second, beside the copy's.
-  void report(const std::string& name, double bytes, const std::function<void()>& work) const {
-    print_json(name, bytes / machine.seconds_of(work) / 1e9, "GB/s", "device copy, read and written",
-               copy_gb_per_s);
-    machine.clear();
-  }
-};
 
 std::vector<std::uint64_t> random_rows(std::int64_t count, std::uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -180,6 +96,7 @@ void dense(const Bench& bench) {
   measure("gpu_adam_dense_256M", {256 * kMi});
   // As a transformer has them: matrices, and two vectors for each.
   std::vector<std::int64_t> sizes;
+  sizes.reserve(148);
   for (int i = 0; i < 148; ++i) sizes.push_back(i % 3 == 0 ? 5'300'000 : 2048);
   measure("gpu_adam_dense_148_tensors", sizes);
 }
@@ -199,6 +116,7 @@ void gathers(const Bench& bench) {
   if (!bench.wants("gpu_gather_pooled_64Ki_x128_of_20")) return;
   constexpr std::int64_t kBags = 64 * 1024;
   std::vector<std::int64_t> offsets;
+  offsets.reserve(kBags + 1);
   for (std::int64_t i = 0; i <= kBags; ++i) offsets.push_back(20 * i);
   const float* const table = bench.machine.floats(kTableRows * 128);
   const std::uint64_t* const rows = bench.machine.put(random_rows(20 * kBags, 5));
@@ -346,6 +264,7 @@ int main(int argc, char** argv) {
   gathers(bench);
   vectors(bench);
   updates(bench);
+  bench_maps(bench);
   host_links(bench);
   overheads(bench);
   return 0;

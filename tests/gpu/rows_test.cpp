@@ -195,6 +195,7 @@ TEST_CASE_TEMPLATE(
       if (n == 0) continue;
       at.finish(clip_to_norm(at.place(), x, n, out, norm / 2));
       std::vector<double> half;
+      half.reserve(values.size());
       for (const float value : values) half.push_back(double{value} / 2);
       CHECK(all_close(at.get(x, values.size()), half, 1e-6));
     }

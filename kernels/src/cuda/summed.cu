@@ -158,25 +158,26 @@ __global__ void __launch_bounds__(kBlock)
     step_held_row<rule, held>(numbers, table, key, sum, lane, lanes, mask);
 }
 
-/// The last chunk that has some of the row that goes on after `chunk`.
+/// The last chunk that has some of the row that goes on after `chunk`: such chunks begin with it. Most rows
+/// end in the next one, which one look tells.
 __device__ std::int64_t last_chunk_of(const Workspace& work, std::int64_t chunk, std::int64_t count) {
   const Key key = static_cast<Key>(work.rows[chunk]);
-  std::int64_t low = (chunk + 1) * kChunk;  // of the row
-  std::int64_t high = count;                // not of it
-  for (std::int64_t step = kChunk; low + step < high; step *= 2) {
-    if (work.keys[low + step] != key)
-      high = low + step;
-    else
-      low += step;
+  const std::int64_t chunks = (count + kChunk - 1) / kChunk;
+  std::int64_t low = chunk + 1;  // has some
+  std::int64_t step = 1;
+  while (low + step < chunks && work.keys[(low + step) * kChunk] == key) {
+    low += step;
+    step *= 2;
   }
+  std::int64_t high = min(low + step, chunks);  // has none
   while (high - low > 1) {
     const std::int64_t middle = (low + high) / 2;
-    if (work.keys[middle] == key)
+    if (work.keys[middle * kChunk] == key)
       low = middle;
     else
       high = middle;
   }
-  return low / kChunk;
+  return low;
 }
 
 /// Sums the parts of rows that run over a chunk's end, if they are few; lists the others.

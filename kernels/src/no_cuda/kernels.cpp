@@ -42,4 +42,23 @@ Launch dense_step(Place, const Step&, std::span<const DenseTensor>, std::int64_t
   return {"dense_step", kBuiltWithoutCuda};
 }
 
+Launch clear_map(Place, const KeyMap&) {
+  return {"clear_map", kBuiltWithoutCuda};
+}
+Launch find_rows(Place, const KeyMap&, const SlotRows&, const std::uint64_t*, std::int64_t, std::uint32_t,
+                 std::uint64_t*, float*) {
+  return {"find_rows", kBuiltWithoutCuda};
+}
+Launch insert_or_assign(Place, const KeyMap&, const SlotRows&, const std::uint64_t*, const float*,
+                        std::int64_t, std::uint32_t, Full, std::uint64_t*, std::uint8_t*, std::uint64_t*) {
+  return {"insert_or_assign", kBuiltWithoutCuda};
+}
+Launch erase_keys(Place, const KeyMap&, const std::uint64_t*, std::int64_t, std::uint64_t*) {
+  return {"erase_keys", kBuiltWithoutCuda};
+}
+Launch export_keys(Place, const KeyMap&, std::int64_t, std::int64_t, std::uint64_t*, std::uint64_t*,
+                   std::uint64_t*) {
+  return {"export_keys", kBuiltWithoutCuda};
+}
+
 }  // namespace troupe::kernels::gpu

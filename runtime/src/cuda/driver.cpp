@@ -165,7 +165,13 @@ Result<std::vector<GpuInfo>> list_gpus() {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
     cudaGetLastError();
-    return Error{Code::kUnavailable, std::string("no GPU can be used here: ") + cudaGetErrorString(error)};
+    // What it says where there is no driver at all, too.
+    const std::string why = error == cudaErrorInsufficientDriver
+                                ? "there is no NVIDIA driver, or one older than this CUDA " +
+                                      std::to_string(CUDART_VERSION / 1000) + "." +
+                                      std::to_string(CUDART_VERSION % 1000 / 10)
+                                : cudaGetErrorString(error);
+    return Error{Code::kUnavailable, "no GPU can be used here: " + why};
   }
   if (count == 0) return Error{Code::kUnavailable, "the GPU's driver shows this process no GPU"};
   std::vector<GpuInfo> gpus;

@@ -81,6 +81,7 @@ class AdoptedBlock final : public Block {
   void recycle() override {
     std::vector<Point> busy;
     if (auto known = marks()) {
+      busy.reserve(known->size());
       for (const Mark& mark : *known) busy.push_back(mark.point());
     }
     gpu_->release_after(std::move(busy), std::move(release_));
