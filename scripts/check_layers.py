@@ -10,6 +10,7 @@ MAY_INCLUDE = {
     "rpc": {"rpc", "runtime"},
     "shards": {"shards", "runtime", "kernels"},
     "actors": {"actors", "rpc", "shards", "runtime", "kernels"},
+    "training": {"training", "tools", "actors", "rpc", "shards", "runtime", "kernels"},
     "tools": {"tools", "actors", "rpc", "shards", "runtime", "kernels"},
 }
 
@@ -26,11 +27,11 @@ OWNERS = [
     ("CUDA device code", r"cub/|cublas|thrust/", ["kernels/src/"]),
     ("CUDA host", r"cuda", ["kernels/src/", "runtime/", "tests/kernels/", "tests/runtime/"]),
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/"]),
-    ("JSON", r"nlohmann/", ["runtime/", "tools/", "examples/", "tests/"]),
+    ("JSON", r"nlohmann/", ["runtime/", "tools/", "training/src/", "examples/", "tests/"]),
     ("logging", r"spdlog/|fmt/", ["runtime/src/"]),
     ("metrics", r"prometheus/", ["runtime/src/"]),
     ("HTTP", r"httplib\.h", ["runtime/src/", "tests/"]),
-    ("command lines", r"CLI/", ["tools/", "examples/", "tests/"]),
+    ("command lines", r"CLI/", ["tools/", "training/src/", "docs/your-own-training/", "examples/", "tests/"]),
     ("tests", r"doctest/", ["tests/"]),
 ]
 

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include <troupe/runtime/checksum.hpp>
+#include <troupe/training/permutation.hpp>
 
 #include "wordnet/lines.hpp"
-#include "wordnet/permutation.hpp"
 #include "wordnet/wordnet_reader.hpp"
 
 namespace troupe::wordnet {
@@ -128,7 +128,7 @@ Result<void> hold_out(KnowledgeGraph& graph, std::size_t valid_count, std::size_
   const std::size_t wanted = valid_count + test_count;
   std::vector<Triple> held;
   std::vector<bool> is_held(graph.train.size());
-  const Permutation order(graph.train.size(), seed);
+  const training::Permutation order(graph.train.size(), seed);
   for (std::size_t i = 0; i < graph.train.size() && held.size() < wanted; ++i) {
     const std::size_t index = order(i);
     const Triple& triple = graph.train[index];

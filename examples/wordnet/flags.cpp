@@ -1,6 +1,5 @@
 #include "wordnet/flags.hpp"
 
-#include <map>
 #include <string>
 
 namespace troupe::wordnet {
@@ -37,10 +36,13 @@ void add_dataset_flags(CLI::App& app, DatasetOptions& options) {
   app.add_option("--split-seed", options.split_seed, "Seed of the choice of held-out triples")
       ->capture_default_str()
       ->check(zero_or_more());
-  app.add_option("--symmetric", options.symmetric,
-                 "Symmetric kinds of relations: 'both' keeps both directions, 'one' keeps one of them")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, SymmetricKinds>{
-          {"both", SymmetricKinds::kBothWays}, {"one", SymmetricKinds::kOneWay}}))
+  app.add_option_function<std::string>(
+         "--symmetric",
+         [&options](const std::string& kept) {
+           options.symmetric = kept == "one" ? SymmetricKinds::kOneWay : SymmetricKinds::kBothWays;
+         },
+         "Symmetric kinds of relations: 'both' keeps both directions, 'one' keeps one of them")
+      ->check(CLI::IsMember({"both", "one"}))
       ->default_str("both");
 }
 
@@ -51,9 +53,6 @@ void add_hyper_parameter_flags(CLI::App& app, HyperParameters& parameters) {
       ->check(positive);
   app.add_option("--batch", parameters.batch_size, "Examples a step")->capture_default_str()->check(positive);
   app.add_option("--negatives", parameters.negatives, "Uniform negatives shared by a batch")
-      ->capture_default_str()
-      ->check(zero_or_more());
-  app.add_option("--epochs", parameters.epochs, "Passes over the training triples")
       ->capture_default_str()
       ->check(zero_or_more());
   app.add_option("--rate", parameters.learning_rate, "Adagrad's learning rate")

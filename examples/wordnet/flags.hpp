@@ -15,7 +15,7 @@ CLI::Validator more_than_zero();
 /// which must live until the flags are parsed.
 void add_dataset_flags(CLI::App& app, DatasetOptions& options);
 
-/// Adds --dimension, --batch, --negatives, --epochs, --rate, --epsilon, --initial-scale, --n3
+/// Adds --dimension, --batch, --negatives, --rate, --epsilon, --initial-scale, --n3
 /// and --seed; they write to `parameters`, which must live until the flags are parsed.
 void add_hyper_parameter_flags(CLI::App& app, HyperParameters& parameters);
 

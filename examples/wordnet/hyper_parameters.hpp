@@ -10,7 +10,6 @@ struct HyperParameters {
   std::size_t dimension = 100;   ///< complex numbers per row: a row is 2 * dimension floats
   std::size_t batch_size = 512;  ///< examples a step; each triple is two examples an epoch
   std::size_t negatives = 512;   ///< entities drawn uniformly, shared by the batch
-  std::size_t epochs = 10;       ///< passes over the training triples, both directions
   float learning_rate = 0.1F;    ///< Adagrad's
   float epsilon = 1e-7F;         ///< Adagrad's, beside the root
   float initial_scale = 1e-3F;   ///< standard deviation of a row's first values

@@ -21,6 +21,7 @@ using namespace troupe::wordnet;
 struct Options {
   DatasetOptions dataset;
   HyperParameters parameters;
+  std::size_t epochs = 10;
   std::size_t threads = 1;
   std::size_t valid_every = 5;
   std::size_t neighbours = 10;
@@ -72,7 +73,7 @@ int run(const Options& options) {
   nlohmann::json valid_mrr = nlohmann::json::array();
   double train_seconds = 0;
   std::uint64_t examples = 0;
-  for (std::uint64_t epoch = 1; epoch <= options.parameters.epochs; ++epoch) {
+  for (std::uint64_t epoch = 1; epoch <= options.epochs; ++epoch) {
     const EpochStats stats = trainer.run_epoch(epoch, options.threads);
     train_seconds += stats.seconds;
     examples += stats.examples;
@@ -96,7 +97,7 @@ int run(const Options& options) {
                               {"hits_at_3", test.hits_at_3},
                               {"hits_at_10", test.hits_at_10},
                               {"valid_mrr", valid_mrr},
-                              {"epochs", options.parameters.epochs},
+                              {"epochs", options.epochs},
                               {"threads", options.threads},
                               {"train_seconds", train_seconds},
                               {"evaluation_seconds", evaluation_seconds},
@@ -114,6 +115,9 @@ int main(int argc, char** argv) {
   CLI::App app{"Trains ComplEx on a knowledge graph in one process: the reference of the wordnet example"};
   add_dataset_flags(app, options.dataset);
   add_hyper_parameter_flags(app, options.parameters);
+  app.add_option("--epochs", options.epochs, "Passes over the training triples, in both directions")
+      ->capture_default_str()
+      ->check(zero_or_more());
   app.add_option("--threads", options.threads, "Threads that train and evaluate")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));

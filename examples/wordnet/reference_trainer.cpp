@@ -5,10 +5,10 @@
 #include <thread>
 
 #include <troupe/runtime/process.hpp>
+#include <troupe/training/permutation.hpp>
 
 #include "wordnet/batch_plan.hpp"
 #include "wordnet/initial_rows.hpp"
-#include "wordnet/permutation.hpp"
 #include "wordnet/sampler.hpp"
 
 namespace troupe::wordnet {
@@ -98,10 +98,10 @@ ReferenceTrainer::ReferenceTrainer(const KnowledgeGraph& graph, const HyperParam
       parameters_(parameters),
       sampler_(graph.train, graph.entity_count(), graph.relation_count(), parameters.batch_size,
                parameters.negatives, parameters.seed),
-      entities_(graph.entity_count(), parameters.row_width(), mix64(parameters.seed, kEntityTable),
+      entities_(graph.entity_count(), parameters.row_width(), training::mix64(parameters.seed, kEntityTable),
                 parameters),
-      relations_(2 * graph.relation_count(), parameters.row_width(), mix64(parameters.seed, kRelationTable),
-                 parameters) {}
+      relations_(2 * graph.relation_count(), parameters.row_width(),
+                 training::mix64(parameters.seed, kRelationTable), parameters) {}
 
 struct ReferenceTrainer::Work {
   Work(std::uint64_t which, const std::function<void(std::uint64_t)>& callback)

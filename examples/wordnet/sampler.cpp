@@ -4,8 +4,7 @@
 #include <cassert>
 
 #include <troupe/runtime/random.hpp>
-
-#include "wordnet/permutation.hpp"
+#include <troupe/training/permutation.hpp>
 
 namespace troupe::wordnet {
 
@@ -24,8 +23,8 @@ void Sampler::sample(std::uint64_t epoch, std::uint64_t index, Batch& batch) con
   assert(index < batches_per_epoch());
   const std::uint64_t first = index * batch_size_;
   const std::size_t size = std::min<std::uint64_t>(batch_size_, examples_per_epoch() - first);
-  const std::uint64_t epoch_seed = mix64(seed_, epoch);
-  const Permutation shuffled(examples_per_epoch(), epoch_seed);
+  const std::uint64_t epoch_seed = training::mix64(seed_, epoch);
+  const training::Permutation shuffled(examples_per_epoch(), epoch_seed);
   batch.heads.resize(size);
   batch.relations.resize(size);
   batch.tails.resize(size);
@@ -37,7 +36,7 @@ void Sampler::sample(std::uint64_t epoch, std::uint64_t index, Batch& batch) con
     batch.tails[i] = reciprocal ? triple.head : triple.tail;
     batch.relations[i] = triple.relation + (reciprocal ? static_cast<std::uint32_t>(relation_count_) : 0);
   }
-  Random random(mix64(epoch_seed, index));
+  Random random(training::mix64(epoch_seed, index));
   batch.negatives.resize(negatives_);
   for (std::uint32_t& entity : batch.negatives) {
     entity = static_cast<std::uint32_t>(random.below(entity_count_));

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <set>
 
+#include <troupe/training/permutation.hpp>
+
 #include "support/temporary_folder.hpp"
-#include "wordnet/permutation.hpp"
 
 namespace troupe::wordnet {
 
@@ -194,7 +195,7 @@ TEST_CASE("a word finds the entity so named, or its first sense") {
 
 TEST_CASE("a permutation visits every position once, whatever the size") {
   for (const std::uint64_t size : {1ULL, 2ULL, 3ULL, 4ULL, 5ULL, 16ULL, 17ULL, 1000ULL}) {
-    const Permutation order(size, 9);
+    const training::Permutation order(size, 9);
     std::set<std::uint64_t> seen;
     for (std::uint64_t i = 0; i < size; ++i) seen.insert(order(i));
     CHECK_MESSAGE(seen.size() == size, "size " << size);

@@ -8,7 +8,7 @@
 #include "examples/job.hpp"
 #include "examples/one_blas_thread.hpp"
 #include "wordnet/reference_trainer.hpp"
-#include "wordnet/settings.hpp"
+#include "wordnet/wordnet_task.hpp"
 
 namespace troupe::wordnet {
 namespace {
@@ -27,20 +27,19 @@ std::vector<float> first_rows(const shards::TableSpec& spec, std::size_t count) 
 /// The losses of the epochs, as one process without shards computes them from the same first rows.
 std::vector<double> reference_losses(const JobFolder& folder, std::size_t epochs) {
   const OneBlasThread one_thread;
-  JobSettings settings;
-  settings.dataset.folder = folder / "graph";
-  settings.parameters.dimension = 16;
-  settings.parameters.batch_size = 32;
-  settings.parameters.negatives = 16;
-  settings.parameters.n3 = 0.01F;
-  settings.parameters.initial_scale = 0.1F;
-  auto graph = load_graph(settings.dataset);
+  DatasetOptions dataset;
+  dataset.folder = folder / "graph";
+  HyperParameters parameters;
+  parameters.dimension = 16;
+  parameters.batch_size = 32;
+  parameters.negatives = 16;
+  parameters.n3 = 0.01F;
+  parameters.initial_scale = 0.1F;
+  auto graph = load_graph(dataset);
   REQUIRE(graph);
-  ReferenceTrainer trainer(*graph, settings.parameters);
-  const auto mode = own_consistency(settings);
-  trainer.start_from({settings.parameters.dimension,
-                      first_rows(entity_table(settings, mode, ""), graph->entity_count()),
-                      first_rows(relation_table(settings, mode, ""), 2 * graph->relation_count())});
+  ReferenceTrainer trainer(*graph, parameters);
+  trainer.start_from({parameters.dimension, first_rows(entity_table(parameters), graph->entity_count()),
+                      first_rows(relation_table(parameters), 2 * graph->relation_count())});
   std::vector<double> losses;
   for (std::uint64_t epoch = 1; epoch <= epochs; ++epoch) losses.push_back(trainer.run_epoch(epoch, 1).loss);
   return losses;

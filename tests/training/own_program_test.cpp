@@ -1,0 +1,134 @@
+// The program of docs/your-own-training.md, run: several processes, deaths, resuming, the end in good order.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include <troupe/actors/node.hpp>
+
+#include "support/temporary_folder.hpp"
+#include "tools/command.hpp"
+
+namespace troupe::training {
+namespace {
+
+using command_test::Command;
+using command_test::Finished;
+using command_test::run;
+using nlohmann::json;
+using test::TemporaryFolder;
+
+constexpr int kTrain = 5400;  // of 6,000 ratings
+
+class Run : public TemporaryFolder {
+ public:
+  std::string out() const { return (path() / "out").string(); }
+  std::vector<std::string> train(const std::vector<std::string>& more) const {
+    std::vector<std::string> words{"train",   "--out", out(),       "--users", "100",
+                                   "--items", "50",    "--ratings", "6000"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  json file(const std::string& name) const { return json::parse(read("out/" + name)); }
+  pid_t pid(const std::string& name) const {
+    const json job = file("job.json");
+    for (const auto& process : job.at("processes"))
+      if (process["name"] == name) return process["pid"];
+    return 0;
+  }
+  void kill(const std::string& name) const {
+    const pid_t victim = pid(name);
+    REQUIRE(victim > 0);
+    REQUIRE(::kill(victim, SIGKILL) == 0);
+  }
+};
+
+std::uint64_t examples_of(const json& result) {
+  std::uint64_t sum = 0;
+  for (const auto& worker : result.at("workers")) sum += worker.at("examples").get<std::uint64_t>();
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("the guide's program learns, and reports in its own words") {
+  const Run folder;
+  const Finished done = run(folder.train({"--epochs", "20"}));
+  CHECK(done.err == "");
+  REQUIRE(done.code == 0);
+  const auto result = folder.file("result.json");
+  CHECK(result["test_rmse"] < 0.5);  // the ratings' own spread is 2
+  CHECK(examples_of(result) == 20 * kTrain);
+  CHECK(result["examples_per_second"] > 0.0);
+  CHECK(result["settings"]["--dimension"] == "8");
+  CHECK(result["settings"]["--epochs"] == "20");
+  CHECK(done.out.find("RMSE") != std::string::npos);
+  const std::string page = folder.read("out/report.html");
+  for (const char* part : {"Test RMSE", "Examples per second", "--dimension"})
+    CHECK_MESSAGE(page.find(part) != std::string::npos, part);
+}
+
+TEST_CASE("the guide's program goes on when a worker is killed, and each batch counts once") {
+  const Run folder;
+  Command command(folder.train({"--epochs", "60", "--checkpoint-every", "0"}));
+  REQUIRE(command.wait_for("epoch  2:"));
+  folder.kill("worker-1");
+  CHECK(command.finish() == 0);
+  CHECK(command.err() == "");
+  CHECK(command.out().find("worker 'worker-1' died") != std::string::npos);
+  const auto result = folder.file("result.json");
+  CHECK(result["failures"].size() == 1);
+  CHECK(examples_of(result) == 60 * kTrain);
+  CHECK(result["test_rmse"] < 0.5);
+}
+
+TEST_CASE("the guide's program is resumed after a server's death, with the flags of the run") {
+  const Run folder;
+  Command command(folder.train({"--epochs", "100000", "--dimension", "4"}));
+  REQUIRE(command.wait_for("epoch  3:"));
+  folder.kill("ps-0");
+  CHECK(command.finish() == 1);
+  CHECK(command.err().find("shard server 'ps-0' died") != std::string::npos);
+  CHECK(command.err().find("train --resume " + folder.out()) != std::string::npos);
+  const Finished resumed = run({"train", "--resume", folder.out(), "--epochs", "1"});
+  CHECK(resumed.err == "");
+  REQUIRE(resumed.code == 0);
+  CHECK(folder.file("result.json")["settings"]["--dimension"] == "4");
+  CHECK(folder.file("result.json")["epochs"].size() >= 3);
+  const Finished refused = run({"train", "--resume", folder.out(), "--rate", "0.5"});
+  CHECK(refused.code == 2);
+  CHECK(refused.err.find("leave out --rate") != std::string::npos);
+}
+
+TEST_CASE("at the end of a job its processes leave, the chief as the last of them") {
+  const Run folder;
+  Command job(folder.train({"--epochs", "300"}));
+  REQUIRE(job.wait_for("epoch  1:"));
+  const int home = command_test::number_after(job.out(), "workers at 127.0.0.1:");
+  auto observer =
+      Node::start({.name = "observer", .role = "observer", .registry = "127.0.0.1:" + std::to_string(home)});
+  REQUIRE(observer);
+  std::map<std::string, MembershipEvent> ends;  // with the loop's turn
+  (*observer)->watch([&](const MembershipChange& change) {
+    if (change.event == MembershipEvent::kLeft || change.event == MembershipEvent::kDied)
+      ends[change.member.name] = change.event;
+  });
+  Loop& loop = (*observer)->loop();
+  CHECK(loop.wait_until([&] { return ends.size() >= 5; }, loop.clock().now() + command_test::kPatience));
+  const bool chief_was_there = [&] {
+    const auto members = (*observer)->membership().members;
+    return std::any_of(members.begin(), members.end(),
+                       [](const Member& each) { return each.name == "chief"; });
+  }();
+  observer->reset();  // for whom the chief waits, too
+  CHECK(job.finish() == 0);
+  CHECK(chief_was_there);
+  for (const char* name : {"ps-0", "ps-1", "worker-0", "worker-1", "worker-2"}) {
+    CAPTURE(name);
+    REQUIRE(ends.contains(name));
+    CHECK(ends[name] == MembershipEvent::kLeft);
+  }
+}
+
+}  // namespace troupe::training
