@@ -289,6 +289,32 @@ TEST_CASE("flat: what an envelope of fewer fields does not have reads as zero") 
   CHECK((*in)->value_count() == 3);
 }
 
+TEST_CASE("flat: a list has no more elements than words, so that a short message is no long list") {
+  for (const bool empty : {true, false}) {
+    CAPTURE(empty);
+    MemoryPool pool;
+    flat::Writer writer(pool);
+    constexpr std::uint32_t kItems = 100;
+    const std::uint32_t root = writer.allocate(1);
+    const std::uint32_t top = writer.add_struct(root, {0, 1});
+    const std::uint32_t items = writer.add_structs(top, kItems, {1, 0});
+    if (empty) writer.put(items - 1, 0, std::uint64_t{kItems} << 2);  // the tag: so many, of no words
+    const Buffer message = std::move(writer).flat();
+    flat::Reader reader;
+    flat::StructView view;
+    flat::StructsView list;
+    REQUIRE(reader.open(message.bytes()));
+    REQUIRE(reader.root(view));
+    CHECK(reader.read(view, 0, list));  // 100 words, of whatever
+    if (!empty) continue;
+    std::memcpy(message.data() + flat::kTableBytes + (items - 1) * flat::kWord,
+                std::array{std::uint64_t{kItems + 1} << 2}.data(), flat::kWord);
+    REQUIRE(reader.open(message.bytes()));
+    REQUIRE(reader.root(view));
+    CHECK_FALSE(reader.read(view, 0, list));
+  }
+}
+
 TEST_CASE("flat: pointers to one place again and again use the budget up") {
   // A list whose items are all lists of the same many items: read again and again by who walks it.
   MemoryPool pool;

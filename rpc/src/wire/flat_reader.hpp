@@ -140,8 +140,9 @@ inline bool Reader::read(const StructView& from, unsigned pointer, StructsView& 
   const std::uint64_t tag = load(tag_at);
   const std::uint32_t count = static_cast<std::uint32_t>(tag) >> 2;
   const Layout layout{static_cast<std::uint16_t>(tag >> 32), static_cast<std::uint16_t>(tag >> 48)};
-  if ((tag & 3) != 0 || std::uint64_t{count} * layout.words() > words) return false;
-  if (!charge(std::max<std::size_t>(words, count) + 1)) return false;
+  // Elements of no words cost a message nothing, and its reader as much as others; nobody writes such.
+  if ((tag & 3) != 0 || std::uint64_t{count} * std::max<std::size_t>(layout.words(), 1) > words) return false;
+  if (!charge(words + 1)) return false;
   view = {tag_at + kWord, count, layout};
   return true;
 }
