@@ -195,6 +195,51 @@ TEST_CASE("shm: random bytes in a ring lead the reader nowhere") {
   }
 }
 
+TEST_CASE("shm: pads lead to the ring's end, once, or are nonsense") {
+  const auto make = [](const Segment& segment, std::size_t at, std::uint64_t position, std::size_t bytes) {
+    auto& record = *reinterpret_cast<RecordHeader*>(segment.data() + ring::kHeaderBytes + at);
+    record.bytes = static_cast<std::uint32_t>(bytes);
+    record.kind = RecordKind::kPad;
+    record.mark.store(1234 ^ position);
+  };
+  Record record;
+  for (const std::size_t bytes : {ring::kAlign, ring::kBytes}) {
+    CAPTURE(bytes);
+    const Segment segment = new_ring(1234);
+    RingReader reader(segment);
+    make(segment, 0, 0, bytes);
+    CHECK(reader.next(record) == RingReader::Found::kNonsense);
+  }
+  for (const bool whole : {true, false}) {
+    CAPTURE(whole);
+    const Segment segment = new_ring(1234);
+    RingReader reader(segment);
+    auto& first = *reinterpret_cast<RecordHeader*>(segment.data() + ring::kHeaderBytes);
+    first.bytes = ring::kAlign;
+    first.kind = RecordKind::kPiece;
+    first.mark.store(1234);
+    REQUIRE(reader.next(record) == RingReader::Found::kRecord);
+    reader.pop(record);
+    make(segment, ring::kAlign, ring::kAlign, whole ? ring::kBytes - ring::kAlign : ring::kAlign);
+    CHECK(reader.next(record) == (whole ? RingReader::Found::kNothing : RingReader::Found::kNonsense));
+  }
+}
+
+TEST_CASE("shm: a peer that has left and goes on writing is read to the end of what its ring holds") {
+  Couple couple;
+  constexpr int kMost = 100'000;
+  int sent = 0;
+  const auto write = [&] {
+    if (sent < kMost) couple.a.send(make_frame(static_cast<std::uint64_t>(sent++)));
+  };
+  couple.b.frame_hook = write;
+  for (int i = 0; i < 100; ++i) write();
+  couple.b.way.drain(couple.b.link);
+  CHECK(couple.b.frames.size() >= 100);
+  CHECK(couple.b.frames.size() < 2 * ring::kBytes / ring::kAlign);
+  CHECK(sent < kMost);
+}
+
 TEST_CASE("shm: a reader that lies about how far it is only stops its own link") {
   for (const std::uint64_t lie : {std::uint64_t{1} << 40, ~std::uint64_t{0}, std::uint64_t{64}}) {
     Couple couple;

@@ -47,6 +47,8 @@ class Inbound {
   Got copy(Arrival& arrival, std::size_t most);
   bool copying() const { return !lent_.empty(); }
   bool empty() const { return reader_.empty(); }
+  /// Bytes of records taken since the beginning.
+  std::uint64_t position() const { return reader_.position(); }
 
   /// Before this process sleeps. False: there is something to receive.
   bool arm();

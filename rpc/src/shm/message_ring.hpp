@@ -14,7 +14,7 @@ namespace troupe::rpc::shm {
 
 /// What a record in a ring is.
 enum class RecordKind : std::uint16_t {
-  kPad = 1,  ///< nothing, up to the ring's end
+  kPad = 1,  ///< nothing, up to the ring's end; never all of the ring
   kFrame,    ///< a message: its head, then (8-byte aligned) its parts' bytes
   kLent,     ///< a message whose parts lie in the writer's memory: its head, then an array of LentPiece
   kBegin,    ///< the head of a message whose parts follow in kPiece
@@ -188,15 +188,16 @@ class RingReader {
   RingHeader& header() const { return header_; }
   bool empty() const { return mark().load(std::memory_order_seq_cst) != (cookie_ ^ position_); }
 
-  /// The next record, which stays until pop().
+  /// The next record, which stays until pop(). After a pad, which leads to the ring's beginning, comes no
+  /// other: whoever writes nothing else keeps us no longer for it.
   Found next(Record& record) {
     for (;;) {
       if (mark().load(std::memory_order_acquire) != (cookie_ ^ position_)) return Found::kNothing;
       const auto& header = *reinterpret_cast<const RecordHeader*>(data_ + offset());
-      record.bytes = header.bytes;
-      record.kind = header.kind;
-      record.head_bytes = header.head_bytes;
-      record.part_bytes = header.part_bytes;
+      record.bytes = once(header.bytes);
+      record.kind = once(header.kind);
+      record.head_bytes = once(header.head_bytes);
+      record.part_bytes = once(header.part_bytes);
       if (record.bytes < ring::kAlign || record.bytes % ring::kAlign != 0 ||
           record.bytes > ring::kBytes - offset())
         return Found::kNonsense;
@@ -205,9 +206,12 @@ class RingReader {
         fetch_following(record);
         return Found::kRecord;
       }
+      if (offset() == 0 || record.bytes != ring::kBytes - offset()) return Found::kNonsense;
       pop(record);
     }
   }
+  /// Bytes read since the beginning.
+  std::uint64_t position() const { return position_; }
   /// Returns whether the writer has been told how far we are.
   bool pop(const Record& record) {
     position_ += record.bytes;
@@ -218,6 +222,11 @@ class RingReader {
   }
 
  private:
+  /// What the writer may change at any moment is read one time, and then checked.
+  template <class T>
+  static T once(const T& field) {
+    return *static_cast<const volatile T*>(&field);
+  }
   std::size_t offset() const { return position_ % ring::kBytes; }
   const std::atomic<std::uint64_t>& mark() const {
     return reinterpret_cast<const RecordHeader*>(data_ + offset())->mark;

@@ -298,7 +298,10 @@ int ShmWay::poll() {
 void ShmWay::drain(LinkId link) {
   const Depth depth(*this);
   End* end = ends_.find(link);
-  while (end && end->out && receive(*end) > 0) end = ends_.find(link);
+  if (!end || !end->in) return;
+  // What stood in the ring when the peer had left; who writes on is no peer any more.
+  const std::uint64_t last = end->in->position() + ring::kBytes;
+  while (end && end->out && end->in->position() < last && receive(*end) > 0) end = ends_.find(link);
 }
 
 bool ShmWay::arm() {
