@@ -277,6 +277,34 @@ TEST_CASE("tcp: memory that was lent is kept until nobody can read it, though th
   CHECK(released);
 }
 
+TEST_CASE("tcp: peers that keep what was lent to them make the process lend no more, to anybody") {
+  RetiredPages& retired = RetiredPages::all();
+  std::vector<UniqueFd> keepers;
+  while (!retired.full()) {
+    REQUIRE(keepers.size() < 1000);
+    auto [ours, theirs] = tcp_pair();
+    retired.keep(std::move(ours), {}, {{Buffer::allocate(1)}});
+    keepers.push_back(std::move(theirs));
+  }
+  const std::size_t kept = retired.look();
+  CHECK(kept == keepers.size());
+  {
+    Ends ends;
+    ends.a.connection->send(make_frame(0, {std::size_t{256} << 10}), false);
+    static_cast<void>(ends.a.connection->flush(SIZE_MAX));
+    ends.a.connection->close(ends.a.scratch);
+    CHECK(retired.look() == kept);  // it was copied, and so need not be kept
+    REQUIRE(ends.b.receive() == Connection::Got::kOn);
+  }
+  keepers.clear();
+  for (const TestDeadline deadline; retired.look() > 0;) REQUIRE_FALSE(deadline.over());
+  CHECK_FALSE(retired.full());
+  Ends ends;
+  ends.a.connection->send(make_frame(0, {std::size_t{256} << 10}), false);
+  REQUIRE(ends.until_b_has(1));
+  CHECK(ends.all_intact());
+}
+
 TEST_CASE("tcp: without a pipe parts are copied instead of lent") {
   Ends ends;
   rlimit before{};

@@ -56,7 +56,8 @@ struct HandMade {
   }
 
   struct Events final : TransportEvents {
-    void on_link(LinkId link, std::string_view, bool) override {
+    void on_link(LinkId id, std::string_view, bool) override {
+      link = id;
       transport->send_control(link, transport->data_address(link));
     }
     void on_control(LinkId, std::span<const std::byte>) override {}
@@ -66,6 +67,7 @@ struct HandMade {
     void on_frame(LinkId, Buffer&&, std::vector<Buffer>&&) override {}
     void on_closed(LinkId, Error) override {}
     Transport* transport = nullptr;
+    LinkId link = 0;
   };
 
   /// Why b's link has ended; empty: it has not.
@@ -233,6 +235,39 @@ TEST_CASE("tcp: a peer that sends nonsense on its stream loses its link") {
   REQUIRE(::send(messages.get(), kNonsense.data(), kNonsense.size(), MSG_NOSIGNAL) > 0);
   REQUIRE(hand.pair.until([&] { return hand.pair.b.closed() == 1; }));
   CHECK(hand.pair.b.links.begin()->second.closed[0].code == Code::kDataLoss);
+}
+
+TEST_CASE("tcp: a peer that has left and goes on writing is told of all the same") {
+  HandMade hand;
+  const UniqueFd messages = hand.connect(hand.preamble(tcp::StreamKind::kMessages));
+  const UniqueFd bulk = hand.connect(hand.preamble(tcp::StreamKind::kBulk));
+  hand.pair.b.parts_hook = [](std::size_t total, std::vector<Buffer>& parts) -> Result<void> {
+    parts.push_back(Buffer::allocate(total));
+    return {};
+  };
+  // Whole records without end, by another thread.
+  std::vector<std::byte> record(sizeof(tcp::RecordHeader) + 8 + tcp::kMostInline);
+  tcp::RecordHeader header;
+  header.head_bytes = 8;
+  header.part_bytes = tcp::kMostInline;
+  std::memcpy(record.data(), &header, sizeof header);
+  std::atomic<bool> stop{false};
+  std::atomic<std::size_t> written{0};
+  std::thread writer([&] {
+    while (!stop) {
+      const ssize_t n = ::send(messages.get(), record.data(), record.size(), MSG_NOSIGNAL);
+      if (n != static_cast<ssize_t>(record.size())) break;
+      written += record.size();
+    }
+  });
+  REQUIRE(hand.pair.until([&] { return !hand.pair.b.frames.empty(); }));
+  hand.pair.ta->close(hand.events.link);
+  const std::size_t before = written;
+  CHECK(hand.pair.until([&] { return hand.pair.b.closed() == 1; }));
+  const std::size_t more = written - before;
+  MESSAGE(more << " bytes more were written");
+  stop = true;
+  writer.join();
 }
 
 TEST_CASE("tcp: streams go where the meeting went") {

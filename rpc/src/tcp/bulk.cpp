@@ -75,6 +75,7 @@ Went BulkSender::lend(int fd, Outgoing& message, std::size_t most, std::size_t& 
       message.pieces.next(piece, message.pieces.left());
       const ssize_t n = pipe_.fill(piece[0]);
       if (n > 0) message.pieces.advance(static_cast<std::size_t>(n));
+      message.pages_given |= n > 0;
       if (n < 0) may_lend_ = false;  // this memory is of no kind that can be lent
     }
     const std::size_t before = sent;
@@ -88,13 +89,14 @@ Went BulkSender::progress(ByteStream& stream, std::size_t most, std::uint64_t to
   if (stream.plain_fd() < 0) may_lend_ = false;
   std::vector<std::vector<Buffer>> sent_parts;  // dropped last, because their owners may send
   std::optional<WithoutSigpipe> quiet;
-  if (busy() && queue_[next_].lent) quiet.emplace();
+  if (busy() && queue_.front().lent) quiet.emplace();
   std::size_t sent = 0;
   Went went = Went::kOn;
   while (ready(told) && sent < most) {
-    Outgoing& message = queue_[next_];
+    Outgoing& message = queue_.front();
     const std::size_t before = sent;
-    if (message.lent && (may_lend_ || pipe_.filled() > 0)) {
+    const bool lends = may_lend_ && (message.pages_given || !RetiredPages::all().full());
+    if (message.lent && (lends || pipe_.filled() > 0)) {
       went = lend(stream.plain_fd(), message, most, sent);
     } else if (const ssize_t n = copy(stream, message, most - sent); n < 0) {
       went = Went::kEnded;
@@ -105,12 +107,12 @@ Went BulkSender::progress(ByteStream& stream, std::size_t most, std::uint64_t to
     if (message.pieces.left() == 0 && pipe_.filled() == 0) {
       if (message.lent) {
         bytes_not_taken_ += message.bytes;
-        ++next_;
+        given_.splice(given_.end(), queue_, queue_.begin());
         continue;
       }
       bytes_in_flight_ -= message.bytes;
       sent_parts.push_back(std::move(message.parts));
-      queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(next_));
+      queue_.pop_front();
       continue;
     }
     if (sent == before) break;
@@ -123,20 +125,20 @@ Went BulkSender::progress(ByteStream& stream, std::size_t most, std::uint64_t to
 void BulkSender::retire(UniqueFd stream) {
   if (!stream) return;
   std::vector<std::vector<Buffer>> lent;
-  for (std::size_t i = 0; i < queue_.size() && i <= next_; ++i)
-    if (queue_[i].lent) lent.push_back(std::move(queue_[i].parts));
+  if (busy()) given_.splice(given_.end(), queue_, queue_.begin());
+  for (Outgoing& message : given_)
+    if (message.pages_given) lent.push_back(std::move(message.parts));
   if (!lent.empty()) RetiredPages::all().keep(std::move(stream), std::move(pipe_), std::move(lent));
 }
 
 bool BulkSender::taken(std::uint64_t count) {
-  if (count > next_) return false;
+  if (count > given_.size()) return false;
   std::vector<std::vector<Buffer>> parts;
   for (; count > 0; --count) {
-    bytes_in_flight_ -= queue_.front().bytes;
-    bytes_not_taken_ -= queue_.front().bytes;
-    parts.push_back(std::move(queue_.front().parts));
-    queue_.pop_front();
-    --next_;
+    bytes_in_flight_ -= given_.front().bytes;
+    bytes_not_taken_ -= given_.front().bytes;
+    parts.push_back(std::move(given_.front().parts));
+    given_.pop_front();
   }
   return true;
 }

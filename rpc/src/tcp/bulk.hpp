@@ -2,7 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
@@ -37,9 +37,9 @@ class BulkSender {
   void retire(UniqueFd stream);
 
   /// Something is to be sent still.
-  bool busy() const { return next_ < queue_.size(); }
+  bool busy() const { return !queue_.empty(); }
   /// ... and its announcement lies within the first `told` bytes.
-  bool ready(std::uint64_t told) const { return busy() && queue_[next_].announced_at <= told; }
+  bool ready(std::uint64_t told) const { return busy() && queue_.front().announced_at <= told; }
   /// Of messages that are not sent, or not taken, yet.
   std::size_t bytes_in_flight() const { return bytes_in_flight_; }
   /// Of messages that the kernel has, and of which the peer has not said yet that it has taken them.
@@ -50,14 +50,16 @@ class BulkSender {
     std::vector<Buffer> parts;
     Pieces pieces;
     std::size_t bytes = 0;
-    bool lent = false;
+    bool lent = false;  // announced so
     std::uint64_t announced_at = 0;
+    bool pages_given = false;  // the kernel has some of its pages
   };
   ssize_t copy(ByteStream& stream, Outgoing& message, std::size_t most) const;
   Went lend(int fd, Outgoing& message, std::size_t most, std::size_t& sent);
 
-  std::deque<Outgoing> queue_;  // those before next_ are lent and not taken
-  std::size_t next_ = 0;
+  // Lists, because most links have none.
+  std::list<Outgoing> queue_;
+  std::list<Outgoing> given_;  // lent, and not taken
   std::size_t bytes_in_flight_ = 0;
   std::size_t bytes_not_taken_ = 0;
   PagePipe pipe_;
@@ -95,7 +97,7 @@ class BulkReceiver {
   static constexpr std::size_t kMostAnnounced = 1024;
 
   DataPlane* data_;
-  std::deque<Announced> announced_;
+  std::list<Announced> announced_;
   Pieces pieces_;  // of the first
   bool begun_ = false;
   bool lost_ = false;

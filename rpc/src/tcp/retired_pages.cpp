@@ -14,10 +14,12 @@ RetiredPages& RetiredPages::all() {
 }
 
 void RetiredPages::keep(UniqueFd stream, PagePipe pipe, std::vector<std::vector<Buffer>> parts) {
+  if (pipe.filled() == 0) pipe = {};  // its descriptors
   Retired retired{std::move(stream), std::move(pipe), std::move(parts)};
   if (is_gone(retired)) return;
   const std::lock_guard lock(mutex_);
   kept_.push_back(std::move(retired));
+  count_.store(kept_.size(), std::memory_order_relaxed);
 }
 
 std::size_t RetiredPages::look() {
@@ -27,6 +29,7 @@ std::size_t RetiredPages::look() {
     const auto here = next++;
     if (is_gone(*here)) gone.splice(gone.end(), kept_, here);
   }
+  count_.store(kept_.size(), std::memory_order_relaxed);
   return kept_.size();
 }
 

@@ -31,6 +31,9 @@ constexpr Duration kConnectTimeout = std::chrono::seconds(5);
 /// A peer that closes a stream is going, and so closes its control socket, too: that is told of instead if it
 /// happens within this time.
 constexpr Duration kControlFollows = std::chrono::milliseconds(500);
+/// Pieces of 128 KiB of messages, and of 1 MiB of bulk, that are read after a peer has left: more than any
+/// socket holds.
+constexpr int kLastPieces = 256;
 /// How often it is asked whether peers that have been lent memory are gone.
 constexpr Duration kRetiredLook = std::chrono::milliseconds(100);
 
@@ -350,9 +353,12 @@ void TcpWay::drain(LinkId link) {
   End* const end = ends_.find(link);
   if (!end || !end->opened) return;
   const Depth depth(*this);
+  // What the kernel has when the peer has left comes in full pieces; who goes on writing is no peer any more.
   int did = 1;
-  while (did > 0 && end->streams.receive(scratch_, did = 0) == Connection::Got::kOn) continue;
-  for (std::size_t moved = 1; moved > 0;) end->streams.receive_bulk(kReceivedAlone, moved = 0);
+  for (int i = 0; did > 0 && i < kLastPieces; ++i)
+    if (end->streams.receive(scratch_, did = 0) != Connection::Got::kOn) break;
+  std::size_t moved = 1;
+  for (int i = 0; moved > 0 && i < kLastPieces; ++i) end->streams.receive_bulk(kReceivedAlone, moved = 0);
 }
 
 bool TcpWay::arm() {

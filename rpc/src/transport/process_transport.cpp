@@ -305,7 +305,10 @@ void ProcessTransport::on_parted(LinkId link, Error error) {
     const HeadPool::Scope heads(data_.heads);
     pause(link, false);
     for (DataWay* way : ways_) way->drain(link);
-    while (deliver() > 0) continue;
+    // What has come by now, and no more: handlers let others' messages come meanwhile.
+    const Link* const left = links_.find(link);
+    std::size_t batches = 2 + (data_.arrivals.size() + (left ? left->held.size() : 0)) / kDeliverBatch;
+    while (batches-- > 0 && deliver() > 0) continue;
     if (!links_.find(link)) return;  // a handler closed it
     detach(link);
   }
