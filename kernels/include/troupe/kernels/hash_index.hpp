@@ -134,7 +134,8 @@ class HashIndex {
 
   std::vector<Segment> segments_;  // one, or kSegments
   std::int64_t size_ = 0;
-  std::uint64_t offset_;  // of the seed, added to keys before mixing
+  std::uint64_t growths_ = 0;  // how often something has been moved
+  std::uint64_t offset_;       // of the seed, added to keys before mixing
   bool side_used_ = false;
   std::uint64_t side_value_ = 0;
 };
