@@ -1,7 +1,10 @@
 #include <troupe/runtime/json.hpp>
 
 #include <algorithm>
+#include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include <troupe/runtime/files.hpp>
 #include <troupe/runtime/text.hpp>
@@ -49,6 +52,23 @@ bool too_deep(std::string_view text) {
   return false;
 }
 
+/// Finds a member whose name comes twice in one object: which of them counts would be anybody's guess.
+class Names {
+ public:
+  bool operator()(Json::parse_event_t event, const Json& parsed) {
+    if (event == Json::parse_event_t::object_start) open_.emplace_back();
+    if (event == Json::parse_event_t::object_end) open_.pop_back();
+    if (event == Json::parse_event_t::key && !open_.back().insert(parsed.get<std::string>()).second)
+      twice_ = parsed.get<std::string>();
+    return true;
+  }
+  const std::optional<std::string>& twice() const { return twice_; }
+
+ private:
+  std::vector<std::set<std::string>> open_;
+  std::optional<std::string> twice_;
+};
+
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, std::string_view what, JsonComments comments) {
@@ -56,7 +76,13 @@ Result<Json> parse_json(std::string_view text, std::string_view what, JsonCommen
     return Error{Code::kInvalidArgument,
                  std::string(what) + ": nested deeper than " + std::to_string(kDeepest) + " levels"};
   try {
-    return Json::parse(text.begin(), text.end(), nullptr, true, comments == JsonComments::kAllowed);
+    Names names;
+    Json value = Json::parse(
+        text.begin(), text.end(),
+        [&](int /*depth*/, Json::parse_event_t event, Json& parsed) { return names(event, parsed); }, true,
+        comments == JsonComments::kAllowed);
+    if (!names.twice()) return value;
+    return Error{Code::kInvalidArgument, std::string(what) + ": '" + *names.twice() + "' comes twice"};
   } catch (const Json::parse_error& exception) {
     return Error{Code::kInvalidArgument,
                  std::string(what) + ":" + place_of(text, exception.byte) + ": " + reason_of(exception)};

@@ -89,6 +89,17 @@ TEST_CASE("JSON errors tell file, line and column") {
   CHECK((*parse_json(R"({"a": [1, 2]})", "x"))["a"][1] == 2);
 }
 
+TEST_CASE("a name that comes twice in one object of JSON is refused, in two objects not") {
+  CHECK(parse_json(R"({"a": {"b": 1}, "c": [{"b": 2}, {"b": 3, "a": {}}]})", "x"));
+  for (const char* text :
+       {R"({"a": 1, "b": 2, "a": 1})", R"([{"c": {"a": [], "a": {}}}])", R"({"a": 1, "\u0061": 1})"}) {
+    const Result<Json> twice = parse_json(text, "spec");
+    REQUIRE_FALSE(twice);
+    CHECK(twice.error().code == Code::kInvalidArgument);
+    CHECK(twice.error().message == "spec: 'a' comes twice");
+  }
+}
+
 TEST_CASE("deeply nested JSON does not exhaust the stack") {
   const std::string deep(1'000'000, '[');
   CHECK_FALSE(parse_json(deep, "x"));

@@ -15,7 +15,7 @@ using Json = nlohmann::json;
 enum class JsonComments : bool { kForbidden, kAllowed };
 
 /// Parses one JSON value. `what` names the text in errors, which say line and column:
-/// "job.json:3:14: expected a comma ...". kInvalidArgument.
+/// "job.json:3:14: expected a comma ...". kInvalidArgument; also for an object with a name that comes twice.
 Result<Json> parse_json(std::string_view text, std::string_view what,
                         JsonComments comments = JsonComments::kForbidden);
 
