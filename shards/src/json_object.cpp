@@ -20,6 +20,13 @@ void JsonObject::fault(const std::string& message) {
   if (result_) result_ = Error{Code::kInvalidArgument, what_ + ": " + message};
 }
 
+const Json* JsonObject::optional_member(const char* name) {
+  known_.insert(name);
+  if (!json_.is_object()) return nullptr;
+  const auto found = json_.find(name);
+  return found == json_.end() ? nullptr : &*found;
+}
+
 const Json& JsonObject::member(const char* name) {
   known_.insert(name);
   if (!json_.is_object()) return null_json();

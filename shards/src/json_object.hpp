@@ -22,6 +22,8 @@ class JsonObject {
   std::string text(const char* name);
   /// A member of any type; a null value if it is missing.
   const Json& member(const char* name);
+  /// Null if it is missing, which is no fault.
+  const Json* optional_member(const char* name);
   /// Makes `message` the fault, unless there is one.
   void fault(const std::string& message);
 

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cerrno>
 #include <map>
 #include <set>
@@ -87,9 +88,18 @@ Result<Manifest> manifest_from_json(const Json& json, const OptimizerList& known
   if (!tables.is_array()) object.fault("'tables' is not a list");
   if (!files.is_array()) object.fault("'files' is not a list");
   if (!metadata.is_object()) object.fault("'metadata' is not an object");
+  Manifest manifest;
+  if (const Json* fingerprints = object.optional_member("fingerprints")) {
+    if (!fingerprints->is_object()) object.fault("'fingerprints' is not an object");
+    for (const auto& [name, text] : fingerprints->items()) {
+      if (!text.is_string())
+        object.fault("fingerprint '" + name + "' is not a text");
+      else
+        manifest.fingerprints[name] = text.get<std::string>();
+    }
+  }
   if (Result<void> done = object.finish(); !done) return done.error();
 
-  Manifest manifest;
   for (const Json& table : tables) {
     Result<TableSpec> spec = spec_from_json(table, "table spec", known);
     if (!spec) return spec.error();
@@ -118,23 +128,10 @@ Result<std::string> manifest_to_text(const Manifest& manifest) {
                {"tables", Json::array()},
                {"files", Json::array()},
                {"metadata", *metadata}};
+  if (!manifest.fingerprints.empty()) json["fingerprints"] = manifest.fingerprints;
   for (const TableSpec& table : manifest.tables) json["tables"].push_back(spec_to_json(table));
   for (const FileEntry& entry : manifest.files) json["files"].push_back(entry_to_json(entry));
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-Result<void> check_sizes(const fs::path& folder, const Manifest& manifest) {
-  for (const FileEntry& entry : manifest.files) {
-    const fs::path path = folder / entry.file;
-    std::error_code code;
-    const std::uintmax_t bytes = fs::file_size(path, code);
-    if (code) return Error{Code::kNotFound, path.string() + " is missing or not a file: " + code.message()};
-    if (bytes != entry.bytes) {
-      return Error{Code::kDataLoss, path.string() + " has " + std::to_string(bytes) + " bytes, expected " +
-                                        std::to_string(entry.bytes)};
-    }
-  }
-  return {};
 }
 
 /// Puts `temporary` in the place of `final`, which exists; the older one then has the name `temporary`.
@@ -160,9 +157,27 @@ Result<void> exchange(const fs::path& temporary, const fs::path& final, fs::path
   return {};
 }
 
-/// The older checkpoint is removed only when the new name is on the disk: a power cut leaves one or the
-/// other.
-Result<void> put_in_place(const fs::path& temporary, const fs::path& final) {
+/// `older` and those that are kept already get the names of one older each; who is too old goes. What fails
+/// here costs an older checkpoint, never the new one.
+void keep_older(const fs::path& older, const fs::path& final, std::uint32_t keep) {
+  std::error_code code;
+  for (std::uint32_t i = keep; is_checkpoint(older_name(final, i)); ++i)
+    fs::remove_all(older_name(final, i), code);
+  if (older.empty()) return;
+  if (keep == 1) {
+    fs::remove_all(older, code);
+    return;
+  }
+  fs::remove_all(older_name(final, keep - 1), code);
+  for (std::uint32_t i = keep - 1; i > 1; --i)
+    ::rename(older_name(final, i - 1).c_str(), older_name(final, i).c_str());
+  ::rename(older.c_str(), older_name(final, 1).c_str());
+  (void)sync_directory(fs::absolute(final, code).parent_path().string());
+}
+
+/// The older checkpoint is moved on, or removed, only when the new name is on the disk: a power cut leaves
+/// one or the other.
+Result<void> put_in_place(const fs::path& temporary, const fs::path& final, std::uint32_t keep) {
   std::error_code code;
   fs::path older;
   if (fs::exists(final, code)) {
@@ -172,7 +187,7 @@ Result<void> put_in_place(const fs::path& temporary, const fs::path& final) {
   }
   const fs::path parent = fs::absolute(final, code).parent_path();
   if (Result<void> synced = sync_directory(parent.string()); !synced) return synced;
-  if (!older.empty()) fs::remove_all(older, code);  // the new one stands whatever comes of it
+  keep_older(older, final, keep);
   return {};
 }
 
@@ -205,7 +220,9 @@ Result<FileEntry> file_entry_from_json(std::string_view text) {
   return entry_from_json(*json);
 }
 
-Result<void> commit(const fs::path& temporary, const fs::path& final_folder, const Manifest& manifest) {
+Result<void> commit(const fs::path& temporary, const fs::path& final_folder, const Manifest& manifest,
+                    std::uint32_t keep) {
+  assert(keep > 0);
   const fs::path final = final_folder.has_filename() ? final_folder : final_folder.parent_path();
   std::error_code code;
   if (fs::equivalent(temporary, final, code)) {
@@ -216,10 +233,26 @@ Result<void> commit(const fs::path& temporary, const fs::path& final_folder, con
   if (!text) return text.error();
   if (Result<void> sizes = check_sizes(temporary, manifest); !sizes) return sizes;
   if (Result<void> free = check_replaceable(final); !free) return free;
+  for (std::uint32_t i = 1; i < keep; ++i)
+    if (Result<void> free = check_replaceable(older_name(final, i)); !free) return free;
   const std::string path = (temporary / kManifestName).string();
   if (Result<void> written = write_file_atomically(path, std::string_view(*text)); !written) return written;
   if (Result<void> synced = sync_directory(temporary.string()); !synced) return synced;
-  return put_in_place(temporary, final);
+  return put_in_place(temporary, final, keep);
+}
+
+Result<void> check_sizes(const fs::path& folder, const Manifest& manifest) {
+  for (const FileEntry& entry : manifest.files) {
+    const fs::path path = folder / entry.file;
+    std::error_code code;
+    const std::uintmax_t bytes = fs::file_size(path, code);
+    if (code) return Error{Code::kNotFound, path.string() + " is missing or not a file: " + code.message()};
+    if (bytes != entry.bytes) {
+      return Error{Code::kDataLoss, path.string() + " has " + std::to_string(bytes) + " bytes, expected " +
+                                        std::to_string(entry.bytes)};
+    }
+  }
+  return {};
 }
 
 Result<Manifest> read_manifest(const fs::path& folder, const OptimizerList& known) {

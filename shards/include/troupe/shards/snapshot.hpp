@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,6 +48,9 @@ struct Manifest {
   std::vector<FileEntry> files;  ///< each table has files of shards 0 .. (its shard count - 1)
   /// What the job keeps with its checkpoint (epoch, progress, seeds ...): the text of a JSON object.
   std::string metadata = "{}";
+  /// What it was made with and what must be the same to go on from it, each by a name of the job's choice
+  /// ("data", "settings"), as text that differs where that differs: a checksum, for instance.
+  std::map<std::string, std::string> fingerprints;
 
   /// Null if there is none of that name.
   const TableSpec* find_table(std::string_view name) const;
@@ -89,11 +94,54 @@ struct CheckpointPlace {
 /// not be put there, kFailedPrecondition that says why and what to do: ask before training, not after it.
 Result<CheckpointPlace> checkpoint_place(const std::filesystem::path& wanted);
 
+/// A place that one job writes to: while this lives no other process, and no other one of this process, gets
+/// it. It ends with the process, however that ends; the file <final>.lock stays.
+class CheckpointLock {
+ public:
+  /// kFailedPrecondition, naming the process that has it, if somebody has; what the system says if the file
+  /// cannot be made. Makes the folder above it.
+  static Result<CheckpointLock> take(const CheckpointPlace& place);
+  CheckpointLock(CheckpointLock&& other) noexcept;
+  CheckpointLock& operator=(CheckpointLock&& other) noexcept;
+  ~CheckpointLock();
+
+ private:
+  explicit CheckpointLock(int file) : file_(file) {}
+  int file_;
+};
+
 /// Checks that the manifest's files are there with their sizes, writes the manifest into `temporary` and
-/// renames that folder to `final` in one step; a checkpoint that stood there is replaced and removed. Both
-/// must be on one file system. Until the rename, whatever fails, the older checkpoint stands as it was.
+/// renames that folder to `final` in one step; a checkpoint that stood there is replaced. Both must be on one
+/// file system. Until the rename, whatever fails, the older checkpoint stands as it was.
+///
+/// `keep` checkpoints are kept: the older ones are called <final>.1 (the newest of them), <final>.2 and so
+/// on. kFailedPrecondition, before anything is done, if something else has such a name. Precondition: keep >
+/// 0.
 Result<void> commit(const std::filesystem::path& temporary, const std::filesystem::path& final,
-                    const Manifest& manifest);
+                    const Manifest& manifest, std::uint32_t keep = 1);
+
+enum class Older : std::uint8_t { kRefused, kAllowed };
+enum class Check : std::uint8_t {
+  kSizes,     ///< that all files are there, with their sizes
+  kContents,  ///< their checksums, too: reads everything
+};
+struct FoundCheckpoint {
+  std::filesystem::path folder;
+  Manifest manifest;
+  std::vector<Error> passed_over;  ///< what is wrong with each newer one
+};
+
+/// The checkpoint to go on from that commit() has put at `final`: the newest one, or the newest good one if
+/// older ones are allowed. kNotFound if there is none at all; else what is wrong with the newest one that was
+/// looked at.
+Result<FoundCheckpoint> find_checkpoint(const std::filesystem::path& final, Older older,
+                                        Check check = Check::kSizes,
+                                        const OptimizerList& known = builtin_optimizers());
+
+/// kFailedPrecondition, naming them and what they are, if the checkpoint's fingerprints are not `expected`,
+/// but for those in `may_differ`. One that has none of a name was made before it was asked for: it fits.
+Result<void> check_fingerprints(const Manifest& manifest, const std::map<std::string, std::string>& expected,
+                                const std::set<std::string>& may_differ = {});
 
 /// kNotFound without a manifest, kDataLoss for one that is malformed or inconsistent.
 Result<Manifest> read_manifest(const std::filesystem::path& folder,
