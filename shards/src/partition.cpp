@@ -4,6 +4,7 @@
 #include <bit>
 #include <cassert>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -130,6 +131,22 @@ void Partitioner::build_runs() {
   }
 }
 
+Error Partitioner::row_error(std::uint64_t key) const {
+  return {Code::kInvalidArgument, "table '" + spec_.name + "': row " + std::to_string(key) +
+                                      " is out of range, it has " + std::to_string(spec_.rows) + " rows"};
+}
+
+/// All keys are of the one shard: nothing needs to be worked out of them.
+Result<void> Partitioner::take_all(std::span<const std::uint64_t> keys) {
+  if (spec_.kind == TableKind::kDense)
+    for (const std::uint64_t key : keys)
+      if (key >= spec_.rows) return row_error(key);
+  std::copy(keys.begin(), keys.end(), split_keys_.begin());
+  std::iota(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(keys.size()), 0U);
+  offsets_[1] = keys.size();
+  return {};
+}
+
 // Rows usually come in ranges, so the run of the last key is tried first.
 Result<void> Partitioner::assign_dense(std::span<const std::uint64_t> keys) {
   std::uint64_t begin = 0;
@@ -139,9 +156,7 @@ Result<void> Partitioner::assign_dense(std::span<const std::uint64_t> keys) {
     const std::uint64_t key = keys[i];
     if (key < begin || key >= end) {
       if (key >= spec_.rows) {
-        return Error{Code::kInvalidArgument, "table '" + spec_.name + "': row " + std::to_string(key) +
-                                                 " is out of range, it has " + std::to_string(spec_.rows) +
-                                                 " rows"};
+        return row_error(key);
       }
       const auto run = std::upper_bound(runs_.begin(), runs_.end(), key,
                                         [](std::uint64_t k, const Run& r) { return k < r.end; });
@@ -176,6 +191,7 @@ Result<void> Partitioner::split(std::span<const std::uint64_t> keys) {
     split_keys_.resize(keys.size());
     positions_.resize(keys.size());
   }
+  if (map_.shards() == 1) return take_all(keys);
   if (spec_.kind == TableKind::kDense) {
     if (Result<void> assigned = assign_dense(keys); !assigned) return assigned;
   } else {

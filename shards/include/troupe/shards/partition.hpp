@@ -112,6 +112,8 @@ class Partitioner {
 
  private:
   void build_runs();
+  Error row_error(std::uint64_t key) const;
+  Result<void> take_all(std::span<const std::uint64_t> keys);
   Result<void> assign_dense(std::span<const std::uint64_t> keys);
   void assign_embedding(std::span<const std::uint64_t> keys);
 
