@@ -1,17 +1,26 @@
 // Measures the CPU kernels against the memory of the same machine in the same run. One JSON line for each:
 // {"name", "value", "unit", "reference", "reference_value", "ratio"}. Bytes count what the arithmetic must
 // read and write; references move as many bytes, counted alike, in a working set of the same size.
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
+
+#ifdef TROUPE_BENCH_ABSEIL
+#include <absl/container/flat_hash_map.h>
+#endif
 
 #include "troupe/kernels/blas.hpp"
 #include "troupe/kernels/cpu.hpp"
@@ -170,6 +179,55 @@ void bench_rows(const Filter& filter, std::int64_t bytes, const std::string& siz
   });
 }
 
+/// What a hash index is measured against: one array, as full as the index may be, linear probing, each key
+/// asked for `ahead` before it is looked up, and nothing else.
+class BareTable {
+ public:
+  explicit BareTable(std::size_t keys) : mask_(std::bit_ceil(keys * 8 / 5) - 1) {
+    const std::size_t bytes = (mask_ + 1) * sizeof(Place);
+    places_.reset(
+        static_cast<Place*>(std::aligned_alloc(std::size_t{2} << 20, std::max(bytes, std::size_t{2} << 20))));
+    if (places_ == nullptr) std::abort();
+    madvise(places_.get(), bytes, MADV_HUGEPAGE);
+    clear();
+  }
+  void clear() { std::fill_n(places_.get(), mask_ + 1, Place{kNone, 0}); }
+  void find(std::span<const std::uint64_t> keys, std::size_t ahead, std::uint64_t* values) const {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (i + ahead < keys.size()) __builtin_prefetch(&places_[home(keys[i + ahead])]);
+      values[i] = places_[probe(keys[i])].value;
+    }
+  }
+  void insert(std::span<const std::uint64_t> keys, std::size_t ahead) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (i + ahead < keys.size()) __builtin_prefetch(&places_[home(keys[i + ahead])], 1);
+      places_[probe(keys[i])] = {keys[i], i};
+    }
+  }
+
+ private:
+  struct Place {
+    std::uint64_t key, value;
+  };
+  struct Release {
+    void operator()(Place* places) const { std::free(places); }
+  };
+  static constexpr std::uint64_t kNone = ~std::uint64_t{0};
+  std::size_t home(std::uint64_t key) const {
+    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9U;
+    key = (key ^ (key >> 27)) * 0x94d049bb133111ebU;
+    return (key ^ (key >> 31)) & mask_;
+  }
+  std::size_t probe(std::uint64_t key) const {
+    std::size_t at = home(key);
+    while (places_[at].key != key && places_[at].key != kNone) at = (at + 1) & mask_;
+    return at;
+  }
+
+  std::size_t mask_;
+  std::unique_ptr<Place[], Release> places_;
+};
+
 void bench_index(const Filter& filter, std::int64_t keys_count, const std::string& size) {
   const auto count = static_cast<std::size_t>(keys_count);
   std::vector<std::uint64_t> keys(count);
@@ -178,37 +236,49 @@ void bench_index(const Filter& filter, std::int64_t keys_count, const std::strin
   std::vector<std::uint64_t> values(count);
   HashIndex index(keys_count);
   index.find_or_insert_batch(keys, 0, values);
-  std::unordered_map<std::uint64_t, std::uint64_t> map(count);
+  BareTable bare(count);
+  bare.insert(keys, 16);
+#ifdef TROUPE_BENCH_ABSEIL
+  absl::flat_hash_map<std::uint64_t, std::uint64_t> map(count);
   for (std::size_t i = 0; i < count; ++i) map.emplace(keys[i], i);
+#endif
   std::shuffle(keys.begin(), keys.end(), random);
 
-  constexpr std::size_t kBatch = 1024;
+  constexpr std::size_t kBatch = 4096;
   std::size_t next = 0;
-  std::size_t map_next = 0;
-  report(
-      filter, "kernel_hash_find_" + size, "Mkeys/s", 1e6, kBatch,
-      [&] {
-        if (next + kBatch > count) next = 0;
-        index.find_batch(std::span(keys).subspan(next, kBatch), std::span(values).first(kBatch));
-        next += kBatch;
-      },
-      "unordered_map_find_" + size, kBatch,
-      [&] {
-        if (map_next + kBatch > count) map_next = 0;
-        for (std::size_t i = 0; i < kBatch; ++i) values[i] = map.find(keys[map_next + i])->second;
-        map_next += kBatch;
-      });
-  report(
-      filter, "kernel_hash_insert_" + size, "Mkeys/s", 1e6, static_cast<double>(count),
-      [&] {
-        HashIndex fresh;
-        fresh.find_or_insert_batch(keys, 0, values);
-      },
-      "unordered_map_insert_" + size, static_cast<double>(count),
-      [&] {
-        std::unordered_map<std::uint64_t, std::uint64_t> fresh;
-        for (std::size_t i = 0; i < count; ++i) fresh.emplace(keys[i], i);
-      });
+  const auto batch = [&] {
+    if (next + kBatch > count) next = 0;
+    next += kBatch;
+    return std::span(keys).subspan(next - kBatch, kBatch);
+  };
+  const auto find = [&] { index.find_batch(batch(), std::span(values).first(kBatch)); };
+  for (const std::size_t ahead : {8U, 16U, 32U})
+    report(filter, "kernel_hash_find_" + size, "Mkeys/s", 1e6, kBatch, find,
+           "bare_table_" + std::to_string(ahead) + "_find_" + size, kBatch,
+           [&] { bare.find(batch(), ahead, values.data()); });
+  // With memory that is there already, as the shard's index has it but for the moments when it grows.
+  const auto insert = [&] {
+    index.clear();
+    index.find_or_insert_batch(keys, 0, values);
+  };
+  report(filter, "kernel_hash_insert_" + size, "Mkeys/s", 1e6, static_cast<double>(count), insert,
+         "bare_table_16_insert_" + size, static_cast<double>(count), [&] {
+           bare.clear();
+           bare.insert(keys, 16);
+         });
+#ifdef TROUPE_BENCH_ABSEIL
+  report(filter, "kernel_hash_find_" + size, "Mkeys/s", 1e6, kBatch, find, "abseil_find_" + size, kBatch,
+         [&] {
+           const auto some = batch();
+           for (std::size_t i = 0; i < kBatch; ++i) values[i] = map.find(some[i])->second;
+         });
+  report(filter, "kernel_hash_insert_" + size, "Mkeys/s", 1e6, static_cast<double>(count), insert,
+         "abseil_insert_" + size, static_cast<double>(count), [&] {
+           map.clear();
+           map.reserve(count);
+           for (std::size_t i = 0; i < count; ++i) map.emplace(keys[i], i);
+         });
+#endif
 }
 
 void bench_dedup(const Filter& filter) {
