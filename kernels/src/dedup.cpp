@@ -22,6 +22,8 @@ void Dedup::Release::operator()(Entry* entries) const {
   std::free(entries);
 }
 
+Dedup::Dedup(std::uint64_t seed) : offset_(mix_bits(seed)) {}
+
 void Dedup::begin(std::size_t count) {
   assert(count < (1ULL << 31U));
   const std::size_t wanted = std::bit_ceil(std::max<std::size_t>(2 * count, 16));
@@ -51,12 +53,13 @@ void Dedup::add(std::span<const std::uint64_t> keys) {
   std::uint64_t* const inverse = inverse_.get() + added_;
   const std::size_t mask = mask_;
   const std::uint32_t run = run_;
+  const std::uint64_t offset = offset_;
   std::uint32_t unique_count = static_cast<std::uint32_t>(unique_count_);
   for (std::size_t begin = 0; begin < keys.size(); begin += kBlock) {
     const std::size_t size = std::min(kBlock, keys.size() - begin);
     std::size_t slots[kBlock];
     for (std::size_t i = 0; i < size; ++i) {
-      slots[i] = mix_bits(keys[begin + i]) & mask;
+      slots[i] = mix_bits(keys[begin + i] + offset) & mask;
       __builtin_prefetch(&entries[slots[i]], 1);
     }
     for (std::size_t i = 0; i < size; ++i) {
@@ -81,7 +84,8 @@ Dedup::Result Dedup::run(std::span<const std::uint64_t> keys) {
 }
 
 void Dedup::release() {
-  *this = Dedup();
+  entries_ = nullptr, unique_ = nullptr, inverse_ = nullptr;
+  places_ = 0;
 }
 
 }  // namespace troupe::kernels

@@ -10,6 +10,7 @@
 #include <troupe/shards/optimizer.hpp>
 
 #include "finite.hpp"
+#include "hashing.hpp"
 
 namespace troupe::shards {
 namespace {
@@ -35,14 +36,14 @@ Error gradient_error(const TableSpec& spec, std::uint64_t key, const float* row,
 
 struct GradientMerge::State {
   TableSpec spec;
-  kernels::Dedup dedup;
+  kernels::Dedup dedup{secret_seed()};
   kernels::Dedup::Result found;
   std::vector<float*> to;               // [distinct keys]
   std::vector<std::uint64_t> repeated;  // numbers of distinct keys that came again, as often as they did
 };
 
 GradientMerge::GradientMerge(const TableSpec& spec)
-    : state_(std::make_unique<State>(State{spec, {}, {}, {}, {}})) {}
+    : state_(std::make_unique<State>(State{.spec = spec, .found = {}, .to = {}, .repeated = {}})) {}
 GradientMerge::GradientMerge(GradientMerge&&) noexcept = default;
 GradientMerge& GradientMerge::operator=(GradientMerge&&) noexcept = default;
 GradientMerge::~GradientMerge() = default;

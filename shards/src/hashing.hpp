@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <random>
 
 namespace troupe::shards {
 
@@ -11,6 +12,13 @@ constexpr std::uint64_t mix64(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
   return x ^ (x >> 31);
+}
+
+/// For tables of keys that somebody else chooses, who might choose them to collide. Nothing that can be seen
+/// depends on it, but for the time that it takes.
+inline std::uint64_t secret_seed() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32) | device();
 }
 
 /// Added before mixing, so that 0 is not mapped to itself and so that slots have nothing to do with the

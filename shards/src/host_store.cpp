@@ -8,6 +8,7 @@
 #include <troupe/kernels/cast.hpp>
 #include <troupe/kernels/gather.hpp>
 
+#include "hashing.hpp"
 #include "memory_errors.hpp"
 
 namespace troupe::shards {
@@ -55,7 +56,7 @@ HostStore::HostStore(const TableSpec& spec, const SlotSet& slots)
       slots_(slots),
       layout_(spec.optimizer.layout(spec.weights, spec.dim)),
       slabs_(floats_of(layout_)),
-      index_(0, spec.seed) {
+      index_(0, secret_seed()) {
   if (spec_.kind == TableKind::kDense) make_dense_rows();
 }
 

@@ -13,6 +13,7 @@
 #include <troupe/shards/gradient_merge.hpp>
 
 #include "finite.hpp"
+#include "hashing.hpp"
 #include "memory_errors.hpp"
 
 namespace troupe::shards {
@@ -52,7 +53,7 @@ struct TableShard::State {
   ShardStats stats;
 
   // Scratch that keeps its size between calls.
-  kernels::Dedup dedup;
+  kernels::Dedup dedup{secret_seed()};
   std::vector<float> sums;  // [distinct keys, dim]
   std::vector<std::uint64_t> left_keys;
   std::vector<float> left_gradients;

@@ -337,6 +337,7 @@ int main(int argc, char** argv) {
   }
   bench_index(filter, 100'000, "100k");
   bench_index(filter, 4'000'000, "4M");
+  bench_index(filter, 10'000'000, "10M");
   bench_dedup(filter);
   bench_arithmetic(filter);
   return 0;

@@ -11,6 +11,10 @@ namespace troupe::kernels {
 /// the largest batch it allocates no more. For one thread at a time.
 class Dedup {
  public:
+  /// Who chooses the keys should not know the seed: else keys can be chosen that all meet in one place, each
+  /// of which costs as much as all before it. Results do not depend on it.
+  explicit Dedup(std::uint64_t seed = 0);
+
   /// Views into the Dedup, valid until its next run() or its end.
   struct Result {
     std::span<const std::uint64_t> unique;   ///< the distinct keys, in order of first occurrence
@@ -18,7 +22,7 @@ class Dedup {
   };
 
   /// Any keys are legal; fewer than 2^31 of them. `keys` must not be a view into this object. Expected
-  /// time is linear, whatever the keys' pattern.
+  /// time is linear, whatever the keys' pattern, if that does not come from the seed.
   Result run(std::span<const std::uint64_t> keys);
 
   // The same in pieces, for batches that take long: begin(), add() until all `count` keys have been given,
@@ -41,6 +45,7 @@ class Dedup {
     void operator()(Entry* entries) const;
   };
 
+  std::uint64_t offset_;  // of the seed, added to keys before mixing
   std::unique_ptr<Entry[], Release> entries_;
   std::size_t places_ = 0;  // of entries_: 0 or a power of two; the others have half as many
   std::unique_ptr<std::uint64_t[]> unique_;
