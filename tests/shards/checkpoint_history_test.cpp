@@ -221,21 +221,30 @@ TEST_CASE("a process that is killed while it saves and commits leaves a whole ch
   int last = 1;
   for (int round = 0; round < 25; ++round) {
     CAPTURE(round);
+    int made[2];  // a byte comes with each checkpoint
+    REQUIRE(::pipe(made) == 0);
     const pid_t child = ::fork();
     if (child == 0) {
-      save_some(table, at, last + 1, last + 1000, 2);
+      for (int i = last + 1; i < last + 1000; ++i) {
+        save_some(table, at, i, i, 2);
+        if (::write(made[1], "x", 1) != 1) break;
+      }
       ::_exit(0);
     }
+    ::close(made[1]);
+    char byte = 0;
+    for (int i = round % 2; i > 0; --i) REQUIRE(::read(made[0], &byte, 1) == 1);
     // Not a wait for something: the moment of death is what varies.
-    std::this_thread::sleep_for(std::chrono::microseconds(random() % 30'000));
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 10'000));
     REQUIRE(::kill(child, SIGKILL) == 0);
     REQUIRE(::waitpid(child, nullptr, 0) == child);
+    ::close(made[0]);
     const auto found = find_checkpoint(at, Older::kRefused, Check::kContents);
     REQUIRE_MESSAGE(found.ok(), found.error().to_string());
     CHECK(number_of(found->manifest) >= last);
     last = number_of(found->manifest);
   }
-  CHECK(last > 1);
+  CHECK(last > 12);
   save_some(table, at, last + 1, last + 2, 2);  // what they left does not stand in the way
   CHECK(number_at(at) == last + 2);
   CHECK(number_at(at.string() + ".1") == last + 1);
