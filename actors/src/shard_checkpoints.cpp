@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "shard_deciding.hpp"
 #include "shard_saving.hpp"
 
 namespace troupe {
@@ -18,52 +19,63 @@ constexpr std::uint64_t kMadeAtOnce_bytes = std::uint64_t{4} << 20;
 
 // ---- Making tables ------------------------------------------------------------------------------
 
-Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards::TableSpec& spec) const {
-  auto shard =
-      shards::TableShard::create(spec, shards::SlotMap::balanced(spec.slots, count_).slots_of(index_));
+shards::SlotSet ShardServer::own_slots(const shards::TableSpec& spec) const {
+  return shards::SlotMap::balanced(spec.slots, count_).slots_of(index_);
+}
+
+/// Any thread: nothing of this that it reads changes.
+Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards::TableSpec& spec,
+                                                                    shards::SlotSet slots) const {
+  auto shard = shards::TableShard::create(spec, std::move(slots));
   if (!shard) return shard.error();
-  auto table = std::make_unique<Table>(std::move(*shard));
-  if (const auto* bounded = std::get_if<shards::BoundedStaleness>(&spec.consistency))
-    table->gate = std::make_shared<shards::StalenessGate>(bounded->bound);
-  return table;
+  return std::make_unique<Table>(std::move(*shard));
 }
 
 rpc::Future<void> ShardServer::create_table(const rpc::CallContext& context, const std::string& spec_text) {
+  auto spec = shards::TableSpec::from_json(spec_text, known_);
+  if (spec) return make_if_missing(context, *spec, own_slots(*spec));
+  rpc::Promise<void> promise(node_.loop(), context.deadline);
+  promise.set(spec.error());
+  return promise.future();
+}
+
+rpc::Future<void> ShardServer::make_if_missing(const rpc::CallContext& context, const shards::TableSpec& spec,
+                                               shards::SlotSet slots) {
   rpc::Promise<void> promise(node_.loop(), context.deadline);
   auto future = promise.future();
-  auto spec = shards::TableSpec::from_json(spec_text, known_);
-  if (!spec) {
-    promise.set(spec.error());
-    return future;
-  }
-  const std::string name = spec->name;
+  const std::string name = spec.name;
   const auto known = tables_.find(name);
   const auto making = making_.find(name);
   const shards::TableSpec* present = known != tables_.end()    ? &known->second->shard.spec()
                                      : making != making_.end() ? &making->second.spec
                                                                : nullptr;
-  if (present && *present != *spec) {
+  const auto place = [this, name](Result<std::unique_ptr<Table>> table) -> Result<void> {
+    if (!table) return table.error();
+    (*table)->generation = generation_;
+    tables_.emplace(name, std::move(*table));
+    return {};
+  };
+  if (present && *present != spec) {
     promise.set(Error{Code::kFailedPrecondition,
                       "table '" + name + "' exists with another specification: " + present->to_json()});
   } else if (known != tables_.end()) {
     promise.set(Result<void>());
   } else if (making != making_.end()) {
     making->second.waiting.push_back(std::move(promise));
-  } else if (spec->rows <=
-             kMadeAtOnce_bytes / spec->optimizer.layout(spec->weights, spec->dim).bytes() * count_) {
-    auto table = make_table(*spec);
-    if (table) tables_.emplace(name, std::move(*table));
-    promise.set(table ? Result<void>() : table.error());
+  } else if (spec.rows <=
+             kMadeAtOnce_bytes / spec.optimizer.layout(spec.weights, spec.dim).bytes() * count_) {
+    promise.set(place(make_table(spec, std::move(slots))));
   } else {
-    making_[name].spec = *spec;
+    making_[name].spec = spec;
     making_[name].waiting.push_back(std::move(promise));
-    on_disk([this, spec = *spec] { return make_table(spec); },
-            [this, name](Result<std::unique_ptr<Table>> table) {
+    on_disk([this, spec, slots = std::move(slots)] { return make_table(spec, slots); },
+            [this, name, place](Result<std::unique_ptr<Table>> table) {
               auto made = making_.extract(name);
-              if (made.empty()) return;  // a restore came between
-              if (table) tables_.emplace(name, std::move(*table));
-              for (auto& waiting : made.mapped().waiting)
-                waiting.set(table ? Result<void>() : Result<void>(table.error()));
+              if (made.empty()) return;
+              const Result<void> placed = tables_.contains(name)
+                                              ? Result<void>()
+                                              : place(std::move(table));  // a restore came between
+              for (auto& waiting : made.mapped().waiting) waiting.set(placed);
             });
   }
   return future;
@@ -83,7 +95,7 @@ Result<ShardServer::Restored> ShardServer::read_checkpoint(const std::string& fo
   if (!manifest) return manifest.error();
   Restored restored;
   for (const shards::TableSpec& spec : manifest->tables) {
-    auto table = make_table(spec);
+    auto table = make_table(spec, own_slots(spec));
     if (!table) return table.error();
     auto loaded = shards::load_rows(folder, *manifest, spec.name, (*table)->shard);
     if (!loaded) return loaded.error();
@@ -98,29 +110,44 @@ Result<std::uint64_t> ShardServer::restore_now(const std::string& folder) {
   auto restored = read_checkpoint(folder);
   if (!restored) return restored.error();
   // Only now, so that a damaged checkpoint leaves what was there.
-  std::swap(tables_, restored->tables);
-  for (const auto& gate : take_gates(restored->tables)) gate->close();
+  put_in_place(std::move(restored->tables));
   return restored->rows;
 }
 
-std::vector<std::shared_ptr<shards::StalenessGate>> ShardServer::take_gates(Tables& tables) {
-  std::vector<std::shared_ptr<shards::StalenessGate>> gates;
-  for (auto& [name, table] : tables)
-    if (table->gate) gates.push_back(std::move(table->gate));
-  return gates;
+/// Rows are those of the checkpoint; where tables lie and who takes part in them stays as it is, but for
+/// tables that are not there any more. Pushes for what was there before are known by its generation.
+void ShardServer::put_in_place(Tables tables) {
+  ++generation_;
+  for (auto& [name, table] : tables) {
+    table->generation = generation_;
+    const auto before = tables_.find(name);
+    if (before == tables_.end()) continue;
+    table->route = before->second->route;
+    table->shard.set_active_groups(before->second->shard.groups().active());
+    table->shard.begin_orders_at(before->second->shard.order_number());
+  }
+  std::swap(tables_, tables);
+  std::vector<std::shared_ptr<Deciding>> gone, kept;
+  for (auto at = deciding_.begin(); at != deciding_.end();) {
+    const auto table = tables_.find(at->first);
+    const bool stays = table != tables_.end() && table->second->shard.spec() == at->second->spec;
+    (stays ? kept : gone).push_back(at->second);
+    at = stays ? std::next(at) : deciding_.erase(at);
+  }
+  drop(std::move(tables));
+  // Last: those who waited may do anything.
+  for (const auto& deciding : kept) deciding->clocks.lose_offers();
+  for (const auto& deciding : gone) deciding->close();
 }
 
-/// Giving back much memory takes a while; what belongs to the loop goes here. Last, those who wait at the
-/// gates, because they may do anything, also end this.
+/// Giving back much memory takes a while.
 void ShardServer::drop(Tables tables) {
-  const auto gates = take_gates(tables);
   on_disk(
       [tables = std::move(tables)]() mutable -> Result<void> {
         tables.clear();
         return {};
       },
       [](const Result<void>&) {});
-  for (const auto& gate : gates) gate->close();
 }
 
 rpc::Future<std::uint64_t> ShardServer::restore(const rpc::CallContext& context, const std::string& folder) {
@@ -136,8 +163,7 @@ rpc::Future<std::uint64_t> ShardServer::restore(const rpc::CallContext& context,
             rpc::Promise<std::uint64_t> waiting = std::move(*restoring_);
             restoring_.reset();
             if (!restored) return waiting.set(restored.error());
-            std::swap(tables_, restored->tables);
-            drop(std::move(restored->tables));
+            put_in_place(std::move(restored->tables));
             waiting.set(restored->rows);
           });
   return future;

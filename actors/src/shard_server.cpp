@@ -7,6 +7,7 @@
 #include <troupe/actors/node_metrics.hpp>
 
 #include "disk_thread.hpp"
+#include "shard_deciding.hpp"
 #include "shard_saving.hpp"
 
 namespace troupe {
@@ -34,6 +35,9 @@ Result<Tensor> gradients_of(const Tensor& gradients) {
   return gradients.contiguous();
 }
 
+/// A server's generations begin with its node's id, of which no two lives have the same.
+constexpr unsigned kRestoreBits = 20;
+
 /// Names of callers of which a table keeps times.
 constexpr std::size_t kMaxCallers = 4096;
 
@@ -41,8 +45,22 @@ std::uint64_t nanoseconds(Duration duration) {
   return static_cast<std::uint64_t>(duration.count());
 }
 
-PushReply to_reply(const shards::PushReceipt& receipt) {
-  return {receipt.version, receipt.staleness, receipt.applied};
+PushReply to_reply(const shards::PushReceipt& receipt, std::uint64_t generation) {
+  return {receipt.applied ? PushOutcome::kApplied : PushOutcome::kRepeated,
+          receipt.version,
+          receipt.staleness,
+          generation,
+          {}};
+}
+
+shards::PushHeader header_of(const PushHead& head) {
+  return {head.clock.worker, head.clock.clock, head.sequence, head.pulled_version};
+}
+
+/// [keys, dim]
+Tensor rows_for(std::size_t keys, std::uint64_t dim, MemoryPool& pool) {
+  return Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(keys), static_cast<std::int64_t>(dim)},
+                       &pool);
 }
 
 }  // namespace
@@ -69,6 +87,7 @@ ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, s
       count_(count),
       node_(node),
       known_(std::move(known)),
+      generation_(node.id() << kRestoreBits),
       disk_(std::make_unique<DiskThread>()) {
   watch_ = node_.watch([this](const MembershipChange& change) {
     if (change.event == MembershipEvent::kDied || change.event == MembershipEvent::kLeft)
@@ -80,17 +99,26 @@ ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, s
 ShardServer::~ShardServer() {
   node_.metrics().remove(metrics_);
   node_.unwatch(watch_);
-  for (const auto& gate : take_gates(tables_)) gate->close();
+  alive_.reset();
+  for (const auto& [name, deciding] : std::exchange(deciding_, {})) deciding->close();
 }
 
 void ShardServer::methods(rpc::Methods<ShardServer>& methods) {
-  methods.add("create_table", &ShardServer::create_table)
+  methods.add("open_table", &ShardServer::open_table)
+      .add("host_table", &ShardServer::host_table)
+      .add("create_table", &ShardServer::create_table)
+      .add("change_route", &ShardServer::change_route)
+      .add("route", &ShardServer::route)
       .add("join_worker", &ShardServer::join_worker)
       .add("leave_worker", &ShardServer::leave_worker)
       .add("advance", &ShardServer::advance)
+      .add("offer", &ShardServer::offer)
+      .add("carry_out", &ShardServer::carry_out)
       .add("pull", &ShardServer::pull)
       .add("peek", &ShardServer::peek)
+      .add("peek_rows", &ShardServer::peek_rows)
       .add("push", &ShardServer::push)
+      .add("push_rows", &ShardServer::push_rows)
       .add("push_pull", &ShardServer::push_pull)
       .add("save", &ShardServer::save)
       .add("restore", &ShardServer::restore)
@@ -109,51 +137,10 @@ Result<ShardServer::Table*> ShardServer::find(const std::string& table) {
                "no table is named '" + table + "'" + (there.empty() ? "" : "; there are: " + there)};
 }
 
-// ---- Workers ------------------------------------------------------------------------------------
-
-Result<std::uint64_t> ShardServer::join_worker(const std::string& table_name, std::uint64_t worker,
-                                               std::uint64_t node_id) {
-  auto table = find(table_name);
-  if (!table) return table.error();
-  shards::StalenessGate* gate = (*table)->gate.get();
-  if (!gate) return std::uint64_t{0};
-  const std::uint64_t clock = gate->join_clock();
-  (*table)->worker_nodes[worker] = node_id;
-  if (auto joined = gate->join(worker, clock); !joined && joined.error().code != Code::kAlreadyExists)
-    return joined.error();
-  return clock;
-}
-
-Result<void> ShardServer::leave_worker(const std::string& table_name, std::uint64_t worker) {
-  auto table = find(table_name);
-  if (!table) return table.error();
-  (*table)->worker_nodes.erase(worker);
-  if (const auto gate = (*table)->gate) gate->leave(worker);
-  return {};
-}
-
-/// Whoever is let go on may put other tables in place of these, or end this server.
-void ShardServer::node_gone(std::uint64_t node_id) {
-  std::vector<std::pair<std::string, std::uint64_t>> gone;
-  for (const auto& [name, table] : tables_)
-    for (const auto& [worker, node] : table->worker_nodes)
-      if (node == node_id) gone.emplace_back(name, worker);
-  const std::weak_ptr<int> alive = alive_;
-  for (const auto& [name, worker] : gone)
-    if (!alive.expired()) (void)leave_worker(name, worker);
-}
-
-Result<void> ShardServer::advance(const std::string& table_name, const WorkerClock& clock) {
-  auto table = find(table_name);
-  if (!table) return table.error();
-  const auto gate = (*table)->gate;
-  return gate ? gate->advance(clock.worker, clock.clock) : Result<void>();
-}
-
 // ---- Rows ---------------------------------------------------------------------------------------
 
-CallerTimes* ShardServer::times_of(Table& table, const rpc::CallContext& context) const {
-  const rpc::Peer* peer = node_.endpoint().peer(context.session);
+CallerTimes* ShardServer::times_of(Table& table, rpc::SessionId session) const {
+  const rpc::Peer* peer = node_.endpoint().peer(session);
   const std::string& caller = peer ? peer->node_name : node_.name();
   auto found = table.callers.find(caller);
   if (found != table.callers.end()) return &found->second;
@@ -161,61 +148,94 @@ CallerTimes* ShardServer::times_of(Table& table, const rpc::CallContext& context
   return &table.callers.emplace(caller, CallerTimes{.node = caller}).first->second;
 }
 
-Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys) {
+std::optional<TableRoute> ShardServer::newer_route(const Table& table, std::uint64_t version) {
+  if (version == 0 || version >= table.route.version) return {};
+  return table.route;
+}
+
+std::optional<PushReply> ShardServer::refuse(const Table& table, const PushHead& head) {
+  PushReply reply{.version = table.shard.version(), .generation = table.generation, .route = {}};
+  if (head.generation != 0 && head.generation != table.generation) {
+    reply.outcome = PushOutcome::kOtherGeneration;
+    return reply;
+  }
+  reply.route = newer_route(table, head.route);
+  if (!reply.route) return {};
+  reply.outcome = PushOutcome::kOtherRoute;
+  return reply;
+}
+
+Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::uint64_t route) {
+  const std::uint64_t dim = table.shard.spec().dim;
+  PullReply reply{.rows = {}, .generation = table.generation, .route = newer_route(table, route)};
+  if (reply.route) {
+    reply.rows = rows_for(0, dim, pool_);
+    return reply;
+  }
   auto wanted = copy_keys(keys, pulled_keys_);
   if (!wanted) return wanted.error();
-  const auto dim = static_cast<std::int64_t>(table.shard.spec().dim);
-  PullReply reply{Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(wanted->size()), dim}, &pool_),
-                  0};
+  reply.rows = rows_for(wanted->size(), dim, pool_);
   auto receipt = table.shard.pull(*wanted, reply.rows.as<float>().data());
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
   return reply;
 }
 
-Result<PullReply> ShardServer::read_for(Table& table, CallerTimes* times, const Tensor& keys) {
+Result<PullReply> ShardServer::read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns,
+                                        const Tensor& keys, std::uint64_t route) {
+  CallerTimes* const times = times_of(table, caller);
+  if (times) times->bound_ns += waited_ns;
   const Work work(*this, times);
-  return read_rows(table, keys);
+  return read_rows(table, keys, route);
 }
 
-rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& table_name,
-                                         const Tensor& keys, const WorkerClock& clock) {
+rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& name,
+                                         const Tensor& keys, const PullHead& head) {
   rpc::Promise<PullReply> promise(node_.loop(), context.deadline);
   auto future = promise.future();
-  auto table = find(table_name);
+  auto table = find(name);
+  const auto deciding = deciding_.find(name);
   if (!table) {
     promise.set(table.error());
-  } else if (const auto gate = (*table)->gate; gate && clock.worker != 0) {
-    // The gate drops this if the worker leaves or dies, or the table goes; the promise then says kCancelled.
-    auto waiting = gate->wait(clock.worker, clock.clock,
-                              [this, at = *table, keys, times = times_of(**table, context),
-                               since = node_.loop().clock().now(), promise = std::move(promise)]() mutable {
-                                const std::uint64_t waited = nanoseconds(node_.loop().clock().now() - since);
-                                at->deferred_ns += waited;
-                                if (times) times->bound_ns += waited;
-                                // Last, with the work done: the answer may have the table replaced.
-                                promise.set(read_for(*at, times, keys));
-                              });
+  } else if (head.clock.worker == 0 || deciding == deciding_.end()) {
+    promise.set(read_for(**table, context.session, 0, keys, head.route));
+  } else {
+    const std::shared_ptr<Deciding> at = deciding->second;
+    const std::weak_ptr<int> alive = alive_;
+    // Dropped if the worker leaves or dies, or the table goes; the promise then says kCancelled. A restore
+    // may put other rows in place of these meanwhile.
+    auto waiting = at->clocks.wait(
+        head.clock.worker, head.clock.clock,
+        [this, of = std::weak_ptr(at), name, keys, route = head.route, session = context.session,
+         since = node_.loop().clock().now(), promise = std::move(promise)]() mutable {
+          const std::uint64_t waited = nanoseconds(node_.loop().clock().now() - since);
+          const auto own = of.lock();
+          auto present = find(name);
+          if (!own || !present) return;
+          own->deferred_ns += waited;
+          auto reply = read_for(**present, session, waited, keys, route);
+          if (reply) reply->open_clock = own->clocks.open_clock();
+          promise.set(std::move(reply));  // last: it may do anything
+        });
     if (!waiting) {
       rpc::Promise<PullReply> refused(node_.loop(), context.deadline);
       future = refused.future();
       refused.set(waiting.error());
     }
-  } else {
-    promise.set(read_for(**table, times_of(**table, context), keys));
+    if (!alive.expired()) give_orders(name);  // of a round that had waited for the worker's clock
   }
   return future;
 }
 
-Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor& keys) {
+Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor& keys, const PullHead& head) {
   auto table = find(table_name);
   if (!table) return table.error();
+  const auto& shard = (*table)->shard;
+  PullReply reply{.rows = {}, .generation = (*table)->generation, .route = newer_route(**table, head.route)};
   auto wanted = copy_keys(keys, pulled_keys_);
   if (!wanted) return wanted.error();
-  const auto& shard = (*table)->shard;
-  const auto dim = static_cast<std::int64_t>(shard.spec().dim);
-  PullReply reply{Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(wanted->size()), dim}, &pool_),
-                  0};
+  if (reply.route) *wanted = {};
+  reply.rows = rows_for(wanted->size(), shard.spec().dim, pool_);
   auto receipt = shard.peek(*wanted, reply.rows.as<float>().data());
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
@@ -223,46 +243,75 @@ Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor&
 }
 
 Result<PushReply> ShardServer::push(const rpc::CallContext& context, const std::string& table_name,
-                                    const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
-                                    std::uint64_t clock, std::uint64_t sequence,
-                                    std::uint64_t pulled_version) {
+                                    const Tensor& keys, const Tensor& gradients, const PushHead& head) {
   auto table = find(table_name);
   if (!table) return table.error();
+  if (auto refused = refuse(**table, head)) return *refused;
   auto pushed = copy_keys(keys, pushed_keys_);
   if (!pushed) return pushed.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
-  const Work work(*this, times_of(**table, context));
-  auto receipt =
-      (*table)->shard.push({worker, clock, sequence, pulled_version}, *pushed, values->as<const float>());
+  shards::TableShard& shard = (*table)->shard;
+  const Work work(*this, times_of(**table, context.session));
+  if (shards::in_rounds(shard.spec().consistency)) {
+    auto kept = shard.keep(header_of(head), *pushed, values->as<const float>());
+    if (!kept) return kept.error();
+    return PushReply{
+        *kept ? PushOutcome::kKept : PushOutcome::kRepeated, shard.version(), 0, (*table)->generation, {}};
+  }
+  auto receipt = shard.push(header_of(head), *pushed, values->as<const float>());
   if (!receipt) return receipt.error();
-  return to_reply(*receipt);
+  return to_reply(*receipt, (*table)->generation);
 }
 
 Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, const std::string& table_name,
                                              const Tensor& keys, const Tensor& gradients,
-                                             std::uint64_t worker, std::uint64_t clock,
-                                             std::uint64_t sequence, std::uint64_t pulled_version,
-                                             const Tensor& pull_keys) {
+                                             const PushHead& head, const Tensor& pull_keys) {
   auto table = find(table_name);
   if (!table) return table.error();
+  shards::TableShard& shard = (*table)->shard;
+  const std::uint64_t dim = shard.spec().dim;
+  PushPullReply reply;
+  reply.pull.generation = (*table)->generation;
+  if (auto refused = refuse(**table, head)) {
+    reply.push = *refused;
+    reply.pull.rows = rows_for(0, dim, pool_);
+    return reply;
+  }
+  if (shards::in_rounds(shard.spec().consistency))
+    return Error{Code::kFailedPrecondition,
+                 "table '" + table_name + "' makes its steps in rounds: push, and pull when it has ended"};
   auto pushed = copy_keys(keys, pushed_keys_);
   if (!pushed) return pushed.error();
   auto pulled = copy_keys(pull_keys, pulled_keys_);
   if (!pulled) return pulled.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
-  const auto dim = static_cast<std::int64_t>((*table)->shard.spec().dim);
-  PushPullReply reply;
-  reply.pull.rows = Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(pulled->size()), dim}, &pool_);
-  const Work work(*this, times_of(**table, context));
-  auto receipt =
-      (*table)->shard.push_pull({worker, clock, sequence, pulled_version}, *pushed, values->as<const float>(),
-                                *pulled, reply.pull.rows.as<float>().data());
+  reply.pull.rows = rows_for(pulled->size(), dim, pool_);
+  const Work work(*this, times_of(**table, context.session));
+  auto receipt = shard.push_pull(header_of(head), *pushed, values->as<const float>(), *pulled,
+                                 reply.pull.rows.as<float>().data());
   if (!receipt) return receipt.error();
-  reply.push = to_reply(receipt->push);
+  reply.push = to_reply(receipt->push, (*table)->generation);
   reply.pull.version = receipt->pull.version;
   return reply;
+}
+
+Result<Tensor> ShardServer::peek_rows(const std::string& table, const Tensor& keys) {
+  auto reply = peek(table, keys, {});
+  if (!reply) return reply.error();
+  return std::move(reply->rows);
+}
+
+Result<bool> ShardServer::push_rows(const rpc::CallContext& context, const std::string& table,
+                                    const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
+                                    std::uint64_t sequence) {
+  PushHead head;
+  head.clock.worker = worker;
+  head.sequence = sequence;
+  auto reply = push(context, table, keys, gradients, head);
+  if (!reply) return reply.error();
+  return reply->outcome == PushOutcome::kApplied;
 }
 
 // ---- What is there ------------------------------------------------------------------------------
@@ -277,8 +326,10 @@ std::vector<TableStats> ShardServer::stats() const {
     out.pulls = stats.pulls, out.pushes = stats.pushes;
     out.pulled_keys = stats.pulled_keys, out.pushed_keys = stats.pushed_keys;
     out.repeated_pushes = stats.repeated_pushes, out.rejected_pushes = stats.rejected_pushes;
-    out.deferred_pulls = table->gate ? table->gate->deferred() : 0;
-    out.deferred_ns = table->deferred_ns;
+    if (const auto deciding = deciding_.find(name); deciding != deciding_.end()) {
+      out.deferred_pulls = deciding->second->clocks.deferred();
+      out.deferred_ns = deciding->second->deferred_ns;
+    }
     const auto counts = stats.staleness.counts();
     out.staleness_counts.assign(counts.begin(), counts.end());
     while (!out.staleness_counts.empty() && out.staleness_counts.back() == 0) out.staleness_counts.pop_back();

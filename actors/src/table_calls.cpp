@@ -38,6 +38,19 @@ std::optional<Error> put_rows(const Tensor& rows, const std::vector<std::uint32_
 
 const Error kLate{Code::kDeadlineExceeded, "rows came after the pull had ended"};
 
+PulledVersions& pulled_of(PulledVersions& whole) {
+  return whole;
+}
+PulledVersions& pulled_of(PushPullSummary& whole) {
+  return whole.pulled;
+}
+
+Error restored_error(const shards::TableSpec& spec) {
+  return {Code::kAborted, "table '" + spec.name +
+                              "' was restored after the weights had been pulled that this push is for: it is "
+                              "not applied; go on with a pull"};
+}
+
 }  // namespace
 
 TableClient::Core::Splitting::Splitting(Core& core) : core_(core) {
@@ -48,7 +61,11 @@ TableClient::Core::Splitting::Splitting(Core& core) : core_(core) {
       core.idle_.pop_back();
     }
   }
-  if (!splitter_) splitter_ = std::make_unique<Splitter>(core.spec, core.map_);
+  const std::shared_ptr<const Routed> routed = core.routed();
+  if (!splitter_) splitter_ = std::make_unique<Splitter>(core.spec, routed);
+  if (splitter_->routed == routed) return;
+  splitter_->partitioner.set_map(routed->map);
+  splitter_->routed = routed;
 }
 
 TableClient::Core::Splitting::~Splitting() {
@@ -63,6 +80,10 @@ Tensor TableClient::Core::key_tensor(std::span<const std::uint64_t> keys) const 
   return tensor;
 }
 
+TableClient::Core::To TableClient::Core::Splitter::to(std::uint32_t shard) const {
+  return {routed->numbers[shard], routed->route.servers[shard], routed->route.version, shard == 0};
+}
+
 // ---- Reading ------------------------------------------------------------------------------------
 
 /// Many rows are asked for in several calls, between which a shard answers others.
@@ -73,34 +94,73 @@ Result<std::vector<TableClient::Core::Rows>> TableClient::Core::split_rows(
   if (auto split = partitioner.split(keys); !split) return split.error();
   const std::size_t most = std::max<std::size_t>(1, kPullAtOnce_bytes / (spec.dim * sizeof(float)));
   std::vector<Rows> parts;
-  for (std::uint32_t shard = 0; shard < servers.size(); ++shard) {
+  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
     const auto wanted = partitioner.keys(shard);
     const auto at = partitioner.positions(shard);
-    // A gate must hear of this worker's clock even if it wants nothing of this shard.
-    if (wanted.empty() && !(pull && joined)) continue;
+    // The decider must hear of this worker's clock even if nothing is wanted of it.
+    if (wanted.empty() && !(pull && joined && shard == 0)) continue;
     std::size_t begin = 0;
     do {
       const std::size_t some = std::min(most, wanted.size() - begin);
       const auto here = at.subspan(begin, some);
-      parts.push_back({shard, key_tensor(wanted.subspan(begin, some)), {here.begin(), here.end()}});
+      parts.push_back(
+          {splitting->to(shard), key_tensor(wanted.subspan(begin, some)), {here.begin(), here.end()}});
       begin += some;
     } while (begin < wanted.size());
   }
   return parts;
 }
 
+Result<std::vector<TableClient::Core::Rows>> TableClient::Core::split_again(const Rows& part) {
+  const Splitting splitting(*this);
+  shards::Partitioner& partitioner = splitting->partitioner;
+  if (auto split = partitioner.split(part.keys.as<const std::uint64_t>()); !split) return split.error();
+  std::vector<Rows> parts;
+  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
+    if (partitioner.keys(shard).empty()) continue;
+    Rows rows{splitting->to(shard), key_tensor(partitioner.keys(shard)), {}};
+    for (const std::uint32_t at : partitioner.positions(shard)) rows.positions.push_back(part.positions[at]);
+    parts.push_back(std::move(rows));
+  }
+  return parts;
+}
+
+/// `after`: once these rows have come.
+template <class Whole>
+void TableClient::Core::send(const std::shared_ptr<TableGather<Whole>>& gather, Rows rows, float* out,
+                             bool pull, std::function<void()> after) {
+  const PullHead head{rows.to.route, pull && rows.to.decides ? worker_clock() : WorkerClock{}};
+  auto reply =
+      node.rpc_async_with<PullReply>({.timeout = gather->deadline - node.loop().clock().now()},
+                                     rows.to.server, pull ? "pull" : "peek", spec.name, rows.keys, head);
+  gather->asked(reply);
+  reply.then([core = shared_from_this(), gather, rows = std::move(rows), out, pull,
+              after = std::move(after)](Result<PullReply> result) {
+    if (!result) return gather->one_done(&result.error());
+    if (gather->over(core->node.loop())) return gather->one_done(&kLate);
+    if (result->route) {
+      const Result<void> taken = core->take_route(*result->route);
+      auto parts = taken ? core->split_again(rows) : taken.error();
+      if (!parts) return gather->one_done(&parts.error());
+      for (Rows& part : *parts) core->send(gather, std::move(part), out, pull);
+    } else {
+      core->take_generation(rows.to.number, result->generation);
+      core->open_clock = std::max(core->open_clock.load(), result->open_clock);
+      PulledVersions& versions = pulled_of(gather->value);
+      if (versions.size() <= rows.to.number) versions.resize(rows.to.number + 1);
+      // Of several calls: the oldest.
+      PulledVersion& version = versions[rows.to.number];
+      version = {std::min(version.version, result->version), result->generation};
+      const auto wrong = put_rows(result->rows, rows.positions, core->spec.dim, out);
+      if (wrong) return gather->one_done(&*wrong);
+    }
+    if (after) after();
+    gather->one_done(nullptr);
+  });
+}
+
 struct TableClient::Core::Read : TableGather<PulledVersions> {
   using TableGather::TableGather;
-
-  void rows_came(Loop& loop, const Rows& wanted, Result<PullReply> reply, std::uint64_t dim) {
-    if (!reply) return one_done(&reply.error());
-    if (over(loop)) return one_done(&kLate);
-    value[wanted.shard] = std::min(value[wanted.shard], reply->version);  // of several calls: the oldest
-    const auto wrong = put_rows(reply->rows, wanted.positions, dim, out);
-    one_done(wrong ? &*wrong : nullptr);
-  }
-
-  float* out = nullptr;
   std::shared_ptr<const void> keep;
 };
 
@@ -111,26 +171,30 @@ rpc::Future<PulledVersions> TableClient::Core::read(std::span<const std::uint64_
   Loop& loop = node.loop();
   Loop::Turn turn(loop);
   auto read = std::make_shared<Read>(loop, deadline);
+  const std::shared_ptr<TableGather<PulledVersions>> gather = read;
   auto future = read->promise.future();
   if (!parts) {
     read->one_done(&parts.error());
     return future;
   }
-  read->value.assign(servers.size(), shards::kNotPulled);
-  read->out = out;
+  read->value.resize(routed()->route.servers.size());
   read->keep = std::move(keep);
-  const rpc::CallOptions call{.timeout = deadline - loop.clock().now()};
-  for (Rows& part : *parts) {
-    const std::string& server = servers[part.shard];
-    auto reply =
-        pull ? node.rpc_async_with<PullReply>(call, server, "pull", spec.name, part.keys, worker_clock())
-             : node.rpc_async_with<PullReply>(call, server, "peek", spec.name, part.keys);
-    read->asked(reply);
-    reply.then([read, &loop, dim = spec.dim, part = std::move(part)](Result<PullReply> result) {
-      read->rows_came(loop, part, std::move(result), dim);
-    });
+  // A worker that may have to wait for others asks the decider first: rows that other shards gave meanwhile
+  // would be older than it may see.
+  const bool first = pull && joined && clock > open_clock;
+  auto later = std::make_shared<std::vector<Rows>>();
+  std::vector<Rows> now;
+  for (Rows& part : *parts) (first && !part.to.decides ? *later : now).push_back(std::move(part));
+  std::function<void()> go_on;
+  if (!later->empty()) {
+    go_on = [core = shared_from_this(), gather, later, missing = std::make_shared<std::size_t>(now.size()),
+             out] {
+      if (--*missing > 0) return;
+      for (Rows& part : std::exchange(*later, {})) core->send(gather, std::move(part), out, true);
+    };
   }
-  all_asked<PulledVersions>(read);
+  for (Rows& part : now) send(gather, std::move(part), out, pull, go_on);
+  all_asked(gather);
   return future;
 }
 
@@ -143,7 +207,7 @@ Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_gradi
   shards::GradientMerge& merge = splitting->merge;
   if (auto split = partitioner.split(merge.distinct(keys)); !split) return split.error();
   std::vector<Gradients> parts;
-  for (std::uint32_t shard = 0; shard < servers.size(); ++shard) {
+  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
     const auto pushed = partitioner.keys(shard);
     if (pushed.empty()) continue;
     Tensor values = Tensor::empty(
@@ -154,10 +218,31 @@ Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_gradi
       merge.place(position, to);
       to += spec.dim;
     }
-    parts.push_back({shard, key_tensor(pushed), std::move(values),
-                     shard < versions.size() ? versions[shard] : shards::kNotPulled});
+    Gradients part{splitting->to(shard), key_tensor(pushed), std::move(values), {}};
+    if (part.to.number < versions.size()) part.pulled = versions[part.to.number];
+    if (part.pulled.generation == 0) part.pulled.generation = generation(part.to.number);
+    parts.push_back(std::move(part));
   }
   if (auto merged = merge.run(gradients); !merged) return merged.error();
+  return parts;
+}
+
+/// Another server's versions and generations are not those of the pull, nor known here.
+Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_again(const Gradients& part) {
+  const Splitting splitting(*this);
+  shards::Partitioner& partitioner = splitting->partitioner;
+  if (auto split = partitioner.split(part.keys.as<const std::uint64_t>()); !split) return split.error();
+  std::vector<Gradients> parts;
+  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
+    const auto pushed = partitioner.keys(shard);
+    if (pushed.empty()) continue;
+    Tensor values = Tensor::empty(
+        DType::kFloat32, {static_cast<std::int64_t>(pushed.size()), static_cast<std::int64_t>(spec.dim)},
+        &node.endpoint().pool());
+    partitioner.gather(shard, part.values.as<const float>().data(), spec.dim, values.as<float>().data());
+    parts.push_back({splitting->to(shard), key_tensor(pushed), std::move(values), {}});
+    if (parts.back().to.number == part.to.number) parts.back().pulled = part.pulled;
+  }
   return parts;
 }
 
@@ -197,12 +282,20 @@ struct TableClient::Core::Pushing {
 
   static PushSummary& summary_of(PushSummary& whole) { return whole; }
   static PushSummary& summary_of(PushPullSummary& whole) { return whole.push; }
+  PushHead head(const Gradients& part) const {
+    return {part.to.route,
+            part.pulled.generation,
+            {identity.worker, clock},
+            identity.sequence,
+            part.pulled.version};
+  }
   /// A repeat of ours that says "applied before" was applied by what it repeats.
   template <class Whole>
   void add(TableGather<Whole>& gather, const PushReply& reply, bool again) const {
     PushSummary& summary = summary_of(gather.value);
     summary.staleness = std::max(summary.staleness, reply.staleness);
-    summary.applied = summary.applied && (reply.applied || (again && !named));
+    const bool applied = reply.outcome != PushOutcome::kRepeated || (again && !named);
+    summary.applied = summary.applied && applied;
   }
 };
 
@@ -211,30 +304,64 @@ TableClient::Core::Pushing TableClient::Core::next_push(const std::optional<Push
   return {{worker, sequence++}, false, clock};
 }
 
+/// `after`: once this part has been taken.
 template <class Whole>
 void TableClient::Core::send(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push,
-                             Gradients part) {
-  auto make = [core = shared_from_this(), push, part = std::move(part)](const rpc::CallOptions& call) {
-    return core->node.rpc_async_with<PushReply>(call, core->servers[part.shard], "push", core->spec.name,
-                                                part.keys, part.values, push.identity.worker, push.clock,
-                                                push.identity.sequence, part.pulled_version);
+                             Gradients part, std::function<void()> after) {
+  auto make = [core = shared_from_this(), push, part](const rpc::CallOptions& call) {
+    return core->node.rpc_async_with<PushReply>(call, part.to.server, "push", core->spec.name, part.keys,
+                                                part.values, push.head(part));
   };
-  auto done = [gather, push](const Result<PushReply>& reply, bool again) {
+  auto done = [core = shared_from_this(), gather, push, part, after = std::move(after)](
+                  const Result<PushReply>& reply, bool again) {
     if (!reply) return gather->one_done(&reply.error());
-    push.add(*gather, *reply, again);
-    gather->one_done(nullptr);
+    core->pushed(gather, push, part, *reply, again, after);
   };
   Repeated<Whole, PushReply>::begin({shared_from_this(), gather, std::move(make), std::move(done)});
 }
 
+/// What a shard has said of a part; one that has gone elsewhere is sent after it, under the same name.
+template <class Whole>
+void TableClient::Core::pushed(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push,
+                               const Gradients& part, const PushReply& reply, bool again,
+                               const std::function<void()>& after) {
+  if (reply.outcome == PushOutcome::kOtherGeneration) {
+    take_generation(part.to.number, reply.generation);
+    const Error restored = restored_error(spec);
+    return gather->one_done(&restored);
+  }
+  if (reply.outcome != PushOutcome::kOtherRoute) {
+    take_generation(part.to.number, reply.generation);
+    push.add(*gather, reply, again);
+    if (after) after();
+    return gather->one_done(nullptr);
+  }
+  const Result<void> taken = reply.route ? take_route(*reply.route) : Result<void>();
+  auto parts = taken ? split_again(part) : taken.error();
+  if (!parts) return gather->one_done(&parts.error());
+  auto missing = std::make_shared<std::size_t>(parts->size());
+  for (Gradients& each : *parts) {
+    send(gather, push, std::move(each), [missing, after] {
+      if (--*missing == 0 && after) after();
+    });
+  }
+  gather->one_done(nullptr);
+}
+
 rpc::Future<PushSummary> TableClient::Core::push(std::span<const std::uint64_t> keys, const float* gradients,
                                                  const PulledVersions& versions,
-                                                 std::optional<PushIdentity> identity) {
+                                                 std::optional<PushIdentity> identity,
+                                                 std::uint64_t samples) {
   auto parts = split_gradients(keys, gradients, versions);
   Loop& loop = node.loop();
   Loop::Turn turn(loop);
-  auto gather = std::make_shared<TableGather<PushSummary>>(loop, deadline());
+  const TimePoint until = deadline();
+  auto gather = std::make_shared<TableGather<PushSummary>>(loop, until);
   auto future = gather->promise.future();
+  if (parts && in_rounds() && identity && identity->worker != worker)
+    parts = Error{Code::kInvalidArgument, "table '" + spec.name +
+                                              "' makes its steps in rounds: a worker pushes "
+                                              "under its own name there"};
   if (!parts) {
     gather->one_done(&parts.error());
     return future;
@@ -242,14 +369,54 @@ rpc::Future<PushSummary> TableClient::Core::push(std::span<const std::uint64_t> 
   const Pushing push = next_push(identity);
   for (Gradients& part : *parts) send(gather, push, std::move(part));
   all_asked(gather);
+  if (!in_rounds()) return future;
+  const std::uint32_t decides = routed()->numbers.front();
+  const std::uint64_t seen = decides < versions.size() ? versions[decides].generation : 0;
+  return future.then([core = shared_from_this(), push, samples, until,
+                      seen = seen != 0 ? seen : generation(decides)](const Result<PushSummary>& kept) {
+    if (kept) return core->offer(push, samples, seen, until, *kept);
+    rpc::Promise<PushSummary> failed(core->node.loop(), until);
+    auto refused = failed.future();
+    failed.set(kept.error());
+    return refused;
+  });
+}
+
+/// All shards keep it: the decider says what becomes of it.
+rpc::Future<PushSummary> TableClient::Core::offer(const Pushing& push, std::uint64_t samples,
+                                                  std::uint64_t seen, TimePoint until,
+                                                  const PushSummary& kept) {
+  auto gather = std::make_shared<TableGather<PushSummary>>(node.loop(), until);
+  auto future = gather->promise.future();
+  gather->value = kept;
+  const OfferHead head{{push.identity.worker, push.clock}, push.identity.sequence, samples, seen};
+  auto make = [core = shared_from_this(), head](const rpc::CallOptions& call) {
+    return core->node.rpc_async_with<shards::Verdict>(call, core->decider(), "offer", core->spec.name, head);
+  };
+  auto done = [core = shared_from_this(), gather](const Result<shards::Verdict>& verdict, bool) {
+    if (!verdict) return gather->one_done(&verdict.error());
+    core->raise_clock(verdict->next_clock);
+    if (verdict->lost) {
+      const Error restored = restored_error(core->spec);
+      return gather->one_done(&restored);
+    }
+    gather->value.staleness = verdict->staleness;
+    gather->value.dropped = !verdict->applied;
+    gather->value.applied = gather->value.applied && verdict->applied;
+    gather->one_done(nullptr);
+  };
+  Repeated<PushSummary, shards::Verdict>::begin(
+      {shared_from_this(), gather, std::move(make), std::move(done)});
+  all_asked(gather);
   return future;
 }
 
 rpc::Future<PushPullSummary> TableClient::Core::push_then_pull(
     std::span<const std::uint64_t> keys, const float* gradients, const PulledVersions& versions,
-    std::span<const std::uint64_t> pull_keys, float* out, std::optional<PushIdentity> identity) {
+    std::span<const std::uint64_t> pull_keys, float* out, std::optional<PushIdentity> identity,
+    std::uint64_t samples) {
   const TimePoint until = deadline();
-  return push(keys, gradients, versions, identity)
+  return push(keys, gradients, versions, identity, samples)
       .then([core = shared_from_this(), wanted = std::vector(pull_keys.begin(), pull_keys.end()), out,
              until](const Result<PushSummary>& pushed) {
         if (!pushed) {
@@ -269,18 +436,21 @@ rpc::Future<PushPullSummary> TableClient::Core::push_then_pull(
 /// Gradients and what is pulled after them, in one call.
 void TableClient::Core::send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, const Pushing& push,
                              Gradients part, Rows rows, float* out) {
-  auto make = [core = shared_from_this(), push, part = std::move(part),
-               keys = rows.keys](const rpc::CallOptions& call) {
-    return core->node.rpc_async_with<PushPullReply>(
-        call, core->servers[part.shard], "push_pull", core->spec.name, part.keys, part.values,
-        push.identity.worker, push.clock, push.identity.sequence, part.pulled_version, keys);
+  auto make = [core = shared_from_this(), push, part, keys = rows.keys](const rpc::CallOptions& call) {
+    return core->node.rpc_async_with<PushPullReply>(call, part.to.server, "push_pull", core->spec.name,
+                                                    part.keys, part.values, push.head(part), keys);
   };
-  auto done = [core = shared_from_this(), gather, push, rows = std::move(rows), out](
+  auto done = [core = shared_from_this(), gather, push, part, rows = std::move(rows), out](
                   Result<PushPullReply> reply, bool again) {
     if (!reply) return gather->one_done(&reply.error());
+    if (reply->push.outcome == PushOutcome::kOtherRoute ||
+        reply->push.outcome == PushOutcome::kOtherGeneration)
+      return core->pushed(gather, push, part, reply->push, again,
+                          [core, gather, rows, out] { core->send(gather, rows, out, true); });
     push.add(*gather, reply->push, again);
     if (gather->over(core->node.loop())) return gather->one_done(&kLate);
-    gather->value.pulled[rows.shard] = reply->pull.version;
+    core->take_generation(rows.to.number, reply->pull.generation);
+    gather->value.pulled[rows.to.number] = {reply->pull.version, reply->pull.generation};
     const auto wrong = put_rows(reply->pull.rows, rows.positions, core->spec.dim, out);
     gather->one_done(wrong ? &*wrong : nullptr);
   };
@@ -288,31 +458,16 @@ void TableClient::Core::send(const std::shared_ptr<TableGather<PushPullSummary>>
       {shared_from_this(), gather, std::move(make), std::move(done)});
 }
 
-/// Rows alone, of a shard that is given no gradients.
-void TableClient::Core::send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, Rows rows,
-                             float* out) {
-  auto reply =
-      node.rpc_async_with<PullReply>({.timeout = gather->deadline - node.loop().clock().now()},
-                                     servers[rows.shard], "pull", spec.name, rows.keys, worker_clock());
-  gather->asked(reply);
-  reply.then([core = shared_from_this(), gather, rows = std::move(rows), out](Result<PullReply> result) {
-    if (!result) return gather->one_done(&result.error());
-    if (gather->over(core->node.loop())) return gather->one_done(&kLate);
-    gather->value.pulled[rows.shard] = result->version;
-    const auto wrong = put_rows(result->rows, rows.positions, core->spec.dim, out);
-    gather->one_done(wrong ? &*wrong : nullptr);
-  });
-}
-
 rpc::Future<PushPullSummary> TableClient::Core::push_pull(std::span<const std::uint64_t> keys,
                                                           const float* gradients,
                                                           const PulledVersions& versions,
                                                           std::span<const std::uint64_t> pull_keys,
-                                                          float* out, std::optional<PushIdentity> identity) {
+                                                          float* out, std::optional<PushIdentity> identity,
+                                                          std::uint64_t samples) {
   auto rows = split_rows(pull_keys, true);
-  const auto twice = [](const Rows& a, const Rows& b) { return a.shard == b.shard; };
-  if (bounded() || (rows && std::adjacent_find(rows->begin(), rows->end(), twice) != rows->end()))
-    return push_then_pull(keys, gradients, versions, pull_keys, out, identity);
+  const auto twice = [](const Rows& a, const Rows& b) { return a.to.number == b.to.number; };
+  if (waits() || (rows && std::adjacent_find(rows->begin(), rows->end(), twice) != rows->end()))
+    return push_then_pull(keys, gradients, versions, pull_keys, out, identity, samples);
   auto parts = rows ? split_gradients(keys, gradients, versions) : rows.error();
   Loop& loop = node.loop();
   Loop::Turn turn(loop);
@@ -322,12 +477,17 @@ rpc::Future<PushPullSummary> TableClient::Core::push_pull(std::span<const std::u
     gather->one_done(&parts.error());
     return future;
   }
-  gather->value.pulled.assign(servers.size(), shards::kNotPulled);
-  std::vector<Rows*> wanted(servers.size());
-  for (Rows& part : *rows) wanted[part.shard] = &part;
+  std::vector<Rows*> wanted;
+  const auto at = [&wanted, gather](std::uint32_t number) -> Rows*& {
+    if (wanted.size() <= number) wanted.resize(number + 1);
+    if (gather->value.pulled.size() <= number) gather->value.pulled.resize(number + 1);
+    return wanted[number];
+  };
+  gather->value.pulled.resize(routed()->route.servers.size());
+  for (Rows& part : *rows) at(part.to.number) = &part;
   const Pushing push = next_push(identity);
   for (Gradients& part : *parts) {
-    Rows* const pulled = std::exchange(wanted[part.shard], nullptr);
+    Rows* const pulled = std::exchange(at(part.to.number), nullptr);
     if (pulled) {
       send(gather, push, std::move(part), std::move(*pulled), out);
     } else {
@@ -335,7 +495,7 @@ rpc::Future<PushPullSummary> TableClient::Core::push_pull(std::span<const std::u
     }
   }
   for (Rows* pulled : wanted)
-    if (pulled) send(gather, std::move(*pulled), out);
+    if (pulled) send(gather, std::move(*pulled), out, true);
   all_asked(gather);
   return future;
 }

@@ -19,15 +19,54 @@ std::uint64_t random_worker() {
 
 }  // namespace
 
-TableClient::Core::Core(Node& own_node, shards::TableSpec table, std::vector<std::string> names,
-                        const Options& options)
+TableClient::Core::Core(Node& own_node, shards::TableSpec table, const Options& options)
     : node(own_node),
       spec(std::move(table)),
-      servers(std::move(names)),
       timeout(options.timeout),
       repeat_for(options.repeat_for),
-      worker(options.worker ? options.worker : random_worker()),
-      map_(shards::SlotMap::balanced(spec.slots, static_cast<std::uint32_t>(servers.size()))) {}
+      worker(options.worker ? options.worker : random_worker()) {}
+
+std::shared_ptr<const TableClient::Core::Routed> TableClient::Core::routed() {
+  const std::lock_guard lock(mutex_);
+  return routed_;
+}
+
+Result<void> TableClient::Core::take_route(const TableRoute& route,
+                                           const std::vector<std::uint64_t>& generations) {
+  auto map = route.map(spec);
+  if (!map || route.servers.empty())
+    return Error{Code::kDataLoss, "table '" + spec.name +
+                                      "': a server answered with a route that cannot be: " +
+                                      (map ? "it has no servers" : map.error().message)};
+  const std::lock_guard lock(mutex_);
+  if (routed_ && route.version <= routed_->route.version) return {};
+  auto taken = std::make_shared<Routed>(Routed{route, std::move(*map), {}});
+  for (std::size_t i = 0; i < route.servers.size(); ++i) {
+    const auto at = std::find(known_.begin(), known_.end(), route.servers[i]);
+    taken->numbers.push_back(static_cast<std::uint32_t>(at - known_.begin()));
+    if (at != known_.end()) continue;
+    known_.push_back(route.servers[i]);
+    generations_.push_back(i < generations.size() ? generations[i] : 0);
+  }
+  routed_ = std::move(taken);
+  return {};
+}
+
+void TableClient::Core::take_generation(std::uint32_t number, std::uint64_t generation) {
+  const std::lock_guard lock(mutex_);
+  generations_[number] = generation;
+}
+
+std::uint64_t TableClient::Core::generation(std::uint32_t number) {
+  const std::lock_guard lock(mutex_);
+  return generations_[number];
+}
+
+void TableClient::Core::raise_clock(std::uint64_t to) {
+  std::uint64_t present = clock;
+  while (present < to && !clock.compare_exchange_weak(present, to)) {
+  }
+}
 
 TableClient::TableClient(std::shared_ptr<Core> core) : core_(std::move(core)) {}
 
@@ -41,6 +80,7 @@ std::uint64_t TableClient::clock() const {
   return core_->clock;
 }
 void TableClient::set_clock(std::uint64_t clock) {
+  if (core_->in_rounds()) return core_->raise_clock(clock);
   core_->clock = clock;
 }
 
@@ -52,13 +92,12 @@ Result<std::unique_ptr<TableClient>> TableClient::open(Node& node, shards::Table
     return Error{Code::kInvalidArgument, "table '" + spec.name + "' needs at least one server"};
   const std::string text = spec.to_json();
   std::unique_ptr<TableClient> client(
-      new TableClient(std::make_shared<Core>(node, std::move(spec), std::move(servers), options)));
-  const rpc::CallOptions call{.timeout = options.timeout};
-  std::vector<rpc::Future<void>> made;
-  for (const std::string& server : client->core_->servers)
-    made.push_back(node.rpc_async_with<void>(call, server, "create_table", text));
-  for (auto& each : made)
-    if (auto created = each.get(); !created) return created.error();
+      new TableClient(std::make_shared<Core>(node, std::move(spec), options)));
+  const std::string decider = servers.front();
+  auto entry =
+      node.rpc_sync_with<TableEntry>({.timeout = options.timeout}, decider, "open_table", text, servers);
+  if (!entry) return entry.error();
+  if (auto taken = client->core_->take_route(entry->route, entry->generations); !taken) return taken.error();
   if (auto joined = client->join(); !joined) return joined.error();
   return client;
 }
@@ -72,11 +111,12 @@ Result<void> TableClient::join_together(const std::vector<TableClient*>& tables)
   std::vector<rpc::Future<std::uint64_t>> joined;
   for (TableClient* table : tables) {
     Core& core = *table->core_;
-    if (!core.bounded() || core.joined.exchange(true)) continue;  // of some servers at least
+    if (!core.waits() || core.joined.exchange(true)) continue;
+    core.open_clock = 0;
     joining.push_back(table);
-    for (const std::string& server : core.servers)
-      joined.push_back(core.node.rpc_async_with<std::uint64_t>(
-          {.timeout = core.timeout}, server, "join_worker", core.spec.name, core.worker, core.node.id()));
+    joined.push_back(core.node.rpc_async_with<std::uint64_t>({.timeout = core.timeout}, core.decider(),
+                                                             "join_worker", core.spec.name, core.worker,
+                                                             core.node.id()));
   }
   std::uint64_t clock = 0;
   for (const TableClient* table : tables) clock = std::max(clock, table->clock());
@@ -88,16 +128,15 @@ Result<void> TableClient::join_together(const std::vector<TableClient*>& tables)
     else
       failed = least.error();
   }
-  // Every gate hears of the clock now: one that thought this worker further behind than it is would hold
+  // All deciders hear of the clock now: one that thought this worker further behind than it is would hold
   // others back until its next pull there, which may wait for them.
   std::vector<rpc::Future<void>> told;
   for (TableClient* table : tables) {
     Core& core = *table->core_;
     core.clock = clock;
     if (!core.joined || failed) continue;
-    for (const std::string& server : core.servers)
-      told.push_back(core.node.rpc_async_with<void>({.timeout = core.timeout}, server, "advance",
-                                                    core.spec.name, WorkerClock{core.worker, clock}));
+    told.push_back(core.node.rpc_async_with<void>({.timeout = core.timeout}, core.decider(), "advance",
+                                                  core.spec.name, WorkerClock{core.worker, clock}));
   }
   for (auto& each : told)
     if (auto heard = each.get(); !heard) failed = heard.error();
@@ -109,11 +148,9 @@ Result<void> TableClient::join_together(const std::vector<TableClient*>& tables)
 void TableClient::leave() {
   if (!core_->joined.exchange(false)) return;
   constexpr Duration kPatience{std::chrono::seconds(2)};
-  std::vector<rpc::Future<void>> left;
-  for (const std::string& server : core_->servers)
-    left.push_back(core_->node.rpc_async_with<void>({.timeout = kPatience}, server, "leave_worker",
-                                                    core_->spec.name, core_->worker));
-  for (auto& each : left) (void)each.get();  // a dead server needs no telling
+  // A dead server needs no telling.
+  (void)core_->node.rpc_sync_with<void>({.timeout = kPatience}, core_->decider(), "leave_worker",
+                                        core_->spec.name, core_->worker);
 }
 
 TableClient::~TableClient() {
@@ -128,14 +165,15 @@ rpc::Future<PulledVersions> TableClient::peek(std::span<const std::uint64_t> key
 }
 rpc::Future<PushSummary> TableClient::push(std::span<const std::uint64_t> keys, const float* gradients,
                                            const PulledVersions& versions,
-                                           std::optional<PushIdentity> identity) {
-  return core_->push(keys, gradients, versions, identity);
+                                           std::optional<PushIdentity> identity, std::uint64_t samples) {
+  return core_->push(keys, gradients, versions, identity, samples);
 }
 rpc::Future<PushPullSummary> TableClient::push_pull(std::span<const std::uint64_t> keys,
                                                     const float* gradients, const PulledVersions& versions,
                                                     std::span<const std::uint64_t> pull_keys, float* out,
-                                                    std::optional<PushIdentity> identity) {
-  return core_->push_pull(keys, gradients, versions, pull_keys, out, identity);
+                                                    std::optional<PushIdentity> identity,
+                                                    std::uint64_t samples) {
+  return core_->push_pull(keys, gradients, versions, pull_keys, out, identity, samples);
 }
 
 }  // namespace troupe

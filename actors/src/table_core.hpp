@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -66,12 +67,27 @@ void all_asked(const std::shared_ptr<TableGather<T>>& gather) {
 
 /// What a TableClient and its calls share, so that calls may end after it.
 struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
-  Core(Node& own_node, shards::TableSpec table, std::vector<std::string> names, const Options& options);
+  Core(Node& own_node, shards::TableSpec table, const Options& options);
 
+  /// A route as this client uses it.
+  struct Routed {
+    TableRoute route;
+    shards::SlotMap map;
+    std::vector<std::uint32_t> numbers;  // of the route's servers, as the client counts them
+  };
+  /// Where a request goes, and by which route its keys were split.
+  struct To {
+    std::uint32_t number = 0;  // of the server, as the client counts them
+    std::string server;
+    std::uint64_t route = 0;
+    bool decides = false;
+  };
   /// Splits lists of keys and makes one gradient a key: one for each thread that is at it just now.
   struct Splitter {
-    Splitter(const shards::TableSpec& spec, const shards::SlotMap& map)
-        : partitioner(spec, map), merge(spec) {}
+    Splitter(const shards::TableSpec& spec, std::shared_ptr<const Routed> by)
+        : routed(std::move(by)), partitioner(spec, routed->map), merge(spec) {}
+    To to(std::uint32_t shard) const;
+    std::shared_ptr<const Routed> routed;
     shards::Partitioner partitioner;
     shards::GradientMerge merge;
   };
@@ -90,30 +106,44 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   };
   /// What one shard is asked for.
   struct Rows {
-    std::uint32_t shard = 0;
+    To to;
     Tensor keys;                           // uint64 [n]
     std::vector<std::uint32_t> positions;  // where they go in the caller's memory
   };
   struct Gradients {
-    std::uint32_t shard = 0;
+    To to;
     Tensor keys;    // uint64 [n], each once
     Tensor values;  // float32 [n, dim]
-    std::uint64_t pulled_version = shards::kNotPulled;
+    PulledVersion pulled;
   };
   struct Read;
   struct Pushing;
   template <class Whole, class Reply>
   struct Repeated;
 
-  bool bounded() const { return std::holds_alternative<shards::BoundedStaleness>(spec.consistency); }
+  /// Whether workers wait for each other.
+  bool waits() const { return !std::holds_alternative<shards::Asynchronous>(spec.consistency); }
+  bool in_rounds() const { return shards::in_rounds(spec.consistency); }
   WorkerClock worker_clock() const { return {joined ? worker : 0, clock}; }
+  void raise_clock(std::uint64_t to);
   TimePoint deadline() const { return node.loop().clock().now() + timeout; }
   Tensor key_tensor(std::span<const std::uint64_t> keys) const;
 
   // Any thread; they take no turn.
+  std::shared_ptr<const Routed> routed();
+  /// Servers of the present route.
+  std::vector<std::string> servers() { return routed()->route.servers; }
+  std::string decider() { return routed()->route.servers.front(); }
+  /// Takes a route if it is newer. kDataLoss for one that cannot be.
+  Result<void> take_route(const TableRoute& route, const std::vector<std::uint64_t>& generations = {});
+  void take_generation(std::uint32_t number, std::uint64_t generation);
+  std::uint64_t generation(std::uint32_t number);
   Result<std::vector<Rows>> split_rows(std::span<const std::uint64_t> keys, bool pull);
   Result<std::vector<Gradients>> split_gradients(std::span<const std::uint64_t> keys, const float* gradients,
                                                  const PulledVersions& versions);
+  /// The same requests, split by a newer route.
+  Result<std::vector<Rows>> split_again(const Rows& part);
+  Result<std::vector<Gradients>> split_again(const Gradients& part);
 
   // With the turn, or without it: they take it.
 
@@ -121,37 +151,48 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   rpc::Future<PulledVersions> read(std::span<const std::uint64_t> keys, float* out, bool pull,
                                    TimePoint deadline, std::shared_ptr<const void> keep);
   rpc::Future<PushSummary> push(std::span<const std::uint64_t> keys, const float* gradients,
-                                const PulledVersions& versions, std::optional<PushIdentity> identity);
+                                const PulledVersions& versions, std::optional<PushIdentity> identity,
+                                std::uint64_t samples);
   rpc::Future<PushPullSummary> push_pull(std::span<const std::uint64_t> keys, const float* gradients,
                                          const PulledVersions& versions,
                                          std::span<const std::uint64_t> pull_keys, float* out,
-                                         std::optional<PushIdentity> identity);
+                                         std::optional<PushIdentity> identity, std::uint64_t samples);
   rpc::Future<PushPullSummary> push_then_pull(std::span<const std::uint64_t> keys, const float* gradients,
                                               const PulledVersions& versions,
                                               std::span<const std::uint64_t> pull_keys, float* out,
-                                              std::optional<PushIdentity> identity);
+                                              std::optional<PushIdentity> identity, std::uint64_t samples);
 
   Node& node;
   const shards::TableSpec spec;
-  const std::vector<std::string> servers;
   const Duration timeout;
   const Duration repeat_for;
   const std::uint64_t worker;
   std::atomic<std::uint64_t> clock{0};
   std::atomic<std::uint64_t> sequence{0};
   std::atomic<bool> joined{false};
+  std::atomic<std::uint64_t> open_clock{0};  // up to it nobody waits
 
  private:
   // With the turn.
   Pushing next_push(const std::optional<PushIdentity>& identity);
   template <class Whole>
-  void send(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push, Gradients part);
+  void send(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push, Gradients part,
+            std::function<void()> after = {});
   void send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, const Pushing& push, Gradients part,
             Rows rows, float* out);
-  void send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, Rows rows, float* out);
+  template <class Whole>
+  void pushed(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push, const Gradients& part,
+              const PushReply& reply, bool again, const std::function<void()>& after);
+  template <class Whole>
+  void send(const std::shared_ptr<TableGather<Whole>>& gather, Rows rows, float* out, bool pull,
+            std::function<void()> after = {});
+  rpc::Future<PushSummary> offer(const Pushing& push, std::uint64_t samples, std::uint64_t seen,
+                                 TimePoint until, const PushSummary& kept);
 
-  const shards::SlotMap map_;
-  std::mutex mutex_;  // of idle_
+  std::mutex mutex_;  // of the following
+  std::shared_ptr<const Routed> routed_;
+  std::vector<std::string> known_;          // servers, in the order in which they came into a route
+  std::vector<std::uint64_t> generations_;  // of those
   std::vector<std::unique_ptr<Splitter>> idle_;
 };
 

@@ -57,18 +57,17 @@ void next_step(Trainer* self, const caf::actor& source, const Ledger& ledger, co
 void push(Trainer* self, const Tensor& keys, float gradient, const std::function<void()>& then) {
   Tensor gradients = Tensor::zeros(troupe::DType::kFloat32, {keys.elements(), 1});
   for (float& each : gradients.as<float>()) each = gradient;
-  // table, keys, gradients, worker, clock, sequence, version pulled (none)
-  self->request(state_of(self).shard, kPatience, "push", std::string("weights"), keys, gradients,
-                std::uint64_t{1}, std::uint64_t{0}, state_of(self).step, UINT64_MAX)
-      .then([=](std::uint64_t, std::uint64_t, bool) { then(); },
-            [](const caf::error&) { /* the shard is gone: the down handler tells */ });
+  // table, keys, gradients, worker, sequence
+  self->request(state_of(self).shard, kPatience, "push_rows", std::string("weights"), keys, gradients,
+                std::uint64_t{1}, state_of(self).step)
+      .then([=](bool) { then(); }, [](const caf::error&) { /* the shard is gone: the down handler tells */ });
 }
 
 void train(Trainer* self, const Example& example, const Ledger& ledger, const std::function<void()>& then) {
   const Tensor keys = Tensor::of<std::uint64_t>(std::span<const std::uint64_t>(example.features));
-  self->request(state_of(self).shard, kPatience, "peek", std::string("weights"), keys)
+  self->request(state_of(self).shard, kPatience, "peek_rows", std::string("weights"), keys)
       .then(
-          [=](const Tensor& rows, std::uint64_t) {
+          [=](const Tensor& rows) {
             float sum = 0;
             for (const float weight : rows.as<const float>()) sum += weight;
             const float error = sum - example.target;

@@ -100,6 +100,7 @@ void SlotGroups::prepare(std::uint64_t worker) {
 
 void SlotGroups::mark(std::uint64_t worker, std::uint64_t sequence) {
   for (Kin& kin : kin_) {
+    if ((kin.groups & active_) == 0) continue;
     SequenceWindow& window = kin.windows.use(worker);
     if (window.look(sequence) == SequenceWindow::Seen::kNew) window.mark(sequence);
   }
@@ -109,18 +110,27 @@ void SlotGroups::forget(std::uint64_t worker) {
   for (Kin& kin : kin_) kin.windows.forget(worker);
 }
 
-void SlotGroups::merge(GroupMask groups, std::uint64_t worker, const SequenceWindow& window) {
+void SlotGroups::set_active(GroupMask groups) {
+  separate(groups);
+  active_ = groups;
+}
+
+/// Those of them that are here have histories of their own from now on.
+void SlotGroups::separate(GroupMask groups) {
   const std::size_t before = kin_.size();
   for (std::size_t i = 0; i < before; ++i) {
     const GroupMask inside = kin_[i].groups & groups;
-    if (inside == 0) continue;
-    if (inside != kin_[i].groups) {  // a part of it: that has a history of its own from now on
-      Kin rest{kin_[i].groups & ~groups, PushWindows(kin_[i].windows)};
-      kin_[i].groups = inside;
-      kin_.push_back(std::move(rest));
-    }
-    kin_[i].windows.use(worker).merge(window);
+    if (inside == 0 || inside == kin_[i].groups) continue;
+    Kin rest{kin_[i].groups & ~groups, PushWindows(kin_[i].windows)};
+    kin_[i].groups = inside;
+    kin_.push_back(std::move(rest));
   }
+}
+
+void SlotGroups::merge(GroupMask groups, std::uint64_t worker, const SequenceWindow& window) {
+  separate(groups);
+  for (Kin& kin : kin_)
+    if ((kin.groups & groups) != 0) kin.windows.use(worker).merge(window);
 }
 
 }  // namespace troupe::shards

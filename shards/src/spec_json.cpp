@@ -9,7 +9,9 @@ namespace {
 
 constexpr std::array<const char*, 2> kKinds = {"dense", "embedding"};
 constexpr std::array<const char*, 3> kInitializers = {"zeros", "uniform", "normal"};
-constexpr std::array<const char*, 2> kConsistencies = {"asynchronous", "bounded_staleness"};
+constexpr std::array<const char*, 4> kConsistencies = {"asynchronous", "bounded_staleness", "synchronous",
+                                                       "k_of_n"};
+constexpr std::array<const char*, 2> kLatePushes = {"drop", "scale"};
 constexpr std::array<const char*, 2> kScalings = {"none", "inverse_staleness"};
 constexpr std::array<const char*, 3> kWeights = {"float32", "float16", "bfloat16"};
 constexpr std::array<DType, 3> kWeightTypes = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
@@ -75,13 +77,27 @@ Initializer initializer_from_json(JsonObject& object) {
 
 Json consistency_to_json(const Consistency& consistency) {
   Json json = {{"kind", kConsistencies[consistency.index()]}};
-  if (const auto* bounded = std::get_if<BoundedStaleness>(&consistency)) json["bound"] = bounded->bound;
+  if (const auto* bounded = std::get_if<BoundedStaleness>(&consistency)) {
+    json["bound"] = bounded->bound;
+  } else if (const auto* some = std::get_if<KOfN>(&consistency)) {
+    json["k"] = some->k;
+    json["late"] = kLatePushes[static_cast<std::size_t>(some->late)];
+  }
   return json;
 }
 
 Consistency consistency_from_json(JsonObject& object) {
-  if (choice(object, "kind", kConsistencies) == 0) return Asynchronous{};
-  return BoundedStaleness{.bound = object.integer("bound")};
+  switch (choice(object, "kind", kConsistencies)) {
+    case 0:
+      return Asynchronous{};
+    case 1:
+      return BoundedStaleness{.bound = object.integer("bound")};
+    case 2:
+      return Synchronous{};
+    default:
+      return KOfN{.k = object.integer("k"),
+                  .late = static_cast<LatePushes>(choice(object, "late", kLatePushes))};
+  }
 }
 
 /// Reads a member that is an object with `read`, and passes its fault on.

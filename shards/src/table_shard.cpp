@@ -15,6 +15,7 @@
 #include "finite.hpp"
 #include "hashing.hpp"
 #include "memory_errors.hpp"
+#include "round_pushes.hpp"
 
 namespace troupe::shards {
 
@@ -38,7 +39,11 @@ struct TableShard::State {
   Result<SlotGroups::Seen> look(const PushHeader& header) const;
   Gradients without(GroupMask applied, const Gradients& all);
   Gradients combine(const Gradients& all);
+  Result<void> check_count(std::span<const std::uint64_t> keys, std::span<const float> gradients) const;
   Result<void> check_size(const Gradients& all, const Gradients& combined) const;
+  Result<bool> keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+                    std::span<const float> gradients);
+  Result<void> carry_out(const StepOrder& order);
   Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
                            std::span<const float> gradients);
   Result<PushReceipt> apply(const PushHeader& header, std::span<const std::uint64_t> keys,
@@ -51,6 +56,8 @@ struct TableShard::State {
   SlotGroups groups;
   float learning_rate_scale = 1;
   ShardStats stats;
+  RoundPushes kept;
+  std::uint64_t order_number = 0;
 
   // Scratch that keeps its size between calls.
   kernels::Dedup dedup{secret_seed()};
@@ -115,18 +122,23 @@ Result<PushReceipt> TableShard::State::push(const PushHeader& header, std::span<
   return receipt;
 }
 
+Result<void> TableShard::State::check_count(std::span<const std::uint64_t> keys,
+                                            std::span<const float> gradients) const {
+  if (gradients.size() / spec.dim == keys.size() && gradients.size() % spec.dim == 0) return {};
+  return error(Code::kInvalidArgument, "a push of " + std::to_string(keys.size()) + " keys of dimension " +
+                                           std::to_string(spec.dim) + " came with " +
+                                           std::to_string(gradients.size()) + " gradient numbers, expected " +
+                                           std::to_string(keys.size() * spec.dim));
+}
+
 Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span<const std::uint64_t> keys,
                                              std::span<const float> gradients) {
-  if (gradients.size() / spec.dim != keys.size() || gradients.size() % spec.dim != 0) {
-    return error(Code::kInvalidArgument,
-                 "a push of " + std::to_string(keys.size()) + " keys of dimension " +
-                     std::to_string(spec.dim) + " came with " + std::to_string(gradients.size()) +
-                     " gradient numbers, expected " + std::to_string(keys.size() * spec.dim));
-  }
+  if (Result<void> good = check_count(keys, gradients); !good) return good.error();
   const Result<SlotGroups::Seen> seen = look(header);
   if (!seen) return seen.error();
   const PushReceipt repeat{.version = stats.version, .staleness = 0, .applied = false};
-  if (seen->applied == groups.groups() && seen->applied != 0) {
+  const GroupMask own = groups.groups() & groups.active();
+  if ((seen->applied & own) == own && own != 0) {
     ++stats.repeated_pushes;
     return repeat;
   }
@@ -154,6 +166,46 @@ Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span
   stats.pushed_keys += pushed.keys.size();
   if (pulled) stats.staleness.add(staleness);
   return PushReceipt{.version = stats.version, .staleness = staleness, .applied = true};
+}
+
+Result<bool> TableShard::State::keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+                                     std::span<const float> gradients) {
+  if (Result<void> good = check_count(keys, gradients); !good) return good.error();
+  const Result<SlotGroups::Seen> seen = look(header);
+  if (!seen) return seen.error();
+  Gradients pushed{keys, gradients.data()};
+  if (seen->applied != 0) pushed = without(seen->applied, pushed);
+  if (seen->applied != 0 && pushed.keys.empty()) {
+    ++stats.repeated_pushes;
+    return false;
+  }
+  const Gradients combined = combine(pushed);
+  if (Result<void> good = check_size(pushed, combined); !good) return good.error();
+  // What can be refused is refused now: once it is offered to the others it has to be possible.
+  if (auto made = rows->make(combined.keys); !made) return made.error();
+  const std::span<const float> values(combined.values, combined.keys.size() * spec.dim);
+  auto stored = kept.keep({header.worker, header.sequence}, combined.keys, values);
+  if (!stored) return error(stored.error().code, stored.error().message);
+  return true;
+}
+
+Result<void> TableShard::State::carry_out(const StepOrder& order) {
+  if (order.number <= order_number) return {};
+  const RoundPushes::Sum sum = kept.weighted(order.take);
+  for (const PushName& push : sum.pushes) groups.prepare(push.worker);
+  if (!sum.keys.empty()) {
+    const Gradients combined = combine({sum.keys, sum.gradients.data()});
+    auto done = rows->update(combined.keys, combined.values, learning_rate_scale * order.rate_scale);
+    if (!done) return done.error();
+  }
+  // Nothing can fail from here on.
+  for (const PushName& push : sum.pushes) groups.mark(push.worker, push.sequence);
+  stats.version += order.take.empty() ? 0 : 1;
+  stats.pushes += sum.pushes.size();
+  stats.pushed_keys += sum.keys.size();
+  kept.drop(order);
+  order_number = order.number;
+  return {};
 }
 
 Result<PullReceipt> TableShard::State::pull(std::span<const std::uint64_t> keys, float* out) {
@@ -220,6 +272,30 @@ Result<PushPullReceipt> TableShard::push_pull(const PushHeader& header, std::spa
   Result<PullReceipt> pulled = state_->pull(pull_keys, out);
   if (!pulled) return pulled.error();
   return PushPullReceipt{.push = *pushed, .pull = *pulled};
+}
+
+Result<bool> TableShard::keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+                              std::span<const float> gradients) {
+  auto done = with_memory_errors(state_->spec,
+                                 [&]() -> Result<bool> { return state_->keep(header, keys, gradients); });
+  if (!done) ++state_->stats.rejected_pushes;
+  return done;
+}
+
+Result<void> TableShard::carry_out(const StepOrder& order) {
+  return with_memory_errors(state_->spec, [&] { return state_->carry_out(order); });
+}
+
+void TableShard::set_active_groups(GroupMask groups) {
+  state_->groups.set_active(groups);
+}
+
+std::uint64_t TableShard::order_number() const {
+  return state_->order_number;
+}
+
+void TableShard::begin_orders_at(std::uint64_t number) {
+  state_->order_number = number;
 }
 
 void TableShard::set_learning_rate_scale(float scale) {

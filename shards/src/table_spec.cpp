@@ -78,6 +78,8 @@ Result<void> TableSpec::validate() const {
   check.require(known, "weights", static_cast<int>(weights), "float32, float16 or bfloat16");
   check.require(optimizer.validate());
   check_initializer(check, initializer);
+  if (const auto* some = std::get_if<KOfN>(&consistency))
+    check.require(some->k >= 1, "consistency's k", some->k, "1 or more pushes for a round");
   return check.result();
 }
 

@@ -87,7 +87,7 @@ TEST_CASE("keys that change while they are looked at make no row that is not the
   });
   const TimePoint end = node.loop().clock().now() + std::chrono::milliseconds(1500);
   while (node.loop().clock().now() < end)
-    (void)node.rpc_sync<PullReply>("ps0", "pull", spec.name, keys, WorkerClock{});
+    (void)node.rpc_sync<PullReply>("ps0", "pull", spec.name, keys, PullHead{});
   stop = true;
   sender.join();
   const auto stats = node.rpc_sync<std::vector<TableStats> >("ps0", "stats");

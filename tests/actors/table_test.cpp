@@ -71,14 +71,19 @@ TEST_CASE_TEMPLATE("tables refuse what they cannot do, by name", Kind, TROUPE_CL
   CHECK(contains(text_of(other), "exists with another specification"));
   spec.dim = 5;
   CHECK(code_of(TableClient::open(node, spec, {})) == Code::kInvalidArgument);
+  const auto elsewhere = TableClient::open(node, spec, {"ps0", "ps7"});
+  CHECK(code_of(elsewhere) == Code::kFailedPrecondition);
+  CHECK(contains(text_of(elsewhere), "exists on other servers: ps0, ps1"));
+  spec.name = "second";
   CHECK(code_of(TableClient::open(node, spec, {"ps0", "ps7"})) == Code::kNotFound);
-  const auto missing = node.rpc_sync<PullReply>("ps0", "peek", "tabel", Tensor::of<std::uint64_t>({1}));
+  const auto missing =
+      node.rpc_sync<PullReply>("ps0", "peek", "tabel", Tensor::of<std::uint64_t>({1}), PullHead{});
   CHECK(code_of(missing) == Code::kNotFound);
-  CHECK(contains(text_of(missing), "there are: table"));
-  CHECK(code_of(node.rpc_sync<PullReply>("ps0", "peek", "table", Tensor::of<float>({1}))) ==
+  CHECK(contains(text_of(missing), "there are: second, table"));
+  CHECK(code_of(node.rpc_sync<PullReply>("ps0", "peek", "table", Tensor::of<float>({1}), PullHead{})) ==
         Code::kInvalidArgument);
   const auto no_worker =
-      node.rpc_sync<PullReply>("ps0", "pull", "nothing", Tensor::of<std::uint64_t>({1}), WorkerClock{1, 0});
+      node.rpc_sync<PullReply>("ps0", "pull", "nothing", Tensor::of<std::uint64_t>({1}), PullHead{0, {1, 0}});
   CHECK(code_of(no_worker) == Code::kNotFound);
 }
 

@@ -1,3 +1,4 @@
+#include <array>
 #include <limits>
 
 #include <troupe/runtime/json.hpp>
@@ -20,7 +21,10 @@ TEST_CASE("a spec comes back from its JSON as it was") {
         spec.initializer = initializer;
         spec.seed = random() | (std::uint64_t{1} << 63);
         spec.slots = 1U << (random() % 20);
-        if (random() % 2 == 0) spec.consistency = BoundedStaleness{random()};
+        const std::array<Consistency, 5> modes = {Asynchronous{}, BoundedStaleness{random()}, Synchronous{},
+                                                  KOfN{random() | 1U, LatePushes::kDrop},
+                                                  KOfN{3, LatePushes::kScale}};
+        spec.consistency = modes[random() % modes.size()];
         if (random() % 2 == 0) spec.step_scaling = StepScaling::kInverseStaleness;
         const std::string text = spec.to_json();
         CHECK(text.find('\n') == std::string::npos);

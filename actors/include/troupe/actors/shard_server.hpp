@@ -1,16 +1,17 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include <troupe/actors/table_wire.hpp>
 #include <troupe/rpc/methods.hpp>
 #include <troupe/runtime/memory_pool.hpp>
-#include <troupe/shards/staleness_gate.hpp>
+#include <troupe/shards/clock_policy.hpp>
 #include <troupe/shards/table_shard.hpp>
 
 namespace troupe {
@@ -18,51 +19,12 @@ namespace troupe {
 class DiskThread;
 class Node;
 
-/// Rows that were pulled, and the version of the shard they show.
-struct PullReply {
-  Tensor rows;  ///< float32 [keys, dim]
-  std::uint64_t version = 0;
-};
-
-struct PushReply {
-  std::uint64_t version = 0;
-  std::uint64_t staleness = 0;  ///< pushes of others between this worker's pull and this push
-  bool applied = false;         ///< false: a repeat of a push that had been applied
-};
-
-struct PushPullReply {
-  PushReply push;
-  PullReply pull;
-};
-
-/// What a shard server has done for one node, on one of its tables: where that node's waiting went.
-struct CallerTimes {
-  std::string node;            ///< its name
-  std::uint64_t bound_ns = 0;  ///< its pulls waited at the staleness bound
-  std::uint64_t work_ns = 0;   ///< rows were read and stepped for it
-};
-
-/// What a shard server says of one of its tables.
-struct TableStats {
-  std::string table;
-  std::uint64_t rows = 0, bytes = 0, version = 0, pulls = 0, pushes = 0, pulled_keys = 0, pushed_keys = 0;
-  std::uint64_t repeated_pushes = 0, rejected_pushes = 0;
-  std::uint64_t deferred_pulls = 0;             ///< pulls that waited at the staleness bound
-  std::uint64_t deferred_ns = 0;                ///< how long they waited, together
-  std::vector<std::uint64_t> staleness_counts;  ///< as of shards::StalenessHistogram, without trailing zeros
-  std::uint64_t staleness_sum = 0, staleness_maximum = 0;
-  std::vector<CallerTimes> callers;  ///< of pulls and pushes, by name
-};
-
-/// Who asks for rows, where in its work, for tables of bounded staleness: a worker at `clock` has finished
-/// all its batches below it.
-struct WorkerClock {
-  std::uint64_t worker = 0;
-  std::uint64_t clock = 0;
-};
-
-/// One server of parameter shards: number `index` of `count`. It owns, of each table, the slots that a
-/// balanced SlotMap gives to its index. The state of a named actor: one loop, no locks.
+/// One server of parameter shards: number `index` of `count`. It owns, of each table, the slots that the
+/// table's route gives to it, or a balanced SlotMap to its index where there is no route yet. The state of a
+/// named actor: one loop, no locks.
+///
+/// The first server of a table's route decides for it: it hands out the route, counts workers and their
+/// clocks, and says which pushes make a step.
 class ShardServer {
  public:
   /// `node`, on which it lives, tells of deaths of workers: their clocks then hold nobody back. Tables may
@@ -74,32 +36,67 @@ class ShardServer {
   ShardServer& operator=(const ShardServer&) = delete;
   static void methods(rpc::Methods<ShardServer>& methods);
 
-  /// Makes this server's shard of a table (`spec`: TableSpec::to_json()). A table that exists already
-  /// with an equal spec is left as it is. kFailedPrecondition: it exists with another spec. The rows of a
-  /// large dense one are made on another thread.
+  // ---- Tables, and where they lie
+
+  /// Opens a table (`spec`: TableSpec::to_json()) on `servers`, of which this is to be the first: it then
+  /// decides for the table. Makes what is not there yet. kFailedPrecondition: it exists with another spec, or
+  /// on other servers.
+  rpc::Future<TableEntry> open_table(const rpc::CallContext& context, const std::string& spec,
+                                     const std::vector<std::string>& servers);
+  /// Makes this server's shard of a table, number `place` of the route's servers, if it is not there, and
+  /// takes the route if it is newer than the one it has; returns the shard's generation. A server that has no
+  /// place in the route any more (UINT32_MAX) answers with it. kFailedPrecondition: it exists with another
+  /// spec, or without slots that the route gives to it.
+  rpc::Future<std::uint64_t> host_table(const rpc::CallContext& context, const std::string& spec,
+                                        const TableRoute& route, std::uint32_t place);
+  /// Makes this server's shard of a table without a route. A table that exists already with an equal spec is
+  /// left as it is. kFailedPrecondition: it exists with another spec. The rows of a large dense one are made
+  /// on another thread.
   rpc::Future<void> create_table(const rpc::CallContext& context, const std::string& spec);
-  /// Announces a worker to a table of bounded staleness; returns the clock at which it begins. `node_id`
-  /// is where it lives. Idempotent.
+  /// At the decider: gives the table this route, whose version is to be the one after the present one, and
+  /// tells the servers of both. They have the rows already: nothing is moved.
+  rpc::Future<void> change_route(const rpc::CallContext& context, const std::string& table,
+                                 const TableRoute& route);
+  /// At the decider.
+  Result<TableRoute> route(const std::string& table) const;
+
+  // ---- Workers, at the decider; kNotFound elsewhere
+
+  /// Announces a worker to the table; returns the clock at which it begins. `node_id` is where it lives.
+  /// Idempotent.
   Result<std::uint64_t> join_worker(const std::string& table, std::uint64_t worker, std::uint64_t node_id);
   /// The worker has finished or left: it holds nobody back.
   Result<void> leave_worker(const std::string& table, std::uint64_t worker);
-  /// The worker has reached `clock` without pulling from this shard.
+  /// The worker has reached `clock` without pulling.
   Result<void> advance(const std::string& table, const WorkerClock& clock);
+  /// In rounds: all shards have been given the worker's push for the round of its clock. Answered when what
+  /// is decided of it has been carried out by all of them.
+  rpc::Future<shards::Verdict> offer(const rpc::CallContext& context, const std::string& table,
+                                     const OfferHead& head);
+  /// What the decider has ordered; any shard of the table.
+  Result<void> carry_out(const std::string& table, const shards::StepOrder& order);
 
-  /// Rows of `keys` (uint64 [n]). With bounded staleness the answer waits until the worker may go on;
-  /// a worker that joined none of it (0) never waits.
+  // ---- Rows
+
+  /// Rows of `keys` (uint64 [n]). At the decider the answer waits until the worker may go on; one that joined
+  /// none of it (0) never waits.
   rpc::Future<PullReply> pull(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
-                              const WorkerClock& clock);
+                              const PullHead& head);
   /// As they are, for evaluation: makes no rows, counts nothing, waits for nobody.
-  Result<PullReply> peek(const std::string& table, const Tensor& keys);
-  /// One optimizer step with gradients float32 [n, dim].
+  Result<PullReply> peek(const std::string& table, const Tensor& keys, const PullHead& head);
+  /// One optimizer step with gradients float32 [n, dim]; a table in rounds keeps them for one.
   Result<PushReply> push(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
-                         const Tensor& gradients, std::uint64_t worker, std::uint64_t clock,
-                         std::uint64_t sequence, std::uint64_t pulled_version);
+                         const Tensor& gradients, const PushHead& head);
+  /// kFailedPrecondition for a table in rounds: its push ends later.
   Result<PushPullReply> push_pull(const rpc::CallContext& context, const std::string& table,
-                                  const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
-                                  std::uint64_t clock, std::uint64_t sequence, std::uint64_t pulled_version,
+                                  const Tensor& keys, const Tensor& gradients, const PushHead& head,
                                   const Tensor& pull_keys);
+
+  /// peek() and push() for callers whose arguments are numbers and tensors, as those of CAF are: without
+  /// route, generation and clock. Returns the rows; whether the push was applied, and not before.
+  Result<Tensor> peek_rows(const std::string& table, const Tensor& keys);
+  Result<bool> push_rows(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                         const Tensor& gradients, std::uint64_t worker, std::uint64_t sequence);
 
   /// Writes this server's part of a checkpoint of the named tables into `folder`, as they are now; returns
   /// the FileEntry of each file as JSON, for the manifest. Rows are copied a page at a time between other
@@ -118,12 +115,12 @@ class ShardServer {
   struct Table {
     explicit Table(shards::TableShard table_shard) : shard(std::move(table_shard)) {}
     shards::TableShard shard;
-    /// Bounded staleness only. Who calls it holds it: whom it lets go on may have the table replaced.
-    std::shared_ptr<shards::StalenessGate> gate;
-    std::uint64_t deferred_ns = 0;
-    std::map<std::uint64_t, std::uint64_t> worker_nodes;  // worker -> node id
+    TableRoute route;              // version 0: none
+    std::uint64_t generation = 0;  // see PullReply
     std::map<std::string, CallerTimes, std::less<>> callers;
   };
+  /// Of a table whose first server this is.
+  struct Deciding;
 
   using Tables = std::map<std::string, std::unique_ptr<Table>>;
   /// Tables of a checkpoint.
@@ -144,15 +141,33 @@ class ShardServer {
   template <class Body, class Then>
   void on_disk(Body work, Then then);
   void drop(Tables tables);
-  static std::vector<std::shared_ptr<shards::StalenessGate>> take_gates(Tables& tables);
+  void put_in_place(Tables tables);
 
   Result<Table*> find(const std::string& table);
-  Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec) const;
-  Result<PullReply> read_rows(Table& table, const Tensor& keys);
-  /// The same, as work done for a caller.
-  Result<PullReply> read_for(Table& table, CallerTimes* times, const Tensor& keys);
+  /// The slots that a balanced map gives to this server.
+  shards::SlotSet own_slots(const shards::TableSpec& spec) const;
+  Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec, shards::SlotSet slots) const;
+  rpc::Future<void> make_if_missing(const rpc::CallContext& context, const shards::TableSpec& spec,
+                                    shards::SlotSet slots);
+  Result<std::uint64_t> take_route(const std::string& name, const TableRoute& route, std::uint32_t place);
+  /// Tells all of them the route; `last` has their generations, or the first error.
+  void host_all(const std::string& spec, const TableRoute& route, const std::vector<std::string>& servers,
+                TimePoint deadline, std::function<void(Result<std::vector<std::uint64_t>>)> last);
+  /// Who calls its clocks holds it: whom they let go on may do anything, also end this server.
+  Result<std::shared_ptr<Deciding>> find_deciding(const std::string& table) const;
+  /// Has the table's next order carried out, if there is one and none is under way.
+  void give_orders(const std::string& table);
+
+  /// The present route, if the request's is an older one.
+  static std::optional<TableRoute> newer_route(const Table& table, std::uint64_t version);
+  /// Why a push is not taken, if it is not.
+  static std::optional<PushReply> refuse(const Table& table, const PushHead& head);
+  Result<PullReply> read_rows(Table& table, const Tensor& keys, std::uint64_t route);
+  /// The same, as work done for a caller, who waited so long.
+  Result<PullReply> read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
+                             std::uint64_t route);
   /// Null once too many names have called.
-  CallerTimes* times_of(Table& table, const rpc::CallContext& context) const;
+  CallerTimes* times_of(Table& table, rpc::SessionId caller) const;
   class Work;
   void node_gone(std::uint64_t node_id);
 
@@ -166,7 +181,9 @@ class ShardServer {
   std::vector<std::uint64_t> pulled_keys_;
   std::vector<std::uint64_t> pushed_keys_;
   const shards::OptimizerList known_;
+  std::uint64_t generation_;  // of tables that are made or restored now
   Tables tables_;
+  std::map<std::string, std::shared_ptr<Deciding>> deciding_;
   std::map<std::string, Making> making_;
   std::unique_ptr<Saving> saving_;
   std::optional<rpc::Promise<std::uint64_t>> restoring_;
@@ -175,40 +192,3 @@ class ShardServer {
 };
 
 }  // namespace troupe
-
-template <>
-struct troupe::rpc::Fields<troupe::CallerTimes> {
-  static constexpr std::string_view name = "CallerTimes";
-  static constexpr auto fields =
-      std::tuple(&troupe::CallerTimes::node, &troupe::CallerTimes::bound_ns, &troupe::CallerTimes::work_ns);
-};
-template <>
-struct troupe::rpc::Fields<troupe::PullReply> {
-  static constexpr std::string_view name = "PullReply";
-  static constexpr auto fields = std::tuple(&troupe::PullReply::rows, &troupe::PullReply::version);
-};
-template <>
-struct troupe::rpc::Fields<troupe::PushReply> {
-  static constexpr std::string_view name = "PushReply";
-  static constexpr auto fields =
-      std::tuple(&troupe::PushReply::version, &troupe::PushReply::staleness, &troupe::PushReply::applied);
-};
-template <>
-struct troupe::rpc::Fields<troupe::PushPullReply> {
-  static constexpr std::string_view name = "PushPullReply";
-  static constexpr auto fields = std::tuple(&troupe::PushPullReply::push, &troupe::PushPullReply::pull);
-};
-template <>
-struct troupe::rpc::Fields<troupe::WorkerClock> {
-  static constexpr std::string_view name = "WorkerClock";
-  static constexpr auto fields = std::tuple(&troupe::WorkerClock::worker, &troupe::WorkerClock::clock);
-};
-template <>
-struct troupe::rpc::Fields<troupe::TableStats> {
-  using T = troupe::TableStats;
-  static constexpr std::string_view name = "TableStats";
-  static constexpr auto fields = std::tuple(
-      &T::table, &T::rows, &T::bytes, &T::version, &T::pulls, &T::pushes, &T::pulled_keys, &T::pushed_keys,
-      &T::repeated_pushes, &T::rejected_pushes, &T::deferred_pulls, &T::deferred_ns, &T::staleness_counts,
-      &T::staleness_sum, &T::staleness_maximum, &T::callers);
-};

@@ -14,8 +14,14 @@
 
 namespace troupe {
 
-/// For each shard, the version that a pull saw; it goes back with the push made from what was pulled.
-using PulledVersions = std::vector<std::uint64_t>;
+/// What a pull saw of one server's shard.
+struct PulledVersion {
+  std::uint64_t version = shards::kNotPulled;
+  std::uint64_t generation = 0;  ///< changes with each restore
+};
+
+/// For each server that the client knows; it goes back with the push made from what was pulled.
+using PulledVersions = std::vector<PulledVersion>;
 
 /// Under which name the shards remember a push, to apply it once (shards::PushHeader's `worker` and
 /// `sequence`). Work that may be done twice, by another worker after the first one died, has one name for
@@ -27,8 +33,9 @@ struct PushIdentity {
 
 /// What a push met at the shards.
 struct PushSummary {
-  std::uint64_t staleness = 0;  ///< the largest of its shards
-  bool applied = true;          ///< false if some shard had applied it before
+  std::uint64_t staleness = 0;  ///< the largest of its shards; in rounds, how many it came late
+  bool applied = true;          ///< false if some shard had applied it before, or if it was dropped
+  bool dropped = false;         ///< in rounds: it came too late, and nothing of it was applied
 };
 
 struct PushPullSummary {
@@ -51,14 +58,15 @@ class TableClient {
   };
 
   /// Opens the table, made on the servers if it is not there yet. `servers`: the names of the ShardServer
-  /// actors, in the order of their index. With bounded staleness this worker joins the table's gate.
+  /// actors, in the order of their index. A table in which workers wait for each other counts this one
+  /// from now on.
   static Result<std::unique_ptr<TableClient>> open(Node& node, shards::TableSpec spec,
                                                    std::vector<std::string> servers, const Options& options);
   static Result<std::unique_ptr<TableClient>> open(Node& node, shards::TableSpec spec,
                                                    std::vector<std::string> servers) {
     return open(node, std::move(spec), std::move(servers), Options{});
   }
-  /// Leaves the table's gate.
+  /// leave().
   ~TableClient();
   TableClient(const TableClient&) = delete;
   TableClient& operator=(const TableClient&) = delete;
@@ -66,7 +74,8 @@ class TableClient {
   const shards::TableSpec& spec() const;
   std::uint64_t worker() const;
   std::uint64_t clock() const;
-  /// This worker has finished its batches below `clock`; said to the shards by the next pull.
+  /// This worker has finished its batches below `clock`; said to the others by the next pull. In rounds the
+  /// client counts by itself, and this can only skip some.
   void set_clock(std::uint64_t clock);
 
   /// Writes the rows of `keys` into out[keys, dim], which must live until the future is ready (cancel() makes
@@ -82,16 +91,22 @@ class TableClient {
   ///
   /// A push is applied once. One that finds a server unreachable is repeated there, under its identity, until
   /// it is answered or its time is over (Options::repeat_for): only then it may or may not have been applied.
-  /// Its `identity` is this worker's next sequence number if none is given.
+  /// Its `identity` is this worker's next sequence number if none is given. kAborted, and nothing is applied,
+  /// if the table was restored after that pull: the next pull shows what is there now.
+  ///
+  /// A table in rounds makes one step of what its workers push for their clocks, weighted by `samples`: the
+  /// push ends when the step has been made, and this worker's clock then is that of its next batch.
+  /// `identity` is this worker's own there.
   rpc::Future<PushSummary> push(std::span<const std::uint64_t> keys, const float* gradients,
                                 const PulledVersions& versions = {},
-                                std::optional<PushIdentity> identity = {});
+                                std::optional<PushIdentity> identity = {}, std::uint64_t samples = 1);
   /// push(), then pull() of `pull_keys`, which see the push, in one call to each shard; with bounded
   /// staleness, and for more than 4 MiB of rows from one shard, in two.
   rpc::Future<PushPullSummary> push_pull(std::span<const std::uint64_t> keys, const float* gradients,
                                          const PulledVersions& versions,
                                          std::span<const std::uint64_t> pull_keys, float* out,
-                                         std::optional<PushIdentity> identity = {});
+                                         std::optional<PushIdentity> identity = {},
+                                         std::uint64_t samples = 1);
   /// This worker has nothing to do with the table for a while, or any more: it holds nobody back.
   /// Idempotent.
   void leave();

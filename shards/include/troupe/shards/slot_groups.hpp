@@ -64,6 +64,10 @@ class SlotGroups {
 
   explicit SlotGroups(GroupMask groups);
   GroupMask groups() const;
+  /// Those for which pushes come here: all, until told otherwise. Others may be here, on their way from or to
+  /// another shard; what is pushed to this shard says nothing of them.
+  GroupMask active() const { return active_; }
+  void set_active(GroupMask groups);
   const std::vector<Kin>& kin() const { return kin_; }
   /// Workers of which something is known.
   std::size_t workers() const;
@@ -76,14 +80,17 @@ class SlotGroups {
   Seen look(std::uint64_t worker, std::uint64_t sequence) const;
   /// Makes room, so that mark() cannot fail. Throws std::bad_alloc, changing nothing that matters.
   void prepare(std::uint64_t worker);
-  /// The push is applied in all groups. Precondition: prepare(worker), look() was not too_old.
+  /// The push is applied in all active groups. Precondition: prepare(worker), look() was not too_old.
   void mark(std::uint64_t worker, std::uint64_t sequence);
   void forget(std::uint64_t worker);
   /// Adds what is known of these groups from elsewhere. Groups of other shards are left out.
   void merge(GroupMask groups, std::uint64_t worker, const SequenceWindow& window);
 
  private:
+  void separate(GroupMask groups);
+
   std::vector<Kin> kin_;
+  GroupMask active_ = ~GroupMask{0};
 };
 
 }  // namespace troupe::shards

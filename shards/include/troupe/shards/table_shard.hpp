@@ -6,6 +6,7 @@
 #include <span>
 
 #include <troupe/runtime/result.hpp>
+#include <troupe/shards/clock_policy.hpp>
 #include <troupe/shards/partition.hpp>
 #include <troupe/shards/row_store.hpp>
 #include <troupe/shards/slot_groups.hpp>
@@ -21,7 +22,7 @@ inline constexpr std::uint64_t kNotPulled = UINT64_MAX;
 struct PushHeader {
   /// Unique to one life of a worker: one that starts again counts its sequence anew and needs a new id.
   std::uint64_t worker = 0;
-  std::uint64_t clock = 0;  ///< the worker's clock; kept for the caller's StalenessGate
+  std::uint64_t clock = 0;  ///< the worker's clock; kept for who decides (ClockPolicy)
   /// Numbers this worker's pushes to this table, each its own; a repeated one is not applied again. Gaps
   /// are allowed, and any order within SequenceWindow::kSize.
   std::uint64_t sequence = 0;
@@ -104,6 +105,23 @@ class TableShard {
   Result<PushPullReceipt> push_pull(const PushHeader& header, std::span<const std::uint64_t> keys,
                                     std::span<const float> gradients,
                                     std::span<const std::uint64_t> pull_keys, float* out);
+
+  /// Those for which a route sends pushes here: see SlotGroups::set_active().
+  void set_active_groups(GroupMask groups);
+
+  // Tables in rounds: pushes are kept until their table's decider orders a step.
+
+  /// Checks a push as push() does and keeps it. false: it has been applied before, and is not kept.
+  /// kResourceExhausted, besides, if more is kept than a round needs.
+  Result<bool> keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+                    std::span<const float> gradients);
+  /// One step with the weighted sum of the pushes that the order takes and that were kept here; they and
+  /// those that it forgets are kept no more. An order that was carried out before is left alone; one that
+  /// fails may be repeated.
+  Result<void> carry_out(const StepOrder& order);
+  /// The last order that was carried out. A shard that takes another's place begins where that was.
+  std::uint64_t order_number() const;
+  void begin_orders_at(std::uint64_t number);
 
   /// Multiplies the optimizer's learning rate from now on: the hook of schedules. Starts as 1; not saved.
   /// Precondition: finite and not negative.

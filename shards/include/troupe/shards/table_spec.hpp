@@ -38,13 +38,34 @@ using Initializer = std::variant<Zeros, Uniform, Normal>;
 struct Asynchronous {
   friend bool operator==(const Asynchronous&, const Asynchronous&) = default;
 };
-/// No worker's clock runs more than `bound` ahead of the slowest live one (StalenessGate).
+/// No worker's clock runs more than `bound` ahead of the slowest live one.
 struct BoundedStaleness {
   std::uint64_t bound = 0;
   friend bool operator==(const BoundedStaleness&, const BoundedStaleness&) = default;
 };
+/// In rounds: one step with the pushes of all who take part (ClockPolicy).
+struct Synchronous {
+  friend bool operator==(const Synchronous&, const Synchronous&) = default;
+};
+/// What becomes of a push for a round that was decided without it.
+enum class LatePushes : std::uint8_t {
+  kDrop,   ///< nothing: its worker is told so
+  kScale,  ///< a step of its own, times 1 / (1 + rounds that it is late)
+};
+/// In rounds: one step with the first `k` pushes, or with those of all who take part if these are fewer.
+struct KOfN {
+  std::uint64_t k = 1;  ///< 1 or more
+  LatePushes late = LatePushes::kDrop;
+  friend bool operator==(const KOfN&, const KOfN&) = default;
+};
 
-using Consistency = std::variant<Asynchronous, BoundedStaleness>;
+/// Who waits for whom: see ClockPolicy.
+using Consistency = std::variant<Asynchronous, BoundedStaleness, Synchronous, KOfN>;
+
+/// Whether pushes are gathered in rounds, each of which is one step.
+inline bool in_rounds(const Consistency& consistency) {
+  return std::holds_alternative<Synchronous>(consistency) || std::holds_alternative<KOfN>(consistency);
+}
 
 /// How the learning rate of one push depends on its staleness s.
 enum class StepScaling : std::uint8_t {

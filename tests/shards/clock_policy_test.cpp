@@ -1,4 +1,4 @@
-#include <troupe/shards/staleness_gate.hpp>
+#include <troupe/shards/clock_policy.hpp>
 
 #include <algorithm>
 #include <functional>
@@ -11,9 +11,9 @@ namespace troupe::shards {
 namespace {
 
 TEST_CASE("a worker runs ahead by the bound and no further") {
-  StalenessGate gate(2);
-  REQUIRE(gate.join(1, 0).ok());
-  REQUIRE(gate.join(2, 0).ok());
+  ClockPolicy gate(BoundedStaleness{2});
+  gate.join(1);
+  gate.join(2);
   int resumed = 0;
   for (std::uint64_t clock = 0; clock <= 2; ++clock) {
     REQUIRE(gate.wait(1, clock, [&] { ++resumed; }).ok());
@@ -30,9 +30,9 @@ TEST_CASE("a worker runs ahead by the bound and no further") {
 }
 
 TEST_CASE("waiters run by clock, then by arrival") {
-  StalenessGate gate(0);
+  ClockPolicy gate(BoundedStaleness{0});
   std::vector<int> order;
-  for (std::uint64_t worker = 1; worker <= 4; ++worker) REQUIRE(gate.join(worker, 0).ok());
+  for (std::uint64_t worker = 1; worker <= 4; ++worker) gate.join(worker);
   REQUIRE(gate.wait(3, 2, [&] { order.push_back(3); }).ok());
   REQUIRE(gate.wait(2, 1, [&] { order.push_back(2); }).ok());
   REQUIRE(gate.wait(1, 1, [&] { order.push_back(1); }).ok());
@@ -45,9 +45,9 @@ TEST_CASE("waiters run by clock, then by arrival") {
 }
 
 TEST_CASE("a worker that leaves holds nobody back and its own waiters are dropped") {
-  StalenessGate gate(0);
-  REQUIRE(gate.join(1, 0).ok());
-  REQUIRE(gate.join(2, 0).ok());
+  ClockPolicy gate(BoundedStaleness{0});
+  gate.join(1);
+  gate.join(2);
   bool first = false;
   auto owned = std::make_shared<int>(0);
   REQUIRE(gate.wait(1, 1, [&] { first = true; }).ok());
@@ -57,7 +57,7 @@ TEST_CASE("a worker that leaves holds nobody back and its own waiters are droppe
   CHECK(first);
   CHECK(*owned == 1);
   CHECK_FALSE(gate.leave(2));
-  REQUIRE(gate.join(3, 0).ok());
+  gate.join(3);
   REQUIRE(gate.wait(1, 5, [&, owned] { *owned = 2; }).ok());
   CHECK(gate.leave(1));
   CHECK(*owned == 1);
@@ -66,32 +66,37 @@ TEST_CASE("a worker that leaves holds nobody back and its own waiters are droppe
 }
 
 TEST_CASE("who takes no part is told so, and with nobody everyone may go on") {
-  StalenessGate gate(1);
+  ClockPolicy gate(BoundedStaleness{1});
   CHECK(gate.may_proceed(100));
   CHECK(gate.advance(1, 1).error().code == Code::kNotFound);
   CHECK(gate.wait(1, 1, [] {}).error().code == Code::kNotFound);
-  REQUIRE(gate.join(1, 4).ok());
-  CHECK(gate.join(1, 4).error().code == Code::kAlreadyExists);
-  CHECK(gate.join_clock() == 4);
+  CHECK(gate.join(1) == 0);
+  REQUIRE(gate.advance(1, 4).ok());
+  CHECK(gate.join(1) == 4);  // it takes part already
+  CHECK(gate.join(2) == 4);  // where the slowest is
+  CHECK(gate.workers() == 2);
 }
 
 TEST_CASE("a clock never goes back") {
-  StalenessGate gate(0);
-  REQUIRE(gate.join(1, 5).ok());
+  ClockPolicy gate(BoundedStaleness{0});
+  gate.join(1);
+  REQUIRE(gate.advance(1, 5).ok());
   REQUIRE(gate.advance(1, 3).ok());
   CHECK(gate.minimum_clock() == 5);
 }
 
 TEST_CASE("the largest clocks and bounds do not overflow") {
-  StalenessGate gate(UINT64_MAX);
-  REQUIRE(gate.join(1, 1).ok());
+  ClockPolicy gate(BoundedStaleness{UINT64_MAX});
+  gate.join(1);
+  REQUIRE(gate.advance(1, 1).ok());
   CHECK(gate.may_proceed(UINT64_MAX));
+  CHECK(ClockPolicy(Asynchronous{}).may_proceed(UINT64_MAX));
 }
 
 TEST_CASE("a resumed function may use the gate") {
-  StalenessGate gate(0);
-  REQUIRE(gate.join(1, 0).ok());
-  REQUIRE(gate.join(2, 0).ok());
+  ClockPolicy gate(BoundedStaleness{0});
+  gate.join(1);
+  gate.join(2);
   int rounds = 0;
   std::function<void(std::uint64_t, std::uint64_t)> step = [&](std::uint64_t worker, std::uint64_t clock) {
     ++rounds;
@@ -109,8 +114,8 @@ TEST_CASE("a resumed function may use the gate") {
 }
 
 TEST_CASE("who closes the gate from within drops all others, and nobody takes part any more") {
-  StalenessGate gate(0);
-  for (const std::uint64_t worker : {1U, 2U, 3U}) REQUIRE(gate.join(worker, 0).ok());
+  ClockPolicy gate(BoundedStaleness{0});
+  for (const std::uint64_t worker : {1U, 2U, 3U}) gate.join(worker);
   std::vector<int> ran;
   auto owned = std::make_shared<int>(0);
   const std::weak_ptr<int> alive = owned;
@@ -129,8 +134,8 @@ TEST_CASE("who closes the gate from within drops all others, and nobody takes pa
 }
 
 TEST_CASE("one who throws as it goes on does not stop the gate") {
-  StalenessGate gate(0);
-  for (const std::uint64_t worker : {1U, 2U, 3U}) REQUIRE(gate.join(worker, 0).ok());
+  ClockPolicy gate(BoundedStaleness{0});
+  for (const std::uint64_t worker : {1U, 2U, 3U}) gate.join(worker);
   bool ran = false;
   REQUIRE(gate.wait(1, 1, [] { throw 1; }).ok());
   REQUIRE(gate.wait(2, 1, [&] { ran = true; }).ok());
@@ -143,7 +148,8 @@ TEST_CASE("one who throws as it goes on does not stop the gate") {
 /// Workers at random speeds that die, finish and join, checked against the rule itself.
 class Schedule {
  public:
-  Schedule(std::uint64_t seed, std::uint64_t bound) : random_(seed), bound_(bound), gate_(bound) {}
+  Schedule(std::uint64_t seed, std::uint64_t bound)
+      : random_(seed), bound_(bound), gate_(BoundedStaleness{bound}) {}
 
   void run(int steps) {
     for (int i = 0; i < steps; ++i) {
@@ -191,9 +197,8 @@ class Schedule {
   void step() {
     const auto dice = random_() % 20;
     if (workers_.empty() || (dice == 0 && workers_.size() < 8)) {
-      const std::uint64_t clock = gate_.join_clock();
-      workers_[next_] = {clock, false};
-      REQUIRE(gate_.join(next_++, clock).ok());
+      workers_[next_] = {gate_.join(next_), false};
+      ++next_;
     } else if (dice == 1) {
       remove(pick());  // dies, blocked or not
     } else if (const std::uint64_t id = pick(); !workers_.at(id).blocked) {
@@ -210,7 +215,7 @@ class Schedule {
 
   std::mt19937_64 random_;
   std::uint64_t bound_;
-  StalenessGate gate_;
+  ClockPolicy gate_;
   std::map<std::uint64_t, Worker> workers_;
   std::uint64_t next_ = 1;
 };
