@@ -1,6 +1,8 @@
 // What is thrown by what an endpoint calls ends there: the call gets its error, others go on.
 #include <stdexcept>
 
+#include <troupe/rpc/stream.hpp>
+
 #include "endpoint_support.hpp"
 
 namespace troupe::rpc {
@@ -106,6 +108,49 @@ TEST_CASE("exceptions: finding the callee throws") {
   REQUIRE(duo.until([&] { return answer.count == 1; }));
   CHECK(answer.code() == Code::kInternal);
   CHECK(answer.error->message.find("no idea") != std::string::npos);
+  check_goes_on(duo);
+}
+
+TEST_CASE("exceptions: decoding the arguments of a stream throws, and its reader has the error") {
+  SimDuo duo;
+  duo.connect();
+  struct Nothing {};
+  Methods<Nothing> methods;
+  methods.add("open", [](Nothing&, StreamWriter<std::int64_t>, Unreadable) {});
+  Nothing state;
+  duo.b.handler = [&, table = methods.table()](InboundCallPtr call) {
+    table->invoke(&state, std::move(call));
+  };
+  auto reader = open_stream<std::int64_t>(*duo.a.endpoint, {duo.ab, 1}, "open", "open", {}, Unreadable{});
+  auto next = reader.next_async(5s);
+  REQUIRE(duo.until([&] { return next.ready(); }));
+  const auto item = next.get();
+  REQUIRE_FALSE(item.ok());
+  CHECK(item.error().code == Code::kInternal);
+  CHECK(item.error().message.find("cannot be read") != std::string::npos);
+  CHECK(duo.b.endpoint->stats().exceptions == 0);
+  duo.b.handler = nullptr;
+  check_goes_on(duo);
+}
+
+TEST_CASE_TEMPLATE("exceptions: who is told of failures throws, and the caller is answered", Kind,
+                   TROUPE_ENDPOINT_TRANSPORTS) {
+  Duo<Kind> duo;
+  duo.connect();
+  duo.b.failure_hook = [] { throw std::runtime_error("the log"); };
+  const auto failed = duo.template call<int>("fail", std::string("on purpose"));
+  REQUIRE_FALSE(failed.ok());
+  CHECK(failed.error().code == Code::kAborted);
+  CHECK(failed.error().cause == "the cause");
+  // Also of a call that its handler drops.
+  duo.b.handler = [](const InboundCallPtr&) {};
+  const auto dropped = duo.template call<std::int64_t>("add", std::int64_t{1}, std::int64_t{2});
+  REQUIRE_FALSE(dropped.ok());
+  CHECK(dropped.error().message.find("dropped") != std::string::npos);
+  CHECK(duo.b.endpoint->stats().exceptions == 2);
+  CHECK(duo.b.endpoint->inbound_calls() == 0);
+  duo.b.handler = nullptr;
+  duo.b.failure_hook = nullptr;
   check_goes_on(duo);
 }
 

@@ -17,6 +17,8 @@ namespace {
 struct Source {
   std::vector<StreamWriter<std::int64_t>> writers;
   std::vector<StreamWriter<Tensor>> tensors;
+  std::function<void()> meanwhile;  // in the middle of "look"
+  std::string seen;
 
   static void methods(Methods<Source>& methods) {
     methods
@@ -32,7 +34,14 @@ struct Source {
                self.writers.push_back(std::move(out));
                pour(self.writers.back(), from, to);
              })
-        .add("plain", [](Source&, std::int64_t a) { return a; });
+        .add("plain", [](Source&, std::int64_t a) { return a; })
+        .add("look",
+             [](Source& self, StreamWriter<std::int64_t> out, std::string_view text) {
+               self.writers.push_back(std::move(out));
+               self.meanwhile();
+               self.seen = text;
+             })
+        .add("length", [](Source&, std::string_view text) { return static_cast<std::int64_t>(text.size()); });
   }
   /// Writes from..to-1 as there is room, then ends the stream.
   static void pour(StreamWriter<std::int64_t>& out, std::int64_t from, std::int64_t to) {
@@ -273,6 +282,72 @@ TEST_CASE("streams: a peer that dies ends them") {
   duo.world.world.kill("b");
   CHECK(*duo.next(reader).value() == 1);
   CHECK(duo.next(reader).error().code == Code::kUnavailable);
+}
+
+TEST_CASE_TEMPLATE("streams: what a method looks at stays while it runs, though its stream ends meanwhile",
+                   Kind, TROUPE_ENDPOINT_TRANSPORTS) {
+  const std::string text(200, 'a');
+  for (const bool by_reader : {true, false}) {
+    CAPTURE(by_reader);
+    StreamDuo<Kind> duo;
+    std::optional<StreamReader<std::int64_t>> reader;
+    duo.source.meanwhile = [&] {
+      if (by_reader)
+        reader->cancel();
+      else
+        duo.source.writers[0].end();
+      REQUIRE(duo.until([&] { return duo.source.writers[0].ended(); }));
+      // Memory that is free would be used again by these.
+      for (int i = 0; i < 20; ++i)
+        CHECK(duo.template call<std::int64_t>("length", std::string(text.size(), 'b')).ok());
+    };
+    reader.emplace(duo.template open<std::int64_t>("look", {}, text));
+    REQUIRE(duo.until([&] { return !duo.source.seen.empty(); }));
+    CHECK(duo.source.seen == text);
+    CHECK(duo.b.endpoint->inbound_calls() == 0);
+    const auto last = duo.next(*reader);
+    CHECK(
+        (by_reader ? !last.ok() && last.error().code == Code::kCancelled : last.ok() && !last->has_value()));
+  }
+}
+
+TEST_CASE("streams: items that nobody knows are not answered without end if their sender does not read") {
+  contract::Shm world;
+  Side a, b;
+  std::uint64_t forged = 0;  // all that b sends goes under this id, once it is set
+  int cancels = 0;
+  auto options = options_of(1, "alice");
+  options.limits.max_answer_bytes = 1 << 16;
+  a.endpoint = std::make_unique<Endpoint>(
+      world.a, std::make_unique<Forger>(world.make(world.a, "a"), [&](OutFrame&) { ++cancels; }), options, a);
+  b.endpoint = std::make_unique<Endpoint>(world.b,
+                                          std::make_unique<Forger>(world.make(world.b, "b"),
+                                                                   [&](OutFrame& frame) {
+                                                                     if (forged != 0)
+                                                                       patch_call_id(frame.head, forged);
+                                                                   }),
+                                          options_of(2, "bob"), b);
+  Methods<Source> methods;
+  Source::methods(methods);
+  Source source;
+  b.handler = [&, table = methods.table()](InboundCallPtr call) { table->invoke(&source, std::move(call)); };
+  const SessionId to_b = a.endpoint->connect(b.endpoint->listen(contract::Shm::kAnyPort).value()).value();
+  REQUIRE(world.run_until([&] { return a.endpoint->ready(to_b) && b.sessions.size() == 1; }, 10s));
+  auto reader = open_stream<std::int64_t>(*a.endpoint, {to_b, 1}, "open", "open",
+                                          {.items = 1 << 20, .bytes = std::uint64_t{1} << 40});
+  REQUIRE(world.run_until([&] { return source.writers.size() == 1; }, 10s));
+  cancels = 0;
+  forged = 4711;
+  constexpr int kItems = 200'000;
+  for (int i = 0; i < kItems; ++i) {
+    REQUIRE(source.writers[0].write(i).ok());
+    if (i % 64 == 0) world.a.poll();
+  }
+  for (int idle = 0; idle < 100;) idle = world.a.poll() == 0 ? idle + 1 : 0;
+  CHECK(a.endpoint->stats().replies_late == kItems);
+  CHECK(cancels > 0);
+  CHECK(cancels < kItems / 4);  // a ring full, and a little
+  source.writers.clear();
 }
 
 TEST_CASE("streams: repeated and reordered messages change nothing") {

@@ -50,6 +50,7 @@ class Side final : public EndpointEvents {
   Service service;
   std::function<void(InboundCallPtr)> handler;  // instead of the service
   std::function<void(SessionId)> closed_hook;
+  std::function<void()> failure_hook;
   std::vector<std::pair<SessionId, Duration>> quiet;
   std::uint64_t own_news = 0, heard_news = 0;
 
@@ -61,7 +62,10 @@ class Side final : public EndpointEvents {
     if (call->header().target == kKeeper) return service.kept.push_back(std::move(call));
     table_->invoke(&service, std::move(call));
   }
-  void on_failure(const InboundCall&, const Error& error) override { failures.push_back(error); }
+  void on_failure(const InboundCall&, const Error& error) override {
+    failures.push_back(error);
+    if (failure_hook) failure_hook();
+  }
   void on_session(SessionId session, const Peer& peer) override { sessions.emplace_back(session, peer); }
   void on_session_closed(SessionId session, const Peer&, const Error& error) override {
     closed.emplace_back(session, error);

@@ -310,6 +310,32 @@ TEST_CASE("shm: both sides use their rings, or neither does") {
   }
 }
 
+TEST_CASE("shm: a ring that is left in the middle of all its work is looked at no more") {
+  Couple couple;
+  for (std::uint64_t i = 0; i < 20; ++i) couple.a.send(make_frame(i, {4'000'000}));  // lent, to be copied
+  for (std::uint64_t i = 20; i < 2'000; ++i) couple.a.send(make_frame(i, {1'000}));  // past the ring's room
+  couple.b.way.poll();
+  REQUIRE(couple.a.in_flight() > 0);
+  couple.b.frames.clear();
+  // Also from inside of a handler, while the way's own reading is on the stack.
+  couple.b.frame_hook = [&] { couple.b.way.leave(couple.b.link); };
+  for (int i = 0; i < 1000 && couple.b.frames.empty(); ++i) couple.b.way.poll();
+  CHECK(couple.b.frames.size() == 1);
+  couple.a.way.leave(couple.a.link);
+  for (int i = 0; i < 100; ++i) {
+    CHECK(couple.a.way.poll() == 0);
+    CHECK(couple.b.way.poll() == 0);
+  }
+  CHECK(couple.b.frames.size() == 1);
+  CHECK(couple.a.way.arm());
+  CHECK(couple.b.way.arm());
+  couple.a.way.disarm();
+  couple.b.way.disarm();
+  couple.b.way.drain(couple.b.link);
+  couple.a.way.remove(couple.a.link);
+  couple.b.way.remove(couple.b.link);
+}
+
 TEST_CASE("shm: small messages past the ring's room wait, in order") {
   Couple couple;
   constexpr std::uint64_t kCount = 5000;

@@ -305,6 +305,33 @@ TEST_CASE("tcp: peers that keep what was lent to them make the process lend no m
   CHECK(ends.all_intact());
 }
 
+TEST_CASE("tcp: who had lent what the peer has taken may receive within the end of that memory") {
+  constexpr std::size_t kBytes = std::size_t{256} << 10;
+  Ends ends;
+  OutFrame frame = make_frame(0, {kBytes});
+  const Buffer memory = std::move(frame.parts[0]);
+  bool released = false;
+  frame.parts[0] = Buffer::adopt(memory.data(), kBytes, Device{}, [&] {
+    // As if something else had come into it: all links of a loop have one scratch.
+    std::fill(ends.a.scratch.begin(), ends.a.scratch.end(), std::byte{0xff});
+    released = true;
+  });
+  ends.a.connection->send(std::move(frame), false);
+  for (const TestDeadline deadline; ends.b.frames.empty();) {
+    static_cast<void>(ends.a.connection->flush(SIZE_MAX));
+    REQUIRE(ends.b.receive() == Connection::Got::kOn);  // which says that it has been taken
+    REQUIRE_FALSE(deadline.over());
+  }
+  CHECK_FALSE(released);
+  for (std::uint64_t i = 0; i < 5; ++i) ends.b.connection->send(make_frame(i, {100}), false);
+  for (const TestDeadline deadline; ends.a.frames.size() < 5;) {
+    REQUIRE(ends.a.receive() == Connection::Got::kOn);
+    REQUIRE_FALSE(deadline.over());
+  }
+  CHECK(released);
+  for (const auto& got : ends.a.frames) CHECK(got.intact);
+}
+
 TEST_CASE("tcp: without a pipe parts are copied instead of lent") {
   Ends ends;
   rlimit before{};

@@ -241,6 +241,30 @@ TEST_CASE_TEMPLATE("transport: a link may be paused in the handler of each messa
   CHECK(pair.b.in_order());
 }
 
+/// UCX brings to its end what it has begun, also while nothing is to be read.
+TEST_CASE_TEMPLATE("transport: a message on its way when its link is paused is kept, however long it is",
+                   Kind, UcxNative, UcxTcp) {
+  Pair<Kind> pair;
+  pair.warm_up();
+  constexpr std::size_t kBytes = 80 * kMiB;  // more than is held of several
+  bool asked = false;
+  pair.b.parts_hook = [&](std::size_t total, std::vector<Buffer>& parts) -> Result<void> {
+    pair.tb->pause(pair.b.link(), true);
+    asked = true;
+    parts.push_back(Buffer::allocate(total));
+    return {};
+  };
+  REQUIRE(pair.ta->send(pair.a.link(), make_frame(0, {kBytes})).ok());
+  REQUIRE(pair.until([&] { return asked && pair.ta->bytes_in_flight(pair.a.link()) == 0; }));
+  pair.settle();
+  CHECK(pair.b.frames.empty());
+  CHECK(pair.b.closed() == 0);
+  pair.tb->pause(pair.b.link(), false);
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == 1; }));
+  CHECK(pair.b.damaged() == 0);
+  CHECK(pair.b.closed() == 0);
+}
+
 TEST_CASE_TEMPLATE("transport: a paused link ends with its peer, and what that had sent arrives", Kind,
                    TROUPE_TRANSPORTS) {
   Pair<Kind> pair;

@@ -55,13 +55,13 @@ void Answers::keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoin
   if (!record) return;
   Caller& owner = callers_.at(caller);
   if (owner.gone) return forget(caller, id);
+  owner.kept.push_back({id, now + limits_.time});
   record->first = nullptr;
   record->bytes = bytes_of(answer);
   record->answer = std::move(answer);
   owner.bytes += record->bytes;
   bytes_ += record->bytes;
   owner.last = now;
-  owner.kept.push_back({id, now + limits_.time});
   while (owner.kept.size() > 1 && (owner.kept.size() > limits_.answers || owner.bytes > limits_.bytes))
     give_up_oldest(owner);
   if (bytes_ > limits_.total_bytes) keep_within_total(owner);
@@ -136,12 +136,12 @@ InboundCall* EndpointCore::first_of(const InboundCall& repeat) {
   return record ? record->first : nullptr;
 }
 
-/// Takes a call that has run, or runs, already. False: it is the first with its token, and now known.
-bool EndpointCore::take_repeat(InboundCallPtr& call) {
-  const std::uint64_t caller = caller_of(*call);
+/// Takes a call of `caller` that has run, or runs, already. False: it is the first with its token, and now
+/// known.
+bool EndpointCore::take_repeat(InboundCallPtr& call, std::uint64_t caller) {
   const Answers::Id id = Answers::id_of(*call);
   Answers::Record* record = answers_->find(caller, id);
-  if (!record) {
+  if (!record || (!record->first && !record->answer)) {
     record = answers_->begin(caller, id);
     if (!record) {
       call->reply_error({Code::kResourceExhausted, "too many nodes have calls with tokens running here"});
@@ -171,10 +171,42 @@ bool EndpointCore::take_repeat(InboundCallPtr& call) {
   return true;
 }
 
+/// Keeps the answer of a call that has run, or, if it is too long for that, that it has. False: neither was
+/// to be had.
+bool EndpointCore::keep_answer(std::uint64_t caller, const InboundCall& call, const OutFrame& frame) {
+  const Answers::Id id = Answers::id_of(call);
+  try {
+    if (bytes_of(frame) <= answers_->limits().bytes / 2) {
+      // What is sent may lie in memory that the actor goes on to change.
+      answers_->keep(caller, id, copy_of(frame), loop_.now());
+    } else {
+      const auto too_long = encode(
+          {MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}}, [&](OutMessage& out) {
+            out.error({Code::kDataLoss,
+                       "this call has run, but its answer was too long to be kept for a repeat",
+                       options_.node_name});
+          });
+      if (!too_long) return false;
+      answers_->keep(caller, id, copy_of(*too_long), loop_.now());
+    }
+    liveness_->wake();
+    return true;
+  } catch (...) {
+    on_thrown("keeping an answer");
+    return false;
+  }
+}
+
 /// Answers a first call and the repeats that wait with it. `call` is forgotten already.
 void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool keep) {
   const std::uint64_t caller = std::exchange(call.token_owner_, 0);
   const Answers::Id id = Answers::id_of(call);
+  Answers::Record* record = answers_->find(caller, id);
+  std::vector<InboundCallPtr> repeats;
+  if (record) {
+    record->first = nullptr;
+    repeats.swap(record->repeats);
+  }
   if (call.span_) end_span(call, std::move(call.span_));
   const MessageHeader header{MessageKind::kReply, call.header().call_id, 0, 0, 0, Duration{0}, {}};
   auto frame = encode(header, body, call.session_);
@@ -185,25 +217,10 @@ void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool 
   if (frame && bytes_of(*frame) > options_.limits.max_message_bytes)
     replace({Code::kResourceExhausted, "the answer is longer than the messages that are allowed",
              options_.node_name});
-  Answers::Record* record = answers_->find(caller, id);
-  auto repeats = record ? std::exchange(record->repeats, {}) : std::vector<InboundCallPtr>();
-  if (!frame || !keep) {
-    answers_->forget(caller, id);
-  } else if (bytes_of(*frame) <= answers_->limits().bytes / 2) {
-    // What is sent may lie in memory that the actor goes on to change.
-    answers_->keep(caller, id, copy_of(*frame), loop_.now());
-    liveness_->wake();
-  } else if (auto too_long = encode(header, [&](OutMessage& out) {
-               out.error({Code::kDataLoss,
-                          "this call has run, but its answer was too long to be kept for a repeat",
-                          options_.node_name});
-             })) {
-    answers_->keep(caller, id, copy_of(*too_long), loop_.now());
-    liveness_->wake();
-  }
+  if (!frame || !keep || !keep_answer(caller, call, *frame)) answers_->forget(caller, id);
   if (!frame) return;
   send_kept(call, *frame);
-  if (!keep) return begin_repeats(std::move(repeats));
+  if (!keep) return begin_repeats(caller, std::move(repeats));
   for (const InboundCallPtr& repeat : repeats) {
     forget(*repeat);
     send_kept(*repeat, *frame);
@@ -211,9 +228,9 @@ void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool 
 }
 
 /// What they repeat never ran: the latest of them does, and the others wait for that one.
-void EndpointCore::begin_repeats(std::vector<InboundCallPtr>&& repeats) {
+void EndpointCore::begin_repeats(std::uint64_t caller, std::vector<InboundCallPtr>&& repeats) {
   for (auto repeat = repeats.rbegin(); repeat != repeats.rend(); ++repeat)
-    if (!take_repeat(*repeat)) hand_on(std::move(*repeat));
+    if (!take_repeat(*repeat, caller)) hand_on(std::move(*repeat));
 }
 
 void EndpointCore::send_kept(const InboundCall& call, const OutFrame& answer) {

@@ -146,6 +146,7 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
       FunctionMetrics& made = all.emplace_back();
       made.function = series.name.empty() ? hex(series.method) : series.name;
       made.side = side;
+      made.waiting = series.waiting;
       made.retries = series.retries;
       made.bytes_sent = series.bytes_sent;
       made.bytes_received = series.bytes_received;
@@ -166,16 +167,7 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
 // ---- The endpoint's -----------------------------------------------------------------------------
 
 std::vector<FunctionMetrics> EndpointCore::function_metrics() {
-  if (!metrics_) return {};
-  std::unordered_map<std::string_view, std::uint64_t> waiting;
-  for (const OpenCall& call : calls_.all())
-    if (call.sink && call.waits && call.metered.series) ++waiting[call.metered.series->name];
-  std::vector<FunctionMetrics> all = metrics_->snapshot();
-  for (FunctionMetrics& each : all)
-    if (const auto found = waiting.find(each.function);
-        each.side == CallSide::kClient && found != waiting.end())
-      each.waiting = found->second;
-  return all;
+  return metrics_ ? metrics_->snapshot() : std::vector<FunctionMetrics>();
 }
 
 /// It has no duration here, and no end that anybody hears of.

@@ -31,6 +31,29 @@ TimePoint deadline_of(const CallScope* scope) {
   return scope ? scope->deadline() : TimePoint::never();
 }
 
+bool CallScope::cancelled_or_expired() const {
+  if (cancelled() || deadline_ == TimePoint::never()) return cancelled();
+  const std::lock_guard lock(end_);
+  return endpoint_ && endpoint_->loop().clock().now() >= deadline_;
+}
+
+Duration CallScope::time_left() const {
+  const std::lock_guard lock(end_);
+  if (cancelled() || !endpoint_) return Duration::zero();
+  return std::max(rpc::time_left(deadline_, endpoint_->loop().clock().now()), Duration::zero());
+}
+
+void CallScope::on_cancel_from_anywhere(UniqueFunction<void()> told) {
+  {
+    const std::lock_guard lock(end_);
+    if (endpoint_ && !endpoint_->loop().in_turn())
+      return endpoint_->loop().post([self = shared_from_this(), told = std::move(told)]() mutable {
+        self->on_cancel(std::move(told));
+      });
+  }
+  on_cancel(std::move(told));
+}
+
 void CallScope::add(std::uint64_t call_id) {
   if (!endpoint_) return;
   if (calls_.size() >= look_at_) {
@@ -63,7 +86,10 @@ void CallScope::cancel() {
 void CallScope::finish() {
   if (!endpoint_) return;
   endpoint_->loop().cancel(*this);
-  endpoint_ = nullptr;
+  {
+    const std::lock_guard lock(end_);
+    endpoint_ = nullptr;
+  }
   calls_.clear();
   std::exchange(told_, {}).clear();  // last: what they own may do anything
 }
@@ -111,8 +137,10 @@ class EndpointCore::Cancelling {
 
   void mark(InboundCall& call) {
     call.cancelled_ = true;
-    if (call.scope_) scopes_.push_back(call.scope_);
-    if (!call.awaited_.expired()) answers_.push_back(call.awaited_);
+    endpoint_.shield("noting a cancellation", [&] {
+      if (call.scope_) scopes_.push_back(call.scope_);
+      if (!call.awaited_.expired()) answers_.push_back(call.awaited_);
+    });
   }
   void tell() {
     for (const auto& scope : scopes_) scope->cancel();
@@ -144,11 +172,19 @@ void EndpointCore::cancel_all_inbound(PeerCalls& calls) {
   Cancelling cancelling(*this);
   std::size_t chain = 0;
   while (InboundCall* call = calls.in.any(chain)) {
-    // One with a token may come back for its answer, on another link.
-    if (call->header().kind == MessageKind::kRequest && call->token_owner_ == 0) cancelling.mark(*call);
     calls.in.remove(*call);
     orphans_.add(*call);
+    // One with a token may come back for its answer, on another link.
+    if (call->header().kind == MessageKind::kRequest && call->token_owner_ == 0) cancelling.mark(*call);
   }
+  cancelling.tell();
+}
+
+/// The endpoint goes. Those with a token, and messages, too: whoever works on one, perhaps in the pool, is to
+/// see that it is for nothing.
+void EndpointCore::cancel_orphans() {
+  Cancelling cancelling(*this);
+  orphans_.for_each([&](InboundCall& call) { cancelling.mark(call); });
   cancelling.tell();
 }
 
@@ -185,15 +221,18 @@ EndpointEvents* CallContext::owner() const {
 }
 
 Duration CallContext::time_left() const {
-  return endpoint_ ? rpc::time_left(deadline, endpoint_->loop().clock().now()) : kNoDeadline;
+  if (!active_.call) {
+    if (active_.scope) return active_.scope->time_left();
+    return endpoint_ ? Duration::zero() : kNoDeadline;  // copied after the answer, or made of no call
+  }
+  const Loop* const loop = active_.call->loop();
+  if (!loop || active_.call->cancelled()) return Duration::zero();
+  return std::max(rpc::time_left(deadline, loop->clock().now()), Duration::zero());
 }
 
 void CallContext::on_cancel(UniqueFunction<void()> told) const {
-  const auto scope = active_.call ? active_.call->scope() : active_.scope;
-  if (!scope) return;
-  if (!endpoint_) return scope->on_cancel(std::move(told));
-  const Loop::Turn turn(endpoint_->loop());  // a method on the pool has it not
-  scope->on_cancel(std::move(told));
+  if (const auto scope = active_.call ? active_.call->scope() : active_.scope)
+    scope->on_cancel_from_anywhere(std::move(told));
 }
 
 }  // namespace troupe::rpc

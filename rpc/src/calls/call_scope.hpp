@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include <troupe/runtime/task.hpp>
@@ -13,7 +15,8 @@
 namespace troupe::rpc::detail {
 
 /// Made when the handler of a call first makes another one, or wants to hear of cancellation; most calls
-/// never have one. With the turn, but for its end.
+/// never have one. With the turn, but for its end, and for what says otherwise: a method on the pool may go
+/// on when its call has been answered, or the node has gone.
 class CallScope final : public std::enable_shared_from_this<CallScope>, private TimerNode {
  public:
   CallScope(EndpointCore& endpoint, TimePoint deadline, const TraceContext& trace, Metadata metadata,
@@ -28,12 +31,13 @@ class CallScope final : public std::enable_shared_from_this<CallScope>, private 
   const TraceContext& trace() const { return trace_; }
   /// What calls within it carry, too.
   const Metadata& metadata() const { return metadata_; }
-  /// This and cancelled_or_expired(): also on a thread of the pool, while the call is open.
+  /// Any thread, as the next three, which may read the clock.
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
-  /// Reads the clock.
-  bool cancelled_or_expired() const {
-    return cancelled() || (endpoint_ && endpoint_->loop().clock().now() >= deadline_);
-  }
+  bool cancelled_or_expired() const;
+  /// For how long somebody waits still: not at all once it is cancelled, or finished.
+  Duration time_left() const;
+  /// on_cancel() with the turn, soon if the thread has it not.
+  void on_cancel_from_anywhere(UniqueFunction<void()> told);
 
   /// Ends the calls made in its name and tells those who wanted to hear. Idempotent.
   void cancel();
@@ -48,6 +52,7 @@ class CallScope final : public std::enable_shared_from_this<CallScope>, private 
   void on_timer() override { cancel(); }
 
   EndpointCore* endpoint_;  // null: finished
+  mutable std::mutex end_;  // with it that is changed, and read by others than the loop
   TimePoint deadline_;
   TraceContext trace_;
   Metadata metadata_;

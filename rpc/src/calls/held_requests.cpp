@@ -11,9 +11,9 @@ constexpr Duration kBetweenLooks{std::chrono::milliseconds(10)};
 }  // namespace
 
 void HeldRequests::push(InboundCallPtr call) {
-  call->held_ = ++last_;
-  earliest_ = std::min(earliest_, call->deadline());
   calls_.push_back(std::move(call));
+  calls_.back()->held_ = ++last_;
+  earliest_ = std::min(earliest_, calls_.back()->deadline());
   ++count_;
 }
 
@@ -43,8 +43,9 @@ std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
       earliest_ = std::min(earliest_, call->deadline());
       continue;
     }
+    expired.emplace_back();
     call->held_ = 0;
-    expired.push_back(std::move(call));
+    expired.back() = std::move(call);
     --count_;
   }
   trim();

@@ -32,7 +32,12 @@ void EndpointCore::enlist(InboundCall& call) {
 }
 
 InboundCall::~InboundCall() {
-  if (endpoint_) reply_error({Code::kInternal, "the handler dropped the call without an answer"});
+  if (!endpoint_) return;
+  EndpointCore& endpoint = *endpoint_;
+  endpoint.shield("answering a call that was dropped", [&] {
+    reply_error({Code::kInternal, "the handler dropped the call without an answer"});
+  });
+  if (endpoint_) endpoint.abandon(*this);
 }
 
 void InboundCall::reply_error(Error error) {
@@ -44,7 +49,7 @@ void InboundCall::reply_error(Error error) {
   if (span_) note_error(error);
   if (error.node.empty()) {  // else it has been told where it happened
     error.node = endpoint_->options().node_name;
-    endpoint_->events_.on_failure(*this, error);
+    endpoint_->shield("who is told of failures", [&] { endpoint_->events_.on_failure(*this, error); });
     if (!endpoint_) return;
   }
   if (direct_) return reply_directly_error(std::move(error));
@@ -87,14 +92,18 @@ void EndpointCore::forget(InboundCall& call) {
 
 /// Ends a call without an answer, as if it had never come.
 void EndpointCore::drop(InboundCallPtr call) {
-  if (const std::uint64_t owner = std::exchange(call->token_owner_, 0); owner != 0) {
+  abandon(*call);
+}
+
+void EndpointCore::abandon(InboundCall& call) {
+  if (const std::uint64_t owner = std::exchange(call.token_owner_, 0); owner != 0) {
     // Its repeats have nothing to wait for; they answer as they go.
-    const Answers::Id id = Answers::id_of(*call);
+    const Answers::Id id = Answers::id_of(call);
     Answers::Record* record = answers_->find(owner, id);
     const auto repeats = record ? std::exchange(record->repeats, {}) : std::vector<InboundCallPtr>();
     answers_->forget(owner, id);
   }
-  forget(*call);
+  forget(call);
 }
 
 void EndpointCore::delist(InboundCall& call) {

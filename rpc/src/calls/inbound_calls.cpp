@@ -1,6 +1,7 @@
 #include "calls/inbound_calls.hpp"
 
 #include <bit>
+#include <new>
 #include <utility>
 
 namespace troupe::rpc {
@@ -9,9 +10,11 @@ InboundCalls::InboundCalls(std::uint64_t random) : factor_(random | 1) {
   set_chains(kFirstChains);
 }
 
-void InboundCalls::set_chains(std::size_t count) {
-  chains_ = std::vector<InboundCall*>(count, nullptr);
+/// Returns the chains there were. None are changed if there is no memory for others.
+std::vector<InboundCall*> InboundCalls::set_chains(std::size_t count) {
+  std::vector<InboundCall*> chains(count, nullptr);
   shift_ = 64 - std::countr_zero(count);
+  return std::exchange(chains_, std::move(chains));
 }
 
 InboundCall* InboundCalls::find(std::uint64_t call_id) const {
@@ -25,16 +28,22 @@ InboundCall* InboundCalls::any(std::size_t& from) const {
   return from < chains_.size() ? chains_[from] : nullptr;
 }
 
+/// Without memory the chains only get longer.
 void InboundCalls::grow() {
-  const auto before = std::move(chains_);
-  set_chains(2 * before.size());
-  for (InboundCall* first : before)
-    for (InboundCall* call = first; call;) link(*std::exchange(call, call->next_));
+  try {
+    const auto before = set_chains(2 * chains_.size());
+    for (InboundCall* first : before)
+      for (InboundCall* call = first; call;) link(*std::exchange(call, call->next_));
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 /// There are none: what a crowd has left is given back.
 void InboundCalls::shrink() {
-  set_chains(kFirstChains);
+  try {
+    set_chains(kFirstChains);
+  } catch (const std::bad_alloc&) {  // not even for few
+  }
 }
 
 }  // namespace troupe::rpc

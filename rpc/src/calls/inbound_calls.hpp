@@ -74,7 +74,7 @@ class InboundCalls {
   }
   void grow();
   void shrink();
-  void set_chains(std::size_t count);
+  std::vector<InboundCall*> set_chains(std::size_t count);
 
   std::vector<InboundCall*> chains_;  // a power of two
   std::size_t count_ = 0;       // not beside bytes_: both would be loaded as one, right after two stores

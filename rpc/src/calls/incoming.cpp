@@ -41,7 +41,7 @@ void EndpointCore::begin_request(InboundCallPtr call) {
   if (inbound_calls_ > options_.limits.max_inbound_calls)
     return call->reply_error({Code::kResourceExhausted, std::to_string(options_.limits.max_inbound_calls) +
                                                             " calls wait for their answers here already"});
-  if (call->header().token != 0 && take_repeat(call)) return;
+  if (call->header().token != 0 && take_repeat(call, caller_of(*call))) return;
   hand_on(std::move(call));
 }
 

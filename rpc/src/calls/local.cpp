@@ -95,12 +95,18 @@ std::uint64_t EndpointCore::open_directly(CallTarget target, const MessageHeader
   const TimePoint begun = loop_.fresh_now();
   const TimePoint deadline = begun + header.remaining;  // never, if there is none
   if (header.remaining != kNoDeadline) loop_.schedule(opened, deadline);
-  if (metrics_)
-    opened.metered = metrics_->begin(CallSide::kClient, header.method, begun, [&] { return sink.called(); });
-  ++stats_.calls_sent;
-  if (scope) scope->add(call_id);
-  direct->header.call_id = call_id;
-  deliver_local({nullptr, std::make_unique<InboundCall>(*this, std::move(direct), deadline), nullptr});
+  try {
+    if (metrics_)
+      opened.metered =
+          metrics_->begin(CallSide::kClient, header.method, begun, [&] { return sink.called(); });
+    ++stats_.calls_sent;
+    if (scope) scope->add(call_id);
+    direct->header.call_id = call_id;
+    deliver_local({nullptr, std::make_unique<InboundCall>(*this, std::move(direct), deadline), nullptr});
+  } catch (...) {  // there is no memory: whoever waits hears it
+    Error error = detail::current_exception_error("making a call");
+    if (OpenCall* failed = find_call(call_id)) complete(*failed, std::move(error));
+  }
   return call_id;
 }
 

@@ -23,6 +23,12 @@ struct OpenCall final : TimerNode {
   OpenCall(EndpointCore& owner, std::uint32_t own_slot) : endpoint(owner), slot(own_slot) {}
   std::uint64_t id() const { return (std::uint64_t{generation} << 32) | slot; }  // never 0
 
+  void set_waits(bool on) {
+    if (on) waits_in = metered.series;
+    if (waits != on && waits_in) on ? ++waits_in->waiting : --waits_in->waiting;
+    waits = on;
+  }
+
   EndpointCore& endpoint;
   std::uint32_t slot;
   std::uint32_t generation = 1;
@@ -31,12 +37,13 @@ struct OpenCall final : TimerNode {
   Session* session = nullptr;    // while it takes a place there, sent or waiting
   FlowQueue::Position position;  // while it waits
   std::size_t bytes = 0;         // while it is sent
-  bool waits = false;
-  bool attempt = false;  // of a call that may be tried again: its end is not the caller's last word
+  bool waits = false;            // changed by set_waits()
+  bool attempt = false;          // of a call that may be tried again: its end is not the caller's last word
   detail::MeteredCall metered;
-  std::shared_ptr<const Tensor> into;  // where the answer's first tensor is to lie
-  std::unique_ptr<InMessage> parked;   // a stream's reply that came before the last item
-  OpenSpan span;                       // null: it is not traced
+  detail::CallSeries* waits_in = nullptr;  // where it is counted while it waits
+  std::shared_ptr<const Tensor> into;      // where the answer's first tensor is to lie
+  std::unique_ptr<InMessage> parked;       // a stream's reply that came before the last item
+  OpenSpan span;                           // null: it is not traced
 
  private:
   friend class OpenCalls;
@@ -84,10 +91,8 @@ class CallSlots {
   CallSlots& operator=(const CallSlots&) = delete;
 
   OpenCall& take(EndpointCore& owner) {
-    if (free_.empty()) {
-      free_.push_back(static_cast<std::uint32_t>(slots_.size()));
-      slots_.emplace_back(owner, free_.back());
-    }
+    if (free_.empty()) [[unlikely]]
+      add_slot(owner);
     OpenCall& call = slots_[free_.back()];
     allow_use(&call, sizeof call);
     free_.pop_back();
@@ -113,10 +118,16 @@ class CallSlots {
     forbid_use(rest, static_cast<std::size_t>(reinterpret_cast<const std::byte*>(&call + 1) - rest));
   }
   std::size_t open() const { return open_; }
-  /// Slots, those that are free too.
-  const std::deque<OpenCall>& all() const { return slots_; }
 
  private:
+  /// give_back() must not fail, so there is always room for all to be free.
+  void add_slot(EndpointCore& owner) {
+    if (free_.capacity() <= slots_.size()) free_.reserve(2 * slots_.size() + 16);
+    const auto slot = static_cast<std::uint32_t>(slots_.size());
+    slots_.emplace_back(owner, slot);
+    free_.push_back(slot);
+  }
+
   std::deque<OpenCall> slots_;
   std::vector<std::uint32_t> free_;
   std::size_t open_ = 0;

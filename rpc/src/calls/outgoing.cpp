@@ -1,5 +1,6 @@
 // Calls of ours: making them, and ending each of them once.
 #include "calls/call_scope.hpp"
+#include "calls/frugal_error.hpp"
 #include "calls/retrying_call.hpp"
 #include "endpoint/core_sources.hpp"
 #include "wire/head_pool.hpp"
@@ -8,7 +9,7 @@ namespace troupe::rpc {
 
 namespace {
 Error shutting_down() {
-  return {Code::kCancelled, "the node shuts down"};
+  return frugal_error(Code::kCancelled, "the node shuts down");
 }
 }  // namespace
 
@@ -30,7 +31,7 @@ ReplySink& EndpointCore::release(OpenCall& call) {
 void EndpointCore::complete(OpenCall& call, Result<std::unique_ptr<InMessage>>&& reply) {
   end_metered(call.metered, reply);
   if (call.span) [[unlikely]]
-    end_span(call, reply);
+    shield("ending a span", [&] { end_span(call, reply); });
   ReplySink& sink = release(call);
   shield("who waited for an answer", [&] { sink.on_reply(std::move(reply)); });  // last: it may do anything
 }
@@ -38,9 +39,9 @@ void EndpointCore::complete(OpenCall& call, Result<std::unique_ptr<InMessage>>&&
 void OpenCall::on_timer() {
   ++endpoint.stats_.deadlines_exceeded;
   const std::uint64_t call_id = id();
-  if (!waits && !attempt) endpoint.send_cancel(target, call_id);
+  if (!waits && !attempt) endpoint.shield("giving a call up", [&] { endpoint.send_cancel(target, call_id); });
   if (endpoint.find_call(call_id) == this)
-    endpoint.complete(*this, Error{Code::kDeadlineExceeded, "no answer in time"});
+    endpoint.complete(*this, frugal_error(Code::kDeadlineExceeded, "no answer in time"));
 }
 
 std::uint64_t Endpoint::call(CallTarget target, MethodId method, const CallOptions& options,
@@ -122,28 +123,32 @@ std::uint64_t EndpointCore::begin(const MessageHeader& header, CallTarget target
   opened.sink = &sink;
   opened.target = target;
   opened.span = std::move(span);
-  if (options.into) [[unlikely]] {
-    opened.into = options.into;
-    claim_into(*opened.into);
-  }
   const std::uint64_t call_id = opened.id();
   // now() may lie far back if a handler that took long makes the call.
   const TimePoint now = loop_.fresh_now();
   if (header.remaining != kNoDeadline) loop_.schedule(opened, now + header.remaining);
-  if (metrics_)
-    opened.metered = metrics_->begin(CallSide::kClient, header.method, now, [&] { return sink.called(); });
-  ++stats_.calls_sent;
-  if (scope) scope->add(call_id);
+  try {
+    if (options.into) [[unlikely]] {
+      claim_into(*options.into);
+      opened.into = options.into;
+    }
+    if (metrics_)
+      opened.metered = metrics_->begin(CallSide::kClient, header.method, now, [&] { return sink.called(); });
+    ++stats_.calls_sent;
+    if (scope) scope->add(call_id);
 
-  message.set_call_id(call_id);
-  if (message.has_tensors()) lease_tensors(message, target.session, options.token == 0);
-  auto frame = message.finish(max_head_bytes(target.session));
-  if (!frame) {
-    failure = std::move(frame).error();
-    return call_id;
+    message.set_call_id(call_id);
+    if (message.has_tensors()) lease_tensors(message, target.session, options.token == 0);
+    auto frame = message.finish(max_head_bytes(target.session));
+    if (!frame) {
+      failure = std::move(frame).error();
+      return call_id;
+    }
+    Result<void> sent = send_frame(target.session, std::move(*frame), Flow::kCall, &opened);
+    if (!sent) failure = std::move(sent).error();
+  } catch (...) {
+    failure = detail::current_exception_error("making a call");  // there is no memory: whoever waits hears it
   }
-  Result<void> sent = send_frame(target.session, std::move(*frame), Flow::kCall, &opened);
-  if (!sent) failure = std::move(sent).error();
   return call_id;
 }
 
@@ -154,14 +159,14 @@ std::size_t EndpointCore::max_head_bytes(SessionId session) const {
 
 Result<OutFrame> EndpointCore::encode(const MessageHeader& header, const BodyWriter& body, SessionId to,
                                       bool share) {
-  OutMessage message(pool_, header, heads_.get());
   try {
+    OutMessage message(pool_, header, heads_.get());
     body(message);
+    if (message.has_tensors()) lease_tensors(message, to, share);
+    return message.finish(max_head_bytes(to));
   } catch (...) {
     return detail::current_exception_error("encoding a message");
   }
-  if (message.has_tensors()) lease_tensors(message, to, share);
-  return message.finish(max_head_bytes(to));
 }
 
 Result<void> EndpointCore::send(CallTarget target, MethodId method, const CallOptions& options,
@@ -198,8 +203,8 @@ void EndpointCore::cancel(std::uint64_t call_id) {
     return retrying->second->cancel();
   OpenCall* call = find_call(call_id);
   if (!call) return;
-  if (!call->waits) send_cancel(call->target, call_id);
-  if (find_call(call_id) == call) complete(*call, Error{Code::kCancelled, "cancelled by the caller"});
+  if (!call->waits) shield("giving a call up", [&] { send_cancel(call->target, call_id); });
+  if (find_call(call_id) == call) complete(*call, frugal_error(Code::kCancelled, "cancelled by the caller"));
 }
 
 void EndpointCore::send_cancel(CallTarget target, std::uint64_t call_id) {

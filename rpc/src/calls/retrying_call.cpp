@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "calls/call_scope.hpp"
+#include "calls/frugal_error.hpp"
 #include "endpoint/core.hpp"
 #include "wire/envelope_patch.hpp"
 
@@ -55,6 +56,14 @@ Result<CallTarget> EndpointCore::RetryingCall::find_target() const {
 }
 
 void EndpointCore::RetryingCall::attempt() {
+  try {
+    make_attempt();
+  } catch (...) {  // before anybody was called: nothing comes that would end this
+    finish(frugal_error(Code::kResourceExhausted, "no memory for another attempt"));
+  }
+}
+
+void EndpointCore::RetryingCall::make_attempt() {
   state_ = State::kTrying;
   attempt_id_ = 0;
   if (++attempts_ > 1) {
@@ -62,7 +71,7 @@ void EndpointCore::RetryingCall::attempt() {
     if (metered_.series) ++metered_.series->retries;
   }
   const Duration left = time_left(deadline_, endpoint_.loop_.refresh_now());
-  if (left <= Duration::zero()) return finish(Error{Code::kDeadlineExceeded, "no answer in time"});
+  if (left <= Duration::zero()) return finish(frugal_error(Code::kDeadlineExceeded, "no answer in time"));
   auto target = find_target();
   if (!target) return on_reply(target.error());
   target_ = *target;
@@ -90,7 +99,9 @@ void EndpointCore::RetryingCall::on_reply(Result<std::unique_ptr<InMessage>> rep
   }
   const bool given_up = !reply && reply.error().code == Code::kDeadlineExceeded;
   if (!reply && attempts_ > 1)
-    reply = with_context(reply.error(), "after " + std::to_string(attempts_) + " attempts");
+    endpoint_.shield("telling of attempts", [&] {
+      reply = with_context(reply.error(), "after " + std::to_string(attempts_) + " attempts");
+    });
   end(std::move(reply), given_up ? attempt_id_ : 0);
 }
 
@@ -107,7 +118,7 @@ void EndpointCore::RetryingCall::end(Result<std::unique_ptr<InMessage>> reply, s
   EndpointCore& endpoint = endpoint_;
   const CallTarget target = target_;
   finish(std::move(reply));
-  if (given_up != 0) endpoint.send_cancel(target, given_up);
+  if (given_up != 0) endpoint.shield("giving a call up", [&] { endpoint.send_cancel(target, given_up); });
 }
 
 void EndpointCore::RetryingCall::cancel() {
@@ -116,7 +127,7 @@ void EndpointCore::RetryingCall::cancel() {
     endpoint_.cancel(open);  // its answer, kCancelled, ends this
     return;
   }
-  end(Error{Code::kCancelled, "cancelled by the caller"}, open);
+  end(frugal_error(Code::kCancelled, "cancelled by the caller"), open);
 }
 
 void EndpointCore::RetryingCall::finish(Result<std::unique_ptr<InMessage>> reply) {
@@ -166,8 +177,13 @@ std::uint64_t EndpointCore::call_with_retries(FindTarget find, MethodId method, 
                                              std::move(span));
   RetryingCall& made = *call;
   retrying_.emplace(id, std::move(call));
-  if (scope) scope->add(id);
-  made.meter(method.name);
+  try {
+    if (scope) scope->add(id);
+    made.meter(method.name);
+  } catch (...) {
+    retrying_.erase(id);
+    throw;
+  }
   made.attempt();
   return id;
 }
@@ -193,7 +209,7 @@ std::uint64_t EndpointCore::call_encoded(CallTarget target, OutFrame frame, Dura
   patch_remaining(frame.head, remaining);
   const Result<void> sent = send_frame(target.session, std::move(frame), Flow::kCall, &open);
   if (!sent)
-    if (OpenCall* failed = find_call(call_id)) complete(*failed, sent.error());
+    if (OpenCall* failed = find_call(call_id)) complete(*failed, frugal_error(sent.error()));
   return call_id;
 }
 

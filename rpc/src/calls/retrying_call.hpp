@@ -34,6 +34,7 @@ class EndpointCore::RetryingCall final : public ReplySink, private TimerNode {
   enum class State : std::uint8_t { kTrying, kPausing };
   void on_reply(Result<std::unique_ptr<InMessage>> reply) override;
   void on_timer() override { attempt(); }
+  void make_attempt();
   Result<CallTarget> find_target() const;
   Duration next_pause();
   void end(Result<std::unique_ptr<InMessage>> reply, std::uint64_t given_up);

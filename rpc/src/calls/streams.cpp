@@ -76,8 +76,8 @@ Result<bool> StreamSource::write(const BodyWriter& item) {
   if (bytes > endpoint_.options().limits.max_message_bytes)
     return Error{Code::kResourceExhausted,
                  "an item of " + std::to_string(bytes) + " bytes is longer than a message may be"};
-  ++written_;
   waiting_.push_back({std::move(*frame), bytes});
+  ++written_;
   send_waiting();
   if (state_ == State::kEnded && !outcome_) return outcome_.error();
   return has_room();
@@ -124,6 +124,7 @@ void StreamSource::drop() {
 
 void StreamSource::handler_ended(Result<void> outcome) {
   in_handler_ = false;
+  ended_call_.reset();
   if (!outcome) return end(std::move(outcome));
   if (dropped_) drop();
 }
@@ -132,12 +133,13 @@ void StreamSource::finish() {
   const auto self = shared_from_this();
   state_ = State::kEnded;
   endpoint_.forget_stream(call_->session(), call_->header().call_id);
-  const InboundCallPtr call = std::move(call_);
+  InboundCallPtr call = std::move(call_);
   call->items_ = written_;
   if (outcome_)
     call->reply_void();
   else
     call->reply_error(outcome_.error());
+  if (in_handler_) ended_call_ = std::move(call);
   tell_writer(Error{Code::kFailedPrecondition, "the stream has ended"});
 }
 
@@ -154,8 +156,10 @@ void StreamSource::end_by_reader(const Error& why) {
   outcome_ = why;
   waiting_.clear();
   endpoint_.forget_stream(call_->session(), call_->header().call_id);
-  call_->cancelled_ = true;
-  call_.reset();
+  InboundCallPtr call = std::move(call_);
+  call->cancelled_ = true;
+  call->reply_error(why);
+  if (in_handler_) ended_call_ = std::move(call);
   tell_writer(why);
 }
 

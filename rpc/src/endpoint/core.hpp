@@ -160,16 +160,19 @@ class EndpointCore final : private TransportEvents {
   void delist(InboundCall& call);
   void forget(InboundCall& call);
   void drop(InboundCallPtr call);
+  void abandon(InboundCall& call);
   void answer(InboundCall& call, const BodyWriter& body);
   void answer_error(const InboundCall& call, const Error& error);
   /// Their caller wants no answer any more: to one, or to any of a peer's.
   void cancel_inbound(PeerCalls& calls, std::uint64_t call_id);
   void cancel_all_inbound(PeerCalls& calls);
+  void cancel_orphans();
 
   // answers.cpp: calls with a token
   void forget_caller(std::uint64_t node_id);
-  bool take_repeat(InboundCallPtr& call);
-  void begin_repeats(std::vector<InboundCallPtr>&& repeats);
+  bool take_repeat(InboundCallPtr& call, std::uint64_t caller);
+  void begin_repeats(std::uint64_t caller, std::vector<InboundCallPtr>&& repeats);
+  bool keep_answer(std::uint64_t caller, const InboundCall& call, const OutFrame& frame);
   InboundCall* first_of(const InboundCall& repeat);
   std::uint64_t caller_of(const InboundCall& call);
   void answer_token(InboundCall& call, const BodyWriter& body, bool keep);
@@ -234,7 +237,9 @@ class EndpointCore final : private TransportEvents {
   InboundCalls orphans_;                               // calls whose session has ended, while they run
   int local_depth_ = 0;                                // of deliveries to ourselves in one another
   std::deque<Local> local_waiting_;                    // deliveries that were too deep
+  FlowQueue::Total waiting_;                           // of all sessions
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  std::unordered_multimap<std::uint64_t, SessionId> with_node_;  // those that have met, by the peer's node id
   Session* last_found_ = nullptr;  // by find(): the next message is likely to be of the same session
   std::unique_ptr<FlowPump> pump_;
   std::size_t long_from_;  // bytes from which a message counts as long: it goes by rendezvous

@@ -7,6 +7,7 @@
 
 #include "calls/answers.hpp"
 #include "calls/call_scope.hpp"
+#include "calls/frugal_error.hpp"
 #include "calls/retrying_call.hpp"
 #include "endpoint/core_sources.hpp"
 #include "wire/flat_writer.hpp"
@@ -15,7 +16,7 @@ namespace troupe::rpc {
 
 namespace {
 Error shutting_down() {
-  return {Code::kCancelled, "the node shuts down"};
+  return frugal_error(Code::kCancelled, "the node shuts down");
 }
 }  // namespace
 
@@ -150,6 +151,7 @@ void EndpointCore::shut_down() {
   fail_calls(own_, shutting_down());
   while (!retrying_.empty()) retrying_.begin()->second->finish(shutting_down());
   cancel_all_inbound(own_);
+  cancel_orphans();
 }
 
 /// After shut_down(): of others there is only what has not been answered.
@@ -196,14 +198,14 @@ Result<SessionId> EndpointCore::connect(std::string_view address) {
 }
 
 void EndpointCore::close(SessionId session, const Error& why) {
-  if (Session* closing = find(session)) closing->say_goodbye(why);
-  end_session(session, why, false);
+  if (Session* closing = find(session)) shield("a goodbye", [&] { closing->say_goodbye(why); });
+  end_session(session, frugal_error(why), false);
 }
 
 void EndpointCore::close_all_with(std::uint64_t node_id, const Error& why) {
   std::vector<SessionId> with_it;
-  for (const auto& [id, session] : sessions_)
-    if (session->peer().node_id == node_id) with_it.push_back(id);
+  const auto [first, last] = with_node_.equal_range(node_id);
+  for (auto each = first; each != last; ++each) with_it.push_back(each->second);
   for (const SessionId id : with_it) close(id, why);
 }
 
@@ -213,17 +215,27 @@ void EndpointCore::end_session(SessionId session, Error error, bool tell) {
   const std::unique_ptr<Session> ended = std::move(found->second);
   last_found_ = nullptr;
   sessions_.erase(found);
-  transport_->close(session);
-  if (!ended->peer().node_name.empty()) error.message = ended->peer().node_name + ": " + error.message;
-  cancel_all_inbound(ended->calls);
-  end_streams(ended->calls, error);
+  const auto [first, last] = with_node_.equal_range(ended->peer().node_id);
+  for (auto each = first; each != last; ++each) {
+    if (each->second != session) continue;
+    with_node_.erase(each);
+    break;
+  }
+  // Each whatever the others throw: nothing may be left that knows of the session.
+  constexpr std::string_view kWhere = "the end of a session";
+  shield(kWhere, [&] { transport_->close(session); });
+  shield(kWhere, [&] {
+    if (!ended->peer().node_name.empty()) error.message = ended->peer().node_name + ": " + error.message;
+  });
+  shield(kWhere, [&] { cancel_all_inbound(ended->calls); });
+  shield(kWhere, [&] { end_streams(ended->calls, error); });
   fail_calls(ended->calls, error);
-  if (tell) shield("the end of a session", [&] { events_.on_session_closed(session, ended->peer(), error); });
+  if (tell) shield(kWhere, [&] { events_.on_session_closed(session, ended->peer(), error); });
 }
 
 void EndpointCore::fail_calls(PeerCalls& calls, const Error& error) {
   // What a sink calls anew goes elsewhere: the peer is not in the registry any more.
-  while (OpenCall* call = calls.out.first()) call->endpoint.complete(*call, error);
+  while (OpenCall* call = calls.out.first()) call->endpoint.complete(*call, frugal_error(error));
 }
 
 void EndpointCore::on_thrown(std::string_view where) {

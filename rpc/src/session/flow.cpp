@@ -3,6 +3,7 @@
 
 #include <troupe/rpc/endpoint.hpp>
 
+#include "calls/frugal_error.hpp"
 #include "endpoint/core_sources.hpp"
 #include "wire/envelope_patch.hpp"
 
@@ -37,7 +38,11 @@ Result<void> EndpointCore::send_frame(SessionId session, OutFrame&& frame, Flow 
   Session* to = find(session);
   if (!to) return Error{Code::kUnavailable, "the peer is gone"};
   if (call) to->calls.out.add(*call);
-  return to->send(std::move(frame), bytes, flow, call, deadline);
+  try {
+    return to->send(std::move(frame), bytes, flow, call, deadline);
+  } catch (...) {
+    return detail::current_exception_error("sending a message");
+  }
 }
 
 // ---- A session's ----------------------------------------------------------------------------------
@@ -91,7 +96,7 @@ Result<void> Session::send(OutFrame&& frame, std::size_t bytes, Flow flow, OpenC
 
 void Session::begin_flow(OpenCall& call, std::size_t bytes) {
   call.session = this;
-  call.waits = false;
+  call.set_waits(false);
   call.bytes = bytes;
   ++calls_in_flight_;
   (bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) += bytes;
@@ -99,7 +104,10 @@ void Session::begin_flow(OpenCall& call, std::size_t bytes) {
 
 void Session::end_of_flow(OpenCall& call) {
   call.session = nullptr;
-  if (std::exchange(call.waits, false)) return queue_.erase(call.position);
+  if (call.waits) {
+    call.set_waits(false);
+    return queue_.erase(call.position);
+  }
   --calls_in_flight_;
   (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes;
 }
@@ -125,7 +133,7 @@ Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t byt
   if (call) {
     call->session = this;
     call->position = position;
-    call->waits = true;
+    call->set_waits(true);
   }
   endpoint_.attend(*this);
   if (ready()) endpoint_.pump_->add(*this);
@@ -161,7 +169,7 @@ void Session::send_first_of(FlowQueue::Lane lane) {
   }
   const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply : call ? Flow::kCall : Flow::kOneWay;
   const Result<void> sent = send_now(std::move(entry.frame), entry.bytes, flow);
-  if (!sent && call) endpoint_.complete(*call, sent.error());
+  if (!sent && call) endpoint_.complete(*call, frugal_error(sent.error()));
 }
 
 // ---- Of all sessions ------------------------------------------------------------------------------
@@ -183,12 +191,7 @@ void EndpointCore::lease_tensors(OutMessage& message, SessionId to, bool may_map
 }
 
 Endpoint::Waiting EndpointCore::waiting() const {
-  Endpoint::Waiting all;
-  for (const auto& [id, session] : sessions_) {
-    all.calls += session->queue().calls();
-    all.bytes += session->queue().call_bytes();
-  }
-  return all;
+  return {waiting_.calls, waiting_.call_bytes};
 }
 
 // ---- The pump -----------------------------------------------------------------------------------

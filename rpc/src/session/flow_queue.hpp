@@ -31,15 +31,30 @@ class FlowQueue {
     std::list<Entry>::iterator entry;
   };
 
+  /// Of several queues together.
+  struct Total {
+    std::size_t calls = 0;
+    std::size_t call_bytes = 0;
+  };
+  /// What waits here is counted in `all`, too.
+  explicit FlowQueue(Total& all) : all_(all) {}
+  ~FlowQueue() {
+    all_.calls -= calls_;
+    all_.call_bytes -= call_bytes_;
+  }
+  FlowQueue(const FlowQueue&) = delete;
+  FlowQueue& operator=(const FlowQueue&) = delete;
+
   Position push(Lane lane, Entry entry) {
-    if (lane == Lane::kReplies) {
-      reply_bytes_ += entry.bytes;
-    } else {
-      ++calls_;
-      call_bytes_ += entry.bytes;
-    }
+    const std::size_t bytes = entry.bytes;
     auto& list = lanes_[index(lane)];
     list.push_back(std::move(entry));
+    if (lane == Lane::kReplies) {
+      reply_bytes_ += bytes;
+    } else {
+      ++calls_, ++all_.calls;
+      call_bytes_ += bytes, all_.call_bytes += bytes;
+    }
     return {lane, std::prev(list.end())};
   }
   /// Precondition: something waits in the lane.
@@ -72,10 +87,11 @@ class FlowQueue {
       reply_bytes_ -= bytes;
       return;
     }
-    --calls_;
-    call_bytes_ -= bytes;
+    --calls_, --all_.calls;
+    call_bytes_ -= bytes, all_.call_bytes -= bytes;
   }
 
+  Total& all_;
   std::array<std::list<Entry>, kLanes.size()> lanes_;
   std::size_t calls_ = 0;
   std::size_t call_bytes_ = 0;

@@ -141,7 +141,10 @@ void Liveness::on_timer() {
   const TimePoint now = endpoint_.loop_.refresh_now();
   const bool listening = listens(now);
   Verdicts verdicts{now + tick(), {}, {}};
-  for (const SessionId id : std::exchange(listed_, {})) {
+  endpoint_.loop_.schedule(*this, verdicts.next);  // also if this one is cut short by what is thrown
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < listed_.size(); ++i) {
+    const SessionId id = listed_[i];
     Session* const session = endpoint_.find(id);
     if (!session) continue;
     SignsOfLife& life = session->life;
@@ -149,12 +152,15 @@ void Liveness::on_timer() {
     session->memory().drop_closed();
     life.attended = needs_attention(*session);
     life.listed = life.attended || session->memory().maps();
-    if (life.listed) listed_.push_back(id);
+    if (life.listed) listed_[kept++] = id;
     if (life.attended) look_at(*session, now, listening, verdicts);
   }
+  listed_.resize(kept);
   endpoint_.answers_->expire(now);
   if (!listed_.empty() || endpoint_.answers_->kept_answers() > 0)
     endpoint_.loop_.schedule(*this, verdicts.next);
+  else
+    endpoint_.loop_.cancel(*this);
   for (const auto& [id, silence] : verdicts.quiet)
     if (const Session* session = endpoint_.find(id))
       endpoint_.events_.on_quiet(id, Peer(session->peer()), silence);

@@ -13,7 +13,11 @@
 namespace troupe::rpc {
 
 Session::Session(EndpointCore& endpoint, LinkId link, Peer peer)
-    : calls(endpoint.random_()), endpoint_(endpoint), link_(link), peer_(std::move(peer)) {}
+    : calls(endpoint.random_()),
+      endpoint_(endpoint),
+      link_(link),
+      peer_(std::move(peer)),
+      queue_(endpoint.waiting_) {}
 
 /// Destroys this.
 void Session::end(Error why) {
@@ -126,6 +130,7 @@ void Session::on_hello(const Peer& peer, std::span<const std::byte> data_address
     return no(opened.error().code, "no way for data: " + opened.error().message);
   endpoint_.transport_->admit(link_);
   peer_ = peer;
+  endpoint_.with_node_.emplace(peer.node_id, link_);
   if (peer.incoming) send_hello();
   open_peer_memory();
   state_ = State::kOpening;

@@ -40,6 +40,11 @@ class Inbound {
   }
   /// Says who writes here, and whether its memory can be read.
   void set_writer(pid_t pid, bool readable, const Bell& bell);
+  /// Its bell goes, and nothing more is read.
+  void forget_writer() {
+    writer_ = 0;
+    bell_ = nullptr;
+  }
 
   /// Takes the next record.
   Got receive(Arrival& arrival);

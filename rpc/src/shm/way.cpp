@@ -138,6 +138,7 @@ void ShmWay::leave(LinkId link) {
     std::replace(list->begin(), list->end(), end, static_cast<End*>(nullptr));
   has_holes_ = true;
   end->lost = true;  // its reading may be on the stack
+  if (end->in) end->in->forget_writer();
   end->out.reset();
 }
 

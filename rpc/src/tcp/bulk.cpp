@@ -131,9 +131,8 @@ void BulkSender::retire(UniqueFd stream) {
   if (!lent.empty()) RetiredPages::all().keep(std::move(stream), std::move(pipe_), std::move(lent));
 }
 
-bool BulkSender::taken(std::uint64_t count) {
+bool BulkSender::taken(std::uint64_t count, std::vector<std::vector<Buffer>>& parts) {
   if (count > given_.size()) return false;
-  std::vector<std::vector<Buffer>> parts;
   for (; count > 0; --count) {
     bytes_in_flight_ -= given_.front().bytes;
     bytes_not_taken_ -= given_.front().bytes;

@@ -30,8 +30,9 @@ class BulkSender {
   void push(std::vector<Buffer> parts, std::size_t bytes, bool lent, std::uint64_t announced_at);
   /// Sends up to `most` bytes of what is announced within `told`; adds what it sent to `did`.
   Went progress(ByteStream& stream, std::size_t most, std::uint64_t told, std::size_t& did);
-  /// The peer has taken so many lent messages. False: so many were not lent.
-  bool taken(std::uint64_t count);
+  /// The peer has taken so many lent messages, whose parts are added to `parts`: to be dropped when that may
+  /// run anybody's code. False: so many were not lent.
+  bool taken(std::uint64_t count, std::vector<std::vector<Buffer>>& parts);
 
   /// The stream is given up. What was lent, and perhaps not read yet, is kept as long as the peer could.
   void retire(UniqueFd stream);

@@ -116,6 +116,8 @@ Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
   const ssize_t n = messages_->read(scratch.subspan(begun));
   if (n <= 0) return n == 0 ? Got::kOn : Got::kEnded;
 
+  // Dropped last: who had lent them may do anything then, also receive into the same scratch.
+  std::vector<std::vector<Buffer>> taken;
   auto unread = scratch.first(begun + static_cast<std::size_t>(n));
   while (unread.size() >= sizeof(RecordHeader)) {
     RecordHeader header;
@@ -125,7 +127,7 @@ Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
       return Got::kNonsense;
     const std::size_t content = header.head_bytes + (is_whole ? header.part_bytes : 0);
     if (unread.size() < sizeof header + content) break;
-    if (!take(header, unread.subspan(sizeof header, content))) return Got::kNonsense;
+    if (!take(header, unread.subspan(sizeof header, content), taken)) return Got::kNonsense;
     unread = unread.subspan(sizeof header + content);
     ++did;
   }
@@ -133,8 +135,10 @@ Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
   return Got::kOn;
 }
 
-bool Connection::take(const RecordHeader& header, std::span<const std::byte> content) {
-  if (header.kind == RecordKind::kTaken) return header.head_bytes == 0 && sender_.taken(header.part_bytes);
+bool Connection::take(const RecordHeader& header, std::span<const std::byte> content,
+                      std::vector<std::vector<Buffer>>& taken) {
+  if (header.kind == RecordKind::kTaken)
+    return header.head_bytes == 0 && sender_.taken(header.part_bytes, taken);
   const bool is_lent = header.kind == RecordKind::kLent;
   const bool is_announced = is_lent || header.kind == RecordKind::kAnnounced;
   if (header.head_bytes == 0 || (header.kind != RecordKind::kMessage && !is_announced)) return false;

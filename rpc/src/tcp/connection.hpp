@@ -86,7 +86,8 @@ class Connection {
   void append(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
   void note_sent(std::size_t bytes);
   void flush_messages();
-  bool take(const RecordHeader& header, std::span<const std::byte> content);
+  bool take(const RecordHeader& header, std::span<const std::byte> content,
+            std::vector<std::vector<Buffer>>& taken);
 
   LinkId link_;
   DataPlane* data_;

@@ -252,14 +252,15 @@ Result<void> TcpWay::send(WayEnd& way_end, OutFrame&& frame) {
 void TcpWay::flush() {
   if (collected_.empty()) return;
   const Depth depth(*this);
-  for (std::size_t i = 0; i < collected_.size(); ++i) {
-    End* const end = collected_[i];
+  // What is sent is dropped, by which more may be collected, or all of this done within it.
+  while (!collected_.empty()) {
+    End* const end = collected_.back();
+    collected_.pop_back();
     if (!end) continue;
     end->collected = false;
     end->streams.flush(may_send());
     note_busy(*end);
   }
-  collected_.clear();
 }
 
 void TcpWay::note_busy(End& end) {

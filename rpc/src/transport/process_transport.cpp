@@ -324,7 +324,12 @@ void ProcessTransport::detach(LinkId id) {
 }
 
 void ProcessTransport::close(LinkId link) {
-  control_.close(link);
+  try {
+    control_.close(link);
+  } catch (...) {  // its place may be given to another link: no way may still know this one
+    detach(link);
+    throw;
+  }
   detach(link);
 }
 

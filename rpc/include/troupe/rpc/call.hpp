@@ -203,7 +203,7 @@ class InboundCall {
   std::size_t bytes() const { return message_ ? message_->bytes() : direct_->bytes(); }
   SessionId session() const { return session_; }
   TimePoint deadline() const { return deadline_; }
-  /// Whether the caller has said that it no longer waits, or has gone. Never of a one-way call.
+  /// Whether the caller has said that it no longer waits, or has gone; of a one-way call, that the node ends.
   bool cancelled() const { return cancelled_; }
   /// Whether the deadline has passed, at the loop's now().
   bool expired() const;

@@ -30,9 +30,11 @@ class CallContext {
   /// passed. Reads the clock, so that also a handler that computes for long sees the deadline; the others
   /// it can see only once it has let the loop work (in a call it waits for, or between two futures).
   bool cancelled() const;
-  /// How long the caller still waits, by the clock; kNoDeadline: as long as it lives.
+  /// How long the caller still waits, by the clock: zero once it is cancelled or answered, kNoDeadline if as
+  /// long as it lives.
   Duration time_left() const;
-  /// Runs `told` on the loop if that happens before the call is answered; at once if it has happened.
+  /// Runs `told` on the loop if that happens before the call is answered; at once if it has happened, on the
+  /// pool soon.
   void on_cancel(UniqueFunction<void()> told) const;
   /// Who is told of the calls that come where this one came in; null for a context that was made of none.
   EndpointEvents* owner() const;

@@ -66,6 +66,7 @@ struct alignas(64) CallSeries {
   std::int64_t open_ns = 0;  // while some were open, until counted_at
   TimePoint counted_at{-1'000'000'000'000};
   std::uint64_t retries = 0;
+  std::uint64_t waiting = 0;  // for room on the way to a peer
   std::uint64_t method = 0;
   std::string name;
 };

@@ -150,7 +150,12 @@ class AsyncCall final : public FutureState<R>, public ReplySink {
   static void begin(const std::shared_ptr<AsyncCall>& call, F&& start) {
     if (call->ready()) return;
     call->self_ = call;
-    call->call_id_ = start(*call);
+    try {
+      call->call_id_ = start(*call);
+    } catch (...) {
+      call->self_.reset();  // there is no call
+      throw;
+    }
   }
 
  private:

@@ -152,11 +152,16 @@ struct Entries<void, std::tuple<StreamWriter<T>, P...>> {
   template <class Handler, std::size_t... I>
   static void run(Handler&& handler, InboundCallPtr call, std::index_sequence<I...>) {
     std::tuple<std::decay_t<P>...> arguments{};
-    const InMessage& message = call->message();
-    if (message.value_count() != 2 + sizeof...(P) ||
-        !(Codec<std::decay_t<P>>::decode(message.value(2 + I), std::get<I>(arguments)) && ...))
-      return call->reply_error({Code::kInvalidArgument, "opens a stream (node.stream) with the arguments " +
-                                                            signature_text<Stream<T>, std::decay_t<P>...>()});
+    try {
+      const InMessage& message = call->message();
+      if (message.value_count() != 2 + sizeof...(P) ||
+          !(Codec<std::decay_t<P>>::decode(message.value(2 + I), std::get<I>(arguments)) && ...))
+        return call->reply_error(
+            {Code::kInvalidArgument, "opens a stream (node.stream) with the arguments " +
+                                         signature_text<Stream<T>, std::decay_t<P>...>()});
+    } catch (...) {
+      return call->reply_error(current_exception_error("the handler"));
+    }
     Loop& loop = *call->loop();
     const CallContext of_call(*call);
     const CallContext context = CallContext(of_call);  // a copy outlives the call, which may end meanwhile

@@ -70,7 +70,8 @@ class StreamSource final : public std::enable_shared_from_this<StreamSource> {
 
   EndpointCore& endpoint_;
   Loop& loop_;
-  InboundCallPtr call_;  // null: kEnded
+  InboundCallPtr call_;        // null: kEnded
+  InboundCallPtr ended_call_;  // that is answered, while the handler may look at its arguments
   State state_ = State::kOpen;
   bool in_handler_ = true;  // the method that got the writer runs
   bool dropped_ = false;
@@ -95,8 +96,13 @@ class StreamSink final : public std::enable_shared_from_this<StreamSink>,
   template <class F>
   static void begin(const std::shared_ptr<StreamSink>& sink, F&& start) {
     sink->self_ = sink;
-    const std::uint64_t call_id = start(*sink);
-    sink->call_id_ = call_id;
+    try {
+      const std::uint64_t call_id = start(*sink);
+      sink->call_id_ = call_id;
+    } catch (...) {
+      sink->self_.reset();  // there is no call
+      throw;
+    }
   }
 
   Loop& loop() const { return loop_; }

@@ -1,0 +1,244 @@
+// Without memory a call ends in an error, and nothing is left of it: each allocation that a call makes, on
+// either side, is made to fail, once.
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <troupe/rpc/stream.hpp>
+
+#include "rpc/endpoint_support.hpp"
+
+namespace {
+/// How many allocations succeed before one fails; below 0: all do.
+thread_local long until_failure = -1;
+
+void* allocate(std::size_t size, std::size_t alignment) {
+  if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
+  void* memory = nullptr;
+  if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<std::size_t>(size, 1)) != 0)
+    throw std::bad_alloc();
+  return memory;
+}
+}  // namespace
+
+void* operator new(std::size_t size) {
+  return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+
+namespace troupe::rpc::testing {
+
+namespace {
+
+constexpr Duration kTimeout = 100ms;
+
+/// What a test does again and again, each time with another allocation that fails.
+template <class Kind>
+struct Trial {
+  explicit Trial(Duo<Kind>& own_duo) : duo(own_duo) {}
+  virtual ~Trial() = default;
+  /// With memory enough.
+  virtual void prepare() {}
+  /// What is tried. May throw std::bad_alloc: then it has not begun.
+  virtual void begin(std::uint64_t round) = 0;
+  virtual bool done() = 0;
+  virtual void clean_up() {}
+
+  Endpoint& a() { return *duo.a.endpoint; }
+  Duo<Kind>& duo;
+};
+
+template <class Kind>
+void check_goes_on(Duo<Kind>& duo) {
+  if (!duo.a.endpoint->peer(duo.ab)) {  // it was ended for want of memory
+    duo.ab = duo.a.endpoint->connect(duo.address).value();
+    REQUIRE(duo.until([&] { return duo.a.endpoint->ready(duo.ab); }));
+  }
+  const auto sum = duo.template call<std::int64_t>("add", std::int64_t{1}, std::int64_t{2});
+  REQUIRE_MESSAGE(sum.ok(), (sum.ok() ? "" : sum.error().to_string()));
+  CHECK(*sum == 3);
+}
+
+/// Until so few allocations succeed that the trial needs no more.
+template <template <class> class What, class Kind>
+void try_all() {
+  Duo<Kind> duo;
+  duo.connect();
+  check_goes_on(duo);
+  long round = 0;
+  for (bool failed = true; failed; ++round) {
+    CAPTURE(round);
+    REQUIRE(round < 2'000);
+    What<Kind> trial(duo);
+    trial.prepare();
+    bool begun = true;
+    const std::function<bool()> done = [&trial] { return trial.done(); };
+    until_failure = round;
+    try {
+      trial.begin(static_cast<std::uint64_t>(round) + 1);
+    } catch (const std::bad_alloc&) {
+      begun = false;
+    }
+    const bool ended = !begun || duo.until(done, 20s);
+    failed = until_failure < 0;
+    until_failure = -1;
+    REQUIRE(ended);
+    if (!begun) CHECK(duo.a.endpoint->open_calls() == 0);
+    trial.clean_up();
+    check_goes_on(duo);
+    REQUIRE(duo.until([&] { return duo.b.endpoint->inbound_calls() == 0; }, 5s));
+    CHECK(duo.a.endpoint->open_calls() == 0);
+    CHECK(duo.a.endpoint->inbound_calls() == 0);
+  }
+  CHECK(round > 1);  // something was allocated at all
+}
+
+template <class Kind>
+struct PlainCall : Trial<Kind> {
+  using Trial<Kind>::Trial;
+  void begin(std::uint64_t) override {
+    start_call(this->a(), {this->duo.ab, 1}, "echo", kTimeout, answer, std::string_view("some text"));
+  }
+  bool done() override { return answer.count == 1; }
+  Answer answer;
+};
+
+template <class Kind>
+struct LocalCall : PlainCall<Kind> {
+  using PlainCall<Kind>::PlainCall;
+  void begin(std::uint64_t) override {
+    start_call(this->a(), {kLocal, 1}, "echo", kTimeout, this->answer, std::string_view("some text"));
+  }
+};
+
+template <class Kind>
+struct FutureCall : Trial<Kind> {
+  using Trial<Kind>::Trial;
+  void begin(std::uint64_t) override {
+    future = call_async<std::string>(this->a(), {this->duo.ab, 1}, "echo", "echo", {.timeout = kTimeout},
+                                     std::string("a text that is too long to lie within a string"));
+  }
+  bool done() override { return future.ready(); }
+  Future<std::string> future;
+};
+
+template <class Kind>
+struct FailedCall : PlainCall<Kind> {
+  using PlainCall<Kind>::PlainCall;
+  void begin(std::uint64_t) override {
+    start_call(this->a(), {this->duo.ab, 1}, "fail", kTimeout, this->answer, std::string("on purpose"));
+  }
+};
+
+template <class Kind>
+struct TokenCall : PlainCall<Kind> {
+  using PlainCall<Kind>::PlainCall;
+  void begin(std::uint64_t round) override {
+    this->a().call({this->duo.ab, 1}, {fnv1a("echo"), 0}, {.timeout = kTimeout, .token = round},
+                   detail::arguments_writer(std::string_view("some text")), this->answer);
+  }
+};
+
+template <class Kind>
+struct RepeatedCall : PlainCall<Kind> {
+  using PlainCall<Kind>::PlainCall;
+  void begin(std::uint64_t round) override {
+    this->a().call_with_retries(
+        [duo = &this->duo]() -> Result<CallTarget> {
+          return CallTarget{duo->ab, 1};
+        },
+        {fnv1a("echo"), 0}, {.timeout = 3 * kTimeout, .token = round, .retry = {.max_attempts = 3}},
+        detail::arguments_writer(std::string_view("some text")), this->answer);
+  }
+};
+
+/// A call at both ends of which others wait: it is cancelled.
+template <class Kind>
+struct Cancelled : PlainCall<Kind> {
+  using PlainCall<Kind>::PlainCall;
+  void prepare() override {
+    id = start_call(this->a(), {this->duo.ab, Side::kKeeper}, "k", 10s, this->answer);
+    REQUIRE(this->duo.until([&] { return this->duo.b.service.kept.size() == 1; }));
+    CallContext(*this->duo.b.service.kept[0]).on_cancel([] {});
+  }
+  void begin(std::uint64_t) override { this->a().cancel(id); }
+  void clean_up() override { this->duo.b.service.kept.clear(); }
+  std::uint64_t id = 0;
+};
+
+/// Calls of both sides are open when their session ends.
+template <class Kind>
+struct SessionsEnd : Trial<Kind> {
+  using Trial<Kind>::Trial;
+  void prepare() override {
+    for (Answer& answer : answers)
+      start_call(this->a(), {this->duo.ab, Side::kKeeper}, "k", 10s, answer, std::string_view("text"));
+    start_call(*this->duo.b.endpoint, {this->duo.ba, Side::kKeeper}, "k", kTimeout, other);
+    REQUIRE(this->duo.until(
+        [&] { return this->duo.b.service.kept.size() == 3 && this->duo.a.service.kept.size() == 1; }));
+    CallContext(*this->duo.a.service.kept[0]).on_cancel([] {});
+  }
+  void begin(std::uint64_t) override { this->a().close(this->duo.ab, why); }
+  bool done() override { return answers[0].count + answers[1].count + answers[2].count + other.count == 4; }
+  void clean_up() override {
+    this->duo.a.service.kept.clear();
+    this->duo.b.service.kept.clear();
+    REQUIRE(this->duo.until([&] { return !this->duo.b.endpoint->peer(this->duo.ba); }));
+    const std::size_t before = this->duo.b.sessions.size();
+    this->duo.ab = this->a().connect(this->duo.address).value();
+    REQUIRE(this->duo.until([&] { return this->duo.b.sessions.size() > before; }));
+    this->duo.ba = this->duo.b.sessions.back().first;
+  }
+  const Error why{Code::kCancelled, "a reason that is too long to lie within a string"};
+  std::vector<Answer> answers{3};
+  Answer other;
+};
+
+}  // namespace
+
+#define TROUPE_SCARCITY_TRANSPORTS ::troupe::rpc::contract::Shm, ::troupe::rpc::contract::Tcp
+
+TEST_CASE_TEMPLATE("scarcity: a call ends", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<PlainCall, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: a call to oneself ends", Kind, contract::Shm) {
+  try_all<LocalCall, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: a call's future has an answer", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<FutureCall, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: a call that fails ends", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<FailedCall, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: a call with a token ends", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<TokenCall, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: a call that is repeated ends", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<RepeatedCall, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: a call that is cancelled ends", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<Cancelled, Kind>();
+}
+TEST_CASE_TEMPLATE("scarcity: what is open ends with its session", Kind, TROUPE_SCARCITY_TRANSPORTS) {
+  try_all<SessionsEnd, Kind>();
+}
+
+}  // namespace troupe::rpc::testing
