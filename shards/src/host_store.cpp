@@ -253,10 +253,18 @@ Result<Completion> HostStore::read(std::span<const std::uint64_t> keys, IfMissin
   });
 }
 
+void HostStore::reserve_scratch(std::size_t keys) {
+  if (rows_.size() < keys) rows_.resize(keys);
+  if (layout_.weights == DType::kFloat32) return;
+  const std::size_t wide = kWideRows * (spec_.dim + layout_.state_floats());
+  if (wide_.size() < wide) wide_.resize(wide);
+}
+
 Result<Completion> HostStore::make(std::span<const std::uint64_t> keys, Stream* /*stream*/) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
-    if (rows_.size() < keys.size()) rows_.resize(keys.size());  // for the read or update to come
+    reserve_scratch(keys.size());  // for the read or update to come
     if (Result<void> made = find_or_make(keys); !made) return made.error();
+    keep_for_cut(std::span(numbers_.data(), keys.size()));
     return Completion();
   });
 }
@@ -264,11 +272,7 @@ Result<Completion> HostStore::make(std::span<const std::uint64_t> keys, Stream* 
 Result<Completion> HostStore::update(std::span<const std::uint64_t> keys, const float* gradients, float scale,
                                      Stream* /*stream*/) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
-    if (layout_.weights != DType::kFloat32) {
-      const std::size_t wide = kWideRows * (spec_.dim + layout_.state_floats());
-      if (wide_.size() < wide) wide_.resize(wide);
-    }
-    if (rows_.size() < keys.size()) rows_.resize(keys.size());
+    reserve_scratch(keys.size());
     if (Result<void> found = find_or_make(keys); !found) return found.error();
     keep_for_cut(std::span(numbers_.data(), keys.size()));
     // Nothing can fail from here on.

@@ -72,6 +72,8 @@ class HostStore final : public RowStore {
   void mark_used(std::size_t count);
   void keep_for_cut(std::span<const std::uint64_t> numbers);
   void erase_row(std::uint64_t number);
+  /// For an update of so many keys.
+  void reserve_scratch(std::size_t keys);
   /// With rows_ set for the keys that were found.
   void step_half_rows(std::size_t count, const float* gradients, const StepBatch& batch);
 

@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,56 +16,9 @@
 #include "finite.hpp"
 #include "hashing.hpp"
 #include "memory_errors.hpp"
-#include "round_pushes.hpp"
+#include "table_shard_state.hpp"
 
 namespace troupe::shards {
-
-struct TableShard::State {
-  State(TableSpec table_spec, SlotSet owned, const MakeRowStore& make_store)
-      : spec(std::move(table_spec)),
-        slots(std::move(owned)),
-        rows(make_store(spec, slots)),
-        groups(groups_of(slots)) {}
-
-  /// Keys with their gradients.
-  struct Gradients {
-    std::span<const std::uint64_t> keys;
-    const float* values = nullptr;  // [keys, dim]
-  };
-
-  std::int64_t dim() const { return static_cast<std::int64_t>(spec.dim); }
-  Error error(Code code, const std::string& message) const {
-    return {code, "table '" + spec.name + "': " + message};
-  }
-  Result<SlotGroups::Seen> look(const PushHeader& header) const;
-  Gradients without(GroupMask applied, const Gradients& all);
-  Gradients combine(const Gradients& all);
-  Result<void> check_count(std::span<const std::uint64_t> keys, std::span<const float> gradients) const;
-  Result<void> check_size(const Gradients& all, const Gradients& combined) const;
-  Result<bool> keep(const PushHeader& header, std::span<const std::uint64_t> keys,
-                    std::span<const float> gradients);
-  Result<void> carry_out(const StepOrder& order);
-  Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
-                           std::span<const float> gradients);
-  Result<PushReceipt> apply(const PushHeader& header, std::span<const std::uint64_t> keys,
-                            std::span<const float> gradients);
-  Result<PullReceipt> pull(std::span<const std::uint64_t> keys, float* out);
-
-  TableSpec spec;
-  SlotSet slots;
-  std::unique_ptr<RowStore> rows;
-  SlotGroups groups;
-  float learning_rate_scale = 1;
-  ShardStats stats;
-  RoundPushes kept;
-  std::uint64_t order_number = 0;
-
-  // Scratch that keeps its size between calls.
-  kernels::Dedup dedup{secret_seed()};
-  std::vector<float> sums;  // [distinct keys, dim]
-  std::vector<std::uint64_t> left_keys;
-  std::vector<float> left_gradients;
-};
 
 Result<SlotGroups::Seen> TableShard::State::look(const PushHeader& header) const {
   const SlotGroups::Seen seen = groups.look(header.worker, header.sequence);
@@ -131,41 +85,59 @@ Result<void> TableShard::State::check_count(std::span<const std::uint64_t> keys,
                                            std::to_string(keys.size() * spec.dim));
 }
 
-Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span<const std::uint64_t> keys,
-                                             std::span<const float> gradients) {
+Result<TableShard::State::Admitted> TableShard::State::admit(const PushHeader& header,
+                                                             std::span<const std::uint64_t> keys,
+                                                             std::span<const float> gradients) {
   if (Result<void> good = check_count(keys, gradients); !good) return good.error();
   const Result<SlotGroups::Seen> seen = look(header);
   if (!seen) return seen.error();
-  const PushReceipt repeat{.version = stats.version, .staleness = 0, .applied = false};
+  Admitted push{{keys, gradients.data()}, seen->applied, {}};
+  if (seen->applied == 0) return push;
   const GroupMask own = groups.groups() & groups.active();
-  if ((seen->applied & own) == own && own != 0) {
+  const bool everywhere = (seen->applied & own) == own && own != 0;
+  if (!everywhere) push.pushed = without(seen->applied, push.pushed);
+  if (everywhere || push.pushed.keys.empty()) {
+    push.receipt = PushReceipt{.version = stats.version, .staleness = 0, .applied = false};
+    if (!everywhere) {
+      groups.prepare(header.worker);
+      groups.mark(header.worker, header.sequence);
+    }
     ++stats.repeated_pushes;
-    return repeat;
   }
-  Gradients pushed{keys, gradients.data()};
-  if (seen->applied != 0) pushed = without(seen->applied, pushed);
-  const Gradients combined = combine(pushed);
-  if (Result<void> good = check_size(pushed, combined); !good) return good.error();
-  groups.prepare(header.worker);
-  if (seen->applied != 0 && pushed.keys.empty()) {
-    groups.mark(header.worker, header.sequence);
-    ++stats.repeated_pushes;
-    return repeat;
-  }
+  return push;
+}
+
+std::pair<float, std::uint64_t> TableShard::State::scale_of(const PushHeader& header) const {
   const bool pulled = header.pulled_version != kNotPulled;
   const std::uint64_t staleness =
       pulled && header.pulled_version < stats.version ? stats.version - header.pulled_version : 0;
   float scale = learning_rate_scale;
   if (spec.step_scaling == StepScaling::kInverseStaleness) scale /= 1.0F + static_cast<float>(staleness);
-  if (auto done = rows->update(combined.keys, combined.values, scale); !done) return done.error();
+  return {scale, staleness};
+}
 
-  // Nothing can fail from here on.
+/// Its rows have been stepped: nothing can fail here. Precondition: groups.prepare().
+PushReceipt TableShard::State::applied(const PushHeader& header, std::size_t keys, std::uint64_t staleness) {
   groups.mark(header.worker, header.sequence);
   ++stats.version;
   ++stats.pushes;
-  stats.pushed_keys += pushed.keys.size();
-  if (pulled) stats.staleness.add(staleness);
+  stats.pushed_keys += keys;
+  if (header.pulled_version != kNotPulled) stats.staleness.add(staleness);
   return PushReceipt{.version = stats.version, .staleness = staleness, .applied = true};
+}
+
+Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span<const std::uint64_t> keys,
+                                             std::span<const float> gradients) {
+  const Result<Admitted> admitted = admit(header, keys, gradients);
+  if (!admitted) return admitted.error();
+  if (admitted->receipt) return *admitted->receipt;
+  const Gradients& pushed = admitted->pushed;
+  const Gradients combined = combine(pushed);
+  if (Result<void> good = check_size(pushed, combined); !good) return good.error();
+  groups.prepare(header.worker);
+  const auto [scale, staleness] = scale_of(header);
+  if (auto done = rows->update(combined.keys, combined.values, scale); !done) return done.error();
+  return applied(header, pushed.keys.size(), staleness);
 }
 
 Result<bool> TableShard::State::keep(const PushHeader& header, std::span<const std::uint64_t> keys,
@@ -260,6 +232,12 @@ Result<PullReceipt> TableShard::peek(std::span<const std::uint64_t> keys, float*
 Result<PushReceipt> TableShard::push(const PushHeader& header, std::span<const std::uint64_t> keys,
                                      std::span<const float> gradients) {
   return state_->push(header, keys, gradients);
+}
+
+Result<PullReceipt> TableShard::pull_more(std::span<const std::uint64_t> keys, float* out) {
+  Result<PullReceipt> receipt = state_->pull(keys, out);
+  if (receipt) --state_->stats.pulls;
+  return receipt;
 }
 
 // The rows to pull are made first, so that all that can fail comes before the push.

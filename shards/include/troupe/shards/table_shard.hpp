@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include <troupe/runtime/result.hpp>
@@ -122,6 +123,20 @@ class TableShard {
   /// The last order that was carried out. A shard that takes another's place begins where that was.
   std::uint64_t order_number() const;
   void begin_orders_at(std::uint64_t number);
+
+  // Large ones in slices, between which whoever has the loop does other things. While one is under way
+  // nothing else is to be asked of the shard but a cut's pages, so that nobody sees a half of it.
+
+  /// Further rows of a pull that was begun with pull(); counted as a part of it.
+  Result<PullReceipt> pull_more(std::span<const std::uint64_t> keys, float* out);
+  /// Makes the rows of these keys that are missing.
+  Result<void> make_rows(std::span<const std::uint64_t> keys);
+  /// Begins a push() whose arguments live until go_on_with_push() has answered. Precondition: none is begun.
+  void begin_push(const PushHeader& header, std::span<const std::uint64_t> keys,
+                  std::span<const float> gradients);
+  /// Works on it, for about as long as so many keys take; nothing if there is more to be done. All that can
+  /// be refused is, before the first row changes; an error ends the push.
+  Result<std::optional<PushReceipt>> go_on_with_push(std::size_t keys);
 
   /// Multiplies the optimizer's learning rate from now on: the hook of schedules. Starts as 1; not saved.
   /// Precondition: finite and not negative.

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <troupe/kernels/dedup.hpp>
+#include <troupe/shards/table_shard.hpp>
+
+#include "hashing.hpp"
+#include "round_pushes.hpp"
+
+namespace troupe::shards {
+
+struct TableShard::State {
+  State(TableSpec table_spec, SlotSet owned, const MakeRowStore& make_store)
+      : spec(std::move(table_spec)),
+        slots(std::move(owned)),
+        rows(make_store(spec, slots)),
+        groups(groups_of(slots)) {}
+
+  /// Keys with their gradients.
+  struct Gradients {
+    std::span<const std::uint64_t> keys;
+    const float* values = nullptr;  // [keys, dim]
+  };
+
+  std::int64_t dim() const { return static_cast<std::int64_t>(spec.dim); }
+  Error error(Code code, const std::string& message) const {
+    return {code, "table '" + spec.name + "': " + message};
+  }
+  Result<SlotGroups::Seen> look(const PushHeader& header) const;
+  Gradients without(GroupMask applied, const Gradients& all);
+  Gradients combine(const Gradients& all);
+  Result<void> check_count(std::span<const std::uint64_t> keys, std::span<const float> gradients) const;
+  Result<void> check_size(const Gradients& all, const Gradients& combined) const;
+  Result<bool> keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+                    std::span<const float> gradients);
+  Result<void> carry_out(const StepOrder& order);
+  Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
+                           std::span<const float> gradients);
+  Result<PushReceipt> apply(const PushHeader& header, std::span<const std::uint64_t> keys,
+                            std::span<const float> gradients);
+  Result<PullReceipt> pull(std::span<const std::uint64_t> keys, float* out);
+
+  /// A push that is looked at, and what is to be done with it.
+  struct Admitted {
+    Gradients pushed;
+    GroupMask applied = 0;               // groups that have had it
+    std::optional<PushReceipt> receipt;  // of a repeat: there is nothing to be done
+  };
+  Result<Admitted> admit(const PushHeader& header, std::span<const std::uint64_t> keys,
+                         std::span<const float> gradients);
+  /// How one step of it is scaled, and how stale it is.
+  std::pair<float, std::uint64_t> scale_of(const PushHeader& header) const;
+  PushReceipt applied(const PushHeader& header, std::size_t keys, std::uint64_t staleness);
+
+  /// A push in slices.
+  struct Slices {
+    enum class Stage : std::uint8_t { kAdmit, kDistinct, kSum, kCheck, kMake, kStep };
+    Slices(const PushHeader& own_header, std::span<const std::uint64_t> all_keys,
+           std::span<const float> all_gradients)
+        : header(own_header), keys(all_keys), gradients(all_gradients) {}
+
+    PushHeader header;
+    std::span<const std::uint64_t> keys;
+    std::span<const float> gradients;
+    Stage stage = Stage::kAdmit;
+    std::size_t at = 0;    // what of the stage is done
+    std::size_t seen = 0;  // distinct keys that have been summed
+    Gradients pushed, combined;
+    std::unique_ptr<float[]> sums;  // [distinct keys, dim], if some come more than once
+    float scale = 1;
+    std::uint64_t staleness = 0;
+
+    void next(Stage to) { stage = to, at = 0; }
+  };
+  Result<std::optional<PushReceipt>> go_on(std::size_t most);
+  Result<void> do_slice(Slices& push, std::size_t begin, std::size_t end);
+  void sum_slice(Slices& push, std::size_t begin, std::size_t end);
+  void finish_stage(Slices& push);
+
+  TableSpec spec;
+  SlotSet slots;
+  std::unique_ptr<RowStore> rows;
+  SlotGroups groups;
+  float learning_rate_scale = 1;
+  ShardStats stats;
+  RoundPushes kept;
+  std::uint64_t order_number = 0;
+
+  // Scratch that keeps its size between calls.
+  kernels::Dedup dedup{secret_seed()};
+  std::vector<float> sums;  // [distinct keys, dim]
+  std::vector<std::uint64_t> left_keys;
+  std::vector<float> left_gradients;
+  std::optional<Slices> slices;
+};
+
+}  // namespace troupe::shards
