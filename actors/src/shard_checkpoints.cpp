@@ -5,6 +5,7 @@
 
 #include "shard_deciding.hpp"
 #include "shard_saving.hpp"
+#include "table_work.hpp"
 
 namespace troupe {
 
@@ -28,7 +29,7 @@ Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards
                                                                     shards::SlotSet slots) const {
   auto shard = shards::TableShard::create(spec, std::move(slots));
   if (!shard) return shard.error();
-  return std::make_unique<Table>(std::move(*shard));
+  return std::make_unique<Table>(std::move(*shard), node_.loop());
 }
 
 rpc::Future<void> ShardServer::create_table(const rpc::CallContext& context, const std::string& spec_text) {
@@ -142,6 +143,7 @@ void ShardServer::put_in_place(Tables tables) {
 
 /// Giving back much memory takes a while.
 void ShardServer::drop(Tables tables) {
+  const auto waiting = take_work(tables);
   on_disk(
       [tables = std::move(tables)]() mutable -> Result<void> {
         tables.clear();
@@ -200,12 +202,28 @@ Result<void> ShardServer::Saving::open(const std::string& name) {
 }
 
 void ShardServer::Saving::begin(const std::vector<std::string>& tables) {
+  names_ = tables;
+  unsettled_ = 1;
   for (const std::string& name : tables) {
+    const auto table = server_.find(name);
+    if (!table || std::find(held_.begin(), held_.end(), *table) != held_.end()) continue;
+    held_.push_back(*table);
+    ++unsettled_;
+    (*table)->work->hold([this] { settled(); });
+  }
+  settled();
+}
+
+/// No table is in the middle of something: all are cut at this moment.
+void ShardServer::Saving::settled() {
+  if (--unsettled_ > 0) return;
+  for (const std::string& name : names_) {
     const auto opened = open(name);
     if (opened) continue;
     error_ = with_context(opened.error(), "saving table '" + name + "'");
     break;
   }
+  for (Table* table : std::exchange(held_, {})) table->work->let_go();
   go_on();
 }
 

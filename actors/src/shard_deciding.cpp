@@ -260,12 +260,6 @@ rpc::Future<shards::Verdict> ShardServer::offer(const rpc::CallContext& context,
   return future;
 }
 
-Result<void> ShardServer::carry_out(const std::string& table, const shards::StepOrder& order) {
-  auto found = find(table);
-  if (!found) return found.error();
-  return (*found)->shard.carry_out(order);
-}
-
 void ShardServer::give_orders(const std::string& table) {
   auto found = find_deciding(table);
   if (!found || (*found)->ordering || (*found)->clocks.order() == nullptr) return;

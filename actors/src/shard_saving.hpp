@@ -58,6 +58,7 @@ class ShardServer::Saving {
     std::unique_ptr<shards::ShardFileWriter> writer;
     shards::ExtractPage page;
   };
+  void settled();
   Result<void> open(const std::string& name);
   void go_on();
   void copy_page(Part& part);
@@ -71,6 +72,9 @@ class ShardServer::Saving {
   std::string folder_;
   rpc::Promise<std::vector<std::string>> promise_;
   const rpc::Future<std::vector<std::string>> whole_;
+  std::vector<std::string> names_;
+  std::vector<Table*> held_;   // until none of them is in the middle of something
+  std::size_t unsettled_ = 0;  // of them
   std::vector<Part> parts_;
   std::size_t at_ = 0;      // the part that is written
   int on_their_way_ = 0;    // what the other thread has been given

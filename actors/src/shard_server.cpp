@@ -8,32 +8,13 @@
 
 #include "disk_thread.hpp"
 #include "shard_deciding.hpp"
+#include "shard_rows.hpp"
 #include "shard_saving.hpp"
+#include "table_work.hpp"
 
 namespace troupe {
 
 namespace {
-
-/// A copy of a list of keys in `scratch`. What came as an argument may lie in memory that its sender can
-/// still write: keys decide which memory is touched, and are looked at more than once.
-Result<std::span<const std::uint64_t>> copy_keys(const Tensor& keys, std::vector<std::uint64_t>& scratch) {
-  if (keys.dtype() != DType::kUInt64 || keys.rank() != 1 || keys.device().kind == MemoryKind::kDevice)
-    return Error{Code::kInvalidArgument,
-                 "keys are to be a uint64 tensor of one dimension in host memory, not " + keys.to_string()};
-  const Tensor contiguous = keys.contiguous();
-  const std::span from = contiguous.as<const std::uint64_t>();
-  if (scratch.size() < from.size()) scratch.resize(from.size());
-  std::copy(from.begin(), from.end(), scratch.begin());
-  return std::span<const std::uint64_t>(scratch.data(), from.size());
-}
-
-/// The gradients as they lie; they are numbers only.
-Result<Tensor> gradients_of(const Tensor& gradients) {
-  if (gradients.dtype() != DType::kFloat32 || gradients.device().kind == MemoryKind::kDevice)
-    return Error{Code::kInvalidArgument,
-                 "gradients are to be a float32 tensor in host memory, not " + gradients.to_string()};
-  return gradients.contiguous();
-}
 
 /// A server's generations begin with its node's id, of which no two lives have the same.
 constexpr unsigned kRestoreBits = 20;
@@ -41,46 +22,7 @@ constexpr unsigned kRestoreBits = 20;
 /// Names of callers of which a table keeps times.
 constexpr std::size_t kMaxCallers = 4096;
 
-std::uint64_t nanoseconds(Duration duration) {
-  return static_cast<std::uint64_t>(duration.count());
-}
-
-PushReply to_reply(const shards::PushReceipt& receipt, std::uint64_t generation) {
-  return {receipt.applied ? PushOutcome::kApplied : PushOutcome::kRepeated,
-          receipt.version,
-          receipt.staleness,
-          generation,
-          {}};
-}
-
-shards::PushHeader header_of(const PushHead& head) {
-  return {head.clock.worker, head.clock.clock, head.sequence, head.pulled_version};
-}
-
-/// [keys, dim]
-Tensor rows_for(std::size_t keys, std::uint64_t dim, MemoryPool& pool) {
-  return Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(keys), static_cast<std::int64_t>(dim)},
-                       &pool);
-}
-
 }  // namespace
-
-/// Counts the time of its own life as work done for a caller.
-class ShardServer::Work {
- public:
-  Work(const ShardServer& server, CallerTimes* times)
-      : clock_(server.node_.loop().clock()), times_(times), begun_(clock_.now()) {}
-  ~Work() {
-    if (times_) times_->work_ns += nanoseconds(clock_.now() - begun_);
-  }
-  Work(const Work&) = delete;
-  Work& operator=(const Work&) = delete;
-
- private:
-  Clock& clock_;
-  CallerTimes* times_;
-  TimePoint begun_;
-};
 
 ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, shards::OptimizerList known)
     : index_(index),
@@ -100,6 +42,7 @@ ShardServer::~ShardServer() {
   node_.metrics().remove(metrics_);
   node_.unwatch(watch_);
   alive_.reset();
+  const auto waiting = take_work(tables_);
   for (const auto& [name, deciding] : std::exchange(deciding_, {})) deciding->close();
 }
 
@@ -198,7 +141,9 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
   if (!table) {
     promise.set(table.error());
   } else if (head.clock.worker == 0 || deciding == deciding_.end()) {
-    promise.set(read_for(**table, context.session, 0, keys, head.route));
+    read_then(
+        **table, context.session, 0, keys, head.route,
+        [promise = std::move(promise)](Result<PullReply> reply) mutable { promise.set(std::move(reply)); });
   } else {
     const std::shared_ptr<Deciding> at = deciding->second;
     const std::weak_ptr<int> alive = alive_;
@@ -213,9 +158,11 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
           auto present = find(name);
           if (!own || !present) return;
           own->deferred_ns += waited;
-          auto reply = read_for(**present, session, waited, keys, route);
-          if (reply) reply->open_clock = own->clocks.open_clock();
-          promise.set(std::move(reply));  // last: it may do anything
+          read_then(**present, session, waited, keys, route,
+                    [own, promise = std::move(promise)](Result<PullReply> reply) mutable {
+                      if (reply) reply->open_clock = own->clocks.open_clock();
+                      promise.set(std::move(reply));  // last: it may do anything
+                    });
         });
     if (!waiting) {
       rpc::Promise<PullReply> refused(node_.loop(), context.deadline);
@@ -227,7 +174,8 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
   return future;
 }
 
-Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor& keys, const PullHead& head) {
+Result<PullReply> ShardServer::peek_now(const std::string& table_name, const Tensor& keys,
+                                        const PullHead& head) {
   auto table = find(table_name);
   if (!table) return table.error();
   const auto& shard = (*table)->shard;
@@ -242,8 +190,8 @@ Result<PullReply> ShardServer::peek(const std::string& table_name, const Tensor&
   return reply;
 }
 
-Result<PushReply> ShardServer::push(const rpc::CallContext& context, const std::string& table_name,
-                                    const Tensor& keys, const Tensor& gradients, const PushHead& head) {
+Result<PushReply> ShardServer::push_now(const rpc::CallContext& context, const std::string& table_name,
+                                        const Tensor& keys, const Tensor& gradients, const PushHead& head) {
   auto table = find(table_name);
   if (!table) return table.error();
   if (auto refused = refuse(**table, head)) return *refused;
@@ -264,9 +212,10 @@ Result<PushReply> ShardServer::push(const rpc::CallContext& context, const std::
   return to_reply(*receipt, (*table)->generation);
 }
 
-Result<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, const std::string& table_name,
-                                             const Tensor& keys, const Tensor& gradients,
-                                             const PushHead& head, const Tensor& pull_keys) {
+Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context,
+                                                 const std::string& table_name, const Tensor& keys,
+                                                 const Tensor& gradients, const PushHead& head,
+                                                 const Tensor& pull_keys) {
   auto table = find(table_name);
   if (!table) return table.error();
   shards::TableShard& shard = (*table)->shard;

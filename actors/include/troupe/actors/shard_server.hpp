@@ -18,6 +18,7 @@ namespace troupe {
 
 class DiskThread;
 class Node;
+class TableWork;
 
 /// One server of parameter shards: number `index` of `count`. It owns, of each table, the slots that the
 /// table's route gives to it, or a balanced SlotMap to its index where there is no route yet. The state of a
@@ -74,23 +75,26 @@ class ShardServer {
   rpc::Future<shards::Verdict> offer(const rpc::CallContext& context, const std::string& table,
                                      const OfferHead& head);
   /// What the decider has ordered; any shard of the table.
-  Result<void> carry_out(const std::string& table, const shards::StepOrder& order);
+  rpc::Future<void> carry_out(const rpc::CallContext& context, const std::string& table,
+                              const shards::StepOrder& order);
 
-  // ---- Rows
+  // ---- Rows. What is asked of one table is done in the order in which it comes. More than 4 MiB of rows are
+  // worked on in slices, between which the loop does other things, and this table nothing else.
 
   /// Rows of `keys` (uint64 [n]). At the decider the answer waits until the worker may go on; one that joined
   /// none of it (0) never waits.
   rpc::Future<PullReply> pull(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                               const PullHead& head);
   /// As they are, for evaluation: makes no rows, counts nothing, waits for nobody.
-  Result<PullReply> peek(const std::string& table, const Tensor& keys, const PullHead& head);
+  rpc::Future<PullReply> peek(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                              const PullHead& head);
   /// One optimizer step with gradients float32 [n, dim]; a table in rounds keeps them for one.
-  Result<PushReply> push(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
-                         const Tensor& gradients, const PushHead& head);
+  rpc::Future<PushReply> push(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                              const Tensor& gradients, const PushHead& head);
   /// kFailedPrecondition for a table in rounds: its push ends later.
-  Result<PushPullReply> push_pull(const rpc::CallContext& context, const std::string& table,
-                                  const Tensor& keys, const Tensor& gradients, const PushHead& head,
-                                  const Tensor& pull_keys);
+  rpc::Future<PushPullReply> push_pull(const rpc::CallContext& context, const std::string& table,
+                                       const Tensor& keys, const Tensor& gradients, const PushHead& head,
+                                       const Tensor& pull_keys);
 
   /// peek() and push() for callers whose arguments are numbers and tensors, as those of CAF are: without
   /// route, generation and clock. Returns the rows; whether the push was applied, and not before.
@@ -113,8 +117,10 @@ class ShardServer {
 
  private:
   struct Table {
-    explicit Table(shards::TableShard table_shard) : shard(std::move(table_shard)) {}
+    Table(shards::TableShard table_shard, Loop& loop);
+    ~Table();
     shards::TableShard shard;
+    std::unique_ptr<TableWork> work;
     TableRoute route;              // version 0: none
     std::uint64_t generation = 0;  // see PullReply
     std::map<std::string, CallerTimes, std::less<>> callers;
@@ -141,6 +147,8 @@ class ShardServer {
   template <class Body, class Then>
   void on_disk(Body work, Then then);
   void drop(Tables tables);
+  /// What waits for them: goes on the loop, last, because who is told of it may do anything.
+  static std::vector<std::unique_ptr<TableWork>> take_work(Tables& tables);
   void put_in_place(Tables tables);
 
   Result<Table*> find(const std::string& table);
@@ -166,6 +174,20 @@ class ShardServer {
   /// The same, as work done for a caller, who waited so long.
   Result<PullReply> read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
                              std::uint64_t route);
+  // The same at once.
+  Result<PullReply> peek_now(const std::string& table, const Tensor& keys, const PullHead& head);
+  Result<PushReply> push_now(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                             const Tensor& gradients, const PushHead& head);
+  Result<PushPullReply> push_pull_now(const rpc::CallContext& context, const std::string& table,
+                                      const Tensor& keys, const Tensor& gradients, const PushHead& head,
+                                      const Tensor& pull_keys);
+  /// read_for() when it is its turn, in slices if there are many; `then` may do anything.
+  void read_then(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
+                 std::uint64_t route, UniqueFunction<void(Result<PullReply>)> then);
+  /// `call`, which returns a Result<Reply>, when it is the table's turn.
+  template <class Reply, class Call>
+  rpc::Future<Reply> in_turn(Table& table, const rpc::CallContext& context, Call call);
+  class Slices;
   /// Null once too many names have called.
   CallerTimes* times_of(Table& table, rpc::SessionId caller) const;
   class Work;

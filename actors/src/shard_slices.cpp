@@ -1,0 +1,303 @@
+// The order of what is asked of a table's rows, and large requests in slices.
+#include <algorithm>
+#include <utility>
+
+#include "shard_rows.hpp"
+#include "table_work.hpp"
+
+namespace troupe {
+
+namespace {
+
+/// Of rows: what is worked on at once, and how large the slices of the rest are.
+constexpr std::uint64_t kAtOnce_bytes = std::uint64_t{4} << 20;
+constexpr std::uint64_t kSlice_bytes = std::uint64_t{1} << 20;
+/// Short rows take their time, too.
+constexpr std::uint64_t kMostSlice_keys = 16384;
+
+std::size_t slice_keys(const shards::TableSpec& spec) {
+  return std::clamp<std::uint64_t>(kSlice_bytes / (spec.dim * sizeof(float)), 1, kMostSlice_keys);
+}
+
+bool is_large(const shards::TableSpec& spec, const Tensor& keys) {
+  const auto count = static_cast<std::uint64_t>(keys.numel());
+  return count > std::min<std::uint64_t>(kAtOnce_bytes / (spec.dim * sizeof(float)), 4 * kMostSlice_keys) &&
+         count > 1;
+}
+
+}  // namespace
+
+ShardServer::Table::Table(shards::TableShard table_shard, Loop& loop)
+    : shard(std::move(table_shard)), work(std::make_unique<TableWork>(loop)) {}
+ShardServer::Table::~Table() = default;
+
+std::vector<std::unique_ptr<TableWork>> ShardServer::take_work(Tables& tables) {
+  std::vector<std::unique_ptr<TableWork>> work;
+  for (auto& [name, table] : tables) work.push_back(std::move(table->work));
+  return work;
+}
+
+/// A large request: gradients, then rows, or one of them. A job of its table's work. Rows that are to be read
+/// after a push are made before it, so that all that can fail comes first.
+class ShardServer::Slices {
+ public:
+  using Then = UniqueFunction<void(Result<PushPullReply>)>;
+
+  Slices(ShardServer& server, Table& table, rpc::SessionId caller)
+      : server_(server), table_(table), caller_(caller), slice_(slice_keys(table.shard.spec())) {
+    reply_.push.generation = reply_.pull.generation = table.generation;
+    reply_.pull.rows = rows_for(0, table.shard.spec().dim, server.pool_);
+  }
+  Result<void> add_push(const Tensor& keys, const Tensor& gradients, const PushHead& head) {
+    auto pushed = copy_keys(keys, pushed_);
+    if (!pushed) return pushed.error();
+    auto values = gradients_of(gradients);
+    if (!values) return values.error();
+    gradients_ = std::move(*values);
+    header_ = header_of(head);
+    stage_ = Stage::kMake;
+    return {};
+  }
+  enum class Read : std::uint8_t { kPull, kPeek };
+  Result<void> add_read(const Tensor& keys, Read how) {
+    auto wanted = copy_keys(keys, wanted_);
+    if (!wanted) return wanted.error();
+    peeks_ = how == Read::kPeek;
+    reply_.pull.rows = rows_for(wanted->size(), table_.shard.spec().dim, server_.pool_);
+    reads_ = true;
+    return {};
+  }
+  /// Last: what `then` does may end all of this.
+  void answer(Then then) { then_ = std::move(then); }
+
+  bool operator()() {
+    Result<bool> over = true;
+    {
+      const Work work(server_, server_.times_of(table_, caller_));
+      over = go_on();
+    }
+    if (over && !*over) return false;
+    then_(over ? Result<PushPullReply>(std::move(reply_)) : over.error());
+    return true;
+  }
+
+ private:
+  enum class Stage : std::uint8_t { kMake, kPush, kRead };
+
+  std::span<const std::uint64_t> next_keys() const {
+    return std::span(wanted_).subspan(at_, std::min(slice_, wanted_.size() - at_));
+  }
+  /// One slice; true: that was the last.
+  Result<bool> go_on() {
+    switch (stage_) {
+      case Stage::kMake:
+        return make();
+      case Stage::kPush:
+        return push();
+      case Stage::kRead:
+        return read();
+    }
+    return true;
+  }
+  Result<bool> make() {
+    if (at_ < wanted_.size()) {
+      const auto keys = next_keys();
+      if (auto made = table_.shard.make_rows(keys); !made) return made.error();
+      at_ += keys.size();
+      return false;
+    }
+    at_ = 0;
+    table_.shard.begin_push(header_, pushed_, gradients_.as<const float>());
+    stage_ = Stage::kPush;
+    return false;
+  }
+  Result<bool> push() {
+    auto receipt = table_.shard.go_on_with_push(slice_);
+    if (!receipt) return receipt.error();
+    if (!*receipt) return false;
+    reply_.push = to_reply(**receipt, table_.generation);
+    stage_ = Stage::kRead;
+    return !reads_;
+  }
+  Result<bool> read() {
+    const auto keys = next_keys();
+    float* const out = reply_.pull.rows.as<float>().data() + at_ * table_.shard.spec().dim;
+    shards::TableShard& shard = table_.shard;
+    const auto receipt = peeks_     ? shard.peek(keys, out)
+                         : at_ == 0 ? shard.pull(keys, out)
+                                    : shard.pull_more(keys, out);
+    if (!receipt) return receipt.error();
+    reply_.pull.version = receipt->version;
+    at_ += keys.size();
+    return at_ == wanted_.size();
+  }
+
+  ShardServer& server_;
+  Table& table_;
+  rpc::SessionId caller_;
+  std::size_t slice_;
+  Stage stage_ = Stage::kRead;
+  std::vector<std::uint64_t> pushed_, wanted_;
+  Tensor gradients_;
+  shards::PushHeader header_;
+  bool reads_ = false, peeks_ = false;
+  std::size_t at_ = 0;  // of wanted_
+  PushPullReply reply_;
+  Then then_;
+};
+
+template <class Reply, class Call>
+rpc::Future<Reply> ShardServer::in_turn(Table& table, const rpc::CallContext& context, Call call) {
+  rpc::Promise<Reply> promise(node_.loop(), context.deadline);
+  auto future = promise.future();
+  if (table.work->free()) {
+    promise.set(call());
+  } else {
+    table.work->add([context, call = std::move(call), promise = std::move(promise)]() mutable {
+      if (!context.cancelled()) promise.set(call());  // last: it may do anything
+      return true;
+    });
+  }
+  return future;
+}
+
+void ShardServer::read_then(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
+                            std::uint64_t route, UniqueFunction<void(Result<PullReply>)> then) {
+  const bool large = is_large(table.shard.spec(), keys);
+  if (table.work->free() && !large) return then(read_for(table, caller, waited_ns, keys, route));
+  table.work->add([this, &table, caller, waited_ns, keys, route, large, then = std::move(then)]() mutable {
+    if (!large || newer_route(table, route)) {
+      then(read_for(table, caller, waited_ns, keys, route));
+      return true;
+    }
+    if (CallerTimes* times = times_of(table, caller)) times->bound_ns += waited_ns;
+    Slices slices(*this, table, caller);
+    if (auto good = slices.add_read(keys, Slices::Read::kPull); !good) {
+      then(good.error());
+      return true;
+    }
+    slices.answer([then = std::move(then)](Result<PushPullReply> reply) mutable {
+      then(reply ? Result<PullReply>(std::move(reply->pull)) : reply.error());
+    });
+    table.work->next(std::move(slices));
+    return true;
+  });
+}
+
+rpc::Future<PullReply> ShardServer::peek(const rpc::CallContext& context, const std::string& name,
+                                         const Tensor& keys, const PullHead& head) {
+  rpc::Promise<PullReply> promise(node_.loop(), context.deadline);
+  auto table = find(name);
+  if (table && !is_large((*table)->shard.spec(), keys) && !(*table)->work->free())
+    return in_turn<PullReply>(**table, context,
+                              [this, name, keys, head] { return peek_now(name, keys, head); });
+  auto future = promise.future();
+  Table* const at = table ? *table : nullptr;
+  if (!at || newer_route(*at, head.route) || !is_large(at->shard.spec(), keys)) {
+    promise.set(peek_now(name, keys, head));
+    return future;
+  }
+  Slices slices(*this, *at, context.session);
+  if (auto good = slices.add_read(keys, Slices::Read::kPeek); !good) {
+    promise.set(good.error());
+    return future;
+  }
+  slices.answer([promise = std::move(promise)](Result<PushPullReply> reply) mutable {
+    promise.set(reply ? Result<PullReply>(std::move(reply->pull)) : reply.error());
+  });
+  at->work->add(std::move(slices));
+  return future;
+}
+
+// A large push is admitted when its turn has come, like a small one.
+rpc::Future<PushReply> ShardServer::push(const rpc::CallContext& context, const std::string& name,
+                                         const Tensor& keys, const Tensor& gradients, const PushHead& head) {
+  auto table = find(name);
+  if (!table) {
+    rpc::Promise<PushReply> refused(node_.loop(), context.deadline);
+    refused.set(table.error());
+    return refused.future();
+  }
+  const shards::TableSpec& spec = (*table)->shard.spec();
+  const bool whole = !is_large(spec, keys) || shards::in_rounds(spec.consistency);
+  if (whole && !(*table)->work->free())
+    return in_turn<PushReply>(**table, context, [this, context, name, keys, gradients, head] {
+      return push_now(context, name, keys, gradients, head);
+    });
+  rpc::Promise<PushReply> promise(node_.loop(), context.deadline);
+  auto future = promise.future();
+  if (whole) {
+    promise.set(push_now(context, name, keys, gradients, head));
+    return future;
+  }
+  (*table)->work->add(
+      [this, at = *table, context, keys, gradients, head, promise = std::move(promise)]() mutable {
+        if (context.cancelled()) return true;
+        Slices slices(*this, *at, context.session);
+        Result<PushReply> refused = refuse(*at, head).value_or(PushReply{});
+        const bool taken = refused->outcome == PushOutcome::kApplied;
+        if (auto good = slices.add_push(keys, gradients, head); !taken || !good) {
+          promise.set(taken ? good.error() : std::move(refused));
+          return true;
+        }
+        slices.answer([promise = std::move(promise)](Result<PushPullReply> reply) mutable {
+          promise.set(reply ? Result<PushReply>(std::move(reply->push)) : reply.error());
+        });
+        at->work->next(std::move(slices));
+        return true;
+      });
+  return future;
+}
+
+rpc::Future<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, const std::string& name,
+                                                  const Tensor& keys, const Tensor& gradients,
+                                                  const PushHead& head, const Tensor& pull_keys) {
+  auto table = find(name);
+  if (!table) {
+    rpc::Promise<PushPullReply> refused(node_.loop(), context.deadline);
+    refused.set(table.error());
+    return refused.future();
+  }
+  const shards::TableSpec& spec = (*table)->shard.spec();
+  rpc::Promise<PushPullReply> promise(node_.loop(), context.deadline);
+  auto future = promise.future();
+  const bool small = !is_large(spec, keys) && !is_large(spec, pull_keys);
+  if (small && (*table)->work->free()) {
+    promise.set(push_pull_now(context, name, keys, gradients, head, pull_keys));
+    return future;
+  }
+  auto now = [this, context, name, keys, gradients, head, pull_keys] {
+    return push_pull_now(context, name, keys, gradients, head, pull_keys);
+  };
+  if (small) return in_turn<PushPullReply>(**table, context, std::move(now));
+  (*table)->work->add([this, at = *table, context, keys, gradients, head, pull_keys, now = std::move(now),
+                       promise = std::move(promise)]() mutable {
+    if (context.cancelled()) return true;
+    Slices slices(*this, *at, context.session);
+    auto good = slices.add_push(keys, gradients, head);
+    if (good) good = slices.add_read(pull_keys, Slices::Read::kPull);
+    if (!good || refuse(*at, head) || shards::in_rounds(at->shard.spec().consistency)) {
+      promise.set(good ? now() : good.error());  // which says why not
+      return true;
+    }
+    slices.answer([promise = std::move(promise)](Result<PushPullReply> reply) mutable {
+      promise.set(std::move(reply));
+    });
+    at->work->next(std::move(slices));
+    return true;
+  });
+  return future;
+}
+
+rpc::Future<void> ShardServer::carry_out(const rpc::CallContext& context, const std::string& name,
+                                         const shards::StepOrder& order) {
+  auto table = find(name);
+  if (!table) {
+    rpc::Promise<void> refused(node_.loop(), context.deadline);
+    refused.set(table.error());
+    return refused.future();
+  }
+  return in_turn<void>(**table, context, [at = *table, order] { return at->shard.carry_out(order); });
+}
+
+}  // namespace troupe
