@@ -49,10 +49,12 @@ inline shards::PushHeader header_of(const PushHead& head) {
   return {head.clock.worker, head.clock.clock, head.sequence, head.pulled_version};
 }
 
-/// [keys, dim]
-inline Tensor rows_for(std::size_t keys, std::uint64_t dim, MemoryPool& pool) {
-  return Tensor::empty(DType::kFloat32, {static_cast<std::int64_t>(keys), static_cast<std::int64_t>(dim)},
-                       &pool);
+/// Memory for an answer's rows [keys, dim]: of many, such that a caller on this machine reads them where they
+/// are.
+inline Tensor rows_for(std::size_t keys, std::uint64_t dim, Node& node, MemoryPool& pool) {
+  const Shape shape{static_cast<std::int64_t>(keys), static_cast<std::int64_t>(dim)};
+  if (keys * dim * sizeof(float) < SharedPool::kSmallest) return Tensor::empty(DType::kFloat32, shape, &pool);
+  return Tensor::empty(DType::kFloat32, shape, node.endpoint().shared_pool());
 }
 
 /// Counts the time of its own life as work done for a caller.

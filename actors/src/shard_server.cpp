@@ -112,12 +112,12 @@ Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::
   const std::uint64_t dim = table.shard.spec().dim;
   PullReply reply{.rows = {}, .generation = table.generation, .route = newer_route(table, route)};
   if (reply.route) {
-    reply.rows = rows_for(0, dim, pool_);
+    reply.rows = rows_for(0, dim, node_, pool_);
     return reply;
   }
   auto wanted = copy_keys(keys, pulled_keys_);
   if (!wanted) return wanted.error();
-  reply.rows = rows_for(wanted->size(), dim, pool_);
+  reply.rows = rows_for(wanted->size(), dim, node_, pool_);
   auto receipt = table.shard.pull(*wanted, reply.rows.as<float>().data());
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
@@ -183,7 +183,7 @@ Result<PullReply> ShardServer::peek_now(const std::string& table_name, const Ten
   auto wanted = copy_keys(keys, pulled_keys_);
   if (!wanted) return wanted.error();
   if (reply.route) *wanted = {};
-  reply.rows = rows_for(wanted->size(), shard.spec().dim, pool_);
+  reply.rows = rows_for(wanted->size(), shard.spec().dim, node_, pool_);
   auto receipt = shard.peek(*wanted, reply.rows.as<float>().data());
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
@@ -224,7 +224,7 @@ Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context
   reply.pull.generation = (*table)->generation;
   if (auto refused = refuse(**table, head)) {
     reply.push = *refused;
-    reply.pull.rows = rows_for(0, dim, pool_);
+    reply.pull.rows = rows_for(0, dim, node_, pool_);
     return reply;
   }
   if (shards::in_rounds(shard.spec().consistency))
@@ -236,7 +236,7 @@ Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context
   if (!pulled) return pulled.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
-  reply.pull.rows = rows_for(pulled->size(), dim, pool_);
+  reply.pull.rows = rows_for(pulled->size(), dim, node_, pool_);
   const Work work(*this, times_of(**table, context.session));
   auto receipt = shard.push_pull(header_of(head), *pushed, values->as<const float>(), *pulled,
                                  reply.pull.rows.as<float>().data());
@@ -246,21 +246,24 @@ Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context
   return reply;
 }
 
-Result<Tensor> ShardServer::peek_rows(const std::string& table, const Tensor& keys) {
-  auto reply = peek(table, keys, {});
-  if (!reply) return reply.error();
-  return std::move(reply->rows);
+rpc::Future<Tensor> ShardServer::peek_rows(const rpc::CallContext& context, const std::string& table,
+                                           const Tensor& keys) {
+  return peek(context, table, keys, {}).then([](Result<PullReply> reply) -> Result<Tensor> {
+    if (!reply) return reply.error();
+    return std::move(reply->rows);
+  });
 }
 
-Result<bool> ShardServer::push_rows(const rpc::CallContext& context, const std::string& table,
-                                    const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
-                                    std::uint64_t sequence) {
+rpc::Future<bool> ShardServer::push_rows(const rpc::CallContext& context, const std::string& table,
+                                         const Tensor& keys, const Tensor& gradients, std::uint64_t worker,
+                                         std::uint64_t sequence) {
   PushHead head;
   head.clock.worker = worker;
   head.sequence = sequence;
-  auto reply = push(context, table, keys, gradients, head);
-  if (!reply) return reply.error();
-  return reply->outcome == PushOutcome::kApplied;
+  return push(context, table, keys, gradients, head).then([](const Result<PushReply>& reply) -> Result<bool> {
+    if (!reply) return reply.error();
+    return reply->outcome == PushOutcome::kApplied;
+  });
 }
 
 // ---- What is there ------------------------------------------------------------------------------

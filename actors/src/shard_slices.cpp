@@ -20,7 +20,7 @@ std::size_t slice_keys(const shards::TableSpec& spec) {
 }
 
 bool is_large(const shards::TableSpec& spec, const Tensor& keys) {
-  const auto count = static_cast<std::uint64_t>(keys.numel());
+  const auto count = static_cast<std::uint64_t>(keys.elements());
   return count > std::min<std::uint64_t>(kAtOnce_bytes / (spec.dim * sizeof(float)), 4 * kMostSlice_keys) &&
          count > 1;
 }
@@ -46,7 +46,7 @@ class ShardServer::Slices {
   Slices(ShardServer& server, Table& table, rpc::SessionId caller)
       : server_(server), table_(table), caller_(caller), slice_(slice_keys(table.shard.spec())) {
     reply_.push.generation = reply_.pull.generation = table.generation;
-    reply_.pull.rows = rows_for(0, table.shard.spec().dim, server.pool_);
+    reply_.pull.rows = rows_for(0, table.shard.spec().dim, server.node_, server.pool_);
   }
   Result<void> add_push(const Tensor& keys, const Tensor& gradients, const PushHead& head) {
     auto pushed = copy_keys(keys, pushed_);
@@ -63,7 +63,7 @@ class ShardServer::Slices {
     auto wanted = copy_keys(keys, wanted_);
     if (!wanted) return wanted.error();
     peeks_ = how == Read::kPeek;
-    reply_.pull.rows = rows_for(wanted->size(), table_.shard.spec().dim, server_.pool_);
+    reply_.pull.rows = rows_for(wanted->size(), table_.shard.spec().dim, server_.node_, server_.pool_);
     reads_ = true;
     return {};
   }

@@ -79,8 +79,9 @@ bool TableWork::run(Loop& loop, Job& job) {
   }
 }
 
-/// One piece of the first job.
-void TableWork::go_on(const std::shared_ptr<State>& state) {
+/// One piece of the first job. Holds the state: the job may end this.
+// NOLINTNEXTLINE(performance-unnecessary-value-param): the caller's may go
+void TableWork::go_on(std::shared_ptr<State> state) {
   if (state->running || state->jobs.empty() || (state->held && !state->begun)) return;
   Job job = std::move(state->jobs.front());
   state->begun = true;

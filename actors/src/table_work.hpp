@@ -36,7 +36,7 @@ class TableWork {
   struct State;
   static void schedule(const std::shared_ptr<State>& state);
   static bool run(Loop& loop, Job& job);
-  static void go_on(const std::shared_ptr<State>& state);
+  static void go_on(std::shared_ptr<State> state);
   std::shared_ptr<State> state_;
 };
 

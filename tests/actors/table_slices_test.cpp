@@ -162,7 +162,7 @@ TEST_CASE("large requests of others than a TableClient are worked on, and refuse
   std::vector<std::uint64_t> twice = keys;
   twice.insert(twice.end(), keys.begin(), keys.end());  // each key twice, far apart
   const Tensor gradients = Tensor::zeros(DType::kFloat32, {200'000, 32});
-  std::fill_n(gradients.as<float>().data(), gradients.numel(), 1.0F);
+  std::fill_n(gradients.as<float>().data(), gradients.elements(), 1.0F);
   const PushHead head{.clock = {7, 0}, .sequence = 1};
   const auto both = node.rpc_sync<PushPullReply>("ps0", "push_pull", "table", tensor_of(twice), gradients,
                                                  head, tensor_of(keys));

@@ -98,9 +98,10 @@ class ShardServer {
 
   /// peek() and push() for callers whose arguments are numbers and tensors, as those of CAF are: without
   /// route, generation and clock. Returns the rows; whether the push was applied, and not before.
-  Result<Tensor> peek_rows(const std::string& table, const Tensor& keys);
-  Result<bool> push_rows(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
-                         const Tensor& gradients, std::uint64_t worker, std::uint64_t sequence);
+  rpc::Future<Tensor> peek_rows(const rpc::CallContext& context, const std::string& table,
+                                const Tensor& keys);
+  rpc::Future<bool> push_rows(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
+                              const Tensor& gradients, std::uint64_t worker, std::uint64_t sequence);
 
   /// Writes this server's part of a checkpoint of the named tables into `folder`, as they are now; returns
   /// the FileEntry of each file as JSON, for the manifest. Rows are copied a page at a time between other
