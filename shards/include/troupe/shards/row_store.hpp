@@ -73,8 +73,8 @@ class RowStore {
   /// out[i] = the weights of keys[i] as float32, out[keys, dim].
   virtual Result<Completion> read(std::span<const std::uint64_t> keys, IfMissing missing, float* out,
                                   Stream* stream = nullptr) = 0;
-  /// Makes the rows of these keys that are missing, so that a read or an update of them cannot fail, also if a
-  /// cut is open.
+  /// Makes the rows of these keys that are missing, so that a read or an update of them cannot fail, also if
+  /// a cut is open.
   virtual Result<Completion> make(std::span<const std::uint64_t> keys, Stream* stream = nullptr) = 0;
   /// One optimizer step for each key, with gradients[keys, dim] and the learning rate times `scale`; makes
   /// missing rows. No key may come twice; gradients are as StepBatch says.
