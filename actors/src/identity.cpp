@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include <troupe/rpc/endpoint.hpp>
 #include <troupe/runtime/files.hpp>
 #include <troupe/runtime/text.hpp>
 
@@ -13,7 +14,7 @@ namespace troupe {
 
 namespace {
 constexpr std::string_view kNoSecret = "none";
-constexpr std::size_t kMostName = 255;
+constexpr std::size_t kMostRole = 255;
 constexpr std::size_t kMostAddress = 300;
 constexpr std::size_t kMostMetadata = std::size_t{64} << 10;  // all together
 }  // namespace
@@ -53,8 +54,8 @@ Result<void> check_member(const Member& member) {
   };
   if (member.name.empty() || member.node_id == 0)
     return Error{Code::kInvalidArgument, "a node needs a name and an id"};
-  if (member.name.size() > kMostName) return no("a node's name", kMostName);
-  if (member.role.size() > kMostName) return no("a node's role", kMostName);
+  if (member.name.size() > rpc::kMostNodeName) return no("a node's name", rpc::kMostNodeName);
+  if (member.role.size() > kMostRole) return no("a node's role", kMostRole);
   if (member.address.size() > kMostAddress) return no("a node's address", kMostAddress);
   std::size_t metadata = 0;
   for (const auto& [key, value] : member.metadata) metadata += key.size() + value.size();

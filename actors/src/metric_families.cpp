@@ -121,6 +121,13 @@ void add_endpoint(Families& to, const EndpointMetrics& endpoint) {
              number(endpoint.replies_late));
   to.counter(prefix + "repeats_answered_total", "Repeated calls that had run, or were running, already", {},
              number(endpoint.repeats_answered));
+  to.counter(prefix + "exceptions_total", "Exceptions that what was called from the endpoint has thrown", {},
+             number(endpoint.exceptions));
+  to.counter(prefix + "held_requests_total", "Calls of others that waited for room for their answers", {},
+             number(endpoint.requests_held));
+  to.counter(prefix + "pauses_total",
+             "Times that nothing was read from a peer any more, which had too much open", {},
+             number(endpoint.pauses));
   to.gauge(prefix + "open_calls", "Calls of this node without an answer yet", {},
            number(endpoint.open_calls));
   to.gauge(prefix + "waiting_calls", "Calls that wait for room on the way to a peer", {},

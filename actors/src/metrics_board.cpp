@@ -30,7 +30,8 @@ EndpointMetrics metrics_of(const rpc::Endpoint& endpoint) {
   const auto waiting = endpoint.waiting();
   return {stats.bytes_sent,       stats.bytes_received,     stats.messages_waited,
           stats.calls_refused,    stats.deadlines_exceeded, stats.replies_late,
-          stats.repeats_answered, endpoint.open_calls(),    waiting.calls,
+          stats.repeats_answered, stats.exceptions,         stats.requests_held,
+          stats.pauses,           endpoint.open_calls(),    waiting.calls,
           waiting.bytes};
 }
 

@@ -11,10 +11,10 @@
 #include <troupe/runtime/process.hpp>
 
 #include "actor_proxy.hpp"
+#include "advertised_address.hpp"
 #include "identity.hpp"
 #include "meeting_reasons.hpp"
 #include "node_impl.hpp"
-#include "published_address.hpp"
 
 namespace troupe {
 
@@ -122,7 +122,7 @@ Result<void> NodeImpl::drive_on_thread() {
 
 Result<void> NodeImpl::start() {
   if (auto fit =
-          check_member({options.node_id, options.name, options.role, options.publish, options.metadata});
+          check_member({options.node_id, options.name, options.role, options.advertise, options.metadata});
       !fit)
     return fit;
   // A simulated node's network has no other users.
@@ -168,9 +168,9 @@ Result<void> NodeImpl::listen(const SharedSecret& secret) {
   auto listening = endpoint->listen(options.listen);
   if (!listening) return with_context(listening.error(), "node '" + options.name + "' cannot listen");
   listening_at = *listening;
-  auto published = published_address(listening_at, options.publish);
-  if (!published) return with_context(published.error(), "node '" + options.name + "' cannot start");
-  address = *published;
+  auto advertised = advertised_address(listening_at, options.advertise);
+  if (!advertised) return with_context(advertised.error(), "node '" + options.name + "' cannot start");
+  address = *advertised;
 
   auto service = std::make_shared<NodeService>();
   service->metrics = [this] { return metrics.snapshot(); };
@@ -228,14 +228,14 @@ Result<rpc::SessionId> NodeImpl::meet_registry(TimePoint deadline) {
 }
 
 /// What is told to others of where this node is; with a registry, it depends on the way to that.
-Result<void> NodeImpl::publish_address() {
-  if (registry || !options.publish.empty()) return {};
+Result<void> NodeImpl::advertise_address() {
+  if (registry || !options.advertise.empty()) return {};
   Loop::Turn turn(*loop);
   const std::string own_host = endpoint->local_host(registry_session);
-  auto published = published_address(listening_at, options.publish, own_host);
-  if (!published) return published.error();
-  address = *published;
-  return may_publish(address, own_host);
+  auto advertised = advertised_address(listening_at, options.advertise, own_host);
+  if (!advertised) return advertised.error();
+  address = *advertised;
+  return may_advertise(address, own_host);
 }
 
 Result<void> NodeImpl::join() {
@@ -244,8 +244,8 @@ Result<void> NodeImpl::join() {
     auto met = meet_registry(deadline);
     if (!met) return with_context(met.error(), "node '" + options.name + "' cannot join");
   }
-  if (auto published = publish_address(); !published)
-    return with_context(published.error(), "node '" + options.name + "' cannot join");
+  if (auto advertised = advertise_address(); !advertised)
+    return with_context(advertised.error(), "node '" + options.name + "' cannot join");
   const Member self{options.node_id, options.name, options.role, address, options.metadata};
   auto membership = rpc::call_sync<Membership>(
       *endpoint, {registry_session, kRegistryActor}, "join", "joining",

@@ -4,8 +4,8 @@
 
 #include <troupe/actors/node.hpp>
 
+#include "advertised_address.hpp"
 #include "node_impl.hpp"
-#include "published_address.hpp"
 
 namespace troupe {
 
@@ -267,7 +267,7 @@ void NodeImpl::log_change(const MembershipChange& change) const {
       reach_of(change.member.address) == AddressReach::kThisMachine &&
       reach_of(address) != AddressReach::kThisMachine)
     log.warn(
-        "a node publishes an address that other machines cannot use; set its node.publish, or node.listen",
+        "a node advertises an address that other machines cannot use; set its node.advertise, or node.listen",
         {{"member", change.member.name}, {"address", change.member.address}});
   switch (change.event) {
     case MembershipEvent::kJoined:
@@ -312,6 +312,9 @@ void NodeImpl::apply_change(const MembershipChange& change) {
     end_proxy(name,
               {Code::kUnavailable, "the actor '" + name + "' is gone" + (gone ? ": " + change.reason : "")});
   tell_watchers(change);
+  if (options.close_with_last && registry && change.event == MembershipEvent::kLeft &&
+      directory.list().members.size() == 1)
+    stop_driving({});
 }
 
 /// Not from here: a watcher may make calls and wait for them, also to the registry, in the middle of whose

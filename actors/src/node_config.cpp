@@ -19,10 +19,16 @@ void take(const Config& config, std::string_view name, T& option) {
 void add_node_settings(ConfigSchema& schema) {
   const NodeOptions d;
   constexpr double kHour = 3600;
+  constexpr double kMostPoolWaiting = 1 << 20;
   schema.add("node.registry", d.registry, "address of the first node, which keeps the registry");
   schema.add("node.listen", d.listen, "address on which this node listens");
-  schema.add("node.publish", d.publish, "address that others are told to dial; empty: where it listens");
-  schema.add("node.secret", d.secret, "what all nodes of the cluster must know; none: nothing")
+  schema.add("node.advertise", d.advertise, "address that others are told to dial; empty: where it listens");
+  schema.renamed("node.publish", "node.advertise");
+  schema
+      .add("node.secret", d.secret,
+           "what all nodes of the cluster must know; empty: node.secret_file, or this user's own; the word "
+           "none: "
+           "nothing")
       .confidential();
   schema.add("node.secret_file", d.secret_file, "file that holds the secret");
   schema.add("node.transport", d.transport.transports,
@@ -35,6 +41,14 @@ void add_node_settings(ConfigSchema& schema) {
       .between(0.01, kHour);
   schema.add("node.silence_limit", d.silence_limit, "a node silent for so long is taken for dead")
       .between(0.05, kHour);
+  schema.add("node.close_with_last", d.close_with_last,
+             "whether the first node ends when the last other one has left");
+  schema.add("node.pool_threads", d.pool_threads, "threads for methods that are marked so; 0: none")
+      .between(0, 4096);
+  schema.add("node.pool_waiting", d.pool_waiting, "calls that may wait for these threads")
+      .between(0, kMostPoolWaiting);
+  schema.add("node.pool_patience", d.pool_patience, "how long the node's end waits for methods there")
+      .between(0, kHour);
   schema.add("node.metrics_address", d.metrics_address,
              "where Prometheus may read metrics, or port; empty: nowhere");
   schema.add("node.trace_file", "", "file to which spans of calls are appended, as OTLP JSON");
@@ -44,6 +58,8 @@ void add_node_settings(ConfigSchema& schema) {
   schema.add("loop.spin", d.loop.spin, "how long an idle loop polls before it sleeps").between(0, 1);
   schema.add("loop.yield_after", d.loop.yield_after, "from when on it gives the core away between polls")
       .between(0, 1);
+  schema.add("loop.help", d.loop.help,
+             "whether a thread that waits for a call runs the node's work meanwhile");
   schema.add("log.level", "info", "trace, debug, info, warn, error or off")
       .one_of({"trace", "debug", "info", "warn", "error", "off"});
   schema.add("log.format", "text", "text for people, json for programs").one_of({"text", "json"});
@@ -53,7 +69,7 @@ void add_node_settings(ConfigSchema& schema) {
 NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.registry", options.registry);
   take(config, "node.listen", options.listen);
-  take(config, "node.publish", options.publish);
+  take(config, "node.advertise", options.advertise);
   take(config, "node.secret", options.secret);
   take(config, "node.secret_file", options.secret_file);
   take(config, "node.transport", options.transport.transports);
@@ -62,12 +78,17 @@ NodeOptions node_options(const Config& config, NodeOptions options) {
   take(config, "node.default_timeout", options.default_timeout);
   take(config, "node.heartbeat_interval", options.heartbeat_interval);
   take(config, "node.silence_limit", options.silence_limit);
+  take(config, "node.close_with_last", options.close_with_last);
+  take(config, "node.pool_threads", options.pool_threads);
+  take(config, "node.pool_waiting", options.pool_waiting);
+  take(config, "node.pool_patience", options.pool_patience);
   take(config, "node.metrics_address", options.metrics_address);
   take(config, "node.trace_file", options.trace.file);
   take(config, "node.trace_endpoint", options.trace.endpoint);
   take(config, "node.trace_ratio", options.trace.ratio);
   take(config, "loop.spin", options.loop.spin);
   take(config, "loop.yield_after", options.loop.yield_after);
+  take(config, "loop.help", options.loop.help);
   return options;
 }
 

@@ -74,7 +74,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   Result<void> listen(const SharedSecret& secret);
   Result<void> join();
   Result<rpc::SessionId> meet_registry(TimePoint deadline);
-  Result<void> publish_address();
+  Result<void> advertise_address();
   void leave();
   Result<void> drain(Duration time);
   bool refuses_now(const rpc::InboundCall& call) const;

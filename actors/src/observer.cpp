@@ -10,6 +10,7 @@
 #include <troupe/rpc/endpoint.hpp>
 
 #include "identity.hpp"
+#include "meeting_reasons.hpp"
 #include "node_impl.hpp"
 
 namespace troupe {
@@ -71,8 +72,9 @@ Result<void> ClusterObserver::Impl::meet_first_node() {
   const Loop::Turn turn(loop);
   if (endpoint->ready(first)) return {};
   if (first_gone && first_gone->code != Code::kUnavailable) return *first_gone;
-  return Error{Code::kUnavailable, "no first node of a cluster answers at " + options.address +
-                                       (first_gone ? ": " + first_gone->message : "")};
+  MeetingReasons reasons;
+  if (first_gone) reasons.add(*first_gone);
+  return reasons.error(options.address, options.timeout);
 }
 
 Result<rpc::SessionId> ClusterObserver::Impl::session_to(const Member& member) {

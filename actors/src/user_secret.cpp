@@ -11,9 +11,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include <troupe/runtime/text.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe {
 
@@ -24,21 +26,6 @@ constexpr std::size_t kMostFileBytes = 4096;
 constexpr mode_t kOwnerOnly = 0700;
 constexpr const char* kInstead =
     "; or give the node a secret (node.secret_file), or none (node.secret = none)";
-
-/// A descriptor that is closed at the end.
-class File {
- public:
-  explicit File(int fd) : fd_(fd) {}
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 Error refused(const std::string& path, const std::string& why, const std::string& what_to_do) {
   return {Code::kPermissionDenied,
@@ -98,9 +85,9 @@ Result<void> make_folder(const std::string& folder, uid_t user) {
 
 /// Nothing: there is no such file.
 Result<std::optional<std::string>> read_secret(const std::string& path, uid_t user) {
-  const File file(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  if (file.get() < 0 && errno == ENOENT) return std::optional<std::string>();
-  if (file.get() < 0) {
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  if (!file && errno == ENOENT) return std::optional<std::string>();
+  if (!file) {
     if (errno == ELOOP) return refused(path, "it is a link", "remove it");
     return cannot(errno, "reading " + path);
   }
@@ -121,13 +108,7 @@ Result<std::optional<std::string>> read_secret(const std::string& path, uid_t us
 Result<std::string> random_text() {
   std::array<unsigned char, kSecretBytes> random{};
   if (::getentropy(random.data(), random.size()) != 0) return errno_error(errno, "asking for random bytes");
-  std::string text;
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  for (const unsigned char byte : random) {
-    text += kDigits[byte >> 4U];
-    text += kDigits[byte & 15U];
-  }
-  return text;
+  return to_hex(std::as_bytes(std::span(random)));
 }
 
 /// Makes the file whole under another name first, and gives it its own only if there is none: who comes
@@ -139,8 +120,8 @@ Result<void> make_secret(const std::string& path) {
   if (!name) return name.error();
   const std::string aside = path + "." + name->substr(0, 16);
   {
-    const File file(::open(aside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (file.get() < 0) return cannot(errno, "making " + aside);
+    const UniqueFd file(::open(aside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!file) return cannot(errno, "making " + aside);
     const std::string text = *secret + "\n";
     const bool written = ::fchmod(file.get(), 0600) == 0 &&
                          ::write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&

@@ -1,6 +1,7 @@
 // counter serve ADDRESS: keeps a counter.   counter add ADDRESS N: adds N to it.
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <string>
 
 #include <troupe/actors/node.hpp>
@@ -52,10 +53,19 @@ int add(const std::string& address, std::int64_t n) {
   return 0;
 }
 
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   const std::string command = argc > 2 ? argv[1] : "";
   if (command == "serve") return serve(argv[2]);
   if (command == "add" && argc > 3) return add(argv[2], std::stoll(argv[3]));
   std::fprintf(stderr, "usage: counter serve ADDRESS | counter add ADDRESS N\n");
   return 2;
+}
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& exception) {  // an argument that is no number, for instance
+    std::fprintf(stderr, "counter: %s\n", exception.what());
+    return 1;
+  }
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -59,7 +60,7 @@ Result<void> train(Node& node, std::uint32_t count) {
   return {};
 }
 
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   const std::string command = argc > 3 ? argv[1] : "";
   if (command == "serve" && argc > 4)
     return serve(static_cast<std::uint32_t>(std::stoul(argv[2])),
@@ -72,4 +73,13 @@ int main(int argc, char** argv) {
   }
   std::fprintf(stderr, "usage: table serve INDEX COUNT ADDRESS | table train COUNT ADDRESS\n");
   return 2;
+}
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& exception) {  // an argument that is no number, for instance
+    std::fprintf(stderr, "table: %s\n", exception.what());
+    return 1;
+  }
 }

@@ -251,6 +251,10 @@ Result<void> Config::load_environment(const char* const* environment) {
     std::string_view text = entry.substr(std::min(equals + 1, entry.size()));
     if (found == names.end() && is_of_a_service(variable, text)) continue;
     if (found == names.end()) {
+      for (const auto& [old_name, new_name] : schema_.old_names())
+        if (variable == environment_name(old_name))
+          return Error{Code::kInvalidArgument,
+                       "environment: " + variable + " is called " + environment_name(new_name) + " now"};
       std::string name = variable.substr(kEnvironmentPrefix.size());
       std::ranges::transform(name, name.begin(),
                              [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
@@ -309,6 +313,9 @@ Result<void> Config::store(std::string_view name, Result<ConfigValue> value, std
 }
 
 Error Config::unknown(std::string_view name, std::string_view origin) const {
+  if (const std::string_view now = schema_.new_name(name); !now.empty())
+    return {Code::kInvalidArgument, std::string(origin) + ": the setting '" + std::string(name) +
+                                        "' is called '" + std::string(now) + "' now"};
   std::string message = std::string(origin) + ": unknown setting '" + std::string(name) + "'";
   if (const auto nearest = schema_.nearest(name)) {
     message += "; did you mean '" + *nearest + "'?";

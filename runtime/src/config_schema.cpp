@@ -65,6 +65,17 @@ ConfigSchema& ConfigSchema::reserve_environment(std::string prefix) {
   return *this;
 }
 
+ConfigSchema& ConfigSchema::renamed(std::string old_name, std::string name) {
+  assert(find(name) && !find(old_name) && "a setting is renamed to one that there is");
+  renamed_.insert_or_assign(std::move(old_name), std::move(name));
+  return *this;
+}
+
+std::string_view ConfigSchema::new_name(std::string_view old_name) const {
+  const auto found = renamed_.find(old_name);
+  return found == renamed_.end() ? std::string_view{} : found->second;
+}
+
 const ConfigKey* ConfigSchema::find(std::string_view name) const {
   const auto found = keys_.find(name);
   return found == keys_.end() ? nullptr : &found->second;

@@ -10,25 +10,10 @@
 #include <utility>
 
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe {
 namespace {
-
-class File {
- public:
-  explicit File(int fd) : fd_(fd) {}
-  File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  File& operator=(File&&) = delete;
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int fd() const { return fd_; }
-  /// Errors of delayed writes may come as late as here.
-  int close() { return ::close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 Error failed(std::string_view verb, const std::string& path) {
   return errno_error(errno, "cannot " + std::string(verb) + " '" + path + "'");
@@ -62,11 +47,12 @@ Result<void> write_all(int fd, std::string_view contents, const std::string& pat
   return {};
 }
 
-Result<void> write_and_rename(File file, std::string_view contents, const std::string& temporary,
+Result<void> write_and_rename(UniqueFd file, std::string_view contents, const std::string& temporary,
                               const std::string& path) {
-  if (Result<void> written = write_all(file.fd(), contents, temporary); !written) return written;
-  if (fsync(file.fd()) != 0) return failed("sync", temporary);
-  if (file.close() != 0) return failed("close", temporary);
+  if (Result<void> written = write_all(file.get(), contents, temporary); !written) return written;
+  if (fsync(file.get()) != 0) return failed("sync", temporary);
+  // Errors of delayed writes may come as late as here.
+  if (::close(file.release()) != 0) return failed("close", temporary);
   if (rename(temporary.c_str(), path.c_str()) != 0) return failed("write", path);
   return {};
 }
@@ -74,16 +60,16 @@ Result<void> write_and_rename(File file, std::string_view contents, const std::s
 }  // namespace
 
 Result<std::string> read_file(const std::string& path) {
-  const File file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.fd() < 0) return failed("read", path);
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return failed("read", path);
   struct stat status {};
-  if (fstat(file.fd(), &status) != 0) return failed("read", path);
+  if (fstat(file.get(), &status) != 0) return failed("read", path);
   std::string contents;
   std::size_t size = 0;
   // The size is a hint: special files have none, and others may grow.
   contents.resize(static_cast<std::size_t>(std::max<off_t>(status.st_size, 0)) + 1);
   for (;;) {
-    const ssize_t got = read(file.fd(), contents.data() + size, contents.size() - size);
+    const ssize_t got = read(file.get(), contents.data() + size, contents.size() - size);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return failed("read", path);
     if (got == 0) break;
@@ -96,8 +82,8 @@ Result<std::string> read_file(const std::string& path) {
 
 Result<void> write_file_atomically(const std::string& path, std::string_view contents) {
   std::string temporary;
-  File file(create_beside(path, temporary));
-  if (file.fd() < 0) return failed("write", path);
+  UniqueFd file(create_beside(path, temporary));
+  if (!file) return failed("write", path);
   Result<void> done = write_and_rename(std::move(file), contents, temporary, path);
   if (!done) {
     unlink(temporary.c_str());
@@ -112,9 +98,9 @@ Result<void> write_file_atomically(const std::string& path, std::span<const std:
 }
 
 Result<void> sync_directory(const std::string& path) {
-  const File directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   // Some file systems cannot sync a directory (EINVAL); they have nothing to offer instead.
-  if (directory.fd() < 0 || (fsync(directory.fd()) != 0 && errno != EINVAL)) return failed("sync", path);
+  if (!directory || (fsync(directory.get()) != 0 && errno != EINVAL)) return failed("sync", path);
   return {};
 }
 

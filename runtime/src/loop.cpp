@@ -20,9 +20,6 @@ constexpr Duration kPollAgain = std::chrono::microseconds(2);
 constexpr Duration kPollHolding = std::chrono::microseconds(10);
 
 constexpr Duration kDescriptorsEvery = std::chrono::microseconds(200);
-constexpr Duration kSleepWithoutEventFd = std::chrono::milliseconds(1);
-constexpr Duration kForever{-1};
-constexpr TimePoint kLongAgo{-1'000'000'000'000};
 constexpr int kIdleRoundsPerClockRead = 8;
 
 }  // namespace
@@ -442,58 +439,6 @@ bool Loop::arm_sources() {
   });
 }
 
-Duration Loop::sleep_bound(TimePoint until) {
-  const TimePoint end = std::min(until, timers_.next_due());
-  Duration bound = end == TimePoint::never() ? kForever : std::max(end - refresh_now(), Duration::zero());
-  const bool deaf = std::any_of(sources_.begin(), sources_.end(),
-                                [](Source* source) { return source && source->event_fd() < 0; });
-  if (deaf) bound = bound < Duration::zero() ? kSleepWithoutEventFd : std::min(bound, kSleepWithoutEventFd);
-  return bound;
-}
-
-// Sleeps with the turn given up, so that others can take it at once. False, with the turn kept, if a
-// source has something already.
-bool Loop::sleep_without_turn() {
-  if (!arm_sources() || !ready_.empty()) return false;
-  const Duration bound = sleep_bound(TimePoint::never());
-  ++stats_.sleeps;
-  spending_ = Spent::kAsleep;
-  home_.store(Home::kAsleep);
-  give_turn();
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // what post() relies on; giving the turn has none
-  if (inbox_->empty() && !stopping_.load()) {
-    std::array<epoll_event, 64> events{};
-    poller_->wait(events, bound);  // the descriptors are asked again once we have the turn
-  }
-  home_.store(Home::kAwake);
-  return true;
-}
-
-// Sleeps with the turn kept: who wants it kicks us. Two threads never sleep in the epoll set, because
-// one would take the kick that was meant for the other.
-void Loop::sleep_with_turn(TimePoint until) {
-  if (home_.load() == Home::kAsleep) {
-    poller_->kick();
-    sched_yield();
-    return;
-  }
-  if (!arm_sources() || !ready_.empty()) return;
-  const Duration bound = sleep_bound(until);
-  std::array<epoll_event, 64> events{};
-  int count = 0;
-  slept_ = true;
-  owner_asleep_.store(true);
-  if (inbox_->empty() && !arrived_.load()) {
-    ++stats_.sleeps;
-    spending_ = Spent::kAsleep;
-    count = poller_->wait(events, bound);
-  }
-  owner_asleep_.store(false);
-  refresh_now();
-  const int did = poller_->dispatch(std::span(events).first(static_cast<std::size_t>(count)), *this);
-  stats_.events += static_cast<std::uint64_t>(did);
-}
-
 void Loop::defer(Task task) {
   assert_turn();
   ready_.push_back(std::move(task));
@@ -501,49 +446,6 @@ void Loop::defer(Task task) {
 
 bool Loop::has_tasks() const {
   return !ready_.empty() || !inbox_->empty();
-}
-
-void Loop::add_source(Source& source) {
-  assert_turn();
-  sources_.push_back(&source);
-  poller_->held.add(source);
-  if (source.event_fd() < 0) return;
-  epoll_event event{.events = EPOLLIN, .data = {.u64 = Poller::kSource}};
-  epoll_ctl(poller_->epoll_fd, EPOLL_CTL_ADD, source.event_fd(), &event);
-}
-
-void Loop::remove_source(Source& source) {
-  assert_turn();
-  const auto found = std::find(sources_.begin(), sources_.end(), &source);
-  if (found == sources_.end()) return;
-  poller_->held.remove(source);
-  if (source.event_fd() >= 0) epoll_ctl(poller_->epoll_fd, EPOLL_CTL_DEL, source.event_fd(), nullptr);
-  if (poll_depth_ > 0) {
-    *found = nullptr;
-    sources_removed_ = true;
-  } else {
-    sources_.erase(found);
-  }
-}
-
-Result<void> Loop::watch(int fd, std::uint32_t events, FdHandler& handler) {
-  assert_turn();
-  const auto found = poller_->watched.find(fd);
-  const bool is_new = found == poller_->watched.end();
-  const std::uint32_t generation = is_new ? poller_->next_generation++ : found->second.generation;
-  epoll_event event{.events = events,
-                    .data = {.u64 = std::uint64_t{generation} << 32 | static_cast<std::uint32_t>(fd)}};
-  if (epoll_ctl(poller_->epoll_fd, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) != 0) {
-    return errno_error(errno, "cannot watch descriptor " + std::to_string(fd));
-  }
-  poller_->watched[fd] = {&handler, events, generation};
-  descriptors_polled_at_ = kLongAgo;  // it may be ready already
-  return {};
-}
-
-void Loop::unwatch(int fd) {
-  assert_turn();
-  if (poller_->watched.erase(fd) > 0) epoll_ctl(poller_->epoll_fd, EPOLL_CTL_DEL, fd, nullptr);
 }
 
 }  // namespace troupe

@@ -17,6 +17,9 @@
 
 namespace troupe {
 
+/// For a time that has passed, whatever is compared with it.
+constexpr TimePoint kLongAgo{-1'000'000'000'000};
+
 /// Tells the processor that this thread waits for another one.
 inline void spin_pause() {
 #if defined(__x86_64__)

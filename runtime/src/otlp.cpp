@@ -7,8 +7,7 @@
 #include <string_view>
 
 #include <troupe/runtime/json.hpp>
-
-#include "hex.hpp"
+#include <troupe/runtime/text.hpp>
 
 namespace troupe {
 
@@ -47,7 +46,7 @@ void append_attribute(std::string& out, std::string_view key, std::int64_t value
 
 void append_id(std::string& out, std::string_view key, std::uint64_t id) {
   ((out += ",\"") += key) += "\":\"";
-  append_hex(out, id);
+  out += to_hex(id);
   out += '"';
 }
 
@@ -86,8 +85,8 @@ void OtlpWriter::append(std::string& out, const Span& span) const {
   if (!span.method) unnamed = is_call ? "method-" + span_id_text(span.method_hash) : "work";
   const std::string& method = span.method ? *span.method : unnamed;
   out += R"({"traceId":")";
-  append_hex(out, span.context.trace_high);
-  append_hex(out, span.context.trace_low);
+  out += to_hex(span.context.trace_high);
+  out += to_hex(span.context.trace_low);
   out += '"';
   append_id(out, "spanId", span.context.span_id);
   if (span.parent_id != 0) append_id(out, "parentSpanId", span.parent_id);

@@ -1,5 +1,6 @@
 #include <troupe/runtime/text.hpp>
 
+#include <array>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -43,6 +44,23 @@ std::string to_utf8(std::string_view bytes) {
     bytes.remove_prefix(length > 0 ? length : 1);
   }
   return text;
+}
+
+std::string to_hex(std::span<const std::byte> bytes) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text;
+  text.reserve(2 * bytes.size());
+  for (const std::byte byte : bytes) {
+    text += kDigits[std::to_integer<std::size_t>(byte >> 4)];
+    text += kDigits[std::to_integer<std::size_t>(byte & std::byte{15})];
+  }
+  return text;
+}
+
+std::string to_hex(std::uint64_t number) {
+  std::array<std::byte, sizeof number> bytes;
+  for (std::size_t i = bytes.size(); i-- > 0; number >>= 8U) bytes[i] = static_cast<std::byte>(number & 0xff);
+  return to_hex(bytes);
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {

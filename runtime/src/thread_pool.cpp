@@ -5,9 +5,10 @@
 #include <deque>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <utility>
+
+#include <troupe/runtime/process.hpp>
 
 namespace troupe {
 
@@ -63,13 +64,13 @@ Result<void> ThreadPool::run(Task& task) {
                                                " threads of the pool work, and " +
                                                std::to_string(pool.tasks.size()) + " tasks wait already"};
   if (pool.tasks.size() >= pool.idle && !all_there) {
-    try {
-      pool.at_work.push_back(true);
-      pool.threads.emplace_back([shared = shared_, index = pool.threads.size()] { shared->serve(index); });
-    } catch (const std::system_error& error) {
+    pool.at_work.push_back(true);
+    auto thread = start_thread([shared = shared_, index = pool.threads.size()] { shared->serve(index); });
+    if (thread) {
+      pool.threads.push_back(std::move(*thread));
+    } else {
       pool.at_work.pop_back();
-      if (pool.threads.empty())
-        return Error{Code::kResourceExhausted, std::string("a thread cannot be started: ") + error.what()};
+      if (pool.threads.empty()) return thread.error();
     }
   }
   pool.tasks.push_back(std::move(task));

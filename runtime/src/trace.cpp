@@ -4,7 +4,7 @@
 #include <charconv>
 #include <cmath>
 
-#include "hex.hpp"
+#include <troupe/runtime/text.hpp>
 
 namespace troupe {
 
@@ -31,14 +31,14 @@ Error malformed(std::string_view text, std::string_view why) {
 
 std::string trace_id_text(const TraceContext& context) {
   std::string text;
-  append_hex(text, context.trace_high);
-  append_hex(text, context.trace_low);
+  text += to_hex(context.trace_high);
+  text += to_hex(context.trace_low);
   return text;
 }
 
 std::string span_id_text(std::uint64_t span_id) {
   std::string text;
-  append_hex(text, span_id);
+  text += to_hex(span_id);
   return text;
 }
 

@@ -19,19 +19,6 @@ constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 
 }  // namespace
 
-FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-int FileDescriptor::release() {
-  return std::exchange(fd_, -1);
-}
-
 FileWriter::FileWriter(std::filesystem::path path)
     : path_(std::move(path)), file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
   if (file_.get() < 0) result_ = errno_error(errno, "making " + path_.string());
@@ -61,7 +48,7 @@ Result<void> FileWriter::finish() {
 }
 
 Result<FileReader> FileReader::open(const std::filesystem::path& path) {
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe must not block
+  UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe must not block
   if (file.get() < 0) {
     if (errno == ENOENT) return Error{Code::kNotFound, path.string() + " does not exist"};
     return errno_error(errno, "opening " + path.string());

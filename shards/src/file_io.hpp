@@ -6,22 +6,9 @@
 #include <span>
 
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::shards {
-
-/// A file descriptor that closes itself.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd = -1) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.release()) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
-  ~FileDescriptor();
-  int get() const { return fd_; }
-  int release();
-
- private:
-  int fd_;
-};
 
 /// Writes parts of a file. The first fault is kept and reported by finish(); a file that was not finished is
 /// removed.
@@ -40,7 +27,7 @@ class FileWriter {
 
  private:
   std::filesystem::path path_;
-  FileDescriptor file_;
+  UniqueFd file_;
   Result<void> result_;
   bool finished_ = false;
 };
@@ -58,11 +45,11 @@ class FileReader {
   Result<std::uint32_t> checksum() const;
 
  private:
-  FileReader(std::filesystem::path path, FileDescriptor file, std::uint64_t size)
+  FileReader(std::filesystem::path path, UniqueFd file, std::uint64_t size)
       : path_(std::move(path)), file_(std::move(file)), size_(size) {}
 
   std::filesystem::path path_;
-  FileDescriptor file_;
+  UniqueFd file_;
   std::uint64_t size_;
 };
 

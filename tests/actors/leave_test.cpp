@@ -117,6 +117,24 @@ TEST_CASE("leave: the first node goes last, and takes no newcomers meanwhile") {
   CHECK_MESSAGE(outcome.ok(), text_of(outcome));
 }
 
+TEST_CASE("leave: the last one out closes the registry, if it is to; a death does not") {
+  RealCluster cluster;
+  auto alice = cluster.start({.name = "alice", .close_with_last = true});
+  REQUIRE(alice.ok());
+  cluster.add("bob");
+  cluster.add("carol");
+  Changes changes(**alice);
+  const auto bob_left = changes.signal(MembershipEvent::kLeft, "bob");
+  auto run = std::async(std::launch::async, [&] { return (*alice)->run(); });
+  REQUIRE(cluster["bob"].leave(kPatience).ok());
+  REQUIRE(bob_left->wait_for(kPatience));
+  CHECK(run.wait_for(0s) == std::future_status::timeout);  // carol is there
+  REQUIRE(cluster["carol"].leave(kPatience).ok());
+  REQUIRE(run.wait_for(kPatience) == std::future_status::ready);
+  const auto outcome = run.get();
+  CHECK_MESSAGE(outcome.ok(), text_of(outcome));
+}
+
 TEST_CASE_TEMPLATE("handlers and remote objects have their node, and know who calls", Kind, RealCluster,
                    SimCluster) {
   Kind cluster;

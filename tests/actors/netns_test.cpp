@@ -241,7 +241,7 @@ TEST_CASE("nodes on hosts find each other by names, with whatever addresses thes
   CHECK(first.end() == 0);
 }
 
-TEST_CASE("nodes on hosts publish what others can use, or do not start") {
+TEST_CASE("nodes on hosts advertise what others can use, or do not start") {
   Lan lan;
   if (const std::string why = lan.make(); !why.empty()) {
     MESSAGE("skipped: " << why);
@@ -256,15 +256,15 @@ TEST_CASE("nodes on hosts publish what others can use, or do not start") {
     Process refused(HostNode{.host = 2, .node = {.name = "refused", .registry = registry}}.command(lan));
     const std::string why = refused.line();
     CHECK_MESSAGE(contains(why, "failed FAILED_PRECONDITION"), why);
-    CHECK_MESSAGE(contains(why, "node.publish"), why);
+    CHECK_MESSAGE(contains(why, "node.advertise"), why);
     CHECK(refused.end() == 1);
   }
   for (const std::string listen : {"0.0.0.0:0", "[::]:0"}) {
     CAPTURE(listen);
     Process second(
         HostNode{.host = 2, .node = {.name = "second", .listen = listen, .registry = registry}}.command(lan));
-    const std::string published = second.line();
-    CHECK_MESSAGE(published.starts_with("ready " + Lan::address(2) + ":"), published);
+    const std::string advertised = second.line();
+    CHECK_MESSAGE(advertised.starts_with("ready " + Lan::address(2) + ":"), advertised);
     Process third(
         HostNode{.host = 3, .node = {.name = "third", .listen = Lan::address(3) + ":0", .registry = registry}}
             .command(lan));
@@ -295,7 +295,7 @@ TEST_CASE("a node behind one forwarded port is called there, if it publishes tha
   const std::string where = Lan::address(2) + ":15000";
   std::unique_ptr<Process> second;
   {
-    const Variable publish("TROUPE_NODE_PUBLISH", where);
+    const Variable advertise("TROUPE_NODE_ADVERTISE", where);
     second = std::make_unique<Process>(
         HostNode{.host = 2, .node = {.name = "second", .listen = "127.0.0.1:4711", .registry = registry}}
             .command(lan));
@@ -312,6 +312,22 @@ TEST_CASE("a node behind one forwarded port is called there, if it publishes tha
   CHECK(second->end() == 0);
   CHECK(first.end() == 0);
   CHECK(forwarder.end() == 0);
+}
+
+TEST_CASE("where the loopback device is down a node says so at once") {
+  if (geteuid() != 0 || !run("unshare -n true")) {
+    MESSAGE("skipped: network namespaces cannot be made here");
+    return;
+  }
+  const Variable join_timeout("TROUPE_NODE_JOIN_TIMEOUT", "60s");  // longer than this test waits
+  std::vector<std::string> words{"unshare", "-n"};
+  for (const std::string& word : NodeProcess{.name = "joining", .registry = "127.0.0.1:4711"}.command())
+    words.push_back(word);
+  Process joining(words);
+  const std::string line = joining.line();
+  CHECK_MESSAGE(contains(line, "FAILED_PRECONDITION"), line);
+  CHECK_MESSAGE(contains(line, "loopback"), line);
+  CHECK(joining.end() == 1);
 }
 
 TEST_CASE("a node that does not get through to the first one says what may be in the way") {

@@ -51,6 +51,39 @@ TEST_CASE("node configuration: a secret comes from the environment, never from a
   CHECK(shown.error().message.find("0123456789abcdef") == std::string::npos);
 }
 
+TEST_CASE("node configuration: the pool, helping and the last one out are settings, too") {
+  const char* const environment[] = {"TROUPE_NODE_POOL_THREADS=7", "TROUPE_LOOP_HELP=false", nullptr};
+  const NodeOptions options = node_options(
+      configured(environment,
+                 {"node.pool_waiting=9", "node.pool_patience=250ms", "node.close_with_last=true"}),
+      {.name = "a", .pool_waiting = 3});
+  CHECK(options.pool_threads == 7);
+  CHECK(options.pool_waiting == 9);
+  CHECK(options.pool_patience == 250ms);
+  CHECK_FALSE(options.loop.help);
+  CHECK(options.close_with_last);
+  ConfigSchema schema;
+  add_node_settings(schema);
+  const std::vector<std::string> flags{"node.pool_threads=-1"};
+  const char* const none[] = {nullptr};
+  CHECK_FALSE(Config::load(schema, "", none, flags).ok());
+}
+
+TEST_CASE("node configuration: a setting that has another name now says so") {
+  ConfigSchema schema;
+  add_node_settings(schema);
+  const char* const none[] = {nullptr};
+  const std::vector<std::string> flags{"node.publish=node7"};
+  const auto by_flag = Config::load(schema, "", none, flags);
+  REQUIRE_FALSE(by_flag);
+  CHECK(by_flag.error().message == "flag: the setting 'node.publish' is called 'node.advertise' now");
+  const char* const old[] = {"TROUPE_NODE_PUBLISH=node7", nullptr};
+  const auto by_environment = Config::load(schema, "", old, {});
+  REQUIRE_FALSE(by_environment);
+  CHECK(by_environment.error().message ==
+        "environment: TROUPE_NODE_PUBLISH is called TROUPE_NODE_ADVERTISE now");
+}
+
 TEST_CASE("node configuration: a bad value names its place") {
   const char* const environment[] = {"TROUPE_LOG_LEVEL=loud", nullptr};
   ConfigSchema schema;

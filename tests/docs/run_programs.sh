@@ -31,6 +31,11 @@ expect "the counter is at 10" "$output"
 expect "half of it is 5" "$output"
 expect "INVALID_ARGUMENT: counter.divide: cannot divide by zero (at server)" "$output"
 
+code=0
+output=$("$counter" add "unix:$folder/counter" ten 2>&1) || code=$?
+expect "counter: " "$output"
+[[ $code == 1 ]] || { echo "a number that is none ended it with $code" && exit 1; }
+
 serve "$table" serve 0 2 "unix:$folder/table"
 serve "$table" serve 1 2 "unix:$folder/table"
 expect "42: 1.000 1.000" "$("$table" train 2 "unix:$folder/table")"

@@ -171,6 +171,7 @@ TEST_CASE("bad input is one line and exit code 2") {
       {{"train", "--servers", "2000"}, "--servers"},
       {{"train", "--transport", "pigeon"}, "--transport"},
       {{"train", "--out", folder / "file/out"}, "file/out"},
+      {{"tarin"}, "unknown command 'tarin'"},
       {{"train", "--resume", folder / "missing"}, "holds no checkpoint"},
       {{"train", "--resume", folder.out(), "--batch", "3"}, "leave out --batch"},
       {{"train", "--out", folder / "o", "--data", folder / "graph", "--reference", folder / "file"},
@@ -212,6 +213,7 @@ TEST_CASE("a run is not resumed with data whose entities have other numbers") {
   CAPTURE(done.err);
   CHECK(done.code == 1);
   CHECK(done.err.find("is not that of the checkpoint in") != std::string::npos);
+  CHECK(done.err.find("no checkpoint yet") == std::string::npos);
   CHECK(folder.read("out/checkpoint/manifest.json") == manifest);
 }
 

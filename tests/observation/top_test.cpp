@@ -1,4 +1,11 @@
 // `troupe top` beside a running job.
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <string>
+
+#include <troupe/runtime/unique_fd.hpp>
+
 #include "job.hpp"
 #include "tools/command.hpp"
 #include "tools/terminal.hpp"
@@ -26,6 +33,26 @@ TEST_CASE("top: numbers and durations are short") {
 }
 
 namespace {
+
+/// Takes connections, as the kernel does for whoever listens, and says nothing on them.
+class SilentPort {
+ public:
+  SilentPort() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    REQUIRE(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&at), sizeof at) == 0);
+    REQUIRE(::listen(fd_.get(), 4) == 0);
+    REQUIRE(::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&at), &size) == 0);
+    address_ = "127.0.0.1:" + std::to_string(ntohs(at.sin_port));
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  UniqueFd fd_;
+  std::string address_;
+};
 
 NodeView view_of(std::int64_t age_ns, std::uint64_t calls) {
   NodeMetrics metrics;
@@ -224,7 +251,14 @@ TEST_CASE("top: when the cluster ends it says so") {
 TEST_CASE("top: a cluster that cannot be reached is one clear line") {
   const Finished nobody = run({"top", "--address", "127.0.0.1:1", "--once"});
   CHECK(nobody.code == 1);
-  CHECK(contains(nobody.err, "no first node of a cluster answers at 127.0.0.1:1"));
+  CHECK(contains(nobody.err, "no first node answers at 127.0.0.1:1"));
+  CHECK(contains(nobody.err, "nobody listens there"));
+  // Of one that says nothing all that is known is that, and what may be the cause.
+  const SilentPort silent;
+  const Finished unheard = run({"top", "--address", silent.address(), "--once", "--timeout", "0.2"});
+  CHECK(unheard.code == 1);
+  CHECK(contains(unheard.err, "no first node answers at " + silent.address() + " within 200ms"));
+  CHECK(contains(unheard.err, "firewall"));
   CHECK(command_test::count(nobody.err, "\n") == 1);
   CHECK(run({"top", "--address", "nonsense"}).code == 2);
   CHECK(run({"top"}).code == 2);

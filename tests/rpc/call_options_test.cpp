@@ -134,6 +134,15 @@ TEST_CASE("time: a call without a deadline waits as long as its peer lives") {
   }
 }
 
+TEST_CASE("time: a call without a deadline that waits for the meeting is sent, and has none when it comes") {
+  Duo<contract::Sim> duo;
+  const SessionId session = duo.a.endpoint->connect(duo.address).value();
+  start_call(*duo.a.endpoint, {session, Side::kKeeper}, "keep", kNoDeadline, duo.answer());
+  CHECK_FALSE(duo.a.endpoint->ready(session));
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 1; }));
+  CHECK(duo.b.service.kept[0]->deadline() == TimePoint::never());
+}
+
 TEST_CASE("time: within a call that has a deadline a call without one ends with that, else never") {
   Lookers<contract::Sim> lookers;
   for (const Duration timeout : {Duration(5s), kNoDeadline}) {

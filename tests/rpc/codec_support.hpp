@@ -30,13 +30,19 @@ inline std::unique_ptr<InMessage> receive(MemoryPool& pool, const OutFrame& fram
   std::vector<std::byte> bytes;
   for (const Buffer& part : frame.parts) bytes.insert(bytes.end(), part.bytes().begin(), part.bytes().end());
   std::vector<Buffer> parts;
-  if (total > 0) InMessage::allocate_parts(frame.head.bytes(), total, pool, parts).value();
+  Buffer head = Buffer::copy_of(frame.head.bytes());
+  std::unique_ptr<InMessage> begun;
+  if (total > 0) {
+    begun = std::move(InMessage::begin(head.bytes())).value();
+    begun->allocate_parts(total, pool, parts).value();
+  }
   const std::byte* from = bytes.data();
   for (Buffer& part : parts) {
     std::copy_n(from, part.size(), part.data());
     from += part.size();
   }
-  return std::move(InMessage::parse(Buffer::copy_of(frame.head.bytes()), std::move(parts))).value();
+  return begun ? std::move(InMessage::finish(std::move(begun), std::move(head), std::move(parts))).value()
+               : std::move(InMessage::parse(std::move(head), std::move(parts))).value();
 }
 
 template <class... T>

@@ -19,6 +19,7 @@ struct Source {
   std::vector<StreamWriter<Tensor>> tensors;
   std::function<void()> meanwhile;  // in the middle of "look"
   std::string seen;
+  Endpoint* endpoint = nullptr;  // its own
 
   static void methods(Methods<Source>& methods) {
     methods
@@ -33,6 +34,23 @@ struct Source {
                if (from > to) throw std::runtime_error("no such range");
                self.writers.push_back(std::move(out));
                pour(self.writers.back(), from, to);
+             })
+        .add("whose",
+             [](Source&, const CallContext& context, StreamWriter<std::string> out) {
+               std::string all;
+               for (const MetadataPair& pair : context.metadata.pairs())
+                 all += pair.key + "=" + pair.value + (pair.pass_on ? "+ " : " ");
+               CHECK(out.write(all).ok());
+               out.end();
+             })
+        .add("outer",
+             [](Source& self) {
+               auto reader = std::make_shared<StreamReader<std::string>>(open_stream<std::string>(
+                   *self.endpoint, {kLocal, 1}, "whose", "whose", {.metadata = {{"try", "3"}}}));
+               return reader->next_async(10s).then(
+                   [reader](Result<std::optional<std::string>> item) -> Result<std::string> {
+                     return item ? Result<std::string>(item->value_or("")) : item.error();
+                   });
              })
         .add("plain", [](Source&, std::int64_t a) { return a; })
         .add("look",
@@ -69,14 +87,15 @@ struct StreamDuo : Duo<Kind> {
       table->invoke(&source, std::move(call));
     };
     this->connect();
+    source.endpoint = this->b.endpoint.get();
   }
   ~StreamDuo() {
     source.writers.clear();
     source.tensors.clear();
   }
   template <class T, class... Args>
-  StreamReader<T> open(std::string_view method, StreamWindow window, const Args&... args) {
-    return open_stream<T>(*this->a.endpoint, {this->ab, 1}, method, std::string(method), window, args...);
+  StreamReader<T> open(std::string_view method, const StreamOptions& options, const Args&... args) {
+    return open_stream<T>(*this->a.endpoint, {this->ab, 1}, method, std::string(method), options, args...);
   }
   template <class T>
   Result<std::optional<T>> next(StreamReader<T>& reader, Duration timeout = 10s) {
@@ -260,6 +279,18 @@ TEST_CASE_TEMPLATE("streams: the end of a session ends both ends", Kind, TROUPE_
     CHECK(*reader.next(1s).value() == 2);
     CHECK(reader.next(1s).error().code == Code::kCancelled);
   }
+}
+
+TEST_CASE_TEMPLATE("streams: metadata go with it, and those that an outer call passes on", Kind,
+                   TROUPE_ENDPOINT_TRANSPORTS) {
+  StreamDuo<Kind> duo;
+  auto reader = duo.template open<std::string>(
+      "whose", {.items = 2, .metadata = {{"tenant", "a", kPassOn}, {"try", "2"}}});
+  CHECK(duo.next(reader).value() == "tenant=a+ try=2 ");
+  const auto nested = duo.template call_with<std::string>(
+      {.metadata = {{"tenant", "b", kPassOn}, {"request", "7"}}}, "outer");
+  REQUIRE(nested.ok());
+  CHECK(*nested == "try=3 tenant=b+ ");
 }
 
 TEST_CASE("streams: on one node") {

@@ -39,8 +39,12 @@ std::size_t read_all(const ValueReader& value, int depth) {
 /// What an endpoint would do with these bytes from a peer. Returns whether they were a message.
 bool survive(std::span<const std::byte> head, const std::vector<std::byte>& body, MemoryPool& pool) {
   std::vector<Buffer> parts;
+  Buffer copy = Buffer::copy_of(head);
+  std::unique_ptr<InMessage> begun;
   if (!body.empty()) {
-    if (!InMessage::allocate_parts(head, body.size(), pool, parts)) return false;
+    auto opened = InMessage::begin(copy.bytes());
+    if (!opened || !(*opened)->allocate_parts(body.size(), pool, parts)) return false;
+    begun = std::move(*opened);
     const std::byte* from = body.data();
     for (Buffer& part : parts) {
       std::copy_n(from, part.size(), part.data());
@@ -48,7 +52,8 @@ bool survive(std::span<const std::byte> head, const std::vector<std::byte>& body
     }
     REQUIRE(from == body.data() + body.size());
   }
-  auto message = InMessage::parse(Buffer::copy_of(head), std::move(parts));
+  auto message = begun ? InMessage::finish(std::move(begun), std::move(copy), std::move(parts))
+                       : InMessage::parse(std::move(copy), std::move(parts));
   if (!message) {
     CHECK(message.error().code == Code::kDataLoss);
     return false;
@@ -183,9 +188,12 @@ TEST_CASE("message: attachments that are not those listed are refused") {
   MemoryPool pool;
   const OutFrame frame = frame_of(pool, Tensor::zeros(DType::kFloat32, Shape({4})));
   std::vector<Buffer> parts;
-  CHECK_FALSE(InMessage::allocate_parts(frame.head.bytes(), 15, pool, parts).ok());
+  const auto begun = InMessage::begin(frame.head.bytes()).value();
+  CHECK_FALSE(begun->allocate_parts(15, pool, parts).ok());
   parts.clear();
-  CHECK_FALSE(InMessage::allocate_parts(frame.head.bytes(), 17, pool, parts).ok());
+  CHECK_FALSE(begun->allocate_parts(17, pool, parts).ok());
+  CHECK(begun->header().method ==
+        InMessage::parse(Buffer(frame.head), {Buffer::allocate(16)}).value()->header().method);
   CHECK_FALSE(InMessage::parse(Buffer(frame.head), {}).ok());
   CHECK_FALSE(InMessage::parse(Buffer(frame.head), {Buffer::allocate(15)}).ok());
   CHECK_FALSE(InMessage::parse(Buffer(frame.head), {Buffer::allocate(16), Buffer::allocate(1)}).ok());

@@ -1,8 +1,13 @@
 // The fuzzer's seeds get as far as they should, and do no harm when they are damaged; ./dev fuzz does the
 // rest.
-#include <map>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
+#include <set>
 #include <string>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -23,6 +28,18 @@ TEST_CASE("wire fuzzing: each seed gets through to what it is for") {
     all.values += reached.values;
   }
   CHECK(all.values > 40);
+}
+
+TEST_CASE("wire fuzzing: what was found once does no harm, and each seed is in the corpus") {
+  std::set<std::string> corpus;
+  for (const auto& entry : std::filesystem::directory_iterator(TROUPE_CORPUS "/wire")) {
+    CAPTURE(entry.path().string());
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::vector<std::uint8_t> bytes(std::istreambuf_iterator<char>(file), {});
+    static_cast<void>(run_wire_input(bytes));
+    corpus.insert(entry.path().filename().string());
+  }
+  for (const Seed& seed : wire_seeds()) CHECK_MESSAGE(corpus.contains(seed.name), seed.name);
 }
 
 TEST_CASE("wire fuzzing: seeds with flipped, lost and doubled bytes do no harm") {

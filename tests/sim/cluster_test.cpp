@@ -1,6 +1,6 @@
-// A whole cluster in virtual time, from a seed: fifty nodes join, leave, die, stall and are cut off at random
-// while they call each other, synchronously, asynchronously, in chains and one-way. Every call must end once,
-// in time, and its outcome must be the truth; and the same seed must give the same run again.
+// A whole cluster in virtual time, from a seed: fifty nodes join, leave (at once, or in order), die, stall
+// and are cut off at random while they call each other in all ways. Every call must end once, in time, and
+// its outcome must be the truth; and the same seed must give the same run again.
 //
 // Environment: TROUPE_SIM_SEED replays one seed. TROUPE_SIM_FIRST and TROUPE_SIM_COUNT run other seeds than
 // those of every day; see tests/README.md.
@@ -48,6 +48,7 @@ void run_seeds(const Plan& plan, std::uint64_t first, std::uint64_t count) {
   if (const std::uint64_t only = from_environment("TROUPE_SIM_SEED", 0)) first = only, count = 1;
   std::map<Code, int> outcomes;
   std::size_t calls = 0;
+  int drains = 0;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     const Schedule run(seed, plan, *system.system);
     for (const std::string& fault : run.faults())
@@ -55,13 +56,16 @@ void run_seeds(const Plan& plan, std::uint64_t first, std::uint64_t count) {
     for (const Call& call : run.calls())
       if (call.kind != CallKind::kOneWay) ++outcomes[call.code];
     calls += run.calls().size();
+    drains += run.drains();
   }
-  MESSAGE(count << " schedules from seed " << first << ", " << calls << " calls");
+  MESSAGE(count << " schedules from seed " << first << ", " << calls << " calls, " << drains
+                << " nodes have left in order");
   for (const auto& [code, number] : outcomes) MESSAGE(number << " calls ended with " << to_string(code));
   // The runs have met what they are for.
   if (count < 10) return;
   for (const Code code : {Code::kOk, Code::kNotFound, Code::kUnavailable, Code::kDeadlineExceeded})
     CHECK(outcomes[code] > 0);
+  CHECK(drains > 0);
 }
 
 }  // namespace

@@ -95,9 +95,12 @@ std::string History::fault_of(const Call& call, TimePoint now) const {
   const bool held_up =
       (call.kind == CallKind::kSync || call.kind == CallKind::kMeeting) && troubled(nested_, call);
   if (call.ended_at > latest_end(call) && !held_up) return "it ended too late";
+  if (call.code == Code::kOk) return fault_of_success(call);
+  const bool had_taken = std::any_of(call.taken.begin(), call.taken.end(),
+                                     [&](const auto& by) { return finishes(by.first, call); });
+  if (had_taken && !explained(call, true))
+    return "a node that has left in order had taken it, and broke it off";
   switch (call.code) {
-    case Code::kOk:
-      return fault_of_success(call);
     case Code::kNotFound:
       // A repeat may find nobody any more.
       if (call.executed != 0 && call.kind != CallKind::kRetried) return "NOT_FOUND, but it was carried out";
@@ -134,9 +137,18 @@ TimePoint History::latest_end(const Call& call) const {
   return latest;
 }
 
-bool History::steady(std::uint64_t life, const Call& call) const {
+bool History::finishes(std::uint64_t life, const Call& call) const {
   const Life& known = lives_.at(life);
-  return known.has_actor && known.started + kSpread <= call.begun && known.ended > end_of(call);
+  return known.drained && std::any_of(call.taken.begin(), call.taken.end(), [&](const auto& by) {
+           return by.first == life && by.second < known.leaving;
+         });
+}
+
+bool History::steady(std::uint64_t life, const Call& call, bool finishing) const {
+  const Life& known = lives_.at(life);
+  if (!known.has_actor || known.started + kSpread > call.begun) return false;
+  if (finishing && finishes(life, call)) return known.ended + kArrival > end_of(call);
+  return std::min(known.leaving, known.ended) > end_of(call);
 }
 
 bool History::all_steady(const Call& call) const {
@@ -144,9 +156,9 @@ bool History::all_steady(const Call& call) const {
                                                   [&](int index) { return steady_life(index, call) != 0; });
 }
 
-std::uint64_t History::steady_life(int index, const Call& call) const {
+std::uint64_t History::steady_life(int index, const Call& call, bool finishing) const {
   for (const auto& [life, known] : lives_)
-    if (known.index == index && steady(life, call)) return life;
+    if (known.index == index && steady(life, call, finishing)) return life;
   return 0;
 }
 
@@ -155,26 +167,26 @@ bool History::troubled(const std::vector<Interval>& troubles, const Call& call) 
                      [&](const Interval& when) { return when.meets(call.begun, end_of(call)); });
 }
 
-bool History::explained(const Call& call) const {
+bool History::explained(const Call& call, bool finishing) const {
   if (troubled(everywhere_, call) || troubled(nested_, call)) return true;
   std::uint64_t from = call.caller;
-  if (!steady(from, call) || troubled(lives_.at(from).troubles, call)) return true;
+  if (!steady(from, call, finishing) || troubled(lives_.at(from).troubles, call)) return true;
   for (const int index : call.path) {
-    const std::uint64_t to = steady_life(index, call);
+    const std::uint64_t to = steady_life(index, call, finishing);
     if (to == 0 || troubled(lives_.at(to).troubles, call)) return true;
     const auto between = pairs_.find(std::minmax(from, to));
     if (between != pairs_.end() && troubled(between->second, call)) return true;
     from = to;
   }
-  return others_explain(call);
+  return others_explain(call, finishing);
 }
 
 /// Of those who are to come to one place, and of the first node, which counts them, each must reach it.
-bool History::others_explain(const Call& call) const {
+bool History::others_explain(const Call& call, bool finishing) const {
   if (call.with.empty()) return false;
   const std::uint64_t first = steady_life(0, call);
   return first == 0 || std::any_of(call.with.begin(), call.with.end(), [&](int index) {
-           const std::uint64_t life = steady_life(index, call);
+           const std::uint64_t life = steady_life(index, call, finishing);
            if (life == 0 || troubled(lives_.at(life).troubles, call)) return true;
            for (const std::uint64_t other : {first, call.caller}) {
              const auto between = pairs_.find(std::minmax(life, other));

@@ -23,9 +23,11 @@ struct Interval {
 struct Life {
   int index = 0;  ///< it is named after it, as all lives of the same node
   TimePoint started;
+  TimePoint leaving = TimePoint::never();  ///< from when on it refuses calls
   TimePoint ended = TimePoint::never();
   bool has_actor = false;
-  std::vector<Interval> troubles;
+  bool drained = false;  ///< it has left, and all that was open has been finished, it says
+  std::vector<Interval> troubles = {};
   std::vector<Interval> stalls = {};  ///< when nothing of it ran
 };
 
@@ -46,9 +48,11 @@ struct Call {
   std::int64_t value = 0;
   int executed = 0;
   std::uint64_t executed_by = 0;  ///< the life
-  bool twice_in_a_life = false;   ///< carried out more than once in one life of the callee
-  std::uint64_t items = 0;        ///< of a stream, as they came
-  bool gap = false;               ///< items were missing, or in another order
+  /// The lives that have taken it in, and when: those that carry it out, or pass it on.
+  std::vector<std::pair<std::uint64_t, TimePoint>> taken = {};
+  bool twice_in_a_life = false;  ///< carried out more than once in one life of the callee
+  std::uint64_t items = 0;       ///< of a stream, as they came
+  bool gap = false;              ///< items were missing, or in another order
 };
 
 /// How long a barrier is waited for.
@@ -66,10 +70,12 @@ class History {
   explicit History(Duration call_timeout) : timeout_(call_timeout) {}
 
   void begin_life(std::uint64_t life, int index, TimePoint now) {
-    lives_[life] = {index, now, {}, false, {}, {}};
+    lives_[life] = {.index = index, .started = now};
   }
   void has_actor(std::uint64_t life) { lives_[life].has_actor = true; }
   void end_life(std::uint64_t life, TimePoint now) { lives_[life].ended = now; }
+  void begin_leaving(std::uint64_t life, TimePoint now) { lives_[life].leaving = now; }
+  void has_drained(std::uint64_t life) { lives_[life].drained = true; }
   void trouble(std::uint64_t life, Interval when) { lives_[life].troubles.push_back(when); }
   void stall(std::uint64_t life, Interval when) { lives_[life].stalls.push_back(when); }
   void trouble_between(std::uint64_t a, std::uint64_t b, Interval when) {
@@ -94,14 +100,17 @@ class History {
 
  private:
   std::string fault_of(const Call& call, TimePoint now) const;
-  bool explained(const Call& call) const;
+  /// `finishing`: a life that drained, and had taken the call before, explains nothing.
+  bool explained(const Call& call, bool finishing = false) const;
   TimePoint latest_end(const Call& call) const;
   bool troubled(const std::vector<Interval>& troubles, const Call& call) const;
   /// The life of node `index` that was there, and known to all, for the whole of the call; 0: none.
-  std::uint64_t steady_life(int index, const Call& call) const;
-  bool steady(std::uint64_t life, const Call& call) const;
+  std::uint64_t steady_life(int index, const Call& call, bool finishing = false) const;
+  bool steady(std::uint64_t life, const Call& call, bool finishing = false) const;
+  /// Whether a life took the call, then left, and says that it has finished all that it had taken.
+  bool finishes(std::uint64_t life, const Call& call) const;
   bool all_steady(const Call& call) const;
-  bool others_explain(const Call& call) const;
+  bool others_explain(const Call& call, bool finishing) const;
   std::string fault_of_success(const Call& call) const;
 
   Duration timeout_;

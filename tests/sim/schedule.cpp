@@ -9,20 +9,18 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr Duration kTimeout = 300ms;
 constexpr Duration kHeartbeat = 250ms;
-constexpr Duration kSilence = 1s;
 constexpr Duration kPause = 20ms;                           // between two actions, at most
 constexpr Duration kShortStall = 100ms;                     // nobody takes a node for dead for it
 constexpr Duration kLongStall = kSilence + 3 * kHeartbeat;  // everybody does
 constexpr Duration kMargin = kSilence - 2 * kHeartbeat;     // in a stall so long a heartbeat may be missed
 /// A connection attempt that met a cut fails after 5 s, and calls wait for it so long.
 constexpr Duration kConnecting = 5100ms;
-constexpr Duration kRound = 300ms;  // of waiting for the cluster to agree
-constexpr int kRounds = 25;
+constexpr Duration kDrain = 400ms;
+constexpr Duration kOnTheWay = 300us;   // a message takes less
+constexpr Duration kFarewell = 1100ms;  // after draining the first node is told, for a second at most
 constexpr int kTouched = 5;
-constexpr std::size_t kHeld = 6;                // objects to which references are kept
-constexpr Duration kForgetting = 3 * kSilence;  // until owners have told again what they hold
+constexpr std::size_t kHeld = 6;  // objects to which references are kept
 
 }  // namespace
 
@@ -38,9 +36,11 @@ struct Worker {
     return static_cast<std::int64_t>(call);
   }
   rpc::Future<std::int64_t> relay(std::uint64_t call, const std::string& to) {
+    run.taken(call, life);
     return node.rpc_async<std::int64_t>(to, "execute", call);
   }
   Result<std::int64_t> relay_sync(std::uint64_t call, const std::string& to) {
+    run.taken(call, life);
     const TimePoint begun = run.now();
     auto answer = node.rpc_sync<std::int64_t>(to, "execute", call);
     if (run.now() - begun > 1ms) run.history_.nested_wait({begun, run.now()});
@@ -98,11 +98,6 @@ struct Thing {
   static void methods(rpc::Methods<Thing>& methods) { methods.add("execute", &Thing::execute); }
 };
 
-struct Schedule::Reading {
-  std::uint64_t call = 0;
-  rpc::StreamReader<std::int64_t> reader;
-};
-
 Schedule::Schedule(std::uint64_t seed, const Plan& plan, caf::actor_system& system)
     : system_(system),
       plan_(plan),
@@ -153,7 +148,8 @@ void Schedule::act() {
   }
   if (what < 8) return start_a_missing_one();
   if (what < 14) return kill(other);
-  if (what < 18) return leave(other);
+  if (what < 16) return leave(other);
+  if (what < 18) return drain(other);
   if (what < 24) return cut(someone, other);
   if (what < 27) return isolate(other);
   if (what < 33) return mend();
@@ -221,6 +217,33 @@ void Schedule::leave(int index) {
   if (!member) return;
   trace({5, member->life});
   history_.end_life(member->life, now());
+  members_.erase(index);
+}
+
+/// In order: what the node has taken is finished, what comes now is refused.
+void Schedule::drain(int index) {
+  for (int count = pick(6); count > 0; --count) call(false);
+  world_.run_for(
+      pick_time(kOnTheWay));  // some of these have come by then, and some of them have been answered
+  const Member* found = find(index);
+  if (!found) return;
+  const Member& member = *found;
+  const TimePoint begun = now();
+  trace({14, member.life});
+  history_.begin_leaving(member.life, begun);
+  const auto drained = member.node->leave(kDrain);
+  const Duration took = now() - begun;
+  history_.end_life(member.life, now());
+  trace({15, member.life, static_cast<std::uint64_t>(drained ? Code::kOk : drained.error().code)});
+  if (drained) {
+    history_.has_drained(member.life);
+    ++drains_;
+  } else if (drained.error().code != Code::kDeadlineExceeded || took < kDrain) {
+    faults_.push_back("n" + std::to_string(index) + " gave up leaving after " + std::to_string(took.count()) +
+                      " ns: " + drained.error().to_string());
+  }
+  if (took > kDrain + kFarewell)
+    faults_.push_back("n" + std::to_string(index) + " took " + std::to_string(took.count()) + " ns to leave");
   members_.erase(index);
 }
 
@@ -422,73 +445,17 @@ void Schedule::end_call(std::uint64_t number, const Result<std::int64_t>& answer
   trace({10, number, static_cast<std::uint64_t>(call.code)});
 }
 
+void Schedule::taken(std::uint64_t number, std::uint64_t life) {
+  history_.call(number).taken.emplace_back(life, now());
+}
+
 void Schedule::executed(std::uint64_t number, std::uint64_t life) {
+  taken(number, life);
   Call& call = history_.call(number);
   call.twice_in_a_life = call.twice_in_a_life || (call.executed > 0 && call.executed_by == life);
   ++call.executed;
   call.executed_by = life;
   trace({11, number, life});
-}
-
-// ---- The end ------------------------------------------------------------------------------------
-
-void Schedule::finish() {
-  while (!cuts_.empty()) mend();
-  world_.run_for(kTimeout + 10ms);
-  // A stream may take as long as all its items may.
-  const auto open = [&] {
-    return std::any_of(readings_.begin(), readings_.end(),
-                       [&](const auto& reading) { return history_.call(reading->call).ended == 0; });
-  };
-  for (int rounds = 0; rounds < 13 && open(); ++rounds) world_.run_for(kTimeout);
-  for (std::string& fault : history_.faults(now())) faults_.push_back(std::move(fault));
-  for (int round = 0; round < kRounds && !agreed(); ++round) world_.run_for(kRound);
-  check_members();
-  check_objects();
-  readings_.clear();
-  // All at once: fifty farewells would cost as much as the schedule.
-  for (const auto& [index, member] : members_) world_.kill(member.host);
-  for (int index = plan_.nodes - 1; index >= 0; --index) members_.erase(index);
-}
-
-/// Whether those whom the first node knows are those who still belong to it, and all of these know the same.
-bool Schedule::agreed() {
-  const Membership truth = members_.at(0).node->membership();
-  std::set<std::uint64_t> known;
-  for (const troupe::Member& member : truth.members) known.insert(member.node_id);
-  std::size_t belonging = 0;
-  for (auto& [index, member] : members_) {
-    if (!known.contains(member.life)) continue;
-    ++belonging;
-    if (member.node->membership().version != truth.version) return false;
-  }
-  return belonging == truth.members.size();
-}
-
-/// Objects to which nobody refers any more, and those of owners that have gone, end.
-void Schedule::check_objects() {
-  held_.clear();
-  world_.run_for(kForgetting);
-  if (things_.empty()) return;
-  std::set<std::uint64_t> known;
-  for (const troupe::Member& member : members_.at(0).node->membership().members) known.insert(member.node_id);
-  for (const auto& [thing, made] : things_) {
-    const Member* host = find(made.host);
-    // Who was given up hears nothing any more.
-    if (host && known.contains(host->life))
-      faults_.push_back("the object of call " + std::to_string(made.call) + " lives on at n" +
-                        std::to_string(made.host) + ", though nobody refers to it");
-  }
-}
-
-void Schedule::check_members() {
-  if (!agreed()) return faults_.push_back("the members do not agree on who is there");
-  const Membership truth = members_.at(0).node->membership();
-  std::set<std::uint64_t> known;
-  for (const troupe::Member& member : truth.members) known.insert(member.node_id);
-  for (auto& [index, member] : members_)
-    if (!known.contains(member.life) && member.node->run().ok())
-      faults_.push_back("n" + std::to_string(index) + " was given up, and does not know");
 }
 
 }  // namespace troupe::sim

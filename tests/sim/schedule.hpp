@@ -20,19 +20,22 @@
 
 namespace troupe::sim {
 
+inline constexpr Duration kTimeout = std::chrono::milliseconds(300);  ///< of calls
+inline constexpr Duration kSilence = std::chrono::seconds(1);
+
 /// What a schedule is like.
 struct Plan {
   int nodes = 10;           ///< all are there at the beginning; the first keeps the registry, and stays
-  int actions = 60;         ///< joins, deaths, leaves, cuts, stalls and rounds of calls
+  int actions = 60;         ///< joins, deaths, leaves, drains, cuts, stalls and rounds of calls
   double hidden_loss = 0;   ///< of data messages, of which the checker is not told: it must notice
   std::string secret = {};  ///< of the cluster; empty: none
 };
 
 struct Thing;
 
-/// One run of one seed: a cluster in virtual time whose nodes join, leave, die, stall and are cut off at
-/// random while they call each other in all ways, read streams, make objects at each other and wait for each
-/// other in barriers.
+/// One run of one seed: a cluster in virtual time whose nodes join, leave (at once or in order), die, stall
+/// and are cut off at random while they call each other in all ways, read streams, make objects at each other
+/// and wait for each other in barriers.
 class Schedule {
  public:
   /// Runs it to its end. `system`: the nodes live there.
@@ -45,12 +48,16 @@ class Schedule {
   /// Of everything that was seen, with its time.
   std::uint64_t hash() const { return hash_; }
   const std::vector<Call>& calls() const { return history_.calls(); }
+  int drains() const { return drains_; }  ///< nodes that have left in order, and finished what was open
 
  private:
   friend struct Worker;
   friend struct Thing;
   /// Reads a stream to its end, which is that of its call.
-  struct Reading;
+  struct Reading {
+    std::uint64_t call = 0;
+    rpc::StreamReader<std::int64_t> reader;
+  };
   /// An object that some node has made at another one.
   struct Made {
     std::uint64_t call = 0;
@@ -86,6 +93,7 @@ class Schedule {
   void start_a_missing_one();
   void kill(int index);
   void leave(int index);
+  void drain(int index);
   void cut(int a, int b);
   void isolate(int index);
   void mend();
@@ -103,6 +111,7 @@ class Schedule {
   bool agreed();
   void check_members();
 
+  void taken(std::uint64_t call, std::uint64_t life);
   void executed(std::uint64_t call, std::uint64_t life);
   void end_call(std::uint64_t number, const Result<std::int64_t>& answer);
 
@@ -113,6 +122,7 @@ class Schedule {
   std::vector<std::string> faults_;
   std::uint64_t hash_ = 0xcbf29ce484222325ULL;
   std::uint64_t lives_ = 0;
+  int drains_ = 0;
   std::uint64_t stalled_ = 0;  // the life that stands still just now
   std::vector<int> touched_;
   std::vector<Cut> cuts_;

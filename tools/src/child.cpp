@@ -16,7 +16,7 @@ namespace troupe::tools {
 namespace {
 
 struct Pipe {
-  Fd read_end, write_end;
+  UniqueFd read_end, write_end;
 
   int make() {
     int ends[2];
@@ -95,8 +95,8 @@ int read_report(int fd) {
 int start_child(const Process& process, Child* child) {
   bool console = process.marks.console;
   Pipe out, err, report;
-  Fd empty(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  if (!empty.open()) return errno;
+  UniqueFd empty(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!empty) return errno;
   if (int error = report.make()) return error;
   if (!console) {
     if (int error = out.make()) return error;
@@ -129,7 +129,7 @@ int start_child(const Process& process, Child* child) {
   child->ended.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   child->out = std::move(out.read_end);
   child->err = std::move(err.read_end);
-  if (child->ended.open()) return 0;
+  if (child->ended) return 0;
   int error = errno;
   kill(-pid, SIGKILL);
   waitpid(pid, nullptr, 0);

@@ -4,16 +4,16 @@
 
 #include <string>
 
-#include "posix.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 #include "troupe/tools/job.hpp"
 
 namespace troupe::tools {
 
 /// A started process: its id, a descriptor that turns readable when it ends, and its output.
 struct Child {
-  pid_t pid = -1;  ///< also its process group
-  Fd ended;        ///< pidfd
-  Fd out, err;     ///< non-blocking read ends; not open for the console process
+  pid_t pid = -1;     ///< also its process group
+  UniqueFd ended;     ///< pidfd
+  UniqueFd out, err;  ///< non-blocking read ends; not open for the console process
 };
 
 /// How a process ended.

@@ -44,7 +44,7 @@ namespace {
 int Guard::start() {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return errno;
-  Fd read_end(ends[0]);
+  UniqueFd read_end(ends[0]);
   pipe_.reset(ends[1]);
   pid_ = fork();
   if (pid_ < 0) return errno;

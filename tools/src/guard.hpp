@@ -2,7 +2,7 @@
 
 #include <sys/types.h>
 
-#include "posix.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::tools {
 
@@ -31,7 +31,7 @@ class Guard {
  private:
   void tell(pid_t message) const;
 
-  Fd pipe_;
+  UniqueFd pipe_;
   pid_t pid_ = -1;
 };
 

@@ -134,8 +134,8 @@ class Launcher::Impl {
       watch(member.child.ended.get(), POLLIN, [this, i] { handle_end(i); });
       if (full) continue;
       for (bool is_err : {false, true}) {
-        const Fd& fd = is_err ? member.child.err : member.child.out;
-        if (fd.open()) watch(fd.get(), POLLIN, [this, i, is_err] { read_output(i, is_err); });
+        const UniqueFd& fd = is_err ? member.child.err : member.child.out;
+        if (fd) watch(fd.get(), POLLIN, [this, i, is_err] { read_output(i, is_err); });
       }
     }
     int ready = poll(polled_.data(), polled_.size(), poll_timeout_ms());
@@ -170,8 +170,8 @@ class Launcher::Impl {
   // One read at a time, so that a process that never stops printing does not shut out the others.
   // False when there was nothing.
   bool read_output(size_t i, bool is_err) {
-    Fd& fd = is_err ? members_[i].child.err : members_[i].child.out;
-    if (!fd.open()) return false;
+    UniqueFd& fd = is_err ? members_[i].child.err : members_[i].child.out;
+    if (!fd) return false;
     std::array<char, 1 << 16> buffer;
     ssize_t got = read(fd.get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) return true;
@@ -249,8 +249,8 @@ class Launcher::Impl {
     for (bool is_err : {false, true}) {
       while (read_output(i, is_err)) {
       }
-      Fd& fd = is_err ? members_[i].child.err : members_[i].child.out;
-      if (!fd.open()) continue;
+      UniqueFd& fd = is_err ? members_[i].child.err : members_[i].child.out;
+      if (!fd) continue;
       (is_err ? members_[i].err_lines : members_[i].out_lines).finish([&](std::string_view line) {
         screen_.process_line(i, job_.processes[i].name, line,
                              is_err ? Screen::Stream::err : Screen::Stream::out);

@@ -13,7 +13,7 @@
 #include <fstream>
 #include <random>
 
-#include "posix.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::tools {
 namespace {
@@ -22,7 +22,7 @@ constexpr std::string_view kLoopback = "127.0.0.1:";
 
 // Binds a loopback port (0: any) for a moment. Returns the port, or -1 with errno set.
 int try_port(int port) {
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   int yes = 1;
   // A port whose last user has just ended is free for the registry too.
   setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);

@@ -2,7 +2,7 @@
 
 #include <csignal>
 
-#include "posix.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::tools {
 
@@ -20,7 +20,7 @@ class SignalWatch {
   int next();
 
  private:
-  Fd fd_;
+  UniqueFd fd_;
   sigset_t before_{};
   struct sigaction pipe_before_ {
   }, child_before_{};

@@ -78,9 +78,10 @@ Result<void> Chief::prepare() {
 Result<void> Chief::run_all(bool resume) {
   if (auto prepared = prepare(); !prepared) return prepared;
   if (auto gathered = gather_processes(); !gathered) return gathered;
-  training_ = true;
-  if (resume)
+  if (resume) {
     if (auto restored = restore(); !restored) return restored;
+  }
+  training_ = true;
   if (auto made = make_tables(); !made) return made;
 
   begun_at_ = SteadyClock::now();
@@ -221,6 +222,7 @@ Result<void> Chief::restore() {
             ". Rows belong to it by their keys: resume with the data of the first run, or begin again"};
   }
   checkpoint_epoch_ = progress->epoch;
+  training_ = true;  // whatever goes wrong now: there is a checkpoint to go on from
   std::vector<rpc::Future<std::uint64_t>> restored;
   for (const std::string& server : servers_)
     restored.push_back(

@@ -193,6 +193,11 @@ int run(const Program& program, int argc, char** argv) {
   worker->add_option("--name", place.name, "Its name, unique in the job")->required();
   worker->add_option("--speed", speed, "1: full speed; 0.4: 40 % of it")->check(CLI::Range(0.001, 1.0));
 
+  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+  if (argc > 1 && argv[1][0] != '-' &&
+      std::ranges::none_of(commands, [&](const CLI::App* each) { return each->get_name() == argv[1]; }))
+    return complain(program, "unknown command '" + std::string(argv[1]) +
+                                 "': train runs the whole job on this machine (see --help)");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

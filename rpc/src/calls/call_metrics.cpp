@@ -1,10 +1,10 @@
 #include <troupe/rpc/call_metrics.hpp>
 
 #include <algorithm>
-#include <cstdio>
 #include <numeric>
 
 #include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/text.hpp>
 
 #include "endpoint/core.hpp"
 
@@ -26,12 +26,6 @@ std::vector<std::uint64_t> without_zeros(const std::array<std::uint64_t, N>& cou
   std::vector<std::uint64_t> kept(counts.begin(), counts.end());
   while (!kept.empty() && kept.back() == 0) kept.pop_back();
   return kept;
-}
-
-std::string hex(std::uint64_t method) {
-  char text[24];
-  std::snprintf(text, sizeof text, "0x%016llx", static_cast<unsigned long long>(method));
-  return text;
 }
 
 }  // namespace
@@ -144,7 +138,7 @@ std::vector<FunctionMetrics> CallMetrics::snapshot() {
       if (series.name.empty())
         if (const auto known = names_.find(series.method); known != names_.end()) series.name = known->second;
       FunctionMetrics& made = all.emplace_back();
-      made.function = series.name.empty() ? hex(series.method) : series.name;
+      made.function = series.name.empty() ? "0x" + to_hex(series.method) : series.name;
       made.side = side;
       made.waiting = series.waiting;
       made.retries = series.retries;

@@ -113,6 +113,11 @@ bool InboundCall::expired() const {
   return endpoint_ && endpoint_->loop().now() >= deadline_;
 }
 
+Metadata detail::passed_on_metadata(const Loop& loop) {
+  const auto scope = current_scope(loop);
+  return scope ? scope->metadata() : Metadata();
+}
+
 /// For a call that is made within another: no more time than that one has left, and its trace.
 Result<std::shared_ptr<detail::CallScope>> EndpointCore::join_scope(CallOptions& options) const {
   auto scope = detail::current_scope(loop_);

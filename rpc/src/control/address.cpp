@@ -11,6 +11,8 @@
 #include <memory>
 #include <optional>
 
+#include <troupe/runtime/address_reach.hpp>
+
 namespace troupe::rpc {
 
 namespace {
@@ -123,11 +125,11 @@ bool SocketAddress::is_local() const {
     case AF_UNIX:
       return true;
     case AF_INET:
-      return ntohl(reinterpret_cast<const sockaddr_in*>(&storage_)->sin_addr.s_addr) >> 24 == 127;
-    case AF_INET6: {
-      const in6_addr& ip = reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_addr;
-      return IN6_IS_ADDR_LOOPBACK(&ip) || (IN6_IS_ADDR_V4MAPPED(&ip) && ip.s6_addr[12] == 127);
-    }
+      return reach_of(reinterpret_cast<const sockaddr_in*>(&storage_)->sin_addr) ==
+             AddressReach::kThisMachine;
+    case AF_INET6:
+      return reach_of(reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_addr) ==
+             AddressReach::kThisMachine;
     default:
       return false;
   }

@@ -11,11 +11,10 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include <troupe/runtime/config.hpp>
+#include <troupe/runtime/process.hpp>
 
 namespace troupe::rpc {
 
@@ -122,20 +121,20 @@ Resolver::Lookup Resolver::look_up(const HostPort& name, OnFound on_found) {
   if (!desk_->under_way.insert(name.host).second) return lookup;
   desk_->hosts.push_back(name.host);
   if (desk_->threads >= kMostThreads) return lookup;
-  try {
-    std::thread([desk = desk_] { Desk::work(desk); }).detach();
+  auto thread = start_thread([desk = desk_] { Desk::work(desk); });
+  if (thread) {
+    thread->detach();
     ++desk_->threads;
-  } catch (const std::system_error& error) {
-    // One that is at work takes it up; if there is none, nobody will.
-    if (desk_->threads > 0) return lookup;
-    desk_->hosts.clear();
-    desk_->under_way.clear();
-    desk_->loop->post([waiting = desk_->waiting, host = name.host, why = std::string(error.what())] {
-      if (const auto still = waiting.lock())
-        still->answer(
-            host, Error{Code::kResourceExhausted, "no thread can be had to look '" + host + "' up: " + why});
-    });
+    return lookup;
   }
+  // One that is at work takes it up; if there is none, nobody will.
+  if (desk_->threads > 0) return lookup;
+  desk_->hosts.clear();
+  desk_->under_way.clear();
+  desk_->loop->post([waiting = desk_->waiting, host = name.host, why = thread.error()] {
+    if (const auto still = waiting.lock())
+      still->answer(host, with_context(why, "looking '" + host + "' up"));
+  });
   return lookup;
 }
 
@@ -146,13 +145,10 @@ void Resolver::forget(Lookup lookup) {
 Result<std::vector<SocketAddress>> look_up_and_wait(const HostPort& name, Duration patience) {
   std::promise<Result<std::vector<SocketAddress>>> found;
   auto answer = found.get_future();
-  try {
-    std::thread([found = std::move(found), host = name.host]() mutable {
-      found.set_value(ask_system(host));
-    }).detach();
-  } catch (const std::system_error& error) {
-    return Error{Code::kResourceExhausted, std::string("no thread can be had: ") + error.what()};
-  }
+  auto thread = start_thread(
+      [found = std::move(found), host = name.host]() mutable { found.set_value(ask_system(host)); });
+  if (!thread) return with_context(thread.error(), "looking '" + name.host + "' up");
+  thread->detach();
   if (answer.wait_for(patience) != std::future_status::ready)
     return Error{Code::kUnavailable,
                  "the name '" + name.host + "' was not found within " + troupe::to_string(patience)};

@@ -92,15 +92,16 @@ std::string hint_for(int failure, const SocketAddress& address) {
 
 Error cannot_reach(const SocketAddress& address, int failure) {
   if (failure == EMFILE || failure == ENFILE) return errno_error(failure, "making a socket");
+  // Not a matter of waiting, as another network's coming up would be.
+  if (failure == ENETUNREACH && address.family() == AF_INET && address.is_local())
+    return {Code::kFailedPrecondition, "cannot reach " + address.to_string() +
+                                           ": the loopback device of this machine, or container, is down "
+                                           "(ip link set lo up)"};
   return {Code::kUnavailable,
           "cannot reach " + address.to_string() + ": " + std::strerror(failure) + hint_for(failure, address)};
 }
 
 }  // namespace
-
-UniqueFd::~UniqueFd() {
-  if (fd_ >= 0) ::close(fd_);
-}
 
 Result<UniqueFd> listen_socket(const SocketAddress& address) {
   auto fd = stream_socket(address);

@@ -5,32 +5,13 @@
 #include <cstddef>
 #include <span>
 #include <string>
-#include <utility>
 
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
 #include "control/address.hpp"
 
 namespace troupe::rpc {
-
-/// Owns a file descriptor.
-class UniqueFd {
- public:
-  explicit UniqueFd(int fd = -1) : fd_(fd) {}
-  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  UniqueFd& operator=(UniqueFd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~UniqueFd();
-
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 /// A non-blocking listening socket, with SO_REUSEADDR. A unix socket whose owner has died is replaced.
 /// kAlreadyExists: the address is in use. kPermissionDenied, kInvalidArgument.

@@ -274,19 +274,24 @@ void EndpointCore::on_closed(LinkId link, Error error) {
 Result<void> EndpointCore::on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
                                     std::vector<Buffer>& parts) {
   // Nobody is told where to send to before the meeting: what comes earlier is a stranger's.
-  if (Session* session = find(link); !session || !session->met())
-    return Error{Code::kUnauthenticated, "a message came before the meeting"};
+  Session* const session = find(link);
+  if (!session || !session->met()) return Error{Code::kUnauthenticated, "a message came before the meeting"};
   if (total_bytes > options_.limits.max_message_bytes)
     return Error{Code::kResourceExhausted,
                  "a message of " + std::to_string(total_bytes) + " bytes is longer than the " +
                      std::to_string(options_.limits.max_message_bytes) + " allowed"};
-  return InMessage::allocate_parts(head, total_bytes, pool_, parts, destination(link, head));
+  auto message = InMessage::begin(head);
+  if (!message) return message.error();
+  const Tensor* const into = destination(link, (*message)->header());
+  if (auto made = (*message)->allocate_parts(total_bytes, pool_, parts, into); !made) return made;
+  session->begun_messages.add(head.data(), std::move(*message));
+  return {};
 }
 
 /// Where the first tensor of an answer that comes is to be received; null: wherever.
-const Tensor* EndpointCore::destination(LinkId link, std::span<const std::byte> head) {
-  if (into_.empty()) return nullptr;
-  const OpenCall* call = find_call(InMessage::call_answered_by(head));
+const Tensor* EndpointCore::destination(LinkId link, const MessageHeader& header) {
+  if (into_.empty() || header.kind != MessageKind::kReply) return nullptr;
+  const OpenCall* call = find_call(header.call_id);
   return call && call->target.session == link ? call->into.get() : nullptr;
 }
 
@@ -297,7 +302,10 @@ void EndpointCore::on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& pa
     return end_session(link, {Code::kUnauthenticated, "a message came before the meeting"}, true);
   session->life.heard = loop_.now();
   const HeadPool::Scope heads(*heads_);
-  auto message = InMessage::parse(std::move(head), std::move(parts), &session->memory());
+  auto begun = parts.empty() ? nullptr : session->begun_messages.take(head.data());
+  auto message =
+      begun ? InMessage::finish(std::move(begun), std::move(head), std::move(parts), &session->memory())
+            : InMessage::parse(std::move(head), std::move(parts), &session->memory());
   if (!message) return end_session(link, message.error(), true);
   stats_.bytes_received += (*message)->bytes();
   if (!session->life.listed && session->memory().maps()) [[unlikely]]

@@ -128,7 +128,8 @@ Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t byt
   }
   ++endpoint_.stats_.messages_waited;
   const FlowQueue::Lane lane = lane_of(flow == Flow::kReply, bytes > endpoint_.long_from_);
-  const TimePoint until = call ? call->due() : deadline;
+  // A call without a deadline has no timer.
+  const TimePoint until = !call ? deadline : call->scheduled() ? call->due() : TimePoint::never();
   const auto position = queue_.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
   if (call) {
     call->session = this;
@@ -159,7 +160,7 @@ bool Session::send_next() {
 void Session::send_first_of(FlowQueue::Lane lane) {
   FlowQueue::Entry entry = queue_.pop(lane);
   OpenCall* call = entry.call_id != 0 ? endpoint_.find_call(entry.call_id) : nullptr;
-  const Duration left = entry.deadline - endpoint_.loop_.now();
+  const Duration left = time_left(entry.deadline, endpoint_.loop_.now());
   // It holds a place now, also if it is too late: its timer is about to end it.
   if (call) begin_flow(*call, entry.bytes);
   if (lane != FlowQueue::Lane::kReplies) {

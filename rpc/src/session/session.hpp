@@ -10,6 +10,7 @@
 
 #include "calls/inbound_calls.hpp"
 #include "control/proof.hpp"
+#include "session/begun_messages.hpp"
 #include "session/flow_queue.hpp"
 #include "session/leaving_answers.hpp"
 #include "session/liveness.hpp"
@@ -94,7 +95,8 @@ class Session {
   /// False: the message is no list of leases.
   [[nodiscard]] bool take_back_leases(const InMessage& message);
 
-  PeerCalls calls;  ///< what is open
+  PeerCalls calls;               ///< what is open
+  BegunMessages begun_messages;  ///< whose parts are on their way
 
   // ---- Life and death (liveness.cpp) -----------------------------------------------------------------
   TimePoint begun{};

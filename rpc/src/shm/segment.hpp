@@ -6,8 +6,7 @@
 #include <cstdint>
 
 #include <troupe/runtime/result.hpp>
-
-#include "control/socket.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::rpc::shm {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
-#include "control/socket.hpp"
 #include "tcp/byte_stream.hpp"
 #include "tcp/page_pipe.hpp"
 #include "tcp/pieces.hpp"

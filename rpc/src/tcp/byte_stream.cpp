@@ -3,6 +3,9 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <utility>
+
+#include "control/socket.hpp"
 
 namespace troupe::rpc::tcp {
 namespace {

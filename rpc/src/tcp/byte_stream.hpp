@@ -10,7 +10,7 @@
 #include <string_view>
 #include <utility>
 
-#include "control/socket.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::rpc::tcp {
 

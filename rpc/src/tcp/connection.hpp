@@ -7,8 +7,8 @@
 #include <vector>
 
 #include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
-#include "control/socket.hpp"
 #include "tcp/bulk.hpp"
 #include "tcp/byte_stream.hpp"
 #include "tcp/wire.hpp"

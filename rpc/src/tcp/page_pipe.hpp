@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "control/socket.hpp"
+#include <troupe/runtime/unique_fd.hpp>
 
 namespace troupe::rpc::tcp {
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
-#include "control/socket.hpp"
 #include "tcp/page_pipe.hpp"
 
 namespace troupe::rpc::tcp {

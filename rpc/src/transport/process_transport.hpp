@@ -61,7 +61,6 @@ class ProcessTransport final : public Transport, public HoldsBack, private Contr
   /// For tests.
   const DataPlane::Stats& stats() const { return data_.stats; }
   tcp::TcpWay& streams() { return tcp_; }
-  shm::ShmWay& rings() { return shm_; }
   std::size_t workers() const { return ucx_ ? ucx_->workers() : 0; }
   std::size_t unfinished() const { return ucx_ ? ucx_->unfinished() : 0; }
 

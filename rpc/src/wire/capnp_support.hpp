@@ -26,7 +26,6 @@ inline Code code_from_wire(std::uint16_t number) {
 
 /// Bounds on the texts of control messages, in bytes; those of a refusal together fit in what a stranger may
 /// be sent (1,024).
-constexpr std::size_t kMostNodeName = 255;
 constexpr std::size_t kMostReason = 600;
 
 /// The beginning of `text`, at most so many bytes, and no character of UTF-8 cut in two.

@@ -4,6 +4,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <troupe/rpc/message.hpp>
@@ -15,6 +16,18 @@
 #include "wire/flat_writer.hpp"
 
 namespace troupe::rpc {
+
+/// Where a pointer of a structure lies.
+constexpr std::uint32_t slot_of(std::uint32_t structure, flat::Layout layout, unsigned pointer) {
+  return structure + layout.data + pointer;
+}
+
+inline Error corrupt(std::string what) {
+  return Error{Code::kDataLoss, "a peer's message is not valid: " + std::move(what)};
+}
+inline Error malformed() {
+  return corrupt("a pointer in it leads nowhere");
+}
 
 /// An outgoing message. The envelope comes first, so that its fields can be set at any time; then the body's
 /// words, which point only to one another, so that they can become a message of their own.
@@ -122,6 +135,7 @@ struct InMessage::Impl {
   flat::StructsView tensors;       // the list that values refer to
   std::uint32_t first_tensor = 0;  // 1 if a body comes first in `tensors`
   bool body_apart = false;
+  bool attachments_read = false;
   /// Where the bytes of an entry of `tensors` are.
   struct Location {
     std::size_t part = SIZE_MAX;  // in parts_; SIZE_MAX: there are none

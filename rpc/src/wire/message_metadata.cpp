@@ -8,18 +8,6 @@
 
 namespace troupe::rpc {
 
-namespace {
-
-constexpr std::uint32_t slot_of(std::uint32_t structure, flat::Layout layout, unsigned pointer) {
-  return structure + layout.data + pointer;
-}
-
-Error corrupt(const char* what) {
-  return Error{Code::kDataLoss, std::string("a peer's message is not valid: ") + what};
-}
-
-}  // namespace
-
 void OutMessage::Impl::write_metadata() {
   std::uint32_t at = writer.add_structs(slot_of(body, BodyLayout::kLayout, BodyLayout::kMetadata),
                                         metadata.pairs().size(), PairLayout::kLayout);
@@ -35,15 +23,14 @@ Result<void> InMessage::read_metadata() {
   Impl& message = impl();
   flat::Reader& reader = message.body_reader();
   flat::StructsView list;
-  if (!reader.read(message.body, BodyLayout::kMetadata, list))
-    return corrupt("a pointer in it leads nowhere");
+  if (!reader.read(message.body, BodyLayout::kMetadata, list)) return malformed();
   if (list.count > Metadata::kMaxPairs) return corrupt("it has too much metadata");
   std::vector<MetadataPair> pairs;
   std::size_t bytes = 0;
   for (std::uint32_t i = 0; i < list.count; ++i) {
     std::string_view key, value;
     if (!reader.read(list[i], PairLayout::kKey, key) || !reader.read(list[i], PairLayout::kValue, value))
-      return corrupt("a pointer in it leads nowhere");
+      return malformed();
     bytes += key.size() + value.size();
     if (key.empty() || bytes > Metadata::kMaxBytes)
       return corrupt("its metadata have no key, or are too long");

@@ -75,7 +75,7 @@ void lean(Node& node, std::istringstream& words, test::Leaning& leaning) {
 }  // namespace
 
 // Arguments: name, listening address, the registry ("" for the first node), UCX transports, UCX devices,
-// silence limit in ms. Environment: TROUPE_NODE_SECRET, TROUPE_NODE_PUBLISH,
+// silence limit in ms. Environment: TROUPE_NODE_SECRET, TROUPE_NODE_ADVERTISE,
 // TROUPE_NODE_JOIN_TIMEOUT, TROUPE_NODE_LOG (a file).
 int main(int count, char** arguments) {
   if (count != 7) return 2;
@@ -87,7 +87,7 @@ int main(int count, char** arguments) {
   options.transport.net_devices = arguments[5];
   options.silence_limit = std::chrono::milliseconds(std::stol(arguments[6]));
   if (const char* secret = std::getenv("TROUPE_NODE_SECRET")) options.secret = secret;
-  if (const char* publish = std::getenv("TROUPE_NODE_PUBLISH")) options.publish = publish;
+  if (const char* advertise = std::getenv("TROUPE_NODE_ADVERTISE")) options.advertise = advertise;
   if (const char* limit = std::getenv("TROUPE_NODE_JOIN_TIMEOUT"))
     options.join_timeout = parse_duration(limit).value();
   if (const char* file = std::getenv("TROUPE_NODE_LOG")) options.log = Logger::open({.file = file}).value();

@@ -2,25 +2,23 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include <troupe/actors/caller.hpp>
 #include <troupe/actors/membership.hpp>
+#include <troupe/actors/node_options.hpp>
 #include <troupe/rpc/client.hpp>
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/rpc/functions.hpp>
 #include <troupe/rpc/methods.hpp>
 #include <troupe/rpc/stream.hpp>
-#include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/clock.hpp>
-#include <troupe/runtime/log.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
-#include <troupe/runtime/span_exporter.hpp>
 
 namespace caf {
 class actor;
@@ -38,74 +36,6 @@ namespace detail {
 class RemoteObject;
 }
 
-struct NodeOptions {
-  std::string name = {};  ///< unique in the cluster
-  std::string role = "worker";
-  std::map<std::string, std::string> metadata = {};
-  /// The address of the first node, which keeps the registry. Empty: this is the first node.
-  std::string registry = {};
-  std::string listen = "127.0.0.1:0";
-  /// The address that others are told to dial, if it is not the one where this node listens: a host, or
-  /// host:port, behind which something forwards to it. Empty: where it listens; for 0.0.0.0 and [::] the
-  /// number by which this machine reaches the first node, or one of its interfaces'.
-  std::string publish = {};
-  /// What all nodes of the cluster know, at least 16 bytes: without it nobody gets in. Needed for listening
-  /// or joining off this machine. Empty: the contents of secret_file; if that is empty too, a secret that all
-  /// processes of this user on this machine share. "none": there is none.
-  std::string secret = {};
-  std::string secret_file = {};  ///< only its owner, and group, may be able to read it
-  rpc::TransportOptions transport = {};
-  SharedPool::Limits shared_pool = {};  ///< of endpoint().shared_pool(); max_bytes 0: nothing is shared
-  Duration join_timeout{std::chrono::seconds(10)};     ///< the first node may start later than this one
-  Duration default_timeout{std::chrono::seconds(60)};  ///< rpc::kNoDeadline: none
-  Duration heartbeat_interval{std::chrono::seconds(1)};
-  Duration silence_limit{std::chrono::seconds(5)};  ///< a silent node is taken for dead
-  Duration handshake_timeout{std::chrono::seconds(5)};
-  rpc::CallLimits limits = {};     ///< what may be under way to and from other nodes
-  rpc::AnswerLimits answers = {};  ///< what is remembered of calls with a token
-  // What may wait in one actor's mailbox while it is busy; past it calls are refused.
-  std::size_t max_calls_waiting = std::size_t{1} << 16;
-  std::size_t max_bytes_waiting = std::size_t{1} << 30;
-  // Threads for methods that are marked rpc::kOnPool, started as they are needed; how many calls may wait for
-  // them; and how long shutdown() waits for one that does not heed CallContext::cancelled(). No threads, or
-  // another clock: such methods run on the loop.
-  std::size_t pool_threads = 4;
-  std::size_t pool_waiting = 1024;
-  Duration pool_patience{std::chrono::seconds(5)};
-  LoopOptions loop = {};  ///< loop.help: whether threads that wait in calls run others' handlers meanwhile
-  bool metrics = true;    ///< calls are counted by function
-  std::string metrics_address = {};  ///< where Prometheus may read them: see MetricsServer; empty: nowhere
-  /// Where the node tells of joins, leaves and deaths (info, warn); it marks the lines with its name.
-  Logger log = {};
-  TraceOptions trace = {};  ///< where spans of this node's calls go; nowhere: there are none
-  /// Whether the node drives its loop on a thread of its own. Without one, somebody must be in run() or
-  /// in a call for the node to answer anybody.
-  bool own_thread = true;
-  /// The actor system to live in; null: the node makes a small one. Must outlive the node.
-  caf::actor_system* system = nullptr;
-
-  // Simulation: another clock and network, and no thread.
-  Clock* clock = nullptr;
-  std::function<Result<std::unique_ptr<rpc::Transport>>(Loop&)> make_transport = {};
-  std::uint64_t node_id = 0;  ///< 0: random
-};
-
-/// Who makes a call.
-struct Caller {
-  std::uint64_t node_id = 0;
-  std::string name;            ///< of its node
-  std::string role;            ///< empty: no member of that id is known here
-  std::string address;         ///< as seen when it came, or as dialled; empty: this node itself
-  bool authenticated = false;  ///< it is this node itself, or has proved that it knows the shared secret
-};
-
-/// One of the answers to a broadcast.
-template <class R>
-struct ActorAnswer {
-  std::string actor;
-  Result<R> result;
-};
-
 /// One process's place in a cluster (tests and simulations have several in a process): it joins under a
 /// unique name, keeps named actors that others call, and calls theirs. Functions are for any thread
 /// unless they say otherwise.
@@ -114,11 +44,13 @@ struct ActorAnswer {
 ///     Tensor sum = node->rpc_sync<Tensor>("calculator", "add", x, y).value();
 class Node {
  public:
-  /// Joins the cluster. kAlreadyExists: a living node has that name, or the listening address is in use.
-  /// kUnavailable: no first node at `registry` within the join timeout. kResourceExhausted: it had no room
-  /// for so long. kFailedPrecondition: it speaks another version of the protocol, or another machine is to be
-  /// reached without a secret, or from an address that others cannot use. kUnauthenticated:
-  /// the first node has another secret, or only one of both has one.
+  /// Joins the cluster; waits for the join timeout at most. Throws nothing. kAlreadyExists: a living node has
+  /// that name, or the listening address is in use. kUnavailable: no first node at `registry` in time.
+  /// kResourceExhausted: it had no room for so long, or this system gives no thread, descriptor or memory.
+  /// kFailedPrecondition: it speaks another version of the protocol, or another machine is to be reached
+  /// without a secret, or from an address that others cannot use. kUnauthenticated: the first node has
+  /// another secret, or only one of both has one. kPermissionDenied: others can read the secret's file, or
+  /// the port is not for everybody. kInvalidArgument: an option that cannot be; the error names it.
   static Result<std::unique_ptr<Node>> start(NodeOptions options);
   /// shutdown(), then goes. No other thread may be in a function of the node or wait for a future of it: if
   /// some may, shutdown() first, which ends their waits, and join them. Not from the node's own actors.
@@ -184,8 +116,10 @@ class Node {
   /// on. kInvalidArgument: zero or less.
   Result<void> set_default_timeout(Duration timeout) { return endpoint().set_default_timeout(timeout); }
   /// Calls method `method` of the actor `actor` and waits. kNotFound at once if nobody has that name,
-  /// kUnavailable if it died; kUnimplemented and kInvalidArgument for a wrong method or types; else what
-  /// the method itself answers.
+  /// kUnavailable if it died or leaves; kUnimplemented and kInvalidArgument for a wrong method or types;
+  /// kDeadlineExceeded; kResourceExhausted when too much is open or waits, here or there; kCancelled when
+  /// this node shuts down, or the call within which this one is made was cancelled; kInternal if an argument
+  /// or the answer cannot be encoded or decoded; else what the method itself answers.
   template <class R, class... Args>
   Result<R> rpc_sync(std::string_view actor, std::string_view method, const Args&... args) {
     return rpc_sync_with<R>(rpc::kPlainCall, actor, method, args...);
@@ -288,16 +222,15 @@ class Node {
   /// first next().
   template <class T, class... Args>
   rpc::StreamReader<T> stream(std::string_view actor, std::string_view method, const Args&... args) {
-    return stream_with<T>(rpc::StreamWindow{}, actor, method, args...);
+    return stream_with<T>(rpc::StreamOptions{}, actor, method, args...);
   }
   template <class T, class... Args>
-  rpc::StreamReader<T> stream_with(const rpc::StreamWindow& window, std::string_view actor,
+  rpc::StreamReader<T> stream_with(const rpc::StreamOptions& options, std::string_view actor,
                                    std::string_view method, const Args&... args) {
     return rpc::open_stream_with<T>(
-        endpoint(), window, method, CallName{actor, method},
-        [&](rpc::MethodId id, const rpc::BodyWriter& body, rpc::ReplySink& sink) {
-          return call(actor, id, {.timeout = rpc::kStreamLife, .detached = true}, body, sink);
-        },
+        endpoint(), options, method, CallName{actor, method},
+        [&](rpc::MethodId id, const rpc::CallOptions& stream, const rpc::BodyWriter& body,
+            rpc::ReplySink& sink) { return call(actor, id, stream, body, sink); },
         args...);
   }
 
@@ -314,13 +247,16 @@ class Node {
   // ---- Membership --------------------------------------------------------------------------------
   Membership membership();
   /// Waits until `count` nodes of `role` are there and returns them, by name. kDeadlineExceeded says who
-  /// is there.
+  /// is there; else as wait_for_actor().
   Result<std::vector<Member>> wait_for_role(std::string_view role, std::size_t count, Duration timeout);
-  /// Waits until an actor of this name can be called.
+  /// Waits until an actor of this name can be called. kDeadlineExceeded; kUnavailable: the first node is
+  /// gone; kCancelled: the node was stopped.
   Result<void> wait_for_actor(std::string_view name, Duration timeout);
   /// Waits until each of the nodes named `participants`, of which this is one, is in barrier() with this
   /// `name` and the same participants. kUnavailable at once if one of them dies or leaves, or has before;
-  /// kDeadlineExceeded names those who did not come. A name may be used again and again.
+  /// kDeadlineExceeded names those who did not come. kInvalidArgument: this node is not among the names, or
+  /// others wait there with other names. A name may be used again and again, but by one wait of a node at a
+  /// time: else kFailedPrecondition.
   Result<void> barrier(std::string_view name, const std::vector<std::string>& participants, Duration timeout);
   /// Calls `watcher` on the loop at every change from now on, in order, until unwatch() of the number
   /// returned. It may make calls and wait for them, and is then called again meanwhile if more changes.

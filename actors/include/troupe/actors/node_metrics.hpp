@@ -34,6 +34,7 @@ struct EndpointMetrics {
   std::uint64_t bytes_sent = 0, bytes_received = 0;
   std::uint64_t messages_waited = 0, calls_refused = 0, deadlines_exceeded = 0, replies_late = 0;
   std::uint64_t repeats_answered = 0;
+  std::uint64_t exceptions = 0, requests_held = 0, pauses = 0;
   // At this moment.
   std::uint64_t open_calls = 0, waiting_calls = 0, waiting_bytes = 0;
 };
@@ -103,9 +104,10 @@ template <>
 struct troupe::rpc::Fields<troupe::EndpointMetrics> {
   using T = troupe::EndpointMetrics;
   static constexpr std::string_view name = "EndpointMetrics";
-  static constexpr auto fields = std::tuple(
-      &T::bytes_sent, &T::bytes_received, &T::messages_waited, &T::calls_refused, &T::deadlines_exceeded,
-      &T::replies_late, &T::repeats_answered, &T::open_calls, &T::waiting_calls, &T::waiting_bytes);
+  static constexpr auto fields =
+      std::tuple(&T::bytes_sent, &T::bytes_received, &T::messages_waited, &T::calls_refused,
+                 &T::deadlines_exceeded, &T::replies_late, &T::repeats_answered, &T::exceptions,
+                 &T::requests_held, &T::pauses, &T::open_calls, &T::waiting_calls, &T::waiting_bytes);
 };
 template <>
 struct troupe::rpc::Fields<troupe::NodeMetrics> {

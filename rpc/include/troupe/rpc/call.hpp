@@ -80,7 +80,7 @@ struct CallOptions {
   /// it remembers (AnswerLimits). Never used for two calls by one node id: another method of the same actor
   /// is kInvalidArgument, another actor runs it as another call. 0: none.
   std::uint64_t token = 0;
-  RetryPolicy retry = {};  ///< more than one attempt only with a token
+  RetryPolicy retry = {};  ///< more than one attempt only with a token; a Node makes one where it is 0
   /// The call is part of no other, but for its trace: a handler that makes it passes on neither its deadline
   /// nor its end.
   bool detached = false;
@@ -105,8 +105,9 @@ inline std::shared_ptr<const Tensor> into(Tensor tensor) {
   return std::make_shared<const Tensor>(std::move(tensor));
 }
 
-/// Where a call's one answer goes. Called on the loop, exactly once, possibly before call() returns. It
-/// may make calls, end sessions and destroy the sink, but not the endpoint, and must not throw.
+/// Where a call's one answer goes. Called on the loop, exactly once, possibly before call() returns. It may
+/// make calls, end sessions and destroy the sink, but not the endpoint. It should not throw: what it throws
+/// ends in the endpoint, which tells EndpointEvents::on_exception().
 class ReplySink {
  public:
   virtual void on_reply(Result<std::unique_ptr<InMessage>> reply) = 0;

@@ -6,7 +6,8 @@ namespace troupe::rpc {
 
 /// What a handler may want to know of the call it answers; it gets it by taking a `const CallContext&` as its
 /// first parameter. Calls that the handler makes are part of this one without it. A copy may be kept.
-/// With the turn. Who calls, by name, and the node that answers: see Node::caller_of() and Node::of().
+/// With the turn; cancelled(), time_left(), on_cancel() and the fields also on the pool thread that runs the
+/// method. Who calls, by name, and the node that answers: see Node::caller_of() and Node::of().
 class CallContext {
  public:
   CallContext() = default;

@@ -48,9 +48,12 @@ struct CallLimits {
   std::size_t max_message_bytes = std::size_t{16} << 30;
 };
 
+/// Bytes of a node's name.
+inline constexpr std::size_t kMostNodeName = 255;
+
 struct EndpointOptions {
-  std::uint64_t node_id = 0;           ///< random, never 0, chosen anew at each start
-  std::string node_name;               ///< for messages and logs
+  std::uint64_t node_id = 0;  ///< random, never 0, chosen anew at each start
+  std::string node_name;      ///< for messages and logs; what is longer than kMostNodeName is cut off
   std::uint32_t protocol_version = 1;  ///< other than 1 only in tests
   /// Known to all nodes, at least 16 bytes; both sides of each meeting must prove that they know it. Empty:
   /// nothing is proved, and only this machine can be reached.

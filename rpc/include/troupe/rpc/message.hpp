@@ -104,14 +104,16 @@ class InMessage {
   /// also the errors of that. `head` is 8-byte aligned.
   static Result<std::unique_ptr<InMessage>> parse(Buffer&& head, std::vector<Buffer>&& parts,
                                                   SharedTensors* shared = nullptr);
-  /// For a frame whose parts are still to come: makes a buffer for each of its attachments (from
-  /// `pool`; the first tensor's is that of `into`, if it is as long), whose sizes must add up to
-  /// `total_bytes`. kDataLoss: they do not.
-  static Result<void> allocate_parts(std::span<const std::byte> head, std::size_t total_bytes,
-                                     MemoryPool& pool, std::vector<Buffer>& parts,
-                                     const Tensor* into = nullptr);
-  /// The call that an envelope answers; 0: it is none, or no answer.
-  static std::uint64_t call_answered_by(std::span<const std::byte> head);
+  /// The same for a frame whose parts are still to come: begin() reads the head, which must stay where it is,
+  /// finish() the rest. Between them only header() and allocate_parts() may be used. Errors as parse().
+  static Result<std::unique_ptr<InMessage>> begin(std::span<const std::byte> head);
+  static Result<std::unique_ptr<InMessage>> finish(std::unique_ptr<InMessage> begun, Buffer&& head,
+                                                   std::vector<Buffer>&& parts,
+                                                   SharedTensors* shared = nullptr);
+  /// Makes a buffer for each of the attachments (from `pool`; the first tensor's is that of `into`, if it is
+  /// as long), whose sizes must add up to `total_bytes`. kDataLoss: they do not.
+  Result<void> allocate_parts(std::size_t total_bytes, MemoryPool& pool, std::vector<Buffer>& parts,
+                              const Tensor* into = nullptr) const;
   /// Sees to it that the first tensor lies in `into`: it does already if allocate_parts() was given it, else
   /// it is copied. kInvalidArgument: there is none, or one of another dtype or shape. Nothing if this is an
   /// error.
@@ -135,7 +137,10 @@ class InMessage {
   InMessage(Buffer&& head, std::vector<Buffer>&& parts);
   /// The tensor of this number in the list that values refer to; false: there is none, or it is malformed.
   bool read_tensor(std::size_t number, Tensor& tensor) const;
-  Result<void> open(SharedTensors* shared);
+  Result<void> open_head(std::span<const std::byte> head);
+  Result<void> open_rest(SharedTensors* shared);
+  void count_bytes();
+  Result<void> read_attachments();
   Result<void> check_attachments(SharedTensors* shared);
   Result<void> open_body();
   Result<void> read_metadata();
@@ -144,7 +149,7 @@ class InMessage {
 
   Buffer head_;
   std::vector<Buffer> parts_;
-  std::size_t bytes_;  // of both, as they came
+  std::size_t bytes_ = 0;  // of both, as they came
   MessageHeader header_;
   std::uint32_t value_count_ = 0;
   bool is_error_ = false;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string_view>
 
+#include <troupe/rpc/metadata.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/error.hpp>
 #include <troupe/runtime/loop.hpp>
@@ -30,6 +31,8 @@ std::shared_ptr<CallScope> scope_of_context(const Loop& loop);
 inline std::shared_ptr<CallScope> current_scope(const Loop& loop) {
   return loop.context() ? scope_of_context(loop) : nullptr;
 }
+/// What calls made within the present work carry, because an outer call passes it on. With the turn.
+Metadata passed_on_metadata(const Loop& loop);
 /// When the work must have ended that a scope stands for; never for null.
 TimePoint deadline_of(const CallScope* scope);
 

@@ -179,14 +179,14 @@ struct Entries<void, std::tuple<StreamWriter<T>, P...>> {
 
 }  // namespace detail
 
-/// Opens a stream: `start(MethodId, BodyWriter, ReplySink&) -> call id` makes the call, as for
-/// call_sync_with(). Its errors come with the first next(). Any thread.
+/// Opens a stream: `start(MethodId, CallOptions, BodyWriter, ReplySink&) -> call id` makes the call. Its
+/// errors come with the first next(). Any thread.
 template <class T, class Start, class... Args>
-StreamReader<T> open_stream_with(Endpoint& endpoint, const StreamWindow& window, std::string_view method,
+StreamReader<T> open_stream_with(Endpoint& endpoint, const StreamOptions& options, std::string_view method,
                                  std::string what, Start start, const Args&... args) {
   const MethodId id{fnv1a(method), signature_fingerprint<Stream<T>, WireType<Args>...>(), method};
   const Loop::Turn turn(endpoint.loop());
-  auto sink = std::make_shared<detail::StreamSink>(endpoint, window);
+  auto sink = std::make_shared<detail::StreamSink>(endpoint, options.window());
   sink->set_called(method);
   const auto body = [&](OutMessage& out) {
     out.values(2 + sizeof...(Args));
@@ -195,18 +195,22 @@ StreamReader<T> open_stream_with(Endpoint& endpoint, const StreamWindow& window,
     Codec<std::uint64_t>::encode(out.value(i++), sink->window().bytes);
     (Codec<WireType<Args>>::encode(out.value(i++), args), ...);
   };
-  detail::StreamSink::begin(sink, [&](ReplySink& to) { return start(id, BodyWriter(body), to); });
+  // Part of no other call: what waits for items has deadlines.
+  const CallOptions call{.timeout = kNoDeadline,
+                         .detached = true,
+                         .metadata = options.metadata.within(detail::passed_on_metadata(endpoint.loop()))};
+  detail::StreamSink::begin(sink, [&](ReplySink& to) { return start(id, call, BodyWriter(body), to); });
   return StreamReader<T>(std::move(sink), std::move(what));
 }
 
 /// open_stream_with for a callee that is known already.
 template <class T, class... Args>
 StreamReader<T> open_stream(Endpoint& endpoint, CallTarget target, std::string_view method, std::string what,
-                            const StreamWindow& window, const Args&... args) {
+                            const StreamOptions& options, const Args&... args) {
   return open_stream_with<T>(
-      endpoint, window, method, std::move(what),
-      [&](MethodId id, const BodyWriter& body, ReplySink& sink) {
-        return endpoint.call(target, id, {.timeout = kStreamLife, .detached = true}, body, sink);
+      endpoint, options, method, std::move(what),
+      [&](MethodId id, const CallOptions& call, const BodyWriter& body, ReplySink& sink) {
+        return endpoint.call(target, id, call, body, sink);
       },
       args...);
 }

@@ -15,14 +15,20 @@
 
 namespace troupe::rpc {
 
-/// For how long a stream may go on: as good as for ever. What waits for its items has deadlines.
-inline constexpr Duration kStreamLife{std::chrono::hours(24 * 3650)};
-
 /// How much of a stream may be on its way or wait unread at the reader: items, and bytes of them, past which
 /// the writer has no more room. One item may be longer than all the bytes.
 struct StreamWindow {
   std::uint64_t items = 64;  ///< at most 1 << 20
   std::uint64_t bytes = std::uint64_t{4} << 20;
+};
+
+/// How a stream is opened.
+struct StreamOptions {
+  std::uint64_t items = StreamWindow{}.items;  ///< of the window
+  std::uint64_t bytes = StreamWindow{}.bytes;  ///< likewise
+  Metadata metadata = {};                      ///< what the outer call passes on is added
+
+  StreamWindow window() const { return {items, bytes}; }
 };
 
 namespace detail {

@@ -70,14 +70,21 @@ class ConfigSchema {
   /// Environment variables that begin with `prefix` are others' business: not settings, no errors.
   ConfigSchema& reserve_environment(std::string prefix);
 
+  /// A setting had another name before: whoever still uses that is told the new one.
+  ConfigSchema& renamed(std::string old_name, std::string name);
+
   const ConfigKey* find(std::string_view name) const;
+  /// What a setting that was once named so is named now; empty: there was none.
+  std::string_view new_name(std::string_view old_name) const;
   /// The known name most like `name`, if one is like it at all.
   std::optional<std::string> nearest(std::string_view name) const;
   const std::map<std::string, ConfigKey, std::less<>>& keys() const { return keys_; }
+  const std::map<std::string, std::string, std::less<>>& old_names() const { return renamed_; }
   const std::vector<std::string>& reserved() const { return reserved_; }
 
  private:
   std::map<std::string, ConfigKey, std::less<>> keys_;
+  std::map<std::string, std::string, std::less<>> renamed_;
   std::vector<std::string> reserved_;
 };
 

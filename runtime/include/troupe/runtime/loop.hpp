@@ -16,51 +16,14 @@
 #include <vector>
 
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/loop_options.hpp>
 #include <troupe/runtime/process.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/source.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/runtime/timer.hpp>
 
 namespace troupe {
-
-/// Something a Loop polls for work: a UCX worker, a simulated network. All methods: loop only.
-class Source {
- public:
-  virtual ~Source() = default;
-  /// Does what there is to do without waiting; returns how many events it handled. May be entered
-  /// again from inside a handler that waits for a call.
-  virtual int poll() = 0;
-  /// A descriptor that becomes readable when there may be work after arm(); -1 if there is none, then
-  /// a loop with this source never sleeps longer than 1 ms.
-  virtual int event_fd() const { return -1; }
-  /// Asks for event_fd() to become readable at the next event. False if there are events already: poll
-  /// again instead of sleeping.
-  virtual bool arm() { return true; }
-};
-
-/// Told when a watched descriptor is ready.
-class FdHandler {
- public:
-  virtual ~FdHandler() = default;
-  /// `events` as of epoll (EPOLLIN ...). Loop only; may unwatch and destroy itself.
-  virtual void on_ready(std::uint32_t events) = 0;
-};
-
-struct LoopOptions {
-  /// How long an idle loop polls before it sleeps in epoll; from `yield_after` on it gives the core
-  /// away between two polls, so that more busy processes than cores do not stop each other.
-  Duration spin{std::chrono::microseconds(50)};
-  Duration yield_after{std::chrono::microseconds(10)};
-  /// Simulation: called instead of sleeping. It makes the world go on until something happens or
-  /// `until` has come.
-  std::function<void(TimePoint until)> idle = {};
-  /// Told, with the turn, what a task, timer, source or descriptor handler threw: "a timer threw: ...". The
-  /// loop goes on. None: it is written to standard error. When many are thrown it is told of some.
-  std::function<void(const std::string& what)> on_exception = {};
-  /// Whether threads that wait drive the loop meanwhile. If not they only wait to be told, and run nothing of
-  /// others'; some thread must be in run() then.
-  bool help = true;
-};
 
 /// One thread's worth of work: polls sources, watches descriptors, runs timers and tasks.
 ///

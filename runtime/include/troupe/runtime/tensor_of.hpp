@@ -31,7 +31,6 @@ class TensorOf {
  public:
   static_assert(Rank == kAnyRank || Rank <= Shape::kMaxRank);
   static constexpr DType kDType = dtype_of<T>();
-  static constexpr std::size_t kRank = Rank;
 
   /// Without elements; of rank 0: one that is zero.
   TensorOf()

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -12,6 +14,11 @@ bool is_utf8(std::string_view bytes);
 /// The same text with each byte that does not belong to UTF-8 replaced by U+FFFD: for formats that allow
 /// nothing else.
 std::string to_utf8(std::string_view bytes);
+
+/// Two lower-case digits for each byte.
+std::string to_hex(std::span<const std::byte> bytes);
+/// All 16 lower-case digits of a 64-bit number.
+std::string to_hex(std::uint64_t number);
 
 /// Edits (insert, delete, replace) that make `b` of `a` (Levenshtein).
 std::size_t edit_distance(std::string_view a, std::string_view b);

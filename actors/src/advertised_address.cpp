@@ -1,4 +1,4 @@
-#include "published_address.hpp"
+#include "advertised_address.hpp"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
@@ -37,12 +37,8 @@ struct HostNumber {
     }
   }
   AddressReach reach() const {
-    if (v4 && ntohl(v4->s_addr) == INADDR_ANY) return AddressReach::kNobody;
-    if (v4 && ntohl(v4->s_addr) >> 24U == IN_LOOPBACKNET) return AddressReach::kThisMachine;
-    if (v6 && IN6_IS_ADDR_UNSPECIFIED(&*v6)) return AddressReach::kNobody;
-    if (v6 && IN6_IS_ADDR_LOOPBACK(&*v6)) return AddressReach::kThisMachine;
-    if (v6 && IN6_IS_ADDR_LINKLOCAL(&*v6)) return AddressReach::kThisLink;
-    return AddressReach::kEverybody;
+    if (v4) return reach_of(*v4);
+    return v6 ? reach_of(*v6) : AddressReach::kEverybody;
   }
   std::string to_string() const {
     std::array<char, INET6_ADDRSTRLEN> text{};
@@ -78,8 +74,8 @@ std::string interface_number(bool with_v6) {
 }
 
 Error bad_wish(const std::string& wanted, const std::string& why) {
-  return {Code::kInvalidArgument, "node.publish: '" + wanted + "' is no address that others can use: " + why +
-                                      " (write the host, or host:port, that others are to dial)"};
+  return {Code::kInvalidArgument, "node.advertise: '" + wanted + "' is no address that others can use: " +
+                                      why + " (write the host, or host:port, that others are to dial)"};
 }
 
 /// "host", "[v6]", "v6" or any of the first two with ":port".
@@ -105,8 +101,8 @@ AddressReach reach_of(std::string_view address) {
   return parts ? HostNumber(parts->host).reach() : AddressReach::kEverybody;
 }
 
-Result<std::string> published_address(const std::string& listening, const std::string& wanted,
-                                      const std::string& own_host) {
+Result<std::string> advertised_address(const std::string& listening, const std::string& wanted,
+                                       const std::string& own_host) {
   const auto bound = parse_host_port(listening);
   if (!wanted.empty()) {
     if (wanted.starts_with(kUnixPrefix)) return wanted;
@@ -124,7 +120,7 @@ Result<std::string> published_address(const std::string& listening, const std::s
       return Error{Code::kFailedPrecondition,
                    listening +
                        " is an address of one interface, which other machines know by another name: set "
-                       "node.publish to the address that others are to use, or listen at another one"};
+                       "node.advertise to the address that others are to use, or listen at another one"};
     case AddressReach::kNobody:
       break;
   }
@@ -138,14 +134,14 @@ Result<std::string> published_address(const std::string& listening, const std::s
   return HostPort{host, bound->port}.to_string();
 }
 
-Result<void> may_publish(const std::string& published, const std::string& own_host) {
+Result<void> may_advertise(const std::string& address, const std::string& own_host) {
   const bool is_near = own_host.empty() || HostNumber(own_host).reach() == AddressReach::kThisMachine;
-  if (is_near || reach_of(published) != AddressReach::kThisMachine) return {};
+  if (is_near || reach_of(address) != AddressReach::kThisMachine) return {};
   return Error{Code::kFailedPrecondition,
-               "it listens at " + published +
+               "it listens at " + address +
                    ", where other machines do not reach it, and the first node is reached over the network: "
                    "set node.listen to an address of this machine's (0.0.0.0:0 is any of them), or "
-                   "node.publish to the one that others are to use"};
+                   "node.advertise to the one that others are to use"};
 }
 
 }  // namespace troupe

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <troupe/runtime/result.hpp>
+
+namespace troupe {
+
+/// Who makes a call.
+struct Caller {
+  std::uint64_t node_id = 0;
+  std::string name;            ///< of its node
+  std::string role;            ///< empty: no member of that id is known here
+  std::string address;         ///< as seen when it came, or as dialled; empty: this node itself
+  bool authenticated = false;  ///< it is this node itself, or has proved that it knows the shared secret
+};
+
+/// One of the answers to a broadcast.
+template <class R>
+struct ActorAnswer {
+  std::string actor;
+  Result<R> result;
+};
+
+}  // namespace troupe
