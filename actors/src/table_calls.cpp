@@ -1,13 +1,11 @@
 // What a TableClient sends to the shards, and what comes of the answers.
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <utility>
 
 #include "table_core.hpp"
 
 namespace troupe {
-
 namespace {
 
 constexpr std::size_t kPullAtOnce_bytes = std::size_t{4} << 20;
@@ -488,11 +486,10 @@ rpc::Future<PushPullSummary> TableClient::Core::push_pull(std::span<const std::u
   const Pushing push = next_push(identity);
   for (Gradients& part : *parts) {
     Rows* const pulled = std::exchange(at(part.to.number), nullptr);
-    if (pulled) {
+    if (pulled)
       send(gather, push, std::move(part), std::move(*pulled), out);
-    } else {
+    else
       send(gather, push, std::move(part));
-    }
   }
   for (Rows* pulled : wanted)
     if (pulled) send(gather, std::move(*pulled), out, true);
