@@ -8,12 +8,14 @@ namespace troupe::rpc {
 namespace {
 /// All are looked at for those that are too late no more often than this.
 constexpr Duration kBetweenLooks{std::chrono::milliseconds(10)};
+/// So many may be done with before anything is moved.
+constexpr std::size_t kFewPlaces = 32;
 }  // namespace
 
 void HeldRequests::push(InboundCallPtr call) {
+  call->held_ = ++last_;
+  earliest_ = std::min(earliest_, call->deadline());
   calls_.push_back(std::move(call));
-  calls_.back()->held_ = ++last_;
-  earliest_ = std::min(earliest_, calls_.back()->deadline());
   ++count_;
 }
 
@@ -43,24 +45,25 @@ std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
       earliest_ = std::min(earliest_, call->deadline());
       continue;
     }
-    expired.emplace_back();
     call->held_ = 0;
-    expired.back() = std::move(call);
+    expired.push_back(std::move(call));
     --count_;
   }
   trim();
   return expired;
 }
 
-/// What is done with is moved out of the way when it is half of all.
+/// What is done with is moved out of the way when it is more than half of all, wherever it was: behind a
+/// request that waits for long others may come and be cancelled for ever.
 void HeldRequests::trim() {
   while (first_ < calls_.size() && !calls_[first_]) ++first_;
   if (first_ == calls_.size()) {
     calls_ = std::vector<InboundCallPtr>();
     first_ = 0;
-  } else if (first_ > calls_.size() / 2) {
-    calls_.erase(calls_.begin(), calls_.begin() + static_cast<std::ptrdiff_t>(first_));
+  } else if (calls_.size() > 2 * count_ + kFewPlaces) {
+    std::erase(calls_, nullptr);
     first_ = 0;
+    for (std::size_t i = 0; i < calls_.size(); ++i) calls_[i]->held_ = last_ - (calls_.size() - 1 - i);
   }
 }
 

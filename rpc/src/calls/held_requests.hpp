@@ -15,6 +15,8 @@ class HeldRequests {
   void push(InboundCallPtr call);
   bool empty() const { return count_ == 0; }
   std::size_t count() const { return count_; }
+  /// Memory is kept for so many.
+  std::size_t places() const { return calls_.capacity(); }
   /// The first. Precondition: !empty().
   InboundCallPtr pop();
   /// Precondition: it is held here.
