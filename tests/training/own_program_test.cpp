@@ -37,10 +37,10 @@ class Run : public TemporaryFolder {
       if (process["name"] == name) return process["pid"];
     return 0;
   }
-  void kill(const std::string& name) const {
-    const pid_t victim = pid(name);
-    REQUIRE(victim > 0);
-    REQUIRE(::kill(victim, SIGKILL) == 0);
+  void send(int number, const std::string& name) const {
+    const pid_t process = pid(name);
+    REQUIRE(process > 0);
+    REQUIRE(::kill(process, number) == 0);
   }
 };
 
@@ -73,7 +73,7 @@ TEST_CASE("the guide's program goes on when a worker is killed, and each batch c
   const Run folder;
   Command command(folder.train({"--epochs", "60", "--checkpoint-every", "0"}));
   REQUIRE(command.wait_for("epoch  2:"));
-  folder.kill("worker-1");
+  folder.send(SIGKILL, "worker-1");
   CHECK(command.finish() == 0);
   CHECK(command.err() == "");
   CHECK(command.out().find("worker 'worker-1' died") != std::string::npos);
@@ -87,7 +87,7 @@ TEST_CASE("the guide's program is resumed after a server's death, with the flags
   const Run folder;
   Command command(folder.train({"--epochs", "100000", "--dimension", "4"}));
   REQUIRE(command.wait_for("epoch  3:"));
-  folder.kill("ps-0");
+  folder.send(SIGKILL, "ps-0");
   CHECK(command.finish() == 1);
   CHECK(command.err().find("shard server 'ps-0' died") != std::string::npos);
   CHECK(command.err().find("train --resume " + folder.out()) != std::string::npos);
@@ -105,6 +105,7 @@ TEST_CASE("at the end of a job its processes leave, the chief as the last of the
   const Run folder;
   Command job(folder.train({"--epochs", "300"}));
   REQUIRE(job.wait_for("epoch  1:"));
+  folder.send(SIGSTOP, "worker-0");  // no epoch ends without it: the job waits for the observer
   const int home = command_test::number_after(job.out(), "workers at 127.0.0.1:");
   auto observer =
       Node::start({.name = "observer", .role = "observer", .registry = "127.0.0.1:" + std::to_string(home)});
@@ -114,6 +115,7 @@ TEST_CASE("at the end of a job its processes leave, the chief as the last of the
     if (change.event == MembershipEvent::kLeft || change.event == MembershipEvent::kDied)
       ends[change.member.name] = change.event;
   });
+  folder.send(SIGCONT, "worker-0");
   Loop& loop = (*observer)->loop();
   CHECK(loop.wait_until([&] { return ends.size() >= 5; }, loop.clock().now() + command_test::kPatience));
   const bool chief_was_there = [&] {

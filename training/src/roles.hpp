@@ -32,7 +32,7 @@ inline constexpr std::chrono::milliseconds kStartsUp{1000};
 /// How long a process whose work is done waits until others have its last answers; and the chief until it is
 /// the last one.
 inline constexpr Duration kLeavePatience{std::chrono::seconds(2)};
-inline constexpr Duration kLastOnePatience{std::chrono::seconds(5)};
+inline constexpr Duration kLastOnePatience{std::chrono::seconds(10)};
 
 /// The actor of a shard server's process by which the chief ends it.
 inline std::string process_actor(const std::string& name) {
