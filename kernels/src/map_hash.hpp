@@ -35,7 +35,7 @@ TROUPE_MAP_BOTH Homes homes_of(std::uint64_t key, std::int64_t buckets) {
 /// Whether a new key goes to its first bucket, by how much room both have. Keys that are in their first are
 /// found with one look; but where that runs full, the emptier one leaves room for more keys.
 TROUPE_MAP_BOTH bool prefers_first(int free_first, int free_second) {
-  constexpr int kRoomEnough = 4;
+  constexpr int kRoomEnough = 6;
   return free_first >= kRoomEnough || free_first >= free_second;
 }
 

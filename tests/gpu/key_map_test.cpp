@@ -116,7 +116,7 @@ TEST_CASE_TEMPLATE("keys keep their slots and rows, and erased ones are gone", W
   for (const std::int64_t dim : {1, 4, 30, 64, 128}) {
     CAPTURE(dim);
     Table<Where> table(at, 128, dim);
-    const auto keys = distinct_keys(1400, 1);  // of 2,048 slots
+    const auto keys = distinct_keys(1200, 1);  // of 2,048 slots
     const auto placed = table.assign_in_batches(keys, 100);
     CHECK(std::count(placed.is_new.begin(), placed.is_new.end(), 1) == static_cast<long>(keys.size()));
     CHECK(std::set<std::uint64_t>(placed.slots.begin(), placed.slots.end()).size() == keys.size());
@@ -168,7 +168,7 @@ TEST_CASE_TEMPLATE("a load of eight tenths finds room for all", Where, OnHost, O
   if (!at.here()) return;
   Table<Where> table(at, 4096, 1);
   const auto keys = distinct_keys(static_cast<std::size_t>(table.map.slots()) * 8 / 10, 3);
-  const auto placed = table.assign_in_batches(keys, 4096);
+  const auto placed = table.assign_in_batches(keys, 512);
   CHECK(std::count(placed.slots.begin(), placed.slots.end(), kNoRow) == 0);
 }
 

@@ -154,7 +154,8 @@ __device__ Placed find_or_take_free(const KeyMap& map, std::uint64_t key, const 
   unsigned free[2];
 #pragma unroll
   for (int b = 0; b < 2; ++b) {
-    const std::uint64_t there = map.keys[begins[b] + group.lane];
+    // Past the first cache, which does not see what other blocks have taken.
+    const std::uint64_t there = __ldcg(map.keys + begins[b] + group.lane);
     const unsigned found = vote(group, there == key);
     if (found != 0)
       return {static_cast<std::uint64_t>(begins[b] + __ffs(static_cast<int>(found)) - 1), kNoRow, false};
