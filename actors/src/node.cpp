@@ -352,6 +352,7 @@ void NodeImpl::answer_everything() {
 NodeImpl::~NodeImpl() {
   Loop::Turn turn(*loop);
   ends->close();
+  if (objects) objects->owned->close();
   objects.reset();
   endpoint.reset();
   unit->close();

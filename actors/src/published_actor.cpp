@@ -49,7 +49,8 @@ PublishedActor::~PublishedActor() {
   if (receiver_)
     static_cast<ResponseReceiver*>(caf::actor_cast<caf::abstract_actor*>(receiver_))
         ->kill_proxy(nullptr, caf::exit_reason::user_shutdown);
-  for (auto& [id, call] : asked_) call->reply_error({Code::kUnavailable, "the actor has ended"});
+  for (auto& [id, call] : std::exchange(asked_, {}))
+    call->reply_error({Code::kUnavailable, "the actor has ended"});
 }
 
 void PublishedActor::begin() {
@@ -105,11 +106,16 @@ void PublishedActor::respond(std::uint64_t id, const caf::message& response) {
 void PublishedActor::drop_expired() {
   if (loop_.now() - looked_at_ < kLookEvery) return;
   looked_at_ = loop_.now();
-  std::erase_if(asked_, [](auto& entry) {
-    if (!entry.second->cancelled() && !entry.second->expired()) return false;
-    entry.second->reply_error({Code::kDeadlineExceeded, "the actor has not responded"});
-    return true;
-  });
+  std::vector<rpc::InboundCallPtr> late;  // who is answered may call the actor again
+  for (auto entry = asked_.begin(); entry != asked_.end();) {
+    if (entry->second->cancelled() || entry->second->expired()) {
+      late.push_back(std::move(entry->second));
+      entry = asked_.erase(entry);
+    } else {
+      ++entry;
+    }
+  }
+  for (auto& call : late) call->reply_error({Code::kDeadlineExceeded, "the actor has not responded"});
 }
 
 // ---- The node's side ----------------------------------------------------------------------------

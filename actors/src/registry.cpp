@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include <troupe/runtime/raised.hpp>
+
 #include "identity.hpp"
 
 namespace troupe {
@@ -137,23 +139,32 @@ void Registry::announce(MembershipChange change) {
   change.version = ++version_;
   own_notices_.push_back(change);
   notices_.push_back(std::move(change));
+  if (notices_.size() == 1)
+    loop_.defer([weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->send_notices();
+    });
   tell_own_node();
-  if (notices_.size() > 1) return;
-  loop_.defer([weak = weak_from_this()] {
-    if (const auto self = weak.lock()) self->send_notices();
-  });
+}
+
+/// Whoever is told may throw; the others are to be told all the same.
+void Registry::notify(rpc::SessionId member, const std::vector<MembershipChange>& changes) {
+  try {
+    ways_.notify(member, changes);
+  } catch (...) {
+    loop_.report_exception("who is told of the membership");
+  }
 }
 
 /// What is told may lead to the next change, before this one has been told to all of the node; that one
 /// waits.
 void Registry::tell_own_node() {
-  if (std::exchange(telling_own_node_, true)) return;
+  if (telling_own_node_) return;
+  const Raised telling(telling_own_node_);
   while (!own_notices_.empty()) {
     const MembershipChange change = std::move(own_notices_.front());
     own_notices_.pop_front();
-    if (entries_.contains(rpc::kLocal)) ways_.notify(rpc::kLocal, {change});
+    if (entries_.contains(rpc::kLocal)) notify(rpc::kLocal, {change});
   }
-  telling_own_node_ = false;
 }
 
 void Registry::send_notices() {
@@ -174,9 +185,9 @@ void Registry::tell(rpc::SessionId member, const std::vector<MembershipChange>& 
   const auto news = std::find_if(changes.begin(), changes.end(),
                                  [&](const MembershipChange& change) { return change.version > told; });
   if (news == changes.begin())
-    ways_.notify(member, changes);
+    notify(member, changes);
   else if (news != changes.end())
-    ways_.notify(member, {news, changes.end()});
+    notify(member, {news, changes.end()});
 }
 
 Result<void> Registry::suspect(const rpc::CallContext& context, std::uint64_t node_id,

@@ -65,6 +65,7 @@ class Registry : public std::enable_shared_from_this<Registry> {
   void remove(rpc::SessionId session, MembershipEvent event, const std::string& reason);
   void announce(MembershipChange change);
   void tell_own_node();
+  void notify(rpc::SessionId member, const std::vector<MembershipChange>& changes);
   void tell(rpc::SessionId member, const std::vector<MembershipChange>& changes);
   void send_notices();
 

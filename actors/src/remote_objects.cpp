@@ -61,7 +61,9 @@ Result<void> HostedObjects::may_make(const rpc::CallContext& context, std::uint6
 
 void HostedObjects::make(const rpc::CallContext& context, std::uint64_t number, std::shared_ptr<void> state,
                          std::shared_ptr<const rpc::MethodTable> methods) {
-  owners_.emplace(number, caller_of(context));
+  const std::uint64_t owner = caller_of(context);
+  owners_.emplace(number, owner);
+  objects_[owner].insert(number);
   node_.add_actor("", std::move(state), std::move(methods), number);
   const auto waiting = early_.find(number);
   if (waiting == early_.end()) return;
@@ -80,9 +82,9 @@ void HostedObjects::take(rpc::InboundCallPtr call) {
   const std::size_t bytes = call->bytes();
   if (early_calls_ >= kMaxEarlyCalls || early_bytes_ + bytes > kMaxEarlyBytes)
     return call->refuse({Code::kResourceExhausted, "too many calls wait for objects that are not there yet"});
+  early_[number].push_back({std::move(call), node_.loop->now() + kLongestEarly});
   ++early_calls_;
   early_bytes_ += bytes;
-  early_[number].push_back({std::move(call), node_.loop->now() + kLongestEarly});
 }
 
 void HostedObjects::refuse_late(TimePoint now) {
@@ -101,7 +103,12 @@ void HostedObjects::refuse_late(TimePoint now) {
 }
 
 void HostedObjects::end(std::uint64_t number) {
-  owners_.erase(number);
+  const auto owned = owners_.find(number);
+  if (owned == owners_.end()) return;  // by what the end of another one has led to
+  const auto others = objects_.find(owned->second);
+  others->second.erase(number);
+  if (others->second.empty()) objects_.erase(others);
+  owners_.erase(owned);
   ended_.add(number);
   node_.end_actor(number);
 }
@@ -119,17 +126,18 @@ Result<void> HostedObjects::keep_only(const rpc::CallContext& context, std::uint
   const std::uint64_t owner = caller_of(context);
   const std::unordered_set<std::uint64_t> kept(held.begin(), held.end());
   std::vector<std::uint64_t> over;
-  for (const auto& [number, owned_by] : owners_)
-    if (owned_by == owner && number < below && !kept.contains(number)) over.push_back(number);
+  if (const auto owned = objects_.find(owner); owned != objects_.end())
+    for (const std::uint64_t number : owned->second)
+      if (number < below && !kept.contains(number)) over.push_back(number);
   for (const std::uint64_t number : over) end(number);
   return {};
 }
 
 void HostedObjects::owner_gone(std::uint64_t owner) {
   gone_owners_.add(owner);
-  std::vector<std::uint64_t> over;
-  for (const auto& [number, owned_by] : owners_)
-    if (owned_by == owner) over.push_back(number);
+  const auto owned = objects_.find(owner);
+  if (owned == objects_.end()) return;
+  const std::set<std::uint64_t> over = owned->second;
   for (const std::uint64_t number : over) end(number);
 }
 

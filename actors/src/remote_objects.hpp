@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -70,7 +71,8 @@ class HostedObjects final : public detail::ObjectHost {
 
   NodeImpl& node_;
   std::shared_ptr<rpc::MethodTable> methods_ = std::make_shared<rpc::MethodTable>();
-  std::unordered_map<std::uint64_t, std::uint64_t> owners_;  // by object
+  std::unordered_map<std::uint64_t, std::uint64_t> owners_;             // by object
+  std::unordered_map<std::uint64_t, std::set<std::uint64_t>> objects_;  // by owner
   RecentNumbers ended_;
   RecentNumbers gone_owners_;
   std::map<std::uint64_t, std::deque<Early>> early_;  // calls that overtook the creation, by object
@@ -87,6 +89,10 @@ class OwnedObjects final : public std::enable_shared_from_this<OwnedObjects> {
       std::string_view where, std::string_view type, rpc::MethodId method,
       const std::function<void(std::uint64_t, rpc::OutMessage&)>& body);
   void release(std::uint64_t node_id, std::uint64_t number);
+  /// The same on any thread, also one that has not the turn. Nothing after close().
+  void release_soon(std::uint64_t node_id, std::uint64_t number);
+  /// The node goes.
+  void close();
   /// Now and then, until all releases are confirmed.
   void reconcile();
   NodeImpl& node() { return node_; }
@@ -100,6 +106,8 @@ class OwnedObjects final : public std::enable_shared_from_this<OwnedObjects> {
   void tell_what_is_held(std::uint64_t node_id, At& at);
 
   NodeImpl& node_;
+  std::mutex mutex_;
+  Loop* loop_;  // null: closed. With the mutex
   std::uint64_t next_number_;
   std::map<std::uint64_t, At> at_;  // by node id
 };

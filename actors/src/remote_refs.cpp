@@ -66,6 +66,7 @@ class RemoteObject::Call final : public rpc::ReplySink {
 
   void on_reply(Result<std::unique_ptr<rpc::InMessage>> reply) override {
     const std::unique_ptr<Call> self(this);
+    object_->calls_.erase(this);  // whoever has the answer may wait, and the object fail meanwhile
     if (object_->failure_)
       sink_.on_reply(*object_->failure_);
     else
@@ -73,6 +74,7 @@ class RemoteObject::Call final : public rpc::ReplySink {
   }
   void on_value(void* result) override {
     const std::unique_ptr<Call> self(this);
+    object_->calls_.erase(this);
     sink_.on_value(result);
   }
   void on_item(std::unique_ptr<rpc::InMessage> item) override { sink_.on_item(std::move(item)); }
@@ -105,11 +107,7 @@ class RemoteObject::Creation final : public rpc::ReplySink {
 
 RemoteObject::~RemoteObject() {
   const auto owner = owner_.lock();
-  if (!owner || number_ == 0) return;
-  // Perhaps on some other thread, where a reference was dropped.
-  loop_.run_or_post([weak = owner_, node_id = node_id_, number = number_] {
-    if (const auto still = weak.lock()) still->release(node_id, number);
-  });
+  if (owner && number_ != 0) owner->release_soon(node_id_, number_);
 }
 
 void RemoteObject::create(std::uint64_t node_id, std::uint64_t number, rpc::MethodId method,
@@ -145,13 +143,9 @@ void RemoteObject::fail(Error error) {
   failure_ = std::move(error);
   const auto self = weak_from_this().lock();
   while (!calls_.empty()) {
-    Call* call = *calls_.begin();
-    const std::uint64_t id = call->id();
-    if (id == 0) {
-      calls_.erase(call);  // it is just being made, and ends by itself
-      continue;
-    }
-    endpoint_.cancel(id);
+    const std::uint64_t id = (*calls_.begin())->id();
+    calls_.erase(calls_.begin());
+    if (id != 0) endpoint_.cancel(id);  // else it is just being made, and ends by itself
   }
 }
 
@@ -212,7 +206,9 @@ rpc::Future<void> creation_of(RemoteObject& object) {
 // ---- What this node holds -----------------------------------------------------------------------
 
 OwnedObjects::OwnedObjects(NodeImpl& node)
-    : node_(node), next_number_(kObjectBit | ((node.options.node_id << 20) & (kObjectBit - 1))) {}
+    : node_(node),
+      loop_(node.loop.get()),
+      next_number_(kObjectBit | ((node.options.node_id << 20) & (kObjectBit - 1))) {}
 
 std::shared_ptr<detail::RemoteObject> OwnedObjects::make(
     std::string_view where, std::string_view type, rpc::MethodId method,
@@ -233,6 +229,24 @@ std::shared_ptr<detail::RemoteObject> OwnedObjects::make(
   at_[member->node_id].held.insert(number);
   object->create(member->node_id, number, method, [&](rpc::OutMessage& out) { body(number, out); });
   return object;
+}
+
+/// Perhaps on some other thread, where a reference was dropped, while the node goes.
+void OwnedObjects::release_soon(std::uint64_t node_id, std::uint64_t number) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!loop_) return;
+    if (!loop_->in_turn())
+      return loop_->post([weak = weak_from_this(), node_id, number] {
+        if (const auto still = weak.lock()) still->release(node_id, number);
+      });
+  }
+  release(node_id, number);
+}
+
+void OwnedObjects::close() {
+  const std::lock_guard lock(mutex_);
+  loop_ = nullptr;
 }
 
 void OwnedObjects::release(std::uint64_t node_id, std::uint64_t number) {

@@ -24,6 +24,7 @@ struct Trainer {
   Node& node;
   Signal begun, may_end;
   std::atomic<bool> in_turn{false}, saw_cancelled{false}, told{false};
+  std::atomic<Duration> left{Duration::max()};  // as the method saw it at its end
   std::atomic<int> inside{0}, most_inside{0}, done{0};
   std::vector<int> order;
 
@@ -73,7 +74,19 @@ struct Trainer {
               const auto until = std::chrono::steady_clock::now() + kPatience;
               while (!context.cancelled() && std::chrono::steady_clock::now() < until)
                 std::this_thread::yield();
+              self.left = context.time_left();
               self.saw_cancelled = context.cancelled();
+              ++self.done;
+            },
+            rpc::kOnPool)
+        .add(
+            "outlive",
+            [](Trainer& self, const rpc::CallContext& context) {
+              self.begun.set();
+              self.may_end.wait_for(kPatience);
+              self.left = context.time_left();
+              self.saw_cancelled = context.cancelled();
+              context.on_cancel([&self] { self.told = true; });
               ++self.done;
             },
             rpc::kOnPool)
@@ -221,9 +234,43 @@ TEST_CASE("pool: a method sees that nobody waits any more") {
     nodes.bob.shutdown();
     CHECK(code_of(call.get()) == Code::kCancelled);
   }
+  SUBCASE("its own node shuts down, and nobody waited for an answer") {
+    REQUIRE(nodes.alice.send("trainer", "until_cancelled").ok());
+    REQUIRE(nodes.state->begun.wait_for(kPatience));
+    nodes.bob.shutdown();
+  }
+  SUBCASE("its own node shuts down, and the call has a token, with which its caller might come back") {
+    auto call = nodes.alice.rpc_async_with<void>({.token = 7}, "trainer", "until_cancelled");
+    REQUIRE(nodes.state->begun.wait_for(kPatience));
+    nodes.bob.shutdown();
+    CHECK(code_of(call.get()) == Code::kUnavailable);
+  }
   const auto until = std::chrono::steady_clock::now() + kPatience;
   while (nodes.state->done == 0 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
   CHECK(nodes.state->saw_cancelled);
+  CHECK(nodes.state->left.load() == Duration::zero());
+}
+
+TEST_CASE("pool: a method that is there when its node is no more knows that nobody waits") {
+  RealCluster cluster;
+  auto node = cluster.start({.name = "alice", .pool_patience = 20ms});
+  REQUIRE(node.ok());
+  auto state = std::make_shared<Trainer>(**node);
+  rpc::Methods<Trainer> methods;
+  Trainer::methods(methods);
+  REQUIRE((*node)->spawn_state("trainer", state, methods.table()).ok());
+  auto call = (*node)->rpc_async<void>("trainer", "outlive");
+  REQUIRE(state->begun.wait_for(kPatience));
+  (*node)->shutdown();
+  CHECK(code_of(call.get()) == Code::kCancelled);
+  node->reset();
+  state->may_end.set();
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (state->done == 0 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+  REQUIRE(state->done == 1);
+  CHECK(state->saw_cancelled);
+  CHECK(state->left.load() == Duration::zero());
+  CHECK(state->told);
 }
 
 TEST_CASE("pool: calls that a method there makes end with the call that it answers") {

@@ -183,6 +183,26 @@ TEST_CASE_TEMPLATE("remote: a host that has gone is unavailable", Kind, TROUPE_C
   CHECK(code_of(ref.template rpc_sync<std::int64_t>("add", 1)) == Code::kUnavailable);
 }
 
+TEST_CASE("remote: a creation that fails while the continuation of a call on the object waits") {
+  const LivesOfThis lives_here;
+  SimCluster cluster;
+  Node& owner = cluster.add("owner");
+  allow(cluster.add("host"));
+  cluster.world.set_partition("owner", "host", true);  // so neither comes there; the call gives up first
+  auto ref = make(owner, "host", 1);
+  auto created = ref.created();
+  Signal waited;
+  Code answer = Code::kOk;
+  ref.rpc_async_with<std::int64_t>({.timeout = 100ms}, "add", 1).then([&](const Result<std::int64_t>& sum) {
+    answer = code_of(sum);
+    CHECK_FALSE(created.ready());
+    CHECK_FALSE(created.get().ok());
+    waited.set();
+  });
+  REQUIRE(cluster.wait(waited));
+  CHECK(answer == Code::kDeadlineExceeded);
+}
+
 TEST_CASE("remote: a dead owner's objects end") {
   const LivesOfThis lives_here;
   SimCluster cluster;
