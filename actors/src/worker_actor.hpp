@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <troupe/rpc/methods.hpp>
+#include <troupe/runtime/raised.hpp>
 
 #include "caf_internals.hpp"
 #include "loop_unit.hpp"
@@ -81,17 +82,17 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
         return call->refuse({Code::kResourceExhausted, std::to_string(waiting_.calls) + " calls (" +
                                                            std::to_string(waiting_.bytes) +
                                                            " bytes) wait for this actor already"});
-      ++waiting_.calls;
-      waiting_.bytes += bytes;
-      if (held_ && !running_ && mailbox().blocked()) return later_.push_back(CallBox(std::move(call)));
+      if (held_ && !running_ && mailbox().blocked()) {
+        later_.push_back(CallBox(std::move(call)));
+        return count_waiting(bytes);
+      }
       enqueue(make_mail(nullptr, caf::make_message_id(), CallBox(std::move(call))), nullptr);
+      count_waiting(bytes);
       return unit_->run();
     }
-    {
-      const Running running(running_);
-      invoke(std::move(call));
-    }
-    if (postponed_ || kept_) after_call();
+    const After after(*this);
+    const Raised running(running_);
+    invoke(std::move(call));
   }
   /// Takes the last reference to the actor, which is dropped after the call at which it is, if there is one:
   /// counting references in each call would make it wait until its answer has reached the other core's cache.
@@ -133,6 +134,10 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
   };
 
   void invoke(rpc::InboundCallPtr call) { methods_->invoke(state_, std::move(call), pool_ ? this : nullptr); }
+  void count_waiting(std::size_t bytes) {
+    ++waiting_.calls;
+    waiting_.bytes += bytes;
+  }
   void begin_waiting(rpc::InboundCallPtr call) {
     --waiting_.calls;
     waiting_.bytes -= call->bytes();
@@ -146,16 +151,18 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
       if (link->actor) link->actor->go_on();
     });
   }
-  /// While a call runs, however that ends.
-  class Running {
+  /// What follows a call, however that ended. May end the actor.
+  class After {
    public:
-    explicit Running(bool& running) : running_(running) { running_ = true; }
-    ~Running() { running_ = false; }
-    Running(const Running&) = delete;
-    Running& operator=(const Running&) = delete;
+    explicit After(WorkerActor& actor) : actor_(actor) {}
+    ~After() {
+      if (actor_.postponed_ || actor_.kept_) actor_.after_call();
+    }
+    After(const After&) = delete;
+    After& operator=(const After&) = delete;
 
    private:
-    bool& running_;
+    WorkerActor& actor_;
   };
   /// The job in the pool is done: takes up those that have come meanwhile, up to the next one for the pool.
   void go_on() {
@@ -163,21 +170,22 @@ class WorkerActor final : public caf::event_based_actor, private rpc::MethodPool
     busy_ = false;
     held_ = !later_.empty();
     if (running_) return;  // it was refused at once, inside of the call
-    const std::shared_ptr<Link> link = link_;
-    {
-      const Running running(running_);
+    const After after(*this);
+    const Raised running(running_);
+    try {
       for (int i = 0; i < kAtOnce && !busy_ && !later_.empty(); ++i) {
         rpc::InboundCallPtr call = later_.front().take();
         later_.pop_front();
         begin_waiting(std::move(call));
       }
+    } catch (...) {  // there is no memory, not even for an answer
+      unit_->loop().report_exception("an actor");
     }
     held_ = busy_ || !later_.empty();
     if (!busy_ && held_)
-      unit_->loop().defer([link] {
+      unit_->loop().defer([link = link_] {
         if (link->actor) link->actor->go_on();
       });
-    if (postponed_ || kept_) after_call();  // last: it may end this
   }
   void after_call() {
     const caf::strong_actor_ptr last = std::move(kept_);  // goes after all else

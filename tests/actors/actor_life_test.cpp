@@ -1,4 +1,7 @@
 // How named actors come and end: names, kills, watchers that meddle, states that call as they go.
+#include <functional>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -183,4 +186,32 @@ TEST_CASE("two nodes that ask for one name at once: one gets it") {
     CHECK(a.ok() != b.ok());
     CHECK((a.ok() ? code_of(b) : code_of(a)) == Code::kAlreadyExists);
   }
+}
+
+TEST_CASE("an actor goes on after a method of its own making that throws") {
+  SimCluster cluster;
+  Node& alice = cluster.add("alice");
+  Node& bob = cluster.add("bob");
+  auto table = std::make_shared<rpc::MethodTable>();
+  int count = 0;
+  const auto add = [&](const std::string& name, const std::function<void(rpc::InboundCallPtr)>& invoke) {
+    table->add(
+        {name, "()", rpc::MethodTable::kAnySignature, nullptr,
+         [invoke](const rpc::MethodTable::Target&, rpc::InboundCallPtr call) { invoke(std::move(call)); }});
+  };
+  add("throws", [](const rpc::InboundCallPtr&) { throw std::runtime_error("not caught by anybody here"); });
+  add("ends", [&](const rpc::InboundCallPtr&) {
+    CHECK(bob.kill("odd").ok());
+    throw std::runtime_error("after its own end");
+  });
+  add("counts", [&](rpc::InboundCallPtr call) { call->reply(std::int64_t{++count}); });
+  REQUIRE(bob.spawn_state("odd", nullptr, table).ok());
+  REQUIRE(alice.wait_for_actor("odd", kPatience).ok());
+  for (Node* caller : {&alice, &bob}) {
+    CHECK(code_of(caller->rpc_sync<std::int64_t>("odd", "throws")) == Code::kInternal);
+    CHECK(caller->rpc_sync<std::int64_t>("odd", "counts").ok());
+  }
+  CHECK(count == 2);
+  CHECK(code_of(alice.rpc_sync<std::int64_t>("odd", "ends")) == Code::kInternal);
+  CHECK(code_of(alice.rpc_sync<std::int64_t>("odd", "counts")) == Code::kUnavailable);
 }
