@@ -219,10 +219,12 @@ TEST_CASE("a restore that ends while a pull which the bound held back is answere
   Result<std::uint64_t> restored = Error{Code::kUnknown, "not yet"};
   Code pulled = Code::kUnknown;
   std::uint64_t answered = 0;
+  Signal done;
   held.first.then([&](const Result<PullReply>& answer) {
     pulled = code_of(answer);
     if (answer) answered = answer->generation;
     restored = restoring.get();
+    done.set();
   });
   rpc::Future<void> advanced;
   {
@@ -232,6 +234,7 @@ TEST_CASE("a restore that ends while a pull which the bound held back is answere
     advanced = held.node.rpc_async<void>("ps0", "advance", std::string("a"), WorkerClock{3, 1});
   }
   CHECK(advanced.get().ok());
+  REQUIRE(held.cluster.wait(done));
   CHECK(pulled == Code::kOk);
   CHECK_MESSAGE(restored.ok(), text_of(restored));
   // Who waits at a table that is restored waits on, and is given rows of what is there now.

@@ -116,7 +116,7 @@ class Both {
     } else if (event.act == Act::kJoin) {
       const std::uint64_t expected = reference_.join(event.worker);
       REQUIRE(policy_.join(event.worker) == expected);
-      workers_[event.worker] = {};
+      workers_[event.worker] = {.life = ++lives_};
     } else if (event.act == Act::kLeave) {
       workers_.erase(event.worker);
       reference_.leave(event.worker);
@@ -156,6 +156,7 @@ class Both {
   struct Worker {
     State state = State::kIdle;
     std::uint64_t told = 0;
+    std::uint64_t life = 0;
   };
 
   void push(std::uint64_t id) {
@@ -166,8 +167,9 @@ class Both {
     reference_.push(id, samples);
     REQUIRE(policy_
                 .offer({id, sequence}, clock, samples,
-                       [this, id](const Verdict& verdict) {
-                         if (!workers_.contains(id)) return;
+                       [this, id, life = workers_.at(id).life](const Verdict& verdict) {
+                         // Who has left and joined again does not wait for what it pushed before.
+                         if (!workers_.contains(id) || workers_.at(id).life != life) return;
                          workers_.at(id).state = State::kIdle;
                          ++workers_.at(id).told;
                          verdicts_.push_back(verdict);
@@ -208,6 +210,7 @@ class Both {
   std::map<std::uint64_t, std::uint64_t> sequence_;
   std::vector<Verdict> verdicts_;
   std::uint64_t carried_out_ = 0;
+  std::uint64_t lives_ = 0;
 };
 
 constexpr std::array kActs = {Act::kJoin, Act::kLeave, Act::kPull, Act::kPush, Act::kCarryOut};

@@ -148,7 +148,7 @@ void ShmWay::remove(LinkId link) {
   if (!end) return;
   for (auto* list : {&reading_, &sending_, &copying_})
     std::replace(list->begin(), list->end(), end.get(), static_cast<End*>(nullptr));
-  removed_.push_back(std::move(end));
+  removed_.add(std::move(end));
 }
 
 void ShmWay::forget_removed() {
@@ -157,7 +157,7 @@ void ShmWay::forget_removed() {
   busy_ -= static_cast<std::size_t>(std::count(reading_.begin(), busy_end, nullptr));
   for (auto* list : {&reading_, &sending_, &copying_}) std::erase(*list, nullptr);
   // Their buffers' owners may do anything when these are dropped.
-  const auto removed = std::exchange(removed_, {});
+  removed_.drop();
 }
 
 void ShmWay::lose(End& end) {

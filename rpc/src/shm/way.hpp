@@ -12,6 +12,7 @@
 #include "shm/segment.hpp"
 #include "transport/data_plane.hpp"
 #include "transport/data_way.hpp"
+#include "transport/removed_ends.hpp"
 
 namespace troupe::rpc::shm {
 
@@ -72,6 +73,7 @@ class ShmWay final : public DataWay {
     bool sending = false;         // in sending_
     bool copying = false;         // in copying_
     std::uint64_t active_in = 0;  // the last round with something to receive
+    std::unique_ptr<End> removed_before;
   };
 
   /// While one lives, ends that are removed stay in memory: their code may be on the stack.
@@ -106,7 +108,7 @@ class ShmWay final : public DataWay {
   std::vector<End*> copying_;  // those with Inbound::copying()
   std::size_t turn_ = 0;       // whose turn it is in copying_
   bool has_holes_ = false;     // null in a list, of ends that have been left
-  std::vector<std::unique_ptr<End>> removed_;
+  RemovedEnds<End> removed_;
   unsigned quiet_steps_ = 0;  // steps of copying since a small message came
   bool armed_ = false;
   int depth_ = 0;

@@ -45,7 +45,7 @@ class TcpWay::Depth {
   ~Depth() {
     if (--way_.depth_ > 0) return;
     if (!way_.busy_.empty()) std::erase(way_.busy_, nullptr);
-    if (!way_.removed_.empty()) const auto removed = std::exchange(way_.removed_, {});
+    way_.removed_.drop();
   }
   Depth(const Depth&) = delete;
   Depth& operator=(const Depth&) = delete;
@@ -192,8 +192,15 @@ void TcpWay::attach(End& end, StreamKind kind, UniqueFd fd) {
 
 void TcpWay::remove(LinkId link) {
   const Depth depth(*this);
-  auto end = ends_.remove(link);
-  if (!end) return;
+  auto removed = ends_.remove(link);
+  if (!removed) return;
+  End* const end = removed.get();
+  // Nobody knows it any more before anything is done that may fail.
+  for (auto* list : {&busy_, &collected_})
+    std::replace(list->begin(), list->end(), end, static_cast<End*>(nullptr));
+  std::erase(opened_, end);
+  resting_ = opened_.empty();
+  removed_.add(std::move(removed));
   end->dialling.clear();
   if (end->scheduled()) loop_.cancel(*end);
   end->streams.flush(kSentAlone);
@@ -201,11 +208,6 @@ void TcpWay::remove(LinkId link) {
     ::epoll_ctl(ready_.get(), EPOLL_CTL_DEL, end->streams.fd(kind), nullptr);
   end->streams.close(scratch_);
   look_at_retired();
-  for (auto* list : {&busy_, &collected_})
-    std::replace(list->begin(), list->end(), end.get(), static_cast<End*>(nullptr));
-  std::erase(opened_, end.get());
-  resting_ = opened_.empty();
-  removed_.push_back(std::move(end));
 }
 
 void TcpWay::pause(LinkId link, bool on) {

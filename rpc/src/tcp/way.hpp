@@ -13,6 +13,7 @@
 #include "tcp/connection.hpp"
 #include "tcp/wire.hpp"
 #include "transport/data_plane.hpp"
+#include "transport/removed_ends.hpp"
 
 namespace troupe::rpc::tcp {
 
@@ -92,6 +93,7 @@ class TcpWay final : public DataWay {
     bool busy = false;             // in busy_
     bool collected = false;        // in collected_
     std::uint64_t sent_round = 0;  // the last in which something was sent at once
+    std::unique_ptr<End> removed_before;
   };
 
   Loop& loop_;
@@ -103,7 +105,7 @@ class TcpWay final : public DataWay {
   std::vector<End*> opened_;
   std::vector<End*> busy_;  // with bulk under way, or something that a stream did not take. Null: removed
   std::vector<End*> collected_;  // with something to flush. Null: removed
-  std::vector<std::unique_ptr<End>> removed_;
+  RemovedEnds<End> removed_;
   std::vector<std::byte> scratch_;
   bool armed_ = false;
   std::uint64_t round_ = 0;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "transport/data_address.hpp"
@@ -302,21 +303,35 @@ void ProcessTransport::on_stream(std::span<const std::byte> bytes, UniqueFd fd) 
 
 void ProcessTransport::on_parted(LinkId link, Error error) {
   if (links_.find(link)) {
-    const HeadPool::Scope heads(data_.heads);
-    pause(link, false);
-    for (DataWay* way : ways_) way->drain(link);
-    // What has come by now, and no more: handlers let others' messages come meanwhile.
-    const Link* const left = links_.find(link);
-    std::size_t batches = 2 + (data_.arrivals.size() + (left ? left->held.size() : 0)) / kDeliverBatch;
-    while (batches-- > 0 && deliver() > 0) continue;
+    try {
+      deliver_rest(link);
+    } catch (const std::bad_alloc&) {  // it is lost with the link, which ends all the same
+    }
     if (!links_.find(link)) return;  // a handler closed it
     detach(link);
   }
   data_.events->on_closed(link, std::move(error));
 }
 
+/// What a peer that has left had sent.
+void ProcessTransport::deliver_rest(LinkId link) {
+  const HeadPool::Scope heads(data_.heads);
+  pause(link, false);
+  for (DataWay* way : ways_) way->drain(link);
+  // What has come by now, and no more: handlers let others' messages come meanwhile.
+  const Link* const left = links_.find(link);
+  std::size_t batches = 2 + (data_.arrivals.size() + (left ? left->held.size() : 0)) / kDeliverBatch;
+  while (batches-- > 0 && deliver() > 0) continue;
+}
+
+/// The link's place may be given to another from now on, so no want of memory stops this half-way.
 void ProcessTransport::detach(LinkId id) {
-  for (DataWay* way : ways_) way->remove(id);
+  for (DataWay* way : ways_) {
+    try {
+      way->remove(id);
+    } catch (const std::bad_alloc&) {  // it has forgotten the link before anything else
+    }
+  }
   const auto link = links_.remove(id);
   if (!link) return;
   if (link->way) --decided_;

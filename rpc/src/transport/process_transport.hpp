@@ -98,6 +98,7 @@ class ProcessTransport final : public Transport, public HoldsBack, private Contr
   Result<void> try_ways(Link& link, std::size_t from);
   void look_at_agreement(LinkId link);
   void decide(Link& link);
+  void deliver_rest(LinkId link);
   void detach(LinkId link);
   int deliver();
   int deliver_held();
