@@ -37,11 +37,14 @@ std::unique_ptr<caf::actor_system_config> small_system_config() {
 
 /// The state of the actor number kNodeActor: where the registry's notices arrive.
 struct NodeService {
+  std::function<bool(rpc::SessionId)> is_registry;
   std::function<void(const MembershipChange&)> changed;
   std::function<void()> doubt_registry;
   std::function<NodeMetrics()> metrics;
   static void methods(rpc::Methods<NodeService>& methods) {
-    methods.add("membership_changed", [](NodeService& self, const std::vector<MembershipChange>& changes) {
+    methods.add("membership_changed", [](NodeService& self, const rpc::CallContext& context,
+                                         const std::vector<MembershipChange>& changes) {
+      if (!self.is_registry(context.session)) return;  // nobody else knows
       for (const MembershipChange& change : changes) self.changed(change);
     });
     methods.add("doubt_registry", [](NodeService& self) { self.doubt_registry(); });
@@ -174,6 +177,7 @@ Result<void> NodeImpl::listen(const SharedSecret& secret) {
 
   auto service = std::make_shared<NodeService>();
   service->metrics = [this] { return metrics.snapshot(); };
+  service->is_registry = [this](rpc::SessionId session) { return session == registry_session; };
   service->changed = [this](const MembershipChange& change) { on_change(change); };
   service->doubt_registry = [this] { ring.doubt_registry(); };
   add_actor("", service, table_of<NodeService>(), kNodeActor);
@@ -192,7 +196,12 @@ Result<void> NodeImpl::listen(const SharedSecret& secret) {
                                                                                             changes);
                                         });
                  },
-                 [this](rpc::SessionId session, Duration silence) { endpoint->suspect(session, silence); }});
+                 [this](rpc::SessionId session, Duration silence) { endpoint->suspect(session, silence); },
+                 [this](rpc::SessionId session) {
+                   if (session == rpc::kLocal) return options.node_id;
+                   const rpc::Peer* const peer = endpoint->peer(session);
+                   return peer ? peer->node_id : 0;
+                 }});
   add_actor("", registry, table_of<Registry>(), kRegistryActor);
   return {};
 }

@@ -12,6 +12,7 @@ namespace troupe {
 
 namespace {
 constexpr std::size_t kMaxGone = 4096;
+constexpr std::size_t kMostActorName = 4096;  // all members keep it
 }  // namespace
 
 void Registry::methods(rpc::Methods<Registry>& methods) {
@@ -27,6 +28,10 @@ void Registry::methods(rpc::Methods<Registry>& methods) {
 
 Result<Membership> Registry::join(const rpc::CallContext& context, const Member& member) {
   if (auto fit = check_member(member); !fit) return fit.error();
+  // Who may be called by a member's id, and whose calls are forgotten with it, is that member's business.
+  if (ways_.node_of(context.session) != member.node_id)
+    return Error{Code::kPermissionDenied, "a node joins for itself: '" + member.name +
+                                              "' is said to have an id that is not its caller's"};
   for (const auto& [session, entry] : entries_) {
     if (entry.member.name == member.name)
       return Error{Code::kAlreadyExists, "a node named '" + member.name + "' has joined already, from " +
@@ -66,6 +71,9 @@ Result<void> Registry::publish(const rpc::CallContext& context, const std::strin
                                std::uint64_t number) {
   const auto own = entries_.find(context.session);
   if (own == entries_.end()) return Error{Code::kFailedPrecondition, "join before publishing '" + name + "'"};
+  if (name.empty() || name.size() > kMostActorName)
+    return Error{Code::kInvalidArgument,
+                 "an actor's name has 1 to " + std::to_string(kMostActorName) + " bytes"};
   if (own->second.leaving)
     return Error{Code::kFailedPrecondition, "a node that is leaving publishes no actor '" + name + "'"};
   for (const auto& [session, entry] : entries_)

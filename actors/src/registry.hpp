@@ -26,12 +26,15 @@ class Registry : public std::enable_shared_from_this<Registry> {
     std::function<void(rpc::SessionId, const std::vector<MembershipChange>&)> notify;
     /// Endpoint::suspect()
     std::function<void(rpc::SessionId, Duration silence)> suspect;
+    /// The node at the other end, as the meeting has found it to be; 0: there is none any more.
+    std::function<std::uint64_t(rpc::SessionId)> node_of;
   };
 
   Registry(Loop& loop, Ways ways) : loop_(loop), ways_(std::move(ways)), barriers_(loop) {}
   static void methods(rpc::Methods<Registry>& methods);
 
   /// The membership with the newcomer in it. kAlreadyExists: a living node has the name.
+  /// kPermissionDenied: the caller is another node than the one that it says it is.
   Result<Membership> join(const rpc::CallContext& context, const Member& member);
   /// The member goes soon: its actors are found by nobody any more, and it publishes no more.
   Result<void> leaving(const rpc::CallContext& context);

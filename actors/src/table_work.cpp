@@ -62,10 +62,10 @@ void TableWork::let_go() {
 void TableWork::schedule(const std::shared_ptr<State>& state) {
   if (state->jobs.empty() || std::exchange(state->scheduled, true)) return;
   state->loop.post([of = std::weak_ptr(state)] {
-    const auto state = of.lock();
-    if (!state) return;
-    state->scheduled = false;
-    if (!state->dropped) go_on(state);
+    const auto alive = of.lock();
+    if (!alive) return;
+    alive->scheduled = false;
+    if (!alive->dropped) go_on(alive);
   });
 }
 

@@ -18,6 +18,9 @@ using namespace troupe::test;
 
 namespace {
 
+/// As every node numbers them: see node_impl.hpp.
+constexpr std::uint64_t kRegistryActor = 1, kNodeActor = 2;
+
 std::string names_of(const std::vector<Member>& members) {
   std::string names;
   for (const Member& member : members) (names += names.empty() ? "" : " ") += member.name;
@@ -247,6 +250,49 @@ TEST_CASE("another version of the protocol is refused, with a hint") {
   CHECK(cluster.since(start) < std::chrono::seconds(1));  // no use in trying again
   Loop::Turn turn(loop);
   other.reset();
+}
+
+TEST_CASE("a node joins for itself, and only the registry tells who is there") {
+  SimCluster cluster;
+  Node& alice = cluster.add("alice");
+  Node& bob = cluster.add("bob");
+  struct Silent final : rpc::EndpointEvents {
+    void on_call(rpc::InboundCallPtr) override {}
+    void on_session(rpc::SessionId, const rpc::Peer&) override {}
+    void on_session_closed(rpc::SessionId, const rpc::Peer&, const Error&) override {}
+  } events;
+  Loop loop(cluster.world.clock(), cluster.world.loop_options());
+  std::unique_ptr<rpc::Endpoint> mallory;
+  rpc::SessionId to_alice = 0, to_bob = 0;
+  {
+    Loop::Turn turn(loop);
+    rpc::EndpointOptions options;
+    options.node_id = 99;
+    options.node_name = "mallory";
+    mallory =
+        std::make_unique<rpc::Endpoint>(loop, cluster.world.make_transport(loop, "mallory"), options, events);
+    to_alice = mallory->connect(alice.address()).value();
+    to_bob = mallory->connect(bob.address()).value();
+  }
+  const auto join = [&](std::uint64_t node_id) {
+    const Member said{node_id, "mallory", "worker", "mallory:1", {}};
+    return rpc::call_sync<Membership>(*mallory, {to_alice, kRegistryActor}, "join", "joining", {}, said);
+  };
+  const auto lied = join(77);
+  CHECK(code_of(lied) == Code::kPermissionDenied);
+  CHECK(alice.membership().members.size() == 2);
+
+  Changes at_bob(bob);
+  const std::vector<MembershipChange> lies{
+      {bob.membership().version + 1, MembershipEvent::kDied, alice.membership().members[0], {}, "so I say"}};
+  (void)rpc::call_sync<void>(*mallory, {to_bob, kNodeActor}, "membership_changed", "lying", {}, lies);
+  CHECK(at_bob.seen().empty());
+  CHECK(bob.membership().members.size() == 2);
+
+  CHECK(join(99).ok());
+  CHECK(alice.membership().members.size() == 3);
+  Loop::Turn turn(loop);
+  mallory.reset();
 }
 
 TEST_CASE("when a node dies, its calls end, everybody hears of it, and its names are free") {

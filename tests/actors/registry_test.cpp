@@ -20,6 +20,7 @@ using namespace std::chrono_literals;
 
 struct Office {
   Result<Membership> join(rpc::SessionId session, std::uint64_t node_id, const std::string& name) {
+    caller = node_id;
     return registry->join(on(session), {node_id, name, "worker", "127.0.0.1:1", {}});
   }
   static rpc::CallContext on(rpc::SessionId session) {
@@ -35,6 +36,7 @@ struct Office {
   Loop loop{clock, {.on_exception = [this](const std::string&) { ++exceptions; }}};
   Loop::Turn turn{loop};
   int exceptions = 0;
+  std::uint64_t caller = 0;  // the node that calls, as its session knows it
   std::vector<std::pair<rpc::SessionId, MembershipChange>> told;
   std::function<void(rpc::SessionId)> tell_hook;
   std::shared_ptr<Registry> registry = std::make_shared<Registry>(
@@ -43,7 +45,7 @@ struct Office {
                                told.emplace_back(session, change);
                              if (tell_hook) tell_hook(session);
                            },
-                           [](rpc::SessionId, Duration) {}});
+                           [](rpc::SessionId, Duration) {}, [this](rpc::SessionId) { return caller; }});
 };
 
 }  // namespace
