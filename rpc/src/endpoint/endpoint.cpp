@@ -302,15 +302,22 @@ void EndpointCore::on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& pa
     return end_session(link, {Code::kUnauthenticated, "a message came before the meeting"}, true);
   session->life.heard = loop_.now();
   const HeadPool::Scope heads(*heads_);
-  auto begun = parts.empty() ? nullptr : session->begun_messages.take(head.data());
-  auto message =
-      begun ? InMessage::finish(std::move(begun), std::move(head), std::move(parts), &session->memory())
-            : InMessage::parse(std::move(head), std::move(parts), &session->memory());
-  if (!message) return end_session(link, message.error(), true);
-  stats_.bytes_received += (*message)->bytes();
-  if (!session->life.listed && session->memory().maps()) [[unlikely]]
-    liveness_->list(*session);
-  shield("a message", [&] { deliver(link, std::move(*message)); });
+  bool read = false;
+  shield("a message", [&] {
+    auto begun = parts.empty() ? nullptr : session->begun_messages.take(head.data());
+    auto message =
+        begun ? InMessage::finish(std::move(begun), std::move(head), std::move(parts), &session->memory())
+              : InMessage::parse(std::move(head), std::move(parts), &session->memory());
+    read = true;
+    if (!message) return end_session(link, message.error(), true);
+    stats_.bytes_received += (*message)->bytes();
+    if (!session->life.listed && session->memory().maps()) [[unlikely]]
+      liveness_->list(*session);
+    deliver(link, std::move(*message));
+  });
+  // It is lost, and whoever waits for what it said would wait for ever.
+  if (!read) [[unlikely]]
+    end_session(link, {Code::kResourceExhausted, "there was no memory to read a message"}, true);
 }
 
 }  // namespace troupe::rpc
