@@ -1,5 +1,7 @@
 // Rings in shared memory between processes: what the transports' contract does not reach.
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -238,6 +240,23 @@ TEST_CASE("shm: a peer that has left and goes on writing is read to the end of w
   CHECK(couple.b.frames.size() >= 100);
   CHECK(couple.b.frames.size() < 2 * ring::kBytes / ring::kAlign);
   CHECK(sent < kMost);
+}
+
+TEST_CASE("shm: a bell that is rung without end is not listened to without end") {
+  Doorbell bell = Doorbell::create().value();
+  const Bell other = Bell::open(::getpid(), bell.fd()).value();
+  constexpr int kLong = 1 << 18;
+  REQUIRE(::fcntl(bell.fd(), F_SETPIPE_SZ, kLong) >= kLong);
+  for (int i = 0; i < kLong; ++i) other.ring();
+  const auto waiting = [&] {
+    int bytes = 0;
+    REQUIRE(::ioctl(bell.fd(), FIONREAD, &bytes) == 0);
+    return bytes;
+  };
+  bell.clear();
+  CHECK(waiting() > 0);
+  for (int i = 0; i < 100 && waiting() > 0; ++i) bell.clear();
+  CHECK(waiting() == 0);
 }
 
 TEST_CASE("shm: a reader that lies about how far it is only stops its own link") {

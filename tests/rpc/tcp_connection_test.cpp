@@ -446,4 +446,46 @@ TEST_CASE("tcp: records with flipped bytes do no harm") {
   }
 }
 
+TEST_CASE("tcp: a peer that sends and never reads makes its receiver keep little for it") {
+  End victim(true);
+  auto [messages, receiver] = tcp_pair();
+  auto [bulk, bulk_receiver] = tcp_pair();
+  constexpr int kSmall = 4096;
+  REQUIRE(::setsockopt(receiver.get(), SOL_SOCKET, SO_SNDBUF, &kSmall, sizeof kSmall) == 0);
+  victim.connection->attach(StreamKind::kMessages, plain_stream(std::move(receiver)));
+  victim.connection->attach(StreamKind::kBulk, plain_stream(std::move(bulk_receiver)));
+  // Each is a message of its own, of which the victim says that it has been taken.
+  std::array<std::byte, sizeof(RecordHeader) + 16> record{};
+  RecordHeader header;
+  header.kind = RecordKind::kLent;
+  header.head_bytes = 16;
+  header.part_bytes = 1;
+  const std::uint64_t one = 1;
+  std::memcpy(record.data(), &header, sizeof header);
+  std::memcpy(record.data() + sizeof header + 8, &one, sizeof one);
+  constexpr std::size_t kMost = std::size_t{512} << 10;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < 3 * kMost / sizeof(RecordHeader) && kept < kMost; ++i) {
+    REQUIRE(::send(messages.get(), record.data(), record.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(record.size()));
+    REQUIRE(::send(bulk.get(), record.data(), 1, MSG_NOSIGNAL) == 1);
+    REQUIRE(victim.receive() == Connection::Got::kOn);
+    victim.frames.clear();
+    kept = std::max(kept, victim.connection->bytes_in_flight());
+  }
+  CHECK(kept < kMost);
+  // It is told of all when it reads.
+  std::uint64_t told = 0;
+  for (const TestDeadline deadline; told < 3 * kMost / sizeof(RecordHeader);) {
+    REQUIRE_FALSE(deadline.over());
+    static_cast<void>(victim.connection->flush(0));
+    RecordHeader taken;
+    if (::recv(messages.get(), &taken, sizeof taken, MSG_PEEK | MSG_DONTWAIT) != sizeof taken) continue;
+    REQUIRE(::recv(messages.get(), &taken, sizeof taken, MSG_DONTWAIT) == sizeof taken);
+    REQUIRE(taken.kind == RecordKind::kTaken);
+    told += taken.part_bytes;
+  }
+  CHECK(told == 3 * kMost / sizeof(RecordHeader));
+}
+
 }  // namespace troupe::rpc::tcp

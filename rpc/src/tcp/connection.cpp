@@ -1,5 +1,6 @@
 #include "tcp/connection.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cstring>
@@ -87,7 +88,9 @@ void Connection::note_sent(std::size_t bytes) {
 std::size_t Connection::flush(std::size_t most_bulk) {
   const std::size_t before = out_.size() - out_sent_;
   flush_messages();
-  std::size_t did = before - (out_.size() - out_sent_);
+  tell_taken();
+  const std::size_t after = out_.size() - out_sent_;  // and perhaps a word more
+  std::size_t did = before - std::min(before, after);
   // What the peer has not been told of yet, it does not read.
   if (sender_.ready(sent_) && bulk_ && !broken_)
     broken_ |= sender_.progress(*bulk_, most_bulk, sent_, did) == Went::kEnded;
@@ -159,15 +162,20 @@ bool Connection::take(const RecordHeader& header, std::span<const std::byte> con
   return true;
 }
 
+/// A peer that reads nothing does not make us keep a word for each of its messages: it is told of all later.
+void Connection::tell_taken() {
+  if (untold_ == 0 || out_.size() - out_sent_ > kMostSentKept) return;
+  RecordHeader header;
+  header.kind = RecordKind::kTaken;
+  header.part_bytes = std::exchange(untold_, 0);
+  write(header, {}, {}, false);
+}
+
 Connection::Got Connection::receive_bulk(std::size_t most, std::size_t& did) {
   if (!bulk_) return Got::kOn;
   const Went went = receiver_.progress(*bulk_, most, did);
-  if (const std::uint64_t taken = receiver_.take_taken(); taken > 0) {
-    RecordHeader header;
-    header.kind = RecordKind::kTaken;
-    header.part_bytes = taken;
-    write(header, {}, {}, false);
-  }
+  untold_ += receiver_.take_taken();
+  tell_taken();
   return went == Went::kEnded ? Got::kEnded : Got::kOn;
 }
 

@@ -86,6 +86,7 @@ class Connection {
   void append(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
   void note_sent(std::size_t bytes);
   void flush_messages();
+  void tell_taken();
   bool take(const RecordHeader& header, std::span<const std::byte> content,
             std::vector<std::vector<Buffer>>& taken);
 
@@ -99,6 +100,7 @@ class Connection {
   std::size_t out_sent_ = 0;
   std::uint64_t queued_ = 0;     // bytes of all records since the beginning,
   std::uint64_t sent_ = 0;       // ... and those that the kernel has
+  std::uint64_t untold_ = 0;     // lent messages that have been taken, of which the peer has not been told
   std::vector<std::byte> rest_;  // the beginning of a record
   BulkSender sender_;
   BulkReceiver receiver_;

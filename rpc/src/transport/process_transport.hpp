@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstddef>
-#include <deque>
+#include <list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -80,9 +80,9 @@ class ProcessTransport final : public Transport, public HoldsBack, private Contr
     bool paused = false;
     std::vector<std::byte> offers;  ///< the peer's, until it is agreed
     std::string reasons;            ///< why better ways were not taken
-    std::deque<OutFrame> waiting;   ///< sent before it was agreed
+    std::list<OutFrame> waiting;    ///< sent before it was agreed
     std::size_t bytes_waiting = 0;
-    std::deque<Arrival> held;  ///< came while the link was paused
+    std::list<Arrival> held;  ///< came while the link was paused
     std::size_t bytes_held = 0;
   };
 
