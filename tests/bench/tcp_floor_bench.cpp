@@ -17,6 +17,7 @@
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/unique_fd.hpp>
 
 #include "control/address.hpp"
 #include "control/socket.hpp"
@@ -26,8 +27,8 @@
 namespace {
 
 using namespace troupe::bench;
+using troupe::UniqueFd;
 using troupe::rpc::SocketAddress;
-using troupe::rpc::UniqueFd;
 using troupe::rpc::tcp::PagePipe;
 
 constexpr std::size_t kRecord = 96;  // a call of 64 bytes with its envelope
