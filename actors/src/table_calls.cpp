@@ -433,7 +433,7 @@ rpc::Future<PushPullSummary> TableClient::Core::push_then_pull(
 
 /// Gradients and what is pulled after them, in one call.
 void TableClient::Core::send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, const Pushing& push,
-                             Gradients part, Rows rows, float* out) {
+                             const Gradients& part, Rows rows, float* out) {
   auto make = [core = shared_from_this(), push, part, keys = rows.keys](const rpc::CallOptions& call) {
     return core->node.rpc_async_with<PushPullReply>(call, part.to.server, "push_pull", core->spec.name,
                                                     part.keys, part.values, push.head(part), keys);

@@ -178,8 +178,8 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   template <class Whole>
   void send(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push, Gradients part,
             std::function<void()> after = {});
-  void send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, const Pushing& push, Gradients part,
-            Rows rows, float* out);
+  void send(const std::shared_ptr<TableGather<PushPullSummary>>& gather, const Pushing& push,
+            const Gradients& part, Rows rows, float* out);
   template <class Whole>
   void pushed(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push, const Gradients& part,
               const PushReply& reply, bool again, const std::function<void()>& after);
