@@ -89,7 +89,7 @@ rpc::Future<std::uint64_t> ShardServer::host_table(const rpc::CallContext& conte
 
 void ShardServer::host_all(const std::string& spec, const TableRoute& route,
                            const std::vector<std::string>& servers, TimePoint deadline,
-                           std::function<void(Result<std::vector<std::uint64_t>>)> last) {
+                           const std::function<void(Result<std::vector<std::uint64_t>>)>& last) {
   struct Hosts {
     std::vector<std::uint64_t> generations;
     std::size_t missing;

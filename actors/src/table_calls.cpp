@@ -487,7 +487,7 @@ rpc::Future<PushPullSummary> TableClient::Core::push_pull(std::span<const std::u
   for (Gradients& part : *parts) {
     Rows* const pulled = std::exchange(at(part.to.number), nullptr);
     if (pulled)
-      send(gather, push, std::move(part), std::move(*pulled), out);
+      send(gather, push, part, std::move(*pulled), out);
     else
       send(gather, push, std::move(part));
   }

@@ -161,7 +161,7 @@ class ShardServer {
   Result<std::uint64_t> take_route(const std::string& name, const TableRoute& route, std::uint32_t place);
   /// Tells all of them the route; `last` has their generations, or the first error.
   void host_all(const std::string& spec, const TableRoute& route, const std::vector<std::string>& servers,
-                TimePoint deadline, std::function<void(Result<std::vector<std::uint64_t>>)> last);
+                TimePoint deadline, const std::function<void(Result<std::vector<std::uint64_t>>)>& last);
   /// Who calls its clocks holds it: whom they let go on may do anything, also end this server.
   Result<std::shared_ptr<Deciding>> find_deciding(const std::string& table) const;
   /// Has the table's next order carried out, if there is one and none is under way.
