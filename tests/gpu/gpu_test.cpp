@@ -112,6 +112,7 @@ TEST_CASE("streams may be used from any thread, and dropped with work on them") 
   const auto machine = RealGpu::open();
   if (!machine) return;
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&machine] {
       for (int i = 0; i < 50; ++i) {

@@ -61,7 +61,7 @@ struct Table {
     auto* const slots = at.put(std::vector<std::uint64_t>(n, 5));
     auto* const out = at.put(std::vector<float>(n * static_cast<std::size_t>(dim), -2.0F));
     at.finish(find_rows(at.place(), map, rows, at.put(keys), static_cast<std::int64_t>(n), now, slots, out));
-    const auto found = at.get(slots, n);
+    auto found = at.get(slots, n);
     const auto values = at.get(out, n * static_cast<std::size_t>(dim));
     for (std::size_t i = 0; i < n; ++i) {
       for (std::int64_t j = 0; j < dim; ++j) {
