@@ -208,7 +208,8 @@ TEST_CASE("a push_pull that is cut off is repeated, applied once, and brings its
     const auto done = both.get();
     REQUIRE_MESSAGE(done.ok(), text_of(done));
     CHECK(done->push.applied);
-    CHECK(all_are(cut.rows, -0.25F * static_cast<float>(1 + when_us / 8)));
+    const auto pushes = 1 + when_us / 8;
+    CHECK(all_are(cut.rows, -0.25F * static_cast<float>(pushes)));
   }
 }
 

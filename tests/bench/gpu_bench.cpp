@@ -76,7 +76,7 @@ std::vector<std::uint64_t> zipf_rows(std::int64_t count, double exponent) {
 
 void dense(const Bench& bench) {
   constexpr Step kAdamStep{Rule::kAdam, {0.001F, 0.9F, 0.999F, 1e-8F}};
-  const auto measure = [&](const std::string& name, std::vector<std::int64_t> sizes) {
+  const auto measure = [&](const std::string& name, const std::vector<std::int64_t>& sizes) {
     if (!bench.wants(name)) return;
     std::vector<DenseTensor> tensors;
     double elements = 0;

@@ -240,7 +240,8 @@ TEST_CASE("every short history of three workers is decided as the reference deci
                                  {std::uint64_t{1}, true},
                                  {std::uint64_t{2}, false},
                                  {std::uint64_t{2}, true}}) {
-    CAPTURE(k);
+    const std::uint64_t needed = k;
+    CAPTURE(needed);
     std::vector<Event> events{{Act::kJoin, 1}, {Act::kJoin, 2}};
     CHECK(explore(k, scale, events, 8) > 10'000);
   }
