@@ -11,6 +11,7 @@
 
 #include <troupe/runtime/timer.hpp>
 
+#include "support/temporary_folder.hpp"
 #include "tables.hpp"
 
 using namespace troupe;
@@ -29,22 +30,6 @@ std::vector<std::uint64_t> range(std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) keys[i] = i;
   return keys;
 }
-
-/// A folder that goes with the test.
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "troupe-modes-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  std::filesystem::path path;
-};
 
 std::uint64_t pushes_of(Node& node, const std::string& server) {
   const auto stats = node.rpc_sync<std::vector<TableStats>>(server, "stats");
@@ -271,7 +256,7 @@ TEST_CASE_TEMPLATE("a push from before a restore is refused, and its client goes
   for (const shards::Consistency& mode :
        {shards::Consistency(shards::Asynchronous{}), shards::Consistency(shards::BoundedStaleness{1}),
         shards::Consistency(shards::Synchronous{})}) {
-    const Folder folder;
+    const TemporaryFolder folder;
     Kind cluster;
     const auto names = add_servers(cluster, 2);
     Node& node = cluster.add("worker");
@@ -287,12 +272,12 @@ TEST_CASE_TEMPLATE("a push from before a restore is refused, and its client goes
       return *pulled;
     };
     REQUIRE(client->push(keys, ones.data(), batch()).get().ok());
-    save(node, spec, names, folder.path / "a");
+    save(node, spec, names, folder.path() / "a");
     REQUIRE(client->push(keys, ones.data(), batch()).get().ok());
     const PulledVersions before = batch();
     CHECK(all_are(rows, -0.5F));
     for (const auto& name : names)
-      REQUIRE(node.rpc_sync<std::uint64_t>(name, "restore", (folder.path / "a").string()).ok());
+      REQUIRE(node.rpc_sync<std::uint64_t>(name, "restore", (folder.path() / "a").string()).ok());
     const auto refused = client->push(keys, ones.data(), before).get();
     CHECK(code_of(refused) == Code::kAborted);
     CHECK(contains(text_of(refused), "was restored"));
@@ -305,14 +290,14 @@ TEST_CASE_TEMPLATE("a push from before a restore is refused, and its client goes
     CHECK(all_are(rows, -0.5F));
     // One that was made from no pull belongs to what its client knew last.
     for (const auto& name : names)
-      REQUIRE(node.rpc_sync<std::uint64_t>(name, "restore", (folder.path / "a").string()).ok());
+      REQUIRE(node.rpc_sync<std::uint64_t>(name, "restore", (folder.path() / "a").string()).ok());
     CHECK(code_of(client->push(keys, ones.data()).get()) == Code::kAborted);
     CHECK(client->push(keys, ones.data()).get().ok());
   }
 }
 
 TEST_CASE("a new life of a server has another generation, also with the same checkpoint") {
-  const Folder folder;
+  const TemporaryFolder folder;
   RealCluster cluster;
   cluster.add("first");
   const auto names = add_servers(cluster, 1);
@@ -320,14 +305,14 @@ TEST_CASE("a new life of a server has another generation, also with the same che
   const auto spec = spec_of(shards::Asynchronous{});
   const auto client = open_table(node, spec, names, 1);
   std::vector<float> rows(5, 1);
-  save(node, spec, names, folder.path / "a");
+  save(node, spec, names, folder.path() / "a");
   const auto before = client->pull(range(1), rows.data()).get();
   REQUIRE(before.ok());
   cluster.end("server-0");
   Node& again = cluster.add("server-0", "server");
   REQUIRE(again.spawn<ShardServer>("ps0", 0U, 1U, again).ok());
   REQUIRE(node.wait_for_actor("ps0", kPatience).ok());
-  REQUIRE(node.rpc_sync<std::uint64_t>("ps0", "restore", (folder.path / "a").string()).ok());
+  REQUIRE(node.rpc_sync<std::uint64_t>("ps0", "restore", (folder.path() / "a").string()).ok());
   CHECK(code_of(client->push(range(1), rows.data(), *before).get()) == Code::kAborted);
   CHECK(pushes_of(node, "ps0") == 0);
 }
@@ -347,8 +332,8 @@ struct Moved {
     client = open_table(*node, spec, names, 1);
   }
   void move() {
-    save(*node, spec, names, folder.path / "a");
-    const auto restored = node->rpc_sync<std::uint64_t>("ps2", "restore", (folder.path / "a").string());
+    save(*node, spec, names, folder.path() / "a");
+    const auto restored = node->rpc_sync<std::uint64_t>("ps2", "restore", (folder.path() / "a").string());
     REQUIRE_MESSAGE(restored.ok(), text_of(restored));
     auto route = node->rpc_sync<TableRoute>("ps0", "route", spec.name);
     REQUIRE_MESSAGE(route.ok(), text_of(route));
@@ -359,7 +344,7 @@ struct Moved {
     REQUIRE_MESSAGE(changed.ok(), text_of(changed));
   }
 
-  const Folder folder;
+  const TemporaryFolder folder;
   RealCluster cluster;
   std::vector<std::string> names;
   Node* node = nullptr;
