@@ -157,21 +157,30 @@ Result<void> exchange(const fs::path& temporary, const fs::path& final, fs::path
   return {};
 }
 
+/// Takes a checkpoint away. Its name is free at once: a death in the middle of a removal must not leave half
+/// of a checkpoint under a name that later ones need.
+void remove_checkpoint(const fs::path& folder, const fs::path& final) {
+  std::error_code code;
+  const fs::path going = final.string() + ".removed";
+  fs::remove_all(going, code);  // what an interrupted removal left
+  fs::remove_all(::rename(folder.c_str(), going.c_str()) == 0 ? going : folder, code);
+}
+
 /// `older` and those that are kept already get the names of one older each; who is too old goes. What fails
 /// here costs an older checkpoint, never the new one.
 void keep_older(const fs::path& older, const fs::path& final, std::uint32_t keep) {
-  std::error_code code;
   for (std::uint32_t i = keep; is_checkpoint(older_name(final, i)); ++i)
-    fs::remove_all(older_name(final, i), code);
+    remove_checkpoint(older_name(final, i), final);
   if (older.empty()) return;
   if (keep == 1) {
-    fs::remove_all(older, code);
+    remove_checkpoint(older, final);
     return;
   }
-  fs::remove_all(older_name(final, keep - 1), code);
+  remove_checkpoint(older_name(final, keep - 1), final);
   for (std::uint32_t i = keep - 1; i > 1; --i)
     ::rename(older_name(final, i - 1).c_str(), older_name(final, i).c_str());
   ::rename(older.c_str(), older_name(final, 1).c_str());
+  std::error_code code;
   (void)sync_directory(fs::absolute(final, code).parent_path().string());
 }
 
