@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include <troupe/runtime/checksum.hpp>
 #include <troupe/runtime/json.hpp>
 
 namespace troupe::shards {
@@ -152,6 +153,7 @@ Result<SafetensorsHeader> read_safetensors_header(const FileReader& file) {
   const std::string fault = read_entries(*json, file.size() - kLengthBytes - length, header);
   if (!fault.empty()) return lost(fault);
   for (SafetensorsEntry& entry : header.entries) entry.begin += kLengthBytes + length;
+  header.crc32c = crc32c(std::as_bytes(std::span(text)), crc32c(std::as_bytes(std::span(&length, 1))));
   return header;
 }
 

@@ -24,8 +24,9 @@ struct SafetensorsEntry {
 };
 
 struct SafetensorsHeader {
-  std::vector<SafetensorsEntry> entries;
+  std::vector<SafetensorsEntry> entries;  ///< in the order in which they lie in the file
   std::map<std::string, std::string> metadata;
+  std::uint32_t crc32c = 0;  ///< of what stands before the first tensor
 
   /// Null if there is none.
   const SafetensorsEntry* find(std::string_view name) const;

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,5 +37,8 @@ struct Column {
 
 /// The columns of `rows` rows: the weights, then each field of the state.
 std::vector<Column> columns_of(const RowLayout& layout, std::uint64_t rows);
+
+/// Whether all of a line's numbers, F32, F16 or BF16, are finite.
+bool is_finite(std::string_view dtype, std::span<const std::byte> line);
 
 }  // namespace troupe::shards

@@ -9,9 +9,9 @@
 
 #include <troupe/shards/snapshot.hpp>
 
+#include "checked_file.hpp"
 #include "file_io.hpp"
 #include "finite.hpp"
-#include "safetensors.hpp"
 #include "snapshot_format.hpp"
 
 namespace troupe::shards {
@@ -36,6 +36,24 @@ Result<FileReader> open_verified(const fs::path& folder, const FileEntry& entry)
   }
   return file;
 }
+
+}  // namespace
+
+bool is_finite(std::string_view dtype, std::span<const std::byte> line) {
+  if (dtype == "F32")
+    return all_within(reinterpret_cast<const float*>(line.data()), line.size() / sizeof(float),
+                      std::numeric_limits<float>::max());
+  // Of two bytes: NaN and infinities have all bits of the exponent set.
+  const std::uint16_t exponent = dtype == "F16" ? 0x7c00 : 0x7f80;
+  for (std::size_t at = 0; at < line.size(); at += sizeof exponent) {
+    std::uint16_t number = 0;
+    std::memcpy(&number, line.data() + at, sizeof number);
+    if ((number & exponent) == exponent) return false;
+  }
+  return true;
+}
+
+namespace {
 
 /// Which rows of a dense table have come. They are there from the beginning, so that counting them would not
 /// tell that one came twice and another never.
@@ -70,30 +88,10 @@ class DenseRows {
   std::vector<bool> came_;
 };
 
-/// Of a number of two bytes: NaN and infinities have all bits of the exponent set.
-constexpr bool is_finite(std::uint16_t number, std::uint16_t exponent) {
-  return (number & exponent) != exponent;
-}
-constexpr std::uint16_t kExponentF16 = 0x7c00, kExponentBF16 = 0x7f80;
-
-/// Whether all of a line's numbers are finite.
-bool is_finite(std::string_view dtype, std::span<const std::byte> line) {
-  if (dtype == "F32")
-    return all_within(reinterpret_cast<const float*>(line.data()), line.size() / sizeof(float),
-                      std::numeric_limits<float>::max());
-  const std::uint16_t exponent = dtype == "F16" ? kExponentF16 : kExponentBF16;
-  for (std::size_t at = 0; at < line.size(); at += sizeof exponent) {
-    std::uint16_t number = 0;
-    std::memcpy(&number, line.data() + at, sizeof number);
-    if (!is_finite(number, exponent)) return false;
-  }
-  return true;
-}
-
 /// Reads one file's rows, some at a time, into a shard.
 class ShardFileLoader {
  public:
-  ShardFileLoader(const FileReader& file, const FileEntry& entry, const SlotSet& filter, DenseRows& dense,
+  ShardFileLoader(CheckedFile& file, const FileEntry& entry, const SlotSet& filter, DenseRows& dense,
                   TableShard& into)
       : file_(file), entry_(entry), filter_(filter), dense_(dense), into_(into), spec_(into.spec()) {}
 
@@ -108,6 +106,7 @@ class ShardFileLoader {
       loaded += *part;
     }
     if (Result<void> done = load_progress(); !done) return done.error();
+    if (Result<void> good = file_.finish(); !good) return good.error();
     return loaded;
   }
 
@@ -118,7 +117,7 @@ class ShardFileLoader {
 
   Result<const SafetensorsEntry*> tensor(std::string_view name, std::string_view dtype,
                                          const std::vector<std::uint64_t>& shape) const {
-    const SafetensorsEntry* found = header_.find(name);
+    const SafetensorsEntry* found = file_.header().find(name);
     if (found == nullptr) return lost("has no tensor '" + std::string(name) + "'");
     if (found->dtype != dtype || found->shape != shape) {
       return lost("tensor '" + std::string(name) + "' has another dtype or shape than expected");
@@ -128,9 +127,6 @@ class ShardFileLoader {
 
   /// Finds the tensors and checks that they are what the table and the manifest say.
   Result<void> read_layout() {
-    Result<SafetensorsHeader> header = read_safetensors_header(file_);
-    if (!header) return header.error();
-    header_ = std::move(*header);
     const auto want = [&](std::uint64_t& begin, std::string_view name, std::string_view dtype,
                           const std::vector<std::uint64_t>& shape) -> Result<void> {
       const auto found = tensor(name, dtype, shape);
@@ -149,8 +145,7 @@ class ShardFileLoader {
   }
 
   template <class T>
-  Result<void> read_into(std::vector<T>& to, std::uint64_t begin, std::uint64_t first,
-                         std::uint64_t count) const {
+  Result<void> read_into(std::vector<T>& to, std::uint64_t begin, std::uint64_t first, std::uint64_t count) {
     to.resize(count);
     return file_.read(begin + first * sizeof(T), std::as_writable_bytes(std::span(to)));
   }
@@ -205,15 +200,15 @@ class ShardFileLoader {
     return wanted_.size();
   }
 
-  Result<void> load_progress() const {
-    const auto text = header_.metadata.find(kVersionMetadata);
-    if (text == header_.metadata.end()) return lost("has no version in its metadata");
+  Result<void> load_progress() {
+    const auto text = file_.header().metadata.find(kVersionMetadata);
+    if (text == file_.header().metadata.end()) return lost("has no version in its metadata");
     std::uint64_t version = 0;
     const char* end = text->second.data() + text->second.size();
     const auto parsed = std::from_chars(text->second.data(), end, version);
     if (parsed.ec != std::errc{} || parsed.ptr != end) return lost("has a malformed version in its metadata");
 
-    const SafetensorsEntry* tensor = header_.find(kWorkersTensor);
+    const SafetensorsEntry* tensor = file_.header().find(kWorkersTensor);
     constexpr std::uint64_t kMostLines = kSlotGroups * PushWindows::kMaxWorkers;
     if (tensor == nullptr || tensor->dtype != "U64" || tensor->shape.size() != 2 ||
         tensor->shape[1] != kWorkerColumns || tensor->shape[0] > kMostLines) {
@@ -230,13 +225,12 @@ class ShardFileLoader {
     return {};
   }
 
-  const FileReader& file_;
+  CheckedFile& file_;
   const FileEntry& entry_;
   const SlotSet& filter_;
   DenseRows& dense_;
   TableShard& into_;
   const TableSpec& spec_;
-  SafetensorsHeader header_;
 
   const GroupMask wanted_groups_ = groups_of(filter_);
 
@@ -251,6 +245,17 @@ class ShardFileLoader {
   std::vector<std::byte> chunk_;
   RowBatch batch_;
 };
+
+Result<std::uint64_t> load_file(const fs::path& folder, const FileEntry& entry, const SlotSet& filter,
+                                DenseRows& dense, TableShard& into) {
+  Result<CheckedFile> file = CheckedFile::open(folder, entry);
+  const Result<std::uint64_t> loaded =
+      file ? ShardFileLoader(*file, entry, filter, dense, into).load() : file.error();
+  if (loaded || loaded.error().code != Code::kDataLoss) return loaded;
+  // What seems to be wrong in a file that is damaged is not what is wrong with it.
+  if (const auto damaged = open_verified(folder, entry); !damaged) return damaged.error();
+  return loaded;
+}
 
 Result<void> check_compatible(const TableSpec& saved, const TableSpec& wanted) {
   const auto refuse = [&](const std::string& field, const std::string& was, const std::string& is) {
@@ -309,9 +314,7 @@ Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest
   DenseRows dense(into.spec(), filter, into.slots());
   for (const FileEntry& entry : manifest.files) {
     if (entry.table != table || (entry.groups & wanted) == 0) continue;
-    const Result<FileReader> file = open_verified(folder, entry);
-    if (!file) return file.error();
-    const Result<std::uint64_t> part = ShardFileLoader(*file, entry, filter, dense, into).load();
+    const Result<std::uint64_t> part = load_file(folder, entry, filter, dense, into);
     if (!part) return part.error();
     loaded += *part;
   }

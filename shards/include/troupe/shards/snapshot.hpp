@@ -152,8 +152,8 @@ Result<void> verify(const std::filesystem::path& folder, const Manifest& manifes
 
 /// Loads those rows of the table that lie in slots that `into` owns and `filter` contains, from the table's
 /// files, and what is known of pushes to their groups; returns how many rows. Files of other groups are not
-/// read. Sizes and checksums are
-/// checked before a file's rows are used. kFailedPrecondition if `into` has another kind, dim, type of
+/// read, the others once: the size is checked before, the checksum when the last byte has been read.
+/// kFailedPrecondition if `into` has another kind, dim, type of
 /// weights, optimizer or row count than the checkpoint; kNotFound or kDataLoss naming the file. After an
 /// error `into` may hold a part of the rows: throw it away.
 ///
