@@ -1,8 +1,10 @@
 // Several checkpoints at one place; places that two runs want; processes that are killed, and disks that are
 // full, in the middle of one.
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,12 +50,25 @@ int number_at(const fs::path& folder) {
   return manifest && verify(folder, *manifest) ? number_of(*manifest) : -1;
 }
 
+/// Waits for something to be read, or for the end of a process (by its pidfd), no longer than a busy machine
+/// needs.
+bool comes(int fd) {
+  constexpr int kPatience_ms = 60'000;
+  pollfd waited{fd, POLLIN, 0};
+  return ::poll(&waited, 1, kPatience_ms) == 1;
+}
+
 /// What `body` does in a process of its own; its exit status, or -signal.
 int in_child(const std::function<int()>& body) {
   const pid_t child = ::fork();
   if (child == 0) ::_exit(body());
+  const int fd = static_cast<int>(::syscall(SYS_pidfd_open, child, 0));
+  const bool ended = comes(fd);
+  ::close(fd);
+  if (!ended) ::kill(child, SIGKILL);
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK_MESSAGE(ended, "the process does not end");
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
@@ -233,12 +248,14 @@ TEST_CASE("a process that is killed while it saves and commits leaves a whole ch
     }
     ::close(made[1]);
     char byte = 0;
-    for (int i = round % 2; i > 0; --i) REQUIRE(::read(made[0], &byte, 1) == 1);
+    bool saves = true;
+    for (int i = round % 2; i > 0 && saves; --i) saves = comes(made[0]) && ::read(made[0], &byte, 1) == 1;
     // Not a wait for something: the moment of death is what varies.
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 10'000));
     REQUIRE(::kill(child, SIGKILL) == 0);
     REQUIRE(::waitpid(child, nullptr, 0) == child);
     ::close(made[0]);
+    REQUIRE(saves);
     const auto found = find_checkpoint(at, Older::kRefused, Check::kContents);
     REQUIRE_MESSAGE(found.ok(), found.error().to_string());
     CHECK(number_of(found->manifest) >= last);
