@@ -1,0 +1,266 @@
+// The thread that calls Gloo, the one that looks at the time, and how a communicator ends.
+#include "communicators/gloo_communicator.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <utility>
+
+namespace troupe::shards {
+namespace {
+
+constexpr std::array<const char*, 7> kNames = {"all_reduce",     "reduce",     "broadcast", "all_gather",
+                                               "reduce_scatter", "all_to_all", "barrier"};
+using Steady = std::chrono::steady_clock;
+
+/// What Gloo threw, without the place in its sources.
+std::string text_of(const std::exception& error) {
+  const std::string text = error.what();
+  const std::size_t place = text.front() == '[' ? text.find("] ") : std::string::npos;
+  return place == std::string::npos ? text : text.substr(place + 2);
+}
+
+}  // namespace
+
+GlooCommunicator::GlooCommunicator(CommunicatorOptions options, std::shared_ptr<GlooMesh> mesh)
+    : options_(std::move(options)), mesh_(std::move(mesh)), heard_(static_cast<std::size_t>(options_.size)) {
+  const NoSigpipe inherited;
+  try {
+    for (void (GlooCommunicator::*body)() :
+         {&GlooCommunicator::work, &GlooCommunicator::watch_time, &GlooCommunicator::watch_members})
+      threads_.emplace_back(body, this);
+  } catch (...) {
+    close();
+    throw;
+  }
+}
+
+GlooCommunicator::~GlooCommunicator() {
+  close();
+}
+
+void GlooCommunicator::close() {
+  end({Code::kCancelled, options_.name + " has been destroyed"});
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+Work GlooCommunicator::begin(Job job) {
+  job.work = std::make_shared<Work::State>();
+  Work handle(job.work);
+  Result<void> refused;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) {
+      refused = *ended_;
+    } else if (waiting_.size() >= options_.max_waiting) {
+      refused = Error{Code::kResourceExhausted, options_.name + ": " + std::to_string(options_.max_waiting) +
+                                                    " collectives wait already: wait for some"};
+    } else {
+      waiting_.push_back(std::move(job));
+      changed_.notify_all();
+      return handle;
+    }
+  }
+  job.work->finish(std::move(refused));
+  return handle;
+}
+
+void GlooCommunicator::work() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return closing_ || !waiting_.empty(); });
+    if (waiting_.empty()) return;
+    Job job = std::move(waiting_.front());
+    waiting_.pop_front();
+    Result<void> ended;
+    if (ended_) {
+      ended = *ended_;
+    } else {
+      due_ = Steady::now() + options_.timeout;
+      running_ = job.text;
+      heard_.assign(heard_.size(), !job.call || !options_.check_calls);
+      lock.unlock();
+      ended = run(job);
+      if (!ended) end(ended.error());
+      lock.lock();
+      due_.reset();
+      if (!ended) ended = *ended_;  // what came first: that its time was over, for one
+    }
+    lock.unlock();
+    std::shared_ptr<Work::State> work = std::move(job.work);
+    job = {};  // the tensors are given back before anybody is told
+    work->finish(std::move(ended));
+    lock.lock();
+  }
+}
+
+Result<void> GlooCommunicator::run(Job& job) {
+  try {
+    if (job.call) {
+      job.call->number = ++calls_;
+      if (options_.check_calls)
+        if (Result<void> agreed = agree(job); !agreed) return agreed;
+    }
+    return job.run();
+  } catch (const std::bad_alloc&) {
+    return Error{Code::kResourceExhausted, options_.name + ", " + job.text + ": no memory for it"};
+  } catch (const std::exception& error) {
+    return Error{Code::kUnavailable, options_.name + ", " + job.text + ": " + text_of(error)};
+  }
+}
+
+Result<void> GlooCommunicator::agree(const Job& job) {
+  const auto members = static_cast<std::size_t>(size());
+  std::vector<Call> mine(members, *job.call);
+  std::vector<Call> theirs(members);
+  for (std::size_t i = 0; i < members; ++i) {
+    mine[i].sends = job.sends.empty() ? 0 : job.sends[i];
+    mine[i].takes = job.takes.empty() ? 0 : job.takes[i];
+  }
+  std::vector<GlooMesh::Part> parts;
+  for (int i = 0; i < size(); ++i)
+    if (i != rank()) parts.push_back({i, static_cast<std::size_t>(i) * sizeof(Call), sizeof(Call)});
+  mesh_->exchange(own_slot(1, 0), std::as_writable_bytes(std::span(mine)), parts,
+                  std::as_writable_bytes(std::span(theirs)), parts, [&](int who) {
+                    const std::lock_guard lock(mutex_);
+                    if (who >= 0 && who < size()) heard_[static_cast<std::size_t>(who)] = true;
+                  });
+  const auto differs = [&](const Call& a, const Call& b) {
+    return a.number != b.number || a.what != b.what || a.op != b.op || a.dtype != b.dtype ||
+           a.root != b.root || a.elements != b.elements || a.counts != b.counts || a.sends != b.takes ||
+           a.takes != b.sends;
+  };
+  for (int i = 0; i < size(); ++i) {
+    const Call& other = theirs[static_cast<std::size_t>(i)];
+    if (i == rank() || !differs(mine[static_cast<std::size_t>(i)], other)) continue;
+    const bool known = other.what < kNames.size();
+    return Error{
+        Code::kInvalidArgument,
+        options_.name + ": the members do not do the same: member " + std::to_string(rank()) +
+            "'s collective " + std::to_string(job.call->number) + " is " + job.text + ", member " +
+            std::to_string(i) + "'s " + std::to_string(other.number) + " is " +
+            (known ? kNames[other.what] : "unknown") + " of " + std::to_string(other.elements) + " elements" +
+            (known && other.what == job.call->what ? ": dtypes, operations, roots or counts differ" : "")};
+  }
+  return {};
+}
+
+std::string GlooCommunicator::missing_members() const {
+  std::string names;
+  for (std::size_t i = 0; i < heard_.size(); ++i)
+    if (!heard_[i] && i != static_cast<std::size_t>(rank()))
+      names += (names.empty() ? "" : ", ") + std::to_string(i);
+  return names;
+}
+
+void GlooCommunicator::watch_members() {
+  if (size() == 1) return;
+  const int member = mesh_->wait_for_loss();
+  const std::string who = member < 0 ? "a member" : "member " + std::to_string(member);
+  end({Code::kUnavailable,
+       options_.name + ": the connection to " + who + " has been closed: it is dead, or has left the group"});
+}
+
+void GlooCommunicator::watch_time() {
+  std::unique_lock lock(mutex_);
+  while (!closing_) {
+    // What begins while this waits cannot be late before this wakes up.
+    changed_.wait_until(lock, due_ ? *due_ : Steady::now() + options_.timeout);
+    if (!due_ || ended_ || Steady::now() < *due_) continue;
+    const std::string missing = missing_members();
+    Error late{Code::kDeadlineExceeded,
+               options_.name + ": " + running_ + " has not ended within " +
+                   std::to_string(std::chrono::duration<double>(options_.timeout).count()) + " s: " +
+                   (missing.empty() ? "a member is stuck, or too slow" : "no sign of member " + missing)};
+    lock.unlock();
+    end(std::move(late));
+    lock.lock();
+  }
+}
+
+void GlooCommunicator::end(Error why) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return;
+    ended_ = std::move(why);
+  }
+  changed_.notify_all();
+  mesh_->abort();
+}
+
+void GlooCommunicator::abort(Error why) {
+  end(std::move(why));
+}
+
+Result<void> GlooCommunicator::state() const {
+  const std::lock_guard lock(mutex_);
+  if (ended_) return *ended_;
+  return {};
+}
+
+Result<std::unique_ptr<Communicator>> make_gloo_communicator(CommunicatorOptions options,
+                                                             AddressExchange exchange) {
+  constexpr int kMostMembers = 4096;
+  if (options.size < 1 || options.size > kMostMembers || options.rank < 0 || options.rank >= options.size)
+    return Error{Code::kInvalidArgument, options.name + ": rank " + std::to_string(options.rank) + " of " +
+                                             std::to_string(options.size) +
+                                             " members: ranks go from 0 on, and there are at most " +
+                                             std::to_string(kMostMembers)};
+  const auto timeout = std::chrono::ceil<std::chrono::milliseconds>(options.timeout);
+  if (timeout.count() <= 0 || options.max_waiting == 0)
+    return Error{Code::kInvalidArgument, options.name + ": timeout and max_waiting must be above 0"};
+  const auto due = Steady::now() + timeout;
+  const auto left = [&] { return std::max<Duration>(due - Steady::now(), Duration::zero()); };
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool connected = false;
+  bool late = false;
+  std::thread watch;
+  const auto stop_watching = [&] {
+    {
+      const std::lock_guard lock(mutex);
+      connected = true;
+    }
+    changed.notify_all();
+    if (watch.joinable()) watch.join();
+  };
+  const auto failed = [&](const std::string& what) {
+    return late ? Error{Code::kDeadlineExceeded, options.name + ": not all members came within the timeout"}
+                : Error{Code::kUnavailable, options.name + ": its members do not come together: " + what};
+  };
+  try {
+    const NoSigpipe no_sigpipe;
+    const auto mesh = std::make_shared<GlooMesh>(options.rank, options.size, options.address, timeout);
+    Result<std::vector<std::string>> all = exchange(mesh->addresses(), left());
+    if (!all) return with_context(all.error(), options.name);
+    if (all->size() != static_cast<std::size_t>(options.size))
+      return Error{Code::kInternal, options.name + ": " + std::to_string(all->size()) + " addresses for " +
+                                        std::to_string(options.size) + " members"};
+    watch = std::thread([&] {
+      std::unique_lock lock(mutex);
+      if (changed.wait_until(lock, due, [&] { return connected; })) return;
+      late = true;
+      lock.unlock();
+      mesh->abort();
+    });
+    mesh->connect(*all);
+    stop_watching();
+    if (late) return failed("");
+    return std::unique_ptr<Communicator>(std::make_unique<GlooCommunicator>(std::move(options), mesh));
+  } catch (const std::bad_alloc&) {
+    stop_watching();
+    return Error{Code::kResourceExhausted, options.name + ": no memory to form it"};
+  } catch (const std::exception& error) {
+    stop_watching();
+    return failed(text_of(error));
+  }
+}
+
+}  // namespace troupe::shards

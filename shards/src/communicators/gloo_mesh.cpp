@@ -1,0 +1,195 @@
+#include "communicators/gloo_mesh.hpp"
+
+#include <gloo/transport/address.h>
+#include <gloo/transport/context.h>
+#include <gloo/transport/tcp/device.h>
+#include <gloo/transport/unbound_buffer.h>
+
+#include <cassert>
+#include <ctime>
+#include <stdexcept>
+#include <utility>
+
+namespace troupe::shards {
+namespace {
+
+/// Who waits is woken by abort(); a wait that runs out would end all of the group's connections.
+constexpr auto kForever = std::chrono::milliseconds(std::chrono::hours(24 * 365));
+
+}  // namespace
+NoSigpipe::NoSigpipe() {
+  sigset_t pipe;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &pipe, &before_);
+}
+
+NoSigpipe::~NoSigpipe() {
+  if (sigismember(&before_, SIGPIPE) == 0) {
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    const timespec none{};
+    while (::sigtimedwait(&pipe, nullptr, &none) == SIGPIPE) {
+    }
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
+
+GlooMesh::GlooMesh(int own_rank, int members, const std::string& address, std::chrono::milliseconds timeout)
+    : gloo::Context(own_rank, members) {
+  setTimeout(timeout);
+  device_ = gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(address.c_str()));
+  transportContext_ = device_->createContext(rank, size);
+  transportContext_->setTimeout(timeout);
+  for (int i = 0; i < size; ++i)
+    if (i != rank) transportContext_->createPair(i);
+}
+
+std::string GlooMesh::addresses() {
+  std::string all;
+  for (int i = 0; i < size; ++i) {
+    if (i == rank) continue;
+    const std::vector<char> one = transportContext_->getPair(i)->address().bytes();
+    all.append(one.begin(), one.end());
+  }
+  return all;
+}
+
+void GlooMesh::connect(const std::vector<std::string>& all) {
+  assert(all.size() == static_cast<std::size_t>(size));
+  for (int i = 0; i < size; ++i) {
+    if (i == rank) continue;
+    const auto others = static_cast<std::size_t>(size - 1);
+    const std::string& theirs = all[static_cast<std::size_t>(i)];
+    const std::size_t bytes = transportContext_->getPair(i)->address().bytes().size();
+    if (theirs.size() != others * bytes)
+      throw std::runtime_error("member " + std::to_string(i) + " is of another build: its address has " +
+                               std::to_string(theirs.size()) + " bytes, expected " +
+                               std::to_string(others * bytes));
+    // A member has no address for itself, so that ours is one earlier in its list if its rank is lower.
+    const auto at = static_cast<std::size_t>(rank > i ? rank - 1 : rank) * bytes;
+    transportContext_->getPair(i)->connect(
+        std::vector<char>(theirs.begin() + static_cast<std::ptrdiff_t>(at),
+                          theirs.begin() + static_cast<std::ptrdiff_t>(at + bytes)));
+  }
+  if (size == 1) return;
+  any_member_ = createUnboundBuffer(&nothing_, sizeof nothing_);
+  each_member_.resize(static_cast<std::size_t>(size));
+  for (int i = 0; i < size; ++i) {
+    if (i == rank) continue;
+    any_member_->recv(i, own_slot(0, 1));
+    auto& one = each_member_[static_cast<std::size_t>(i)];
+    one = createUnboundBuffer(&nothing_, sizeof nothing_);
+    one->recv(i, own_slot(0, 2));
+  }
+}
+
+/// Blocks that somebody is about to wait for. When a connection is closed Gloo ends what waits for it, but
+/// for a send that its own thread had just begun to write: abort() ends these waits by itself.
+class GlooMesh::Waiting {
+ public:
+  Waiting(GlooMesh& mesh, std::vector<Block*> blocks) : mesh_(mesh), blocks_(std::move(blocks)) {
+    const std::lock_guard lock(mesh_.mutex_);
+    if (mesh_.aborted_) ended();
+    mesh_.waiting_.insert(mesh_.waiting_.end(), blocks_.begin(), blocks_.end());
+  }
+  ~Waiting() {
+    const std::lock_guard lock(mesh_.mutex_);
+    for (Block* block : blocks_) std::erase(mesh_.waiting_, block);
+  }
+  [[noreturn]] static void ended() { throw std::runtime_error("the group has ended"); }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  GlooMesh& mesh_;
+  std::vector<Block*> blocks_;
+};
+
+void GlooMesh::exchange(std::uint64_t slot, std::span<std::byte> from, std::span<const Part> sends,
+                        std::span<std::byte> to, std::span<const Part> takes,
+                        const std::function<void(int member)>& heard) {
+  const std::unique_ptr<Block> source = createUnboundBuffer(from.data(), from.size());
+  const std::unique_ptr<Block> target = createUnboundBuffer(to.data(), to.size());
+  const Waiting waiting(*this, {source.get(), target.get()});
+  std::size_t sent = 0;
+  std::size_t taken = 0;
+  for (const Part& part : takes)
+    if (part.bytes != 0) target->recv(part.member, slot, part.at, part.bytes), ++taken;
+  for (const Part& part : sends)
+    if (part.bytes != 0) source->send(part.member, slot, part.at, part.bytes), ++sent;
+  for (; taken > 0; --taken) {
+    int member = -1;
+    if (!target->waitRecv(&member, kForever)) Waiting::ended();
+    if (heard) heard(member);
+  }
+  for (; sent > 0; --sent)
+    if (!source->waitSend(kForever)) Waiting::ended();
+}
+
+void GlooMesh::exchange(std::span<const Move> sends, std::span<const Move> takes) {
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<Block*> pointers;
+  for (const std::span<const Move> moves : {sends, takes}) {
+    for (const Move& move : moves) {
+      blocks.push_back(createUnboundBuffer(move.bytes.data(), move.bytes.size()));
+      pointers.push_back(blocks.back().get());
+    }
+  }
+  const Waiting waiting(*this, pointers);
+  for (std::size_t i = 0; i < takes.size(); ++i)
+    if (!takes[i].bytes.empty()) pointers[sends.size() + i]->recv(takes[i].member, takes[i].slot);
+  for (std::size_t i = 0; i < sends.size(); ++i)
+    if (!sends[i].bytes.empty()) pointers[i]->send(sends[i].member, sends[i].slot);
+  for (std::size_t i = 0; i < takes.size(); ++i)
+    if (!takes[i].bytes.empty() && !pointers[sends.size() + i]->waitRecv(nullptr, kForever)) Waiting::ended();
+  for (std::size_t i = 0; i < sends.size(); ++i)
+    if (!sends[i].bytes.empty() && !pointers[i]->waitSend(nullptr, kForever)) Waiting::ended();
+}
+
+int GlooMesh::wait_for_loss() {
+  try {
+    if (any_member_ != nullptr)
+      while (true) any_member_->waitRecv(kForever);
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): what it waits for
+  }
+  // Waiting for one that is well runs out, which ends the others too, in other words.
+  for (std::size_t i = 0; i < each_member_.size(); ++i) {
+    try {
+      if (each_member_[i] != nullptr) each_member_[i]->waitRecv(std::chrono::milliseconds(1));
+    } catch (const std::exception& error) {
+      const std::string why = error.what();
+      if (why.find("imeout") == std::string::npos && why.find("Timed out") == std::string::npos)
+        return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+void GlooMesh::abort() noexcept {
+  // A wait that runs out ends all pairs of the context, with whatever waits for them: of the ways that Gloo
+  // has to do that, the one that may be used from outside.
+  for (int i = 0; i < size; ++i) {
+    if (i == rank) continue;
+    try {
+      char none = 0;
+      const auto buffer = createUnboundBuffer(&none, sizeof none);
+      buffer->recv(i, own_slot(0, 0));
+      buffer->waitRecv(std::chrono::milliseconds(1));
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): it is to fail
+    }
+    try {
+      transportContext_->getPair(i)->close();  // also one that is being connected
+    } catch (const std::exception&) {          // NOLINT(bugprone-empty-catch): it is closed, then
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  aborted_ = true;
+  for (Block* block : waiting_) {
+    block->abortWaitRecv();
+    block->abortWaitSend();
+  }
+}
+
+}  // namespace troupe::shards

@@ -1,0 +1,89 @@
+#include "communicators/work.hpp"
+
+#include <utility>
+
+namespace troupe::shards {
+
+bool Work::State::done() const {
+  const std::lock_guard lock(mutex_);
+  return result_.has_value();
+}
+
+Result<void> Work::State::wait(std::optional<Duration> timeout) const {
+  std::unique_lock lock(mutex_);
+  const auto there = [&] { return result_.has_value(); };
+  if (!timeout) {
+    ended_.wait(lock, there);
+  } else if (!ended_.wait_for(lock, *timeout, there)) {
+    return Error{Code::kDeadlineExceeded, "the collective has not ended yet; it goes on"};
+  }
+  return *result_;
+}
+
+void Work::State::then(UniqueFunction<void(const Result<void>&)> told) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!result_) return told_.push_back(std::move(told));
+  }
+  told(*result_);  // never changes again
+}
+
+void Work::State::finish(Result<void> ended) {
+  std::vector<UniqueFunction<void(const Result<void>&)>> told;
+  {
+    const std::lock_guard lock(mutex_);
+    if (result_) return;
+    result_ = std::move(ended);
+    told.swap(told_);
+    ended_.notify_all();
+  }
+  for (auto& each : told) each(*result_);
+}
+
+bool Work::done() const {
+  return state_->done();
+}
+
+Result<void> Work::wait() const {
+  return state_->wait(std::nullopt);
+}
+
+Result<void> Work::wait(Duration timeout) const {
+  return state_->wait(timeout);
+}
+
+void Work::then(UniqueFunction<void(const Result<void>&)> told) const {
+  state_->then(std::move(told));
+}
+
+Work ended_work(Result<void> result) {
+  auto state = std::make_shared<Work::State>();
+  state->finish(std::move(result));
+  return Work(std::move(state));
+}
+
+Work Communicator::send(Tensor tensor, int to, std::uint32_t tag) {
+  return transfer({{Transfer::Kind::kSend, std::move(tensor), to, tag}});
+}
+
+Work Communicator::receive(Tensor tensor, int from, std::uint32_t tag) {
+  return transfer({{Transfer::Kind::kReceive, std::move(tensor), from, tag}});
+}
+
+std::string_view to_string(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return "sum";
+    case ReduceOp::kMean:
+      return "mean";
+    case ReduceOp::kProduct:
+      return "product";
+    case ReduceOp::kMin:
+      return "min";
+    case ReduceOp::kMax:
+      return "max";
+  }
+  return "unknown";
+}
+
+}  // namespace troupe::shards

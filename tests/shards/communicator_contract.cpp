@@ -1,0 +1,530 @@
+#include "communicator_contract.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+
+#include <troupe/kernels/cast.hpp>
+
+namespace troupe::shards::test {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+
+template <class F>
+void with_type(DType dtype, F f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(float{});
+    case DType::kFloat64:
+      return f(double{});
+    case DType::kInt8:
+      return f(std::int8_t{});
+    case DType::kInt16:
+      return f(std::int16_t{});
+    case DType::kInt32:
+      return f(std::int32_t{});
+    case DType::kInt64:
+      return f(std::int64_t{});
+    case DType::kUInt8:
+      return f(std::uint8_t{});
+    case DType::kUInt16:
+      return f(std::uint16_t{});
+    case DType::kUInt32:
+      return f(std::uint32_t{});
+    case DType::kUInt64:
+      return f(std::uint64_t{});
+    default:
+      FAIL("no such type here");
+  }
+}
+
+constexpr std::int64_t kSizes[] = {0, 1, 2, 3, 7, 64, 1000, 100'003};
+
+std::string failed(const Result<void>& result) {
+  return result ? "" : result.error().to_string();
+}
+
+}  // namespace
+
+double element(const Tensor& tensor, std::int64_t i) {
+  double value = 0;
+  if (tensor.dtype() == DType::kFloat16 || tensor.dtype() == DType::kBFloat16) {
+    const auto bits = reinterpret_cast<const std::uint16_t*>(tensor.data())[i];
+    float wide = 0;
+    (tensor.dtype() == DType::kFloat16 ? kernels::float16_to_float32 : kernels::bfloat16_to_float32)(&bits, 1,
+                                                                                                     &wide);
+    return wide;
+  }
+  with_type(tensor.dtype(), [&](auto t) {
+    value = static_cast<double>(reinterpret_cast<const decltype(t)*>(tensor.data())[i]);
+  });
+  return value;
+}
+
+void set_element(const Tensor& tensor, std::int64_t i, double value) {
+  if (tensor.dtype() == DType::kFloat16 || tensor.dtype() == DType::kBFloat16) {
+    const auto wide = static_cast<float>(value);
+    auto* bits = reinterpret_cast<std::uint16_t*>(tensor.data()) + i;
+    (tensor.dtype() == DType::kFloat16 ? kernels::float32_to_float16 : kernels::float32_to_bfloat16)(&wide, 1,
+                                                                                                     bits);
+    return;
+  }
+  with_type(tensor.dtype(), [&](auto t) {
+    reinterpret_cast<decltype(t)*>(tensor.data())[i] = static_cast<decltype(t)>(value);
+  });
+}
+
+Tensor filled(DType dtype, std::int64_t n, int rank) {
+  Tensor tensor = Tensor::zeros(dtype, Shape{n});
+  for (std::int64_t i = 0; i < n; ++i) set_element(tensor, i, value_at(rank, i));
+  return tensor;
+}
+
+std::string differences(const Tensor& tensor, const std::function<double(std::int64_t)>& expected) {
+  for (std::int64_t i = 0; i < tensor.elements(); ++i)
+    if (const double value = element(tensor, i); value != expected(i))
+      return "element " + std::to_string(i) + " of " + tensor.to_string() + " is " + std::to_string(value) +
+             ", expected " + std::to_string(expected(i));
+  return "";
+}
+
+double reduced(ReduceOp op, int members, std::int64_t i) {
+  double result = value_at(0, i);
+  for (int rank = 1; rank < members; ++rank) {
+    const double next = value_at(rank, i);
+    switch (op) {
+      case ReduceOp::kSum:
+      case ReduceOp::kMean:
+        result += next;
+        break;
+      case ReduceOp::kProduct:
+        result *= next;
+        break;
+      case ReduceOp::kMin:
+        result = std::min(result, next);
+        break;
+      case ReduceOp::kMax:
+        result = std::max(result, next);
+        break;
+    }
+  }
+  return op == ReduceOp::kMean ? result / members : result;
+}
+
+void collectives_give_what_a_plain_loop_gives(const MakeCommunicator& make) {
+  struct Case {
+    DType dtype;
+    ReduceOp op;
+  };
+  // Products of up to five numbers up to 7 fit into all but the smallest; means of 1, 2 and 4 members are
+  // exact.
+  const std::vector<Case> cases = {{DType::kFloat32, ReduceOp::kSum},  {DType::kFloat32, ReduceOp::kMean},
+                                   {DType::kFloat64, ReduceOp::kMax},  {DType::kFloat64, ReduceOp::kMean},
+                                   {DType::kFloat16, ReduceOp::kSum},  {DType::kBFloat16, ReduceOp::kMin},
+                                   {DType::kFloat16, ReduceOp::kMean}, {DType::kInt32, ReduceOp::kProduct},
+                                   {DType::kInt64, ReduceOp::kSum},    {DType::kUInt8, ReduceOp::kMax},
+                                   {DType::kInt16, ReduceOp::kMin},    {DType::kUInt64, ReduceOp::kSum},
+                                   {DType::kInt8, ReduceOp::kSum},     {DType::kUInt16, ReduceOp::kProduct},
+                                   {DType::kUInt32, ReduceOp::kSum}};
+  for (const int members : {1, 2, 3, 4, 5}) {
+    CAPTURE(members);
+    all_well(with_members(make, members, [&](Communicator& group) -> std::string {
+      const int me = group.rank();
+      for (const Case& each : cases) {
+        if (each.op == ReduceOp::kMean && (members == 3 || members == 5)) continue;
+        for (const std::int64_t n : kSizes) {
+          if (n > 1000 && each.dtype != DType::kFloat32 && each.dtype != DType::kFloat16) continue;
+          const auto expected = [&](std::int64_t i) { return reduced(each.op, members, i); };
+          const Tensor all = filled(each.dtype, n, me);
+          if (auto e = failed(group.all_reduce(all, each.op).wait()); !e.empty()) return e;
+          if (auto d = differences(all, expected); !d.empty()) return "all_reduce: " + d;
+
+          const int root = static_cast<int>(n) % members;
+          const Tensor one = filled(each.dtype, n, me);
+          if (auto e = failed(group.reduce(one, each.op, root).wait()); !e.empty()) return e;
+          const auto kept = [&](std::int64_t i) { return value_at(me, i); };
+          if (auto d = me == root ? differences(one, expected) : differences(one, kept); !d.empty())
+            return "reduce: " + d;
+
+          const Tensor whole = filled(each.dtype, n * members, me);
+          const Tensor part = Tensor::zeros(each.dtype, Shape{n});
+          if (auto e = failed(group.reduce_scatter(whole, part, each.op).wait()); !e.empty()) return e;
+          if (auto d = differences(part, [&](std::int64_t i) { return expected(me * n + i); }); !d.empty())
+            return "reduce_scatter: " + d;
+        }
+      }
+      for (const std::int64_t n : kSizes) {
+        const int root = (static_cast<int>(n) + 1) % members;
+        const Tensor told = filled(DType::kInt16, n, me);
+        if (auto e = failed(group.broadcast(told, root).wait()); !e.empty()) return e;
+        if (auto d = differences(told, [&](std::int64_t i) { return value_at(root, i); }); !d.empty())
+          return "broadcast: " + d;
+
+        const Tensor all = Tensor::zeros(DType::kFloat64, Shape{n * members});
+        if (auto e = failed(group.all_gather(filled(DType::kFloat64, n, me), all).wait()); !e.empty())
+          return e;
+        const auto expected = [&](std::int64_t i) { return value_at(static_cast<int>(i / n), i % n); };
+        if (auto d = differences(all, expected); !d.empty()) return "all_gather: " + d;
+        // In place.
+        const Tensor same = Tensor::zeros(DType::kFloat64, Shape{n * members});
+        const Tensor mine = same.rows(me * n, (me + 1) * n);
+        for (std::int64_t i = 0; i < n; ++i) set_element(mine, i, value_at(me, i));
+        if (auto e = failed(group.all_gather(mine, same).wait()); !e.empty()) return e;
+        if (auto d = differences(same, expected); !d.empty()) return "all_gather in place: " + d;
+        if (auto e = failed(group.barrier().wait()); !e.empty()) return e;
+      }
+      return "";
+    }));
+  }
+}
+
+void unequal_parts_find_their_places(const MakeCommunicator& make) {
+  for (const int members : {1, 2, 3, 4}) {
+    CAPTURE(members);
+    all_well(with_members(make, members, [&](Communicator& group) -> std::string {
+      const int me = group.rank();
+      // Member r has r * 1000 elements: the first has none.
+      std::vector<std::int64_t> counts;
+      std::int64_t sum = 0;
+      for (int r = 0; r < members; ++r) counts.push_back(r * 1000), sum += r * 1000;
+      const Tensor all = Tensor::zeros(DType::kFloat32, Shape{sum});
+      if (auto e = failed(group.all_gather(filled(DType::kFloat32, me * 1000, me), all, counts).wait());
+          !e.empty())
+        return e;
+      std::int64_t at = 0;
+      for (int r = 0; r < members; at += r * 1000, ++r)
+        if (auto d = differences(all.rows(at, at + r * 1000), [&](std::int64_t i) { return value_at(r, i); });
+            !d.empty())
+          return "all_gather: " + d;
+
+      // r sends (r + 2 s) % 5 * 100 elements to s, each that of the sender.
+      const auto count = [](int from, int to) { return std::int64_t{(from + 2 * to) % 5 * 100}; };
+      std::vector<std::int64_t> sends;
+      std::vector<std::int64_t> takes;
+      std::int64_t sent = 0;
+      std::int64_t taken = 0;
+      for (int r = 0; r < members; ++r) {
+        sends.push_back(count(me, r)), sent += sends.back();
+        takes.push_back(count(r, me)), taken += takes.back();
+      }
+      const Tensor in = filled(DType::kInt32, sent, me);
+      const Tensor out = Tensor::zeros(DType::kInt32, Shape{taken});
+      if (auto e = failed(group.all_to_all(in, sends, out, takes).wait()); !e.empty()) return e;
+      at = 0;
+      for (int r = 0; r < members; at += takes[static_cast<std::size_t>(r)], ++r) {
+        std::int64_t begin = 0;
+        for (int s = 0; s < me; ++s) begin += count(r, s);
+        const Tensor part = out.rows(at, at + takes[static_cast<std::size_t>(r)]);
+        if (auto d = differences(part, [&](std::int64_t i) { return value_at(r, begin + i); }); !d.empty())
+          return "all_to_all: " + d;
+      }
+      return "";
+    }));
+  }
+}
+
+void transfers_meet_by_tag_and_cross(const MakeCommunicator& make) {
+  constexpr std::int64_t kLarge = 3'000'000;  // more than the sockets hold
+  all_well(with_members(make, 3, [&](Communicator& group) -> std::string {
+    const int me = group.rank();
+    const int next = (me + 1) % 3;
+    const int before = (me + 2) % 3;
+    const Tensor from_before = Tensor::zeros(DType::kFloat32, Shape{kLarge});
+    const Tensor from_next = Tensor::zeros(DType::kUInt8, Shape{5});
+    using Kind = Transfer::Kind;
+    const Work crossed = group.transfer({{Kind::kSend, filled(DType::kFloat32, kLarge, me), next, 1},
+                                         {Kind::kSend, filled(DType::kUInt8, 5, me), before, 2},
+                                         {Kind::kReceive, from_before, before, 1},
+                                         {Kind::kReceive, from_next, next, 2}});
+    if (auto e = failed(crossed.wait()); !e.empty()) return e;
+    if (auto d = differences(from_before, [&](std::int64_t i) { return value_at(before, i); }); !d.empty())
+      return d;
+    if (auto d = differences(from_next, [&](std::int64_t i) { return value_at(next, i); }); !d.empty())
+      return d;
+    // Two of them alone; the third does nothing meanwhile.
+    const Tensor one = filled(DType::kInt64, 1, 0);
+    const Tensor taken = Tensor::zeros(DType::kInt64, Shape{1});
+    if (me == 0 && !group.send(one, 2).wait()) return "send";
+    if (me == 2 && (!group.receive(taken, 0).wait() || element(taken, 0) != value_at(0, 0))) return "receive";
+    return failed(group.barrier().wait());
+  }));
+}
+
+void works_may_be_many_and_are_told_in_order(const MakeCommunicator& make) {
+  constexpr int kMany = 300;
+  all_well(with_members(make, 3, [&](Communicator& group) -> std::string {
+    std::vector<Tensor> tensors;
+    std::vector<Work> works;
+    std::vector<int> order;  // with the group's thread until the last has ended
+    for (int i = 0; i < kMany; ++i) {
+      tensors.push_back(filled(DType::kInt32, i, group.rank()));
+      works.push_back(group.all_reduce(tensors.back(), ReduceOp::kSum));
+      works.back().then([&order, i](const Result<void>& ended) {
+        if (ended) order.push_back(i);
+      });
+    }
+    const Work last = group.barrier();
+    if (auto e = failed(last.wait()); !e.empty()) return e;
+    if (order.size() != kMany || !std::is_sorted(order.begin(), order.end())) return "not in order";
+    for (int i = 0; i < kMany; ++i) {
+      if (!works[static_cast<std::size_t>(i)].done()) return "not done";
+      const auto expected = [&](std::int64_t k) { return reduced(ReduceOp::kSum, 3, k); };
+      if (auto d = differences(tensors[static_cast<std::size_t>(i)], expected); !d.empty()) return d;
+    }
+    bool at_once = false;
+    last.then([&](const Result<void>& ended) { at_once = ended.ok(); });
+    return at_once ? "" : "not told at once";
+  }));
+  CommunicatorOptions few;
+  few.max_waiting = 2;
+  few.timeout = std::chrono::seconds(20);
+  all_well(with_members(
+               make, 2,
+               [&](Communicator& group) -> std::string {
+                 if (group.rank() == 1) return failed(group.barrier().wait());
+                 std::vector<Work> works;
+                 const Tensor taken = Tensor::zeros(DType::kFloat32, Shape{1});
+                 std::vector<Tensor> kept;
+                 // The first may run already; of the others two wait.
+                 bool refused = false;
+                 for (int i = 0; i < 4; ++i) {
+                   works.push_back(group.receive(taken, 1));
+                   if (!works.back().done()) continue;
+                   const Result<void> ended = works.back().wait();
+                   if (!ended && ended.error().code == Code::kResourceExhausted) refused = true;
+                 }
+                 group.abort({Code::kCancelled, "enough"});
+                 return refused ? "" : "not refused";
+               },
+               few)
+                       .front() == ""
+               ? std::vector<std::string>{}
+               : std::vector<std::string>{"the first was not refused"});
+}
+
+void parts_of_a_group_are_groups(const MakeCommunicator& make) {
+  all_well(with_members(make, 5, [&](Communicator& group) -> std::string {
+    const int me = group.rank();
+    // 0, 2, 4 in descending order; 3 alone; 1 in none.
+    const int color = me == 1 ? -1 : me == 3 ? 7 : 0;
+    auto part = group.split(color, -me);
+    if (!part) return part.error().to_string();
+    if (me == 1) return *part == nullptr ? failed(group.barrier().wait()) : "a group for nobody";
+    Communicator& small = **part;
+    if (small.size() != (me == 3 ? 1 : 3) || small.rank() != (me == 3 ? 0 : (4 - me) / 2))
+      return "rank or size";
+    const Tensor sum = Tensor::of<std::int64_t>({me});
+    if (auto e = failed(small.all_reduce(sum, ReduceOp::kSum).wait()); !e.empty()) return e;
+    if (element(sum, 0) != (me == 3 ? 3 : 6)) return "sum";
+    return failed(group.barrier().wait());
+  }));
+}
+
+void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const MakeCommunicator& make) {
+  all_well(with_members(make, 2, [&](Communicator& group) -> std::string {
+    const Tensor four = filled(DType::kFloat32, 4, 0);
+    const Tensor whole = filled(DType::kInt32, 4, 0);
+    const Tensor flags = Tensor::zeros(DType::kBool, Shape{4});
+    const Tensor strided(DType::kFloat32, Shape{2}, Shape{2}, four.buffer(), 0);
+    using Kind = Transfer::Kind;
+    const std::vector<Work> refused = {
+        group.all_reduce(whole, ReduceOp::kMean),
+        group.all_reduce(flags, ReduceOp::kSum),
+        group.all_reduce(strided, ReduceOp::kSum),
+        group.reduce(four, ReduceOp::kSum, 2),
+        group.broadcast(four, -1),
+        group.all_gather(four, four),
+        group.all_gather(four, filled(DType::kInt32, 8, 0)),
+        group.all_gather(four, filled(DType::kFloat32, 8, 0), {4, 4, 0}),
+        group.all_gather(four, filled(DType::kFloat32, 8, 0), {3, 5}),
+        group.all_gather(four, filled(DType::kFloat32, 8, 0), {12, -4}),
+        group.reduce_scatter(four, four, ReduceOp::kSum),
+        group.all_to_all(four, {2, 2}, four, {2, 3}),
+        group.all_to_all(four, {INT64_MAX, 5}, four, {2, 2}),
+        group.transfer({{Kind::kSend, four, group.rank(), 0}}),
+        group.send(four, 2),
+    };
+    for (std::size_t i = 0; i < refused.size(); ++i) {
+      if (!refused[i].done()) return "not at once: " + std::to_string(i);
+      const Result<void> ended = refused[i].wait();
+      if (ended || ended.error().code != Code::kInvalidArgument) return "not refused: " + std::to_string(i);
+    }
+    return failed(group.barrier().wait());
+  }));
+}
+
+void members_that_do_different_things_are_told(const MakeCommunicator& make) {
+  using Body = std::function<Work(Communicator&)>;
+  const std::vector<std::pair<Body, Body>> pairs = {
+      {[](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kSum); },
+       [](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 50, 0), ReduceOp::kSum); }},
+      {[](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kSum); },
+       [](Communicator& g) { return g.all_reduce(filled(DType::kInt32, 100, 0), ReduceOp::kSum); }},
+      {[](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kSum); },
+       [](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kMax); }},
+      {[](Communicator& g) { return g.broadcast(filled(DType::kFloat32, 100, 0), 0); },
+       [](Communicator& g) { return g.broadcast(filled(DType::kFloat32, 100, 0), 1); }},
+      {[](Communicator& g) { return g.barrier(); },
+       [](Communicator& g) { return g.broadcast(filled(DType::kFloat32, 100, 0), 1); }},
+      {[](Communicator& g) {
+         return g.all_to_all(filled(DType::kUInt8, 6, 0), {2, 2, 2}, filled(DType::kUInt8, 6, 0), {2, 2, 2});
+       },
+       [](Communicator& g) {
+         return g.all_to_all(filled(DType::kUInt8, 7, 0), {2, 2, 3}, filled(DType::kUInt8, 7, 0), {2, 2, 3});
+       }},
+  };
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    CAPTURE(i);
+    all_well(with_members(make, 3, [&](Communicator& group) -> std::string {
+      const Result<void> ended = (group.rank() == 1 ? pairs[i].second : pairs[i].first)(group).wait();
+      if (ended) return "it was done";
+      // Those who agree with each other may hear of the end first.
+      if (ended.error().code != Code::kInvalidArgument && ended.error().code != Code::kUnavailable)
+        return ended.error().to_string();
+      if (group.rank() == 1 && ended.error().code != Code::kInvalidArgument &&
+          ended.error().code != Code::kUnavailable)
+        return ended.error().to_string();
+      return group.barrier().wait() ? "it goes on" : "";
+    }));
+  }
+  // A transfer of another size, and one of another type.
+  for (const DType dtype : {DType::kFloat32, DType::kInt32}) {
+    const auto found = with_members(make, 2, [&](Communicator& group) -> std::string {
+      const Tensor four = filled(DType::kFloat32, 4, 0);
+      const Tensor other = filled(dtype, dtype == DType::kInt32 ? 4 : 3, 0);
+      const Result<void> ended = (group.rank() == 0 ? group.send(four, 1) : group.receive(other, 0)).wait();
+      return ended ? "it was done" : std::string(to_string(ended.error().code));
+    });
+    CHECK(found[1] == "INVALID_ARGUMENT");
+    CHECK(found[0] != "DEADLINE_EXCEEDED");
+  }
+}
+
+void who_does_not_come_ends_it_in_time(const MakeCommunicator& make) {
+  CommunicatorOptions options;
+  options.timeout = std::chrono::milliseconds(700);
+  options.name = "trio";
+  std::mutex mutex;
+  std::condition_variable changed;
+  int ended_members = 0;
+  all_well(with_members(
+      make, 3,
+      [&](Communicator& group) -> std::string {
+        if (group.rank() == 2) {  // lives, and does not come
+          std::unique_lock lock(mutex);
+          return changed.wait_for(lock, std::chrono::seconds(60), [&] { return ended_members == 2; })
+                     ? ""
+                     : "the others wait for ever";
+        }
+        const auto begin = Steady::now();
+        const Work work = group.all_reduce(filled(DType::kFloat32, 10, 0), ReduceOp::kSum);
+        const Work next = group.barrier();
+        const Result<void> ended = work.wait();
+        const auto took = Steady::now() - begin;
+        {
+          const std::lock_guard lock(mutex);
+          ++ended_members;
+        }
+        changed.notify_all();
+        if (ended) return "it was done";
+        // One of the two is the first, and ends the other's.
+        if (ended.error().code == Code::kDeadlineExceeded) {
+          if (ended.error().message.find("no sign of member 2") == std::string::npos)
+            return ended.error().message;
+        } else if (ended.error().code != Code::kUnavailable) {
+          return ended.error().to_string();
+        }
+        if (took < std::chrono::milliseconds(600)) return "too early";
+        const Result<void> second = next.wait();
+        return !second && second.error().code == ended.error().code ? "" : "the next one";
+      },
+      options));
+}
+
+void aborting_ends_what_waits_everywhere(const MakeCommunicator& make) {
+  CommunicatorOptions options;
+  options.timeout = std::chrono::seconds(60);
+  const auto begin = Steady::now();
+  all_well(with_members(
+      make, 3,
+      [&](Communicator& group) -> std::string {
+        if (group.rank() == 2) {
+          group.abort({Code::kAborted, "had enough"});
+          group.abort({Code::kInternal, "later"});
+          const Result<void> state = group.state();
+          return !state && state.error().code == Code::kAborted && !group.barrier().wait() ? ""
+                                                                                           : "not aborted";
+        }
+        const Result<void> ended =
+            group.all_reduce(filled(DType::kFloat32, 1'000'000, 0), ReduceOp::kSum).wait();
+        return !ended && ended.error().code == Code::kUnavailable && !group.state() ? "" : "it was done";
+      },
+      options));
+  CHECK(Steady::now() - begin < std::chrono::seconds(30));
+  // Destroyed while a collective is under way: its work has ended then.
+  Rendezvous rendezvous(2);
+  std::unique_ptr<Communicator> other;
+  std::thread second([&] {
+    options.rank = 1;
+    options.size = 2;
+    other = make(options, rendezvous.of(1)).value();
+  });
+  CommunicatorOptions first = options;
+  first.rank = 0;
+  first.size = 2;
+  auto group = make(first, rendezvous.of(0)).value();
+  second.join();
+  const Work work = group->barrier();
+  group.reset();
+  CHECK(work.done());
+  CHECK(work.wait().error().code == Code::kCancelled);
+  const Result<void> theirs = other->barrier().wait();
+  CHECK(!theirs.ok());
+}
+
+void a_group_that_does_not_come_together_says_so(const MakeCommunicator& make) {
+  CommunicatorOptions options;
+  options.timeout = std::chrono::milliseconds(300);
+  options.size = 2;
+  Rendezvous rendezvous(2);
+  CHECK(make(options, rendezvous.of(0)).error().code == Code::kDeadlineExceeded);
+  // Addresses that are none, and one where nobody is.
+  for (const std::string& address : {std::string("none"), std::string(), std::string(4096, 'x')}) {
+    const auto made =
+        make(options, [&](const std::string& mine, Duration) -> Result<std::vector<std::string>> {
+          return std::vector<std::string>{mine, address};
+        });
+    REQUIRE_FALSE(made.ok());
+    CHECK(made.error().code == Code::kUnavailable);
+  }
+  const auto silent =
+      make(options, [&](const std::string& mine, Duration) -> Result<std::vector<std::string>> {
+        return std::vector<std::string>{mine, mine};  // itself is not the other
+      });
+  CHECK_FALSE(silent.ok());
+  CHECK(make(options,
+             [](const std::string&, Duration) -> Result<std::vector<std::string>> {
+               return Error{Code::kPermissionDenied, "not you"};
+             })
+            .error()
+            .code == Code::kPermissionDenied);
+  CHECK(make(options,
+             [](const std::string&, Duration) -> Result<std::vector<std::string>> {
+               return std::vector<std::string>{"one"};
+             })
+            .error()
+            .code == Code::kInternal);
+  for (const auto& [rank, size] : {std::pair{0, 0}, {-1, 2}, {2, 2}, {0, -5}, {0, 1 << 20}}) {
+    CommunicatorOptions wrong = options;
+    wrong.rank = rank;
+    wrong.size = size;
+    CHECK(make(wrong, rendezvous.of(0)).error().code == Code::kInvalidArgument);
+  }
+  CommunicatorOptions elsewhere = options;
+  elsewhere.address = "no.address";
+  CHECK(make(elsewhere, rendezvous.of(0)).error().code == Code::kUnavailable);
+}
+
+}  // namespace troupe::shards::test
