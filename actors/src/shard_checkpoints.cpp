@@ -1,6 +1,7 @@
 // How a shard server's tables are made, saved and restored: what takes long is done by another thread, or in
 // pages between other calls.
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "shard_deciding.hpp"
@@ -69,15 +70,19 @@ rpc::Future<void> ShardServer::make_if_missing(const rpc::CallContext& context, 
   } else {
     making_[name].spec = spec;
     making_[name].waiting.push_back(std::move(promise));
-    on_disk([this, spec, slots = std::move(slots)] { return make_table(spec, slots); },
-            [this, name, place](Result<std::unique_ptr<Table>> table) {
-              auto made = making_.extract(name);
-              if (made.empty()) return;
-              const Result<void> placed = tables_.contains(name)
-                                              ? Result<void>()
-                                              : place(std::move(table));  // a restore came between
-              for (auto& waiting : made.mapped().waiting) waiting.set(placed);
-            });
+    const auto made_it = [this, name, place](Result<std::unique_ptr<Table>> table) {
+      auto made = making_.extract(name);
+      if (made.empty()) return;
+      const Result<void> placed =
+          tables_.contains(name) ? Result<void>() : place(std::move(table));  // a restore came between
+      for (auto& waiting : made.mapped().waiting) waiting.set(placed);
+    };
+    try {
+      on_disk([this, spec, slots = std::move(slots)] { return make_table(spec, slots); }, made_it);
+    } catch (...) {  // it has not begun
+      making_.erase(name);
+      throw;
+    }
   }
   return future;
 }
@@ -85,9 +90,10 @@ rpc::Future<void> ShardServer::make_if_missing(const rpc::CallContext& context, 
 // ---- Restoring ----------------------------------------------------------------------------------
 
 Result<void> ShardServer::check_idle() const {
-  if (!saving_ && !restoring_) return {};
-  return Error{Code::kFailedPrecondition, std::string("a checkpoint is being ") +
-                                              (saving_ ? "written" : "read") + " already: wait for its end"};
+  if (saving_) return Error{Code::kFailedPrecondition, saving_->state()};
+  if (restoring_)
+    return Error{Code::kFailedPrecondition, "a checkpoint is being read already: wait for its end"};
+  return {};
 }
 
 /// Any thread: nothing of this that it reads changes.
@@ -144,12 +150,15 @@ void ShardServer::put_in_place(Tables tables) {
 /// Giving back much memory takes a while.
 void ShardServer::drop(Tables tables) {
   const auto waiting = take_work(tables);
-  on_disk(
-      [tables = std::move(tables)]() mutable -> Result<void> {
-        tables.clear();
-        return {};
-      },
-      [](const Result<void>&) {});
+  try {
+    on_disk(
+        [tables = std::move(tables)]() mutable -> Result<void> {
+          tables.clear();
+          return {};
+        },
+        [](const Result<void>&) {});
+  } catch (const std::bad_alloc&) {  // then it has been given back here
+  }
 }
 
 rpc::Future<std::uint64_t> ShardServer::restore(const rpc::CallContext& context, const std::string& folder) {
@@ -160,14 +169,19 @@ rpc::Future<std::uint64_t> ShardServer::restore(const rpc::CallContext& context,
     return future;
   }
   restoring_.emplace(std::move(promise));
-  on_disk([this, folder] { return read_checkpoint(folder); },
-          [this](Result<Restored> restored) {
-            rpc::Promise<std::uint64_t> waiting = std::move(*restoring_);
-            restoring_.reset();
-            if (!restored) return waiting.set(restored.error());
-            put_in_place(std::move(restored->tables));
-            waiting.set(restored->rows);
-          });
+  try {
+    on_disk([this, folder] { return read_checkpoint(folder); },
+            [this](Result<Restored> restored) {
+              rpc::Promise<std::uint64_t> waiting = std::move(*restoring_);
+              restoring_.reset();
+              if (!restored) return waiting.set(restored.error());
+              put_in_place(std::move(restored->tables));
+              waiting.set(restored->rows);
+            });
+  } catch (...) {  // it has not begun
+    restoring_.reset();
+    throw;
+  }
   return future;
 }
 
@@ -182,13 +196,36 @@ rpc::Future<std::vector<std::string>> ShardServer::save(const rpc::CallContext& 
     promise.set(idle.error());
     return future;
   }
-  saving_ = std::make_unique<Saving>(*this, folder, std::move(promise));
-  saving_->begin(tables);
+  saving_ = std::make_unique<Saving>(*this, folder, tables, std::move(promise));
+  saving_->begin();
   return future;
 }
 
+ShardServer::Saving::Saving(ShardServer& server, std::string folder, const std::vector<std::string>& tables,
+                            rpc::Promise<std::vector<std::string>> promise)
+    : server_(server),
+      folder_(std::move(folder)),
+      promise_(std::move(promise)),
+      begun_(server.node_.loop().clock().now()),
+      names_(tables) {
+  // So that nothing fails for want of memory while tables are held.
+  held_.reserve(names_.size());
+  parts_.reserve(names_.size());
+  entries_.reserve(names_.size());
+  // Its deadline has passed, or its caller is gone: no disk is waited for.
+  promise_.on_cancel([this] { fail({Code::kCancelled, "nobody waits for the checkpoint any more"}); });
+}
+
 ShardServer::Saving::~Saving() {
-  for (const Part& part : parts_) part.table->shard.close_cut();
+  *given_up_ = true;
+  close_cuts();
+}
+
+std::string ShardServer::Saving::state() const {
+  if (!error_) return "a checkpoint is being written to " + folder_ + " already: wait for its end";
+  const auto seconds = (server_.node_.loop().clock().now() - begun_) / std::chrono::seconds(1);
+  return "the disk has not given back what was written of a checkpoint to " + folder_ + ", which was begun " +
+         std::to_string(seconds) + " s ago and given up (" + error_->message + "): wait for the disk";
 }
 
 Result<void> ShardServer::Saving::open(const std::string& name) {
@@ -196,20 +233,22 @@ Result<void> ShardServer::Saving::open(const std::string& name) {
   if (!table) return table.error();
   auto rows = (*table)->shard.open_cut();
   if (!rows) return rows.error();
-  parts_.push_back({name, *table, nullptr, {}});
+  parts_.push_back({{}, *table, nullptr, {}});  // whatever comes now: its cut is to be closed
+  parts_.back().name = name;
   parts_.back().writer = shards::ShardFileWriter::create(folder_, server_.index_, (*table)->shard, *rows);
   return {};
 }
 
-void ShardServer::Saving::begin(const std::vector<std::string>& tables) {
-  names_ = tables;
+void ShardServer::Saving::begin() {
   unsettled_ = 1;
-  for (const std::string& name : tables) {
-    const auto table = server_.find(name);
-    if (!table || std::find(held_.begin(), held_.end(), *table) != held_.end()) continue;
-    held_.push_back(*table);
+  for (const std::string& name : names_) {
+    const auto table = server_.tables_.find(name);
+    if (table == server_.tables_.end()) continue;
+    Table* const held = table->second.get();
+    if (std::find(held_.begin(), held_.end(), held) != held_.end()) continue;
+    held_.push_back(held);
     ++unsettled_;
-    (*table)->work->hold([this] { settled(); });
+    held->work->hold([this] { settled(); });
   }
   settled();
 }
@@ -218,10 +257,10 @@ void ShardServer::Saving::begin(const std::vector<std::string>& tables) {
 void ShardServer::Saving::settled() {
   if (--unsettled_ > 0) return;
   for (const std::string& name : names_) {
-    const auto opened = open(name);
-    if (opened) continue;
-    error_ = with_context(opened.error(), "saving table '" + name + "'");
-    break;
+    if (error_) break;
+    auto open_it = [&] { return open(name); };
+    auto opened = result_of(open_it, "a cut");
+    if (!opened) error_ = with_context(std::move(opened).error(), "saving table '" + name + "'");
   }
   for (Table* table : std::exchange(held_, {})) table->work->let_go();
   go_on();
@@ -229,69 +268,109 @@ void ShardServer::Saving::settled() {
 
 void ShardServer::Saving::go_on() {
   scheduled_ = false;
-  // Nobody waits for it any more.
-  if (whole_.ready() && !error_) error_ = Error{Code::kCancelled, "the checkpoint is not wanted any more"};
-  if (error_ || at_ == parts_.size()) {
-    if (on_their_way_ == 0) end();
+  if (!error_ && at_ < parts_.size()) {
+    auto make_step = [&] { return step(); };
+    if (auto done = result_of(make_step, "a page"); !done) return fail(std::move(done).error());
     return;
   }
-  Part& part = parts_[at_];
-  if (!part.page.done) {
-    if (on_their_way_ < kPagesOnTheirWay) copy_page(part);
-  } else if (on_their_way_ == 0) {
-    finish_file(part);
-  }
+  if (error_) close_cuts();
+  if (on_their_way_ == 0) end();
 }
 
-void ShardServer::Saving::copy_page(Part& part) {
+Result<void> ShardServer::Saving::step() {
+  Part& part = parts_[at_];
+  if (!part.page.done) {
+    if (on_their_way_ < kPagesOnTheirWay) return copy_page(part);
+  } else if (on_their_way_ == 0) {
+    give_to_disk([writer = part.writer] { return writer->finish(); },
+                 [](Saving& self, Result<shards::FileEntry> entry) { self.finished(std::move(entry)); });
+  }
+  return {};
+}
+
+template <class Body, class Then>
+void ShardServer::Saving::give_to_disk(Body work, Then then) {
+  using Answer = decltype(work());
+  server_.on_disk(
+      [given_up = given_up_, work = std::move(work)]() mutable -> Answer {
+        if (*given_up) return Error{Code::kCancelled, "given up"};
+        return work();
+      },
+      [this, then = std::move(then)](Answer answer) { then(*this, std::move(answer)); });
+  ++on_their_way_;
+}
+
+Result<void> ShardServer::Saving::copy_page(Part& part) {
   shards::RowBatch rows;
   auto page = part.table->shard.read_cut(part.page.next_cursor, part.writer->page_rows(), rows);
-  if (!page) return fail(page.error());
+  if (!page) return page.error();
   part.page = *page;
   if (!rows.keys.empty()) {
-    ++on_their_way_;
-    server_.on_disk([writer = part.writer.get(), rows = std::move(rows)] { return writer->append(rows); },
-                    [this](const Result<void>& result) { wrote(result); });
+    give_to_disk([writer = part.writer, rows = std::move(rows)] { return writer->append(rows); },
+                 [](Saving& self, const Result<void>& result) { self.came_back(result); });
   }
-  if (std::exchange(scheduled_, true)) return;
+  if (scheduled_) return {};
   server_.node_.loop().post([this, alive = std::weak_ptr<int>(server_.alive_)] {
     if (!alive.expired()) go_on();
   });
+  scheduled_ = true;
+  return {};
 }
 
-void ShardServer::Saving::wrote(const Result<void>& result) {
+void ShardServer::Saving::came_back(const Result<void>& result) {
   --on_their_way_;
   if (!result) return fail(result.error());
   if (!scheduled_) go_on();
 }
 
-void ShardServer::Saving::finish_file(Part& part) {
-  ++on_their_way_;
-  server_.on_disk([writer = part.writer.get()] { return writer->finish(); },
-                  [this](Result<shards::FileEntry> entry) { finished(std::move(entry)); });
-}
-
 void ShardServer::Saving::finished(Result<shards::FileEntry> entry) {
-  --on_their_way_;
-  if (!entry) return fail(entry.error());
-  entries_.push_back(shards::to_json(*entry));
-  ++at_;
-  go_on();
+  auto keep = [&]() -> Result<void> {
+    if (!entry) return entry.error();
+    entries_.push_back(shards::to_json(*entry));
+    return {};
+  };
+  const auto kept = result_of(keep, "what a checkpoint's file is");
+  if (kept) ++at_;
+  came_back(kept);
 }
 
-void ShardServer::Saving::fail(const Error& error) {
+void ShardServer::Saving::fail(Error error) {
   if (!error_) {
-    error_ = at_ < parts_.size() ? with_context(error, "saving table '" + parts_[at_].name + "'") : error;
+    auto name_it = [&]() -> Result<void> {
+      if (at_ < parts_.size())
+        error = with_context(std::move(error), "saving table '" + parts_[at_].name + "'");
+      return {};
+    };
+    (void)result_of(name_it, "");
+    error_ = std::move(error);
+    *given_up_ = true;
   }
+  if (unsettled_ > 0) return;  // settled() comes
+  close_cuts();
   if (on_their_way_ == 0 && !scheduled_) end();
 }
 
+/// Rows that change keep copies of what they were as long as a cut is open.
+void ShardServer::Saving::close_cuts() {
+  for (Part& part : parts_)
+    if (Table* const table = std::exchange(part.table, nullptr)) table->shard.close_cut();
+}
+
 void ShardServer::Saving::end() {
-  const std::unique_ptr<Saving> self = std::move(server_.saving_);  // and with it the cuts, before the answer
+  const std::unique_ptr<Saving> self = std::move(server_.saving_);
+  close_cuts();  // before the answer
   rpc::Promise<std::vector<std::string>> promise = std::move(promise_);
-  for (const Part& part : parts_) part.table->shard.close_cut();
-  parts_.clear();
   if (error_) {
+    // A file that was not finished is removed, which is work for the other thread, too.
+    try {
+      server_.on_disk(
+          [parts = std::move(parts_)]() mutable -> Result<void> {
+            parts.clear();
+            return {};
+          },
+          [](const Result<void>&) {});
+    } catch (const std::bad_alloc&) {  // then it has been removed here
+    }
     promise.set(std::move(*error_));
   } else {
     promise.set(std::move(entries_));

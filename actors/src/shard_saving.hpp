@@ -1,37 +1,70 @@
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/shard_server.hpp>
+#include <troupe/rpc/scope.hpp>
 #include <troupe/shards/snapshot.hpp>
 
 #include "disk_thread.hpp"
 
 namespace troupe {
 
+/// What `work` returns, a Result; what it throws becomes its error, for which there need be no memory.
+template <class Body>
+auto result_of(Body& work, std::string_view what) noexcept -> decltype(work()) {
+  try {
+    try {
+      return work();
+    } catch (...) {
+      return rpc::detail::current_exception_error(what);
+    }
+  } catch (...) {
+    return Error{Code::kResourceExhausted, "out of memory"};  // so short that it needs none
+  }
+}
+
+/// Posts `told` to the loop unless what `alive` is of has gone. It must come, or somebody waits for ever:
+/// while there is no memory for a task, it is tried again. On another thread.
+template <class Told>
+void post_surely(Loop& loop, const std::weak_ptr<int>& alive, const std::shared_ptr<Told>& told) {
+  static_assert(sizeof(told) <= Task::kInlineBytes);
+  constexpr std::chrono::milliseconds kAgain{1};
+  while (!alive.expired()) {
+    try {
+      return loop.post([told] { (*told)(); });
+    } catch (const std::bad_alloc&) {
+      std::this_thread::sleep_for(kAgain);
+    }
+  }
+}
+
 template <class Body, class Then>
 void ShardServer::on_disk(Body work, Then then) {
-  disk_->post([&loop = node_.loop(), alive = std::weak_ptr<int>(alive_), work = std::move(work),
-               then = std::move(then)]() mutable {
-    using Answer = decltype(work());
-    auto answer = [&]() -> Answer {
-      try {
-        return work();
-      } catch (const std::bad_alloc&) {
-        return Error{Code::kResourceExhausted, "no memory for a table"};
-      } catch (const std::exception& exception) {  // of an optimizer of the program's, for instance
-        return Error{Code::kInternal, std::string("work on the disk: ") + exception.what()};
-      }
-    }();
-    loop.post([alive = std::move(alive), answer = std::move(answer), then = std::move(then)]() mutable {
-      if (!alive.expired()) then(std::move(answer));
-    });
+  // All that is needed later is made now: who calls this hears if there is no memory for it.
+  struct Job {
+    std::weak_ptr<int> alive;
+    Body work;
+    Then then;
+    std::optional<decltype(std::declval<Body&>()())> answer = {};
+    void operator()() {
+      auto found = std::move(*answer);  // to be ended here, on the loop
+      if (!alive.expired()) then(std::move(found));
+    }
+  };
+  auto job = std::make_shared<Job>(Job{alive_, std::move(work), std::move(then)});
+  disk_->post([&loop = node_.loop(), job = std::move(job)] {
+    job->answer.emplace(result_of(job->work, "work beside the loop"));
+    post_surely(loop, job->alive, job);
   });
 }
 
@@ -39,40 +72,43 @@ void ShardServer::on_disk(Body work, Then then) {
 /// the loop, one a task, and written on the other thread, a few at a time. Loop only.
 class ShardServer::Saving {
  public:
-  Saving(ShardServer& server, std::string folder, rpc::Promise<std::vector<std::string>> promise)
-      : server_(server),
-        folder_(std::move(folder)),
-        promise_(std::move(promise)),
-        whole_(promise_.future()) {}
+  Saving(ShardServer& server, std::string folder, const std::vector<std::string>& tables,
+         rpc::Promise<std::vector<std::string>> promise);
   Saving(const Saving&) = delete;
   Saving& operator=(const Saving&) = delete;
   ~Saving();
 
   /// Takes the cuts and begins. Ends by itself, which destroys this.
-  void begin(const std::vector<std::string>& tables);
+  void begin();
+  /// What somebody who wants to save is told.
+  std::string state() const;
 
  private:
   struct Part {
     std::string name;
     Table* table = nullptr;
-    std::unique_ptr<shards::ShardFileWriter> writer;
+    std::shared_ptr<shards::ShardFileWriter> writer;  // the other thread may have it for longer
     shards::ExtractPage page;
   };
   void settled();
   Result<void> open(const std::string& name);
   void go_on();
-  void copy_page(Part& part);
-  void wrote(const Result<void>& result);
-  void finish_file(Part& part);
+  Result<void> step();
+  Result<void> copy_page(Part& part);
+  /// Has the other thread do it, unless it has been given up by then; `then`, with its outcome, comes back.
+  template <class Body, class Then>
+  void give_to_disk(Body work, Then then);
   void finished(Result<shards::FileEntry> entry);
-  void fail(const Error& error);
+  void came_back(const Result<void>& result);
+  void fail(Error error);
+  void close_cuts();
   void end();
 
   ShardServer& server_;
-  std::string folder_;
+  const std::string folder_;
   rpc::Promise<std::vector<std::string>> promise_;
-  const rpc::Future<std::vector<std::string>> whole_;
-  std::vector<std::string> names_;
+  const TimePoint begun_;
+  const std::vector<std::string> names_;
   std::vector<Table*> held_;   // until none of them is in the middle of something
   std::size_t unsettled_ = 0;  // of them
   std::vector<Part> parts_;
@@ -80,7 +116,8 @@ class ShardServer::Saving {
   int on_their_way_ = 0;    // what the other thread has been given
   bool scheduled_ = false;  // go_on() will run
   std::vector<std::string> entries_;
-  std::optional<Error> error_;
+  std::optional<Error> error_;  // it has been given up, and ends when the other thread has given all back
+  const std::shared_ptr<std::atomic<bool>> given_up_ = std::make_shared<std::atomic<bool>>(false);
 };
 
 }  // namespace troupe

@@ -1,0 +1,122 @@
+// Memory that is not to be had on a server's other thread is an error of the call, and nothing else.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "actors/tables.hpp"
+#include "support/temporary_folder.hpp"
+
+namespace {
+
+/// Memory of this size cannot be had; 0: all can.
+std::atomic<std::size_t> missing{0};
+/// From the next sync to disk on, so many times, there is none for the thread that has synced.
+std::atomic<int> after_sync{0};
+thread_local int starving = 0;
+std::atomic<int> failures{0};
+
+void* allocate(std::size_t size, std::size_t alignment) {
+  const bool fails = starving > 0 || (missing.load() != 0 && size == missing.load());
+  if (fails) {
+    if (starving > 0) --starving;
+    ++failures;
+    throw std::bad_alloc();
+  }
+  void* memory = nullptr;
+  if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<std::size_t>(size, 1)) != 0)
+    throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+
+/// In place of the C library's, for this program.
+extern "C" int fsync(int fd) {
+  const int result = static_cast<int>(::syscall(SYS_fsync, fd));
+  starving += after_sync.exchange(0);
+  return result;
+}
+
+using namespace troupe;
+using namespace troupe::test;
+
+namespace {
+
+using Files = std::vector<std::string>;
+
+/// A server with a table of Adagrad, 1,000 rows of 67.
+struct OneTable {
+  OneTable() {
+    spec.name = "entity";
+    spec.dim = 67;
+    spec.optimizer = shards::Adagrad{};
+    std::iota(keys.begin(), keys.end(), 0);
+    client = open_table(node, spec, names, 1);
+    const std::vector<float> gradients(keys.size() * spec.dim, 1.0F);
+    REQUIRE(client->push(keys, gradients.data()).get().ok());
+  }
+  Result<Files> save() { return node.rpc_sync<Files>("ps0", "save", folder / "tmp", Files{spec.name}); }
+
+  const TemporaryFolder folder;
+  RealCluster cluster;
+  const std::vector<std::string> names = add_servers(cluster, 1);
+  Node& node = cluster.add("worker");
+  shards::TableSpec spec;
+  std::unique_ptr<TableClient> client;
+  std::vector<std::uint64_t> keys = std::vector<std::uint64_t>(1'000);
+};
+
+}  // namespace
+
+TEST_CASE("no memory for a page of a checkpoint: the save says so, and the next one works") {
+  OneTable table;
+  failures = 0;
+  missing = table.keys.size() * table.spec.dim * sizeof(float);  // of a column, which the other thread makes
+  const auto failed = table.save();
+  missing = 0;
+  CHECK(failures > 0);
+  CHECK(code_of(failed) == Code::kResourceExhausted);
+  CHECK_MESSAGE(contains(text_of(failed), "saving table 'entity'"), text_of(failed));
+  const auto saved = table.save();
+  CHECK_MESSAGE(saved.ok(), text_of(saved));
+}
+
+TEST_CASE("no memory at all on the other thread, for a while: the save ends when there is some again") {
+  OneTable table;
+  for (const int times : {1, 2, 5, 20}) {
+    CAPTURE(times);
+    failures = 0;
+    after_sync = times;
+    const auto failed = table.save();
+    CHECK(after_sync == 0);
+    CHECK(failures == times);
+    CHECK(code_of(failed) == Code::kResourceExhausted);
+    const auto saved = table.save();
+    CHECK_MESSAGE(saved.ok(), text_of(saved));
+  }
+}
