@@ -8,6 +8,7 @@
 
 #include <troupe/runtime/process.hpp>
 
+#include "checkpoint_command.hpp"
 #include "launch_command.hpp"
 #include "top_command.hpp"
 #include "troupe/tools/nearest.hpp"
@@ -46,6 +47,10 @@ int run(int argc, char** argv) {
   TopCommand top;
   CLI::App* top_app = app.add_subcommand("top", "Show what the nodes of a running cluster do");
   top.declare(*top_app);
+  CheckpointCommand checkpoint;
+  CLI::App* checkpoint_app =
+      app.add_subcommand("checkpoint", "Look at a checkpoint; export and import its tables");
+  checkpoint.declare(*checkpoint_app);
   if (words.empty()) words.emplace_back("--help");
   try {
     std::reverse(words.begin(), words.end());  // as CLI11 takes them
@@ -53,13 +58,15 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    const CLI::App& place = launch_app->parsed() ? *launch_app : top_app->parsed() ? *top_app : app;
-    std::string name = launch_app->parsed() ? "troupe launch: "
-                       : top_app->parsed()  ? "troupe top: "
-                                            : "troupe: ";
-    std::cerr << name << explain(place, error, app.remaining(true)) << "\n";
+    const CLI::App* place = &app;
+    std::string name = "troupe";
+    for (const CLI::App* each : {launch_app, top_app, checkpoint_app})
+      if (each->parsed()) place = each, name += " " + each->get_name();
+    for (const CLI::App* each : checkpoint_app->get_subcommands()) place = each;
+    std::cerr << name << ": " << explain(*place, error, app.remaining(true)) << "\n";
     return 2;
   }
+  if (checkpoint_app->parsed()) return checkpoint.run();
   return top_app->parsed() ? top.run() : launch.run();
 }
 
