@@ -3,21 +3,13 @@
 #include <troupe/kernels/elementwise.hpp>
 #include <troupe/kernels/optimizer.hpp>
 
+#include "families.hpp"
 #include "list.hpp"
 
 namespace troupe::shards::optimizers {
 namespace {
 
-constexpr OptimizerParameter kParameters[] = {
-    {"learning_rate", 0.001F, OptimizerParameter::Range::kRate},
-    {"beta1", 0.9F, OptimizerParameter::Range::kFraction},
-    {"beta2", 0.999F, OptimizerParameter::Range::kFraction},
-    {"epsilon", 1e-8F, OptimizerParameter::Range::kPositive},
-    {"weight_decay", 0.01F, OptimizerParameter::Range::kNotNegative},
-};
-constexpr OptimizerState kState[] = {{.name = "first_moment", .extent = Extent::kDim},
-                                     {.name = "second_moment", .extent = Extent::kDim},
-                                     {.name = "steps", .extent = Extent::kOne}};
+constexpr auto kParameters = adam_parameters(1e-8F);
 
 // Some rows at a time, so that the step finds them in the cache.
 constexpr std::int64_t kBlock = 16;
@@ -38,6 +30,6 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kAdamW{.name = "adamw", .parameters = kParameters, .state = kState, .step = step};
+constexpr OptimizerDef kAdamW{.name = "adamw", .parameters = kParameters, .state = kAdamState, .step = step};
 
 }  // namespace troupe::shards::optimizers

@@ -3,22 +3,14 @@
 // one of the norms is 0. Each row counts its own steps.
 #include <cmath>
 
+#include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
 
 namespace troupe::shards::optimizers {
 namespace {
 
-constexpr OptimizerParameter kParameters[] = {
-    {"learning_rate", 0.001F, OptimizerParameter::Range::kRate},
-    {"beta1", 0.9F, OptimizerParameter::Range::kFraction},
-    {"beta2", 0.999F, OptimizerParameter::Range::kFraction},
-    {"epsilon", 1e-6F, OptimizerParameter::Range::kPositive},
-    {"weight_decay", 0.01F, OptimizerParameter::Range::kNotNegative},
-};
-constexpr OptimizerState kState[] = {{.name = "first_moment", .extent = Extent::kDim},
-                                     {.name = "second_moment", .extent = Extent::kDim},
-                                     {.name = "steps", .extent = Extent::kOne}};
+constexpr auto kParameters = adam_parameters(1e-6F);
 
 /// What one row's update is made of.
 struct Update {
@@ -60,6 +52,6 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kLamb{.name = "lamb", .parameters = kParameters, .state = kState, .step = step};
+constexpr OptimizerDef kLamb{.name = "lamb", .parameters = kParameters, .state = kAdamState, .step = step};
 
 }  // namespace troupe::shards::optimizers

@@ -1,17 +1,11 @@
 // SGD with momentum, as PyTorch defines it (dampening 0): b = momentum * b + g; w -= learning_rate * b,
 // with g + weight_decay * w in place of g.
+#include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
 
 namespace troupe::shards::optimizers {
 namespace {
-
-constexpr OptimizerParameter kParameters[] = {
-    {"learning_rate", 0.01F, OptimizerParameter::Range::kRate},
-    {"momentum", 0.9F, OptimizerParameter::Range::kFraction},
-    {"weight_decay", 0, OptimizerParameter::Range::kNotNegative},
-};
-constexpr OptimizerState kState[] = {{.name = "momentum_buffer", .extent = Extent::kDim}};
 
 void step(const StepBatch& batch) {
   const float rate = batch.parameters[0];
@@ -32,6 +26,6 @@ void step(const StepBatch& batch) {
 }  // namespace
 
 constexpr OptimizerDef kMomentum{
-    .name = "momentum", .parameters = kParameters, .state = kState, .step = step};
+    .name = "momentum", .parameters = kMomentumParameters, .state = kMomentumState, .step = step};
 
 }  // namespace troupe::shards::optimizers

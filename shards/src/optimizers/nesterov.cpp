@@ -1,18 +1,12 @@
 // SGD with Nesterov's momentum in PyTorch's form (Sutskever et al. 2013, rewritten for the point where the
 // gradient is taken): b = momentum * b + g; w -= learning_rate * (g + momentum * b), with
 // g + weight_decay * w in place of g.
+#include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
 
 namespace troupe::shards::optimizers {
 namespace {
-
-constexpr OptimizerParameter kParameters[] = {
-    {"learning_rate", 0.01F, OptimizerParameter::Range::kRate},
-    {"momentum", 0.9F, OptimizerParameter::Range::kFraction},
-    {"weight_decay", 0, OptimizerParameter::Range::kNotNegative},
-};
-constexpr OptimizerState kState[] = {{.name = "momentum_buffer", .extent = Extent::kDim}};
 
 void step(const StepBatch& batch) {
   const float rate = batch.parameters[0];
@@ -33,6 +27,6 @@ void step(const StepBatch& batch) {
 }  // namespace
 
 constexpr OptimizerDef kNesterov{
-    .name = "nesterov", .parameters = kParameters, .state = kState, .step = step};
+    .name = "nesterov", .parameters = kMomentumParameters, .state = kMomentumState, .step = step};
 
 }  // namespace troupe::shards::optimizers

@@ -4,19 +4,14 @@
 
 #include <troupe/kernels/elementwise.hpp>
 
+#include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
 
 namespace troupe::shards::optimizers {
 namespace {
 
-constexpr OptimizerParameter kParameters[] = {
-    {"learning_rate", 0.1F, OptimizerParameter::Range::kRate},
-    {"epsilon", 1e-10F, OptimizerParameter::Range::kPositive},
-    {"initial_accumulator", 0, OptimizerParameter::Range::kNotNegative},
-};
-constexpr OptimizerState kState[] = {
-    {.name = "sum_of_squares", .extent = Extent::kOne, .first_value_of = "initial_accumulator"}};
+constexpr auto kState = adagrad_state(Extent::kOne);
 
 void step(const StepBatch& batch) {
   const float rate = batch.parameters[0];
@@ -34,6 +29,6 @@ void step(const StepBatch& batch) {
 }  // namespace
 
 constexpr OptimizerDef kRowwiseAdagrad{
-    .name = "rowwise_adagrad", .parameters = kParameters, .state = kState, .step = step};
+    .name = "rowwise_adagrad", .parameters = kAdagradParameters, .state = kState, .step = step};
 
 }  // namespace troupe::shards::optimizers
