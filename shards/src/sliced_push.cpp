@@ -47,9 +47,10 @@ Result<void> TableShard::State::do_slice(Slices& push, std::size_t begin, std::s
     case Stage::kMake:
       if (auto made = rows->make(keys(push.combined)); !made) return made.error();
       break;
+    case Stage::kNote:
+      return note(keys(push.combined));
     case Stage::kStep:
-      if (auto done = rows->update(keys(push.combined), values, push.scale); !done) return done.error();
-      break;
+      return step({keys(push.combined), values}, push.scale, push.header.pulled_version);
   }
   return {};
 }
@@ -75,6 +76,8 @@ void TableShard::State::finish_stage(Slices& push) {
     case Stage::kMake:
       groups.prepare(push.header.worker);
       std::tie(push.scale, push.staleness) = scale_of(push.header);
+      return push.next(history ? Stage::kNote : Stage::kStep);
+    case Stage::kNote:
       return push.next(Stage::kStep);
     case Stage::kStep:
       return;

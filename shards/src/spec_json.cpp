@@ -13,6 +13,8 @@ constexpr std::array<const char*, 4> kConsistencies = {"asynchronous", "bounded_
                                                        "k_of_n"};
 constexpr std::array<const char*, 2> kLatePushes = {"drop", "scale"};
 constexpr std::array<const char*, 2> kScalings = {"none", "inverse_staleness"};
+constexpr std::array<const char*, 6> kDecays = {"constant", "step",         "exponential",
+                                                "cosine",   "inverse_sqrt", "polynomial"};
 constexpr std::array<const char*, 3> kWeights = {"float32", "float16", "bfloat16"};
 constexpr std::array<DType, 3> kWeightTypes = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
@@ -100,6 +102,70 @@ Consistency consistency_from_json(JsonObject& object) {
   }
 }
 
+Json schedule_to_json(const Schedule& schedule) {
+  Json json = {{"kind", kDecays[schedule.decay.index()]},
+               {"warm_up", schedule.warm_up},
+               {"warm_up_from", schedule.warm_up_from}};
+  if (const auto* step = std::get_if<StepDecay>(&schedule.decay)) {
+    json["every"] = step->every;
+    json["factor"] = step->factor;
+  } else if (const auto* exponential = std::get_if<ExponentialDecay>(&schedule.decay)) {
+    json["factor"] = exponential->factor;
+  } else if (const auto* cosine = std::get_if<CosineDecay>(&schedule.decay)) {
+    json["steps"] = cosine->steps;
+    json["least"] = cosine->least;
+  } else if (const auto* root = std::get_if<InverseSquareRoot>(&schedule.decay)) {
+    json["steps"] = root->steps;
+  } else if (const auto* polynomial = std::get_if<PolynomialDecay>(&schedule.decay)) {
+    json["steps"] = polynomial->steps;
+    json["power"] = polynomial->power;
+    json["least"] = polynomial->least;
+  }
+  return json;
+}
+
+Decay decay_from_json(JsonObject& object) {
+  switch (choice(object, "kind", kDecays)) {
+    case 0:
+      return ConstantRate{};
+    case 1:
+      return StepDecay{.every = object.integer("every"), .factor = object.number("factor")};
+    case 2:
+      return ExponentialDecay{.factor = object.number("factor")};
+    case 3:
+      return CosineDecay{.steps = object.integer("steps"), .least = object.number("least")};
+    case 4:
+      return InverseSquareRoot{.steps = object.integer("steps")};
+    default:
+      return PolynomialDecay{
+          .steps = object.integer("steps"), .power = object.number("power"), .least = object.number("least")};
+  }
+}
+
+Schedule schedule_from_json(JsonObject& object) {
+  return {.warm_up = object.integer("warm_up"),
+          .warm_up_from = object.number("warm_up_from"),
+          .decay = decay_from_json(object)};
+}
+
+Json clipping_to_json(const Clipping& clipping) {
+  return {{"value", clipping.value}, {"row_norm", clipping.row_norm}, {"push_norm", clipping.push_norm}};
+}
+
+Clipping clipping_from_json(JsonObject& object) {
+  return {.value = object.number("value"),
+          .row_norm = object.number("row_norm"),
+          .push_norm = object.number("push_norm")};
+}
+
+Json compensation_to_json(const DelayCompensation& compensation) {
+  return {{"lambda", compensation.lambda}, {"history", compensation.history}};
+}
+
+DelayCompensation compensation_from_json(JsonObject& object) {
+  return {.lambda = object.number("lambda"), .history = object.integer("history")};
+}
+
 /// Reads a member that is an object with `read`, and passes its fault on.
 template <class Read>
 auto part(JsonObject& parent, const char* name, Read read) {
@@ -109,20 +175,33 @@ auto part(JsonObject& parent, const char* name, Read read) {
   return value;
 }
 
+/// The same for one that may be missing.
+template <class Value, class Read>
+void optional_part(JsonObject& parent, const char* name, Value& value, Read read) {
+  if (parent.optional_member(name) != nullptr) value = part(parent, name, read);
+}
+
 }  // namespace
 
+// What came later stands in the JSON only where it says something: older specs, and those of checkpoints,
+// are read as they were written.
 Json spec_to_json(const TableSpec& spec) {
-  return {{"name", spec.name},
-          {"kind", kKinds[static_cast<std::size_t>(spec.kind)]},
-          {"dim", spec.dim},
-          {"rows", spec.rows},
-          {"weights", to_string(spec.weights)},
-          {"slots", spec.slots},
-          {"optimizer", optimizer_to_json(spec.optimizer)},
-          {"initializer", initializer_to_json(spec.initializer)},
-          {"seed", spec.seed},
-          {"consistency", consistency_to_json(spec.consistency)},
-          {"step_scaling", kScalings[static_cast<std::size_t>(spec.step_scaling)]}};
+  Json json = {{"name", spec.name},
+               {"kind", kKinds[static_cast<std::size_t>(spec.kind)]},
+               {"dim", spec.dim},
+               {"rows", spec.rows},
+               {"weights", to_string(spec.weights)},
+               {"slots", spec.slots},
+               {"optimizer", optimizer_to_json(spec.optimizer)},
+               {"initializer", initializer_to_json(spec.initializer)},
+               {"seed", spec.seed},
+               {"consistency", consistency_to_json(spec.consistency)},
+               {"step_scaling", kScalings[static_cast<std::size_t>(spec.step_scaling)]}};
+  if (spec.schedule != Schedule{}) json["schedule"] = schedule_to_json(spec.schedule);
+  if (spec.clipping != Clipping{}) json["clipping"] = clipping_to_json(spec.clipping);
+  if (spec.delay_compensation != DelayCompensation{})
+    json["delay_compensation"] = compensation_to_json(spec.delay_compensation);
+  return json;
 }
 
 Result<TableSpec> spec_from_json(const Json& json, const std::string& what, const OptimizerList& known) {
@@ -140,6 +219,9 @@ Result<TableSpec> spec_from_json(const Json& json, const std::string& what, cons
   spec.seed = object.integer("seed");
   spec.consistency = part(object, "consistency", consistency_from_json);
   spec.step_scaling = static_cast<StepScaling>(choice(object, "step_scaling", kScalings));
+  optional_part(object, "schedule", spec.schedule, schedule_from_json);
+  optional_part(object, "clipping", spec.clipping, clipping_from_json);
+  optional_part(object, "delay_compensation", spec.delay_compensation, compensation_from_json);
   if (Result<void> read = object.finish(); !read) return read.error();
   if (Result<void> valid = spec.validate(); !valid) return valid.error();
   return spec;

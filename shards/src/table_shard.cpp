@@ -111,7 +111,7 @@ std::pair<float, std::uint64_t> TableShard::State::scale_of(const PushHeader& he
   const bool pulled = header.pulled_version != kNotPulled;
   const std::uint64_t staleness =
       pulled && header.pulled_version < stats.version ? stats.version - header.pulled_version : 0;
-  float scale = learning_rate_scale;
+  float scale = spec.schedule.at(header.step == kNotPulled ? stats.version : header.step);
   if (spec.step_scaling == StepScaling::kInverseStaleness) scale /= 1.0F + static_cast<float>(staleness);
   return {scale, staleness};
 }
@@ -136,7 +136,8 @@ Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span
   if (Result<void> good = check_size(pushed, combined); !good) return good.error();
   groups.prepare(header.worker);
   const auto [scale, staleness] = scale_of(header);
-  if (auto done = rows->update(combined.keys, combined.values, scale); !done) return done.error();
+  if (auto ready = prepare_step(combined.keys); !ready) return ready.error();
+  if (auto done = step(combined, scale, header.pulled_version); !done) return done.error();
   return applied(header, pushed.keys.size(), staleness);
 }
 
@@ -167,8 +168,9 @@ Result<void> TableShard::State::carry_out(const StepOrder& order) {
   for (const PushName& push : sum.pushes) groups.prepare(push.worker);
   if (!sum.keys.empty()) {
     const Gradients combined = combine({sum.keys, sum.gradients.data()});
-    auto done = rows->update(combined.keys, combined.values, learning_rate_scale * order.rate_scale);
-    if (!done) return done.error();
+    if (auto ready = prepare_step(combined.keys); !ready) return ready.error();
+    const float scale = order.rate_scale * spec.schedule.at(stats.version);
+    if (auto done = step(combined, scale, kNotPulled); !done) return done.error();
   }
   // Nothing can fail from here on.
   for (const PushName& push : sum.pushes) groups.mark(push.worker, push.sequence);
@@ -276,19 +278,10 @@ void TableShard::begin_orders_at(std::uint64_t number) {
   state_->order_number = number;
 }
 
-void TableShard::set_learning_rate_scale(float scale) {
-  assert(std::isfinite(scale) && scale >= 0);
-  state_->learning_rate_scale = scale;
-}
-
-float TableShard::learning_rate_scale() const {
-  return state_->learning_rate_scale;
-}
-
 ShardStats TableShard::stats() const {
   ShardStats stats = state_->stats;
   stats.rows = state_->rows->rows();
-  stats.bytes = state_->rows->bytes();
+  stats.bytes = state_->rows->bytes() + (state_->history ? state_->history->bytes() : 0);
   stats.workers = state_->groups.workers();
   return stats;
 }

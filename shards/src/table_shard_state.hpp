@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,15 +15,21 @@
 
 #include "hashing.hpp"
 #include "round_pushes.hpp"
+#include "row_history.hpp"
 
 namespace troupe::shards {
 
 struct TableShard::State {
+  static constexpr std::uint64_t kAdjusted_floats = 16384;
+
   State(TableSpec table_spec, SlotSet owned, const MakeRowStore& make_store)
       : spec(std::move(table_spec)),
         slots(std::move(owned)),
         rows(make_store(spec, slots)),
-        groups(groups_of(slots)) {}
+        groups(groups_of(slots)) {
+    if (spec.delay_compensation.lambda > 0) history.emplace(spec.dim, spec.delay_compensation.history);
+    if (adjusts()) adjusted.resize(std::max<std::uint64_t>(spec.dim, kAdjusted_floats));
+  }
 
   /// Keys with their gradients.
   struct Gradients {
@@ -60,9 +67,23 @@ struct TableShard::State {
   std::pair<float, std::uint64_t> scale_of(const PushHeader& header) const;
   PushReceipt applied(const PushHeader& header, std::size_t keys, std::uint64_t staleness);
 
+  // Steps: step_gradients.cpp.
+
+  /// Whether a step's gradients are changed before the optimizer gets them.
+  bool adjusts() const { return spec.clipping.at_shard() || history; }
+  /// All that can fail of a step with these keys, if it adjusts.
+  Result<void> prepare_step(std::span<const std::uint64_t> keys);
+  /// Notes what these rows, which have been made, are before the push that is to come.
+  Result<void> note(std::span<const std::uint64_t> keys);
+  /// One step with one gradient for each key, clipped and compensated as the spec says. `pulled`: the version
+  /// of the weights that they are for.
+  Result<void> step(const Gradients& gradients, float scale, std::uint64_t pulled);
+  void compensate(std::span<const std::uint64_t> keys, std::span<float> gradients,
+                  std::uint64_t pulled) const;
+
   /// A push in slices.
   struct Slices {
-    enum class Stage : std::uint8_t { kAdmit, kDistinct, kSum, kCheck, kMake, kStep };
+    enum class Stage : std::uint8_t { kAdmit, kDistinct, kSum, kCheck, kMake, kNote, kStep };
     Slices(const PushHeader& own_header, std::span<const std::uint64_t> all_keys,
            std::span<const float> all_gradients)
         : header(own_header), keys(all_keys), gradients(all_gradients) {}
@@ -89,14 +110,15 @@ struct TableShard::State {
   SlotSet slots;
   std::unique_ptr<RowStore> rows;
   SlotGroups groups;
-  float learning_rate_scale = 1;
   ShardStats stats;
   RoundPushes kept;
   std::uint64_t order_number = 0;
+  std::optional<RowHistory> history;  // if pushes are compensated for their delay
 
   // Scratch that keeps its size between calls.
   kernels::Dedup dedup{secret_seed()};
-  std::vector<float> sums;  // [distinct keys, dim]
+  std::vector<float> sums;      // [distinct keys, dim]
+  std::vector<float> adjusted;  // [some rows, dim]: gradients, or what rows were
   std::vector<std::uint64_t> left_keys;
   std::vector<float> left_gradients;
   std::optional<Slices> slices;

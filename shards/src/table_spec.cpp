@@ -60,6 +60,17 @@ void check_initializer(Checker& check, const Initializer& initializer) {
   }
 }
 
+void check_compensation(Checker& check, const TableSpec& spec) {
+  constexpr float kLargestLambda = 1e6F;
+  const auto& [lambda, history] = spec.delay_compensation;
+  check.require(lambda >= 0 && lambda <= kLargestLambda, "delay_compensation's lambda", lambda,
+                "a number from 0 to 1000000");
+  check.require(history >= 1 && history <= DelayCompensation::kMaxHistory, "delay_compensation's history",
+                history, "1 to " + std::to_string(DelayCompensation::kMaxHistory) + " pushes");
+  check.require(lambda == 0 || !in_rounds(spec.consistency), "delay_compensation's lambda", lambda,
+                "0 for a table in rounds: its pushes do not come late");
+}
+
 }  // namespace
 
 Result<void> TableSpec::validate() const {
@@ -80,6 +91,9 @@ Result<void> TableSpec::validate() const {
   check_initializer(check, initializer);
   if (const auto* some = std::get_if<KOfN>(&consistency))
     check.require(some->k >= 1, "consistency's k", some->k, "1 or more pushes for a round");
+  check.require(schedule.validate());
+  check.require(clipping.validate());
+  check_compensation(check, *this);
   return check.result();
 }
 

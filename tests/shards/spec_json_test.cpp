@@ -26,6 +26,14 @@ TEST_CASE("a spec comes back from its JSON as it was") {
                                                   KOfN{3, LatePushes::kScale}};
         spec.consistency = modes[random() % modes.size()];
         if (random() % 2 == 0) spec.step_scaling = StepScaling::kInverseStaleness;
+        const std::array<Decay, 6> decays = {
+            ConstantRate{},         StepDecay{random() | 1U, 1.0F / 3},
+            ExponentialDecay{0.9F}, CosineDecay{random() | 1U, 0.1F},
+            InverseSquareRoot{7},   PolynomialDecay{random() | 1U, 2.5F, 0.2F}};
+        if (random() % 4 != 0) spec.schedule = {random() % 3, 0.7F, decays[random() % decays.size()]};
+        if (random() % 2 == 0) spec.clipping = {.value = 0.3F, .row_norm = 1.0F / 7, .push_norm = 2};
+        if (random() % 2 == 0 && !in_rounds(spec.consistency))
+          spec.delay_compensation = {.lambda = 0.04F, .history = 1 + random() % 1000};
         const std::string text = spec.to_json();
         CHECK(text.find('\n') == std::string::npos);
         const Result<TableSpec> back = TableSpec::from_json(text);
@@ -64,6 +72,41 @@ TEST_CASE("every missing key of a spec is named, and every unknown one") {
   bad = good;
   bad["optimizer"]["momentum"] = 0.9;
   check_refused(bad, "'momentum' is not known");
+}
+
+TEST_CASE("what came later is missing from older specs, and is whole where it is there") {
+  const TableSpec plain = embedding_spec(8);
+  for (const char* name : {"schedule", "clipping", "delay_compensation"})
+    CHECK_FALSE(Json::parse(plain.to_json()).contains(name));
+  TableSpec spec = plain;
+  spec.clipping.value = 1;
+  spec.delay_compensation.lambda = 1;
+  for (const Decay& decay : {Decay(ConstantRate{}), Decay(StepDecay{}), Decay(ExponentialDecay{0.5F}),
+                             Decay(CosineDecay{}), Decay(InverseSquareRoot{}), Decay(PolynomialDecay{})}) {
+    spec.schedule = {.warm_up = 1, .warm_up_from = 0, .decay = decay};
+    const Json good = Json::parse(spec.to_json());
+    for (const char* name : {"schedule", "clipping", "delay_compensation"}) {
+      for (const auto& [member, value] : good[name].items()) {
+        Json bad = good;
+        bad[name].erase(member);
+        check_refused(bad, "'" + member + "' is missing");
+        bad[name][member] = Json::array();
+        check_refused(bad, "'" + member + "' is []");
+      }
+      Json bad = good;
+      bad[name]["colour"] = 1;
+      check_refused(bad, "'colour' is not known");
+      bad[name] = nullptr;
+      check_refused(bad, "expected a JSON object");
+    }
+  }
+  Json bad = Json::parse(spec.to_json());
+  bad["schedule"]["kind"] = "cyclic";
+  check_refused(bad,
+                "expected one of 'constant', 'step', 'exponential', 'cosine', 'inverse_sqrt', 'polynomial'");
+  bad = Json::parse(spec.to_json());
+  bad["clipping"]["value"] = -1;
+  check_refused(bad, "clipping's value is -1");
 }
 
 TEST_CASE("values of a spec that cannot be are refused") {

@@ -28,6 +28,9 @@ struct PushHeader {
   /// are allowed, and any order within SequenceWindow::kSize.
   std::uint64_t sequence = 0;
   std::uint64_t pulled_version = kNotPulled;  ///< the version that came with the weights it worked on
+  /// By which the table's schedule gives the learning rate: the largest version that came with those weights
+  /// from any shard, so that all shards step by one rate; kNotPulled: this shard's own version.
+  std::uint64_t step = kNotPulled;
 };
 
 struct PullReceipt {
@@ -47,7 +50,7 @@ struct PushPullReceipt {
 
 struct ShardStats {
   std::uint64_t rows = 0;
-  std::uint64_t bytes = 0;  ///< of memory for rows and their index
+  std::uint64_t bytes = 0;  ///< of memory for rows, their index and what they were before
   std::uint64_t version = 0;
   std::uint64_t pulls = 0;
   std::uint64_t pushes = 0;  ///< applied
@@ -92,7 +95,8 @@ class TableShard {
   /// As pull(), but makes no rows and counts nothing: a missing row reads as it would be made.
   Result<PullReceipt> peek(std::span<const std::uint64_t> keys, float* out) const;
 
-  /// One optimizer step with gradients[keys, dim]; a key's duplicates are summed first. All or nothing.
+  /// One optimizer step with gradients[keys, dim]; a key's duplicates are summed first, then clipped, then
+  /// compensated for the push's delay, as the spec says. All or nothing.
   /// Staleness is version() - header.pulled_version before the push (0 if that is from before a restore and
   /// larger). Errors as pull(); kInvalidArgument if gradients.size() != keys * dim or for a gradient that is
   /// NaN or larger than kLargestGradient, naming its key; kFailedPrecondition for a sequence too old to know
@@ -137,11 +141,6 @@ class TableShard {
   /// Works on it, for about as long as so many keys take; nothing if there is more to be done. All that can
   /// be refused is, before the first row changes; an error ends the push.
   Result<std::optional<PushReceipt>> go_on_with_push(std::size_t keys);
-
-  /// Multiplies the optimizer's learning rate from now on: the hook of schedules. Starts as 1; not saved.
-  /// Precondition: finite and not negative.
-  void set_learning_rate_scale(float scale);
-  float learning_rate_scale() const;
 
   ShardStats stats() const;
   /// Forgets a worker's sequences, when it has left for good and no push of it can still arrive.

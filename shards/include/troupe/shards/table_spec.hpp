@@ -7,7 +7,9 @@
 
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/tensor.hpp>
+#include <troupe/shards/clipping.hpp>
 #include <troupe/shards/optimizer.hpp>
+#include <troupe/shards/schedule.hpp>
 
 namespace troupe::shards {
 
@@ -73,6 +75,18 @@ enum class StepScaling : std::uint8_t {
   kInverseStaleness,  ///< times 1 / (1 + s)
 };
 
+/// Corrects the gradients of a push for the steps that were made since its weights were pulled (Zheng et al.
+/// 2017, "Asynchronous SGD with delay compensation", equation 10): to each number g of them comes
+/// lambda * g * g * (w - w of the pull). Not in rounds, whose pushes do not come late.
+struct DelayCompensation {
+  static constexpr std::uint64_t kMaxHistory = 65536;
+  float lambda = 0;  ///< 0 .. 1e6; 0: no correction
+  /// 1 .. kMaxHistory: for so many pushes a shard keeps what their rows were. A push that is staler is
+  /// corrected for the last so many steps.
+  std::uint64_t history = 16;
+  friend bool operator==(const DelayCompensation&, const DelayCompensation&) = default;
+};
+
 /// All that defines a table, the same on every shard, client and checkpoint. A plain value.
 struct TableSpec {
   static constexpr std::uint64_t kMaxDim = 1U << 20;
@@ -90,6 +104,9 @@ struct TableSpec {
   std::uint64_t seed = 0;
   Consistency consistency = Asynchronous{};
   StepScaling step_scaling = StepScaling::kNone;
+  Schedule schedule = {};  ///< of the learning rate, by the steps that the table has made
+  Clipping clipping = {};
+  DelayCompensation delay_compensation = {};
 
   /// kInvalidArgument naming the table, the field, its value and what would do.
   Result<void> validate() const;

@@ -1,0 +1,62 @@
+// What a step does with its gradients before the optimizer gets them: clipping, and compensation for delay.
+#include <algorithm>
+
+#include "table_shard_state.hpp"
+
+namespace troupe::shards {
+
+Result<void> TableShard::State::prepare_step(std::span<const std::uint64_t> keys) {
+  if (!adjusts()) return {};
+  if (auto made = rows->make(keys); !made) return made.error();
+  return note(keys);
+}
+
+Result<void> TableShard::State::note(std::span<const std::uint64_t> keys) {
+  if (!history) return {};
+  const std::size_t most = adjusted.size() / spec.dim;
+  for (std::size_t begin = 0; begin < keys.size(); begin += most) {
+    const auto some = keys.subspan(begin, std::min(most, keys.size() - begin));
+    if (auto read = rows->read(some, IfMissing::kMake, adjusted.data()); !read) return read.error();
+    history->note(stats.version + 1, some, adjusted.data());
+  }
+  return {};
+}
+
+Result<void> TableShard::State::step(const Gradients& gradients, float scale, std::uint64_t pulled) {
+  if (!adjusts()) {
+    if (auto done = rows->update(gradients.keys, gradients.values, scale); !done) return done.error();
+    return {};
+  }
+  // Some rows at a time: their rows have been made, so that none of it can fail.
+  const std::size_t most = adjusted.size() / spec.dim;
+  for (std::size_t begin = 0; begin < gradients.keys.size(); begin += most) {
+    const auto keys = gradients.keys.subspan(begin, std::min(most, gradients.keys.size() - begin));
+    const std::span<float> values(adjusted.data(), keys.size() * spec.dim);
+    std::copy_n(gradients.values + begin * spec.dim, values.size(), values.begin());
+    clip_rows(spec.clipping, spec.dim, values);
+    if (history && pulled != kNotPulled) compensate(keys, values, pulled);
+    if (auto done = rows->update(keys, values.data(), scale); !done) return done.error();
+  }
+  return {};
+}
+
+// In double: of the largest gradients and weights the correction is more than a float holds. What comes of it
+// is held to what a gradient may be.
+void TableShard::State::compensate(std::span<const std::uint64_t> keys, std::span<float> gradients,
+                                   std::uint64_t pulled) const {
+  constexpr double kMost{kLargestGradient};
+  const double lambda{spec.delay_compensation.lambda};
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const float* was = history->at(keys[i], pulled);
+    const float* now = history->at(keys[i], stats.version);  // noted for this push
+    if (was == nullptr || was == now) continue;
+    float* row = gradients.data() + i * spec.dim;
+    for (std::uint64_t j = 0; j < spec.dim; ++j) {
+      const double g{row[j]};
+      const double change = double{now[j]} - double{was[j]};
+      row[j] = static_cast<float>(std::clamp(g + lambda * g * g * change, -kMost, kMost));
+    }
+  }
+}
+
+}  // namespace troupe::shards
