@@ -46,7 +46,7 @@ inline PushReply to_reply(const shards::PushReceipt& receipt, std::uint64_t gene
 }
 
 inline shards::PushHeader header_of(const PushHead& head) {
-  return {head.clock.worker, head.clock.clock, head.sequence, head.pulled_version};
+  return {head.clock.worker, head.clock.clock, head.sequence, head.pulled_version, head.step};
 }
 
 /// Memory for an answer's rows [keys, dim]: of many, such that a caller on this machine reads them where they

@@ -222,6 +222,7 @@ Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_gradi
     parts.push_back(std::move(part));
   }
   if (auto merged = merge.run(gradients); !merged) return merged.error();
+  clip(parts);
   return parts;
 }
 
@@ -277,15 +278,13 @@ struct TableClient::Core::Pushing {
   PushIdentity identity;
   bool named = false;
   std::uint64_t clock = 0;
+  std::uint64_t step = shards::kNotPulled;
 
   static PushSummary& summary_of(PushSummary& whole) { return whole; }
   static PushSummary& summary_of(PushPullSummary& whole) { return whole.push; }
   PushHead head(const Gradients& part) const {
-    return {part.to.route,
-            part.pulled.generation,
-            {identity.worker, clock},
-            identity.sequence,
-            part.pulled.version};
+    return {part.to.route,     part.pulled.generation, {identity.worker, clock},
+            identity.sequence, part.pulled.version,    step};
   }
   /// A repeat of ours that says "applied before" was applied by what it repeats.
   template <class Whole>
@@ -297,9 +296,10 @@ struct TableClient::Core::Pushing {
   }
 };
 
-TableClient::Core::Pushing TableClient::Core::next_push(const std::optional<PushIdentity>& identity) {
-  if (identity) return {*identity, true, clock};
-  return {{worker, sequence++}, false, clock};
+TableClient::Core::Pushing TableClient::Core::next_push(const std::optional<PushIdentity>& identity,
+                                                        const PulledVersions& versions) {
+  if (identity) return {*identity, true, clock, step_of(versions)};
+  return {{worker, sequence++}, false, clock, step_of(versions)};
 }
 
 /// `after`: once this part has been taken.
@@ -364,7 +364,7 @@ rpc::Future<PushSummary> TableClient::Core::push(std::span<const std::uint64_t> 
     gather->one_done(&parts.error());
     return future;
   }
-  const Pushing push = next_push(identity);
+  const Pushing push = next_push(identity, versions);
   for (Gradients& part : *parts) send(gather, push, std::move(part));
   all_asked(gather);
   if (!in_rounds()) return future;
@@ -483,7 +483,7 @@ rpc::Future<PushPullSummary> TableClient::Core::push_pull(std::span<const std::u
   };
   gather->value.pulled.resize(routed()->route.servers.size());
   for (Rows& part : *rows) at(part.to.number) = &part;
-  const Pushing push = next_push(identity);
+  const Pushing push = next_push(identity, versions);
   for (Gradients& part : *parts) {
     Rows* const pulled = std::exchange(at(part.to.number), nullptr);
     if (pulled)

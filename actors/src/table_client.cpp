@@ -68,6 +68,21 @@ void TableClient::Core::raise_clock(std::uint64_t to) {
   }
 }
 
+void TableClient::Core::clip(std::vector<Gradients>& parts) const {
+  if (spec.clipping.push_norm <= 0) return;
+  std::vector<std::span<float>> values;
+  for (Gradients& part : parts) values.push_back(part.values.as<float>());
+  shards::clip_push(spec.clipping, spec.dim, values);
+}
+
+std::uint64_t TableClient::Core::step_of(const PulledVersions& versions) {
+  std::uint64_t step = shards::kNotPulled;
+  for (const PulledVersion& each : versions)
+    if (each.version != shards::kNotPulled && (step == shards::kNotPulled || each.version > step))
+      step = each.version;
+  return step;
+}
+
 TableClient::TableClient(std::shared_ptr<Core> core) : core_(std::move(core)) {}
 
 const shards::TableSpec& TableClient::spec() const {

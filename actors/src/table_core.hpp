@@ -141,6 +141,10 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   Result<std::vector<Rows>> split_rows(std::span<const std::uint64_t> keys, bool pull);
   Result<std::vector<Gradients>> split_gradients(std::span<const std::uint64_t> keys, const float* gradients,
                                                  const PulledVersions& versions);
+  /// Holds them to the norm that a push may have, if there is one.
+  void clip(std::vector<Gradients>& parts) const;
+  /// The table's step that a push is, by what its pull saw.
+  static std::uint64_t step_of(const PulledVersions& versions);
   /// The same requests, split by a newer route.
   Result<std::vector<Rows>> split_again(const Rows& part);
   Result<std::vector<Gradients>> split_again(const Gradients& part);
@@ -174,7 +178,7 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
 
  private:
   // With the turn.
-  Pushing next_push(const std::optional<PushIdentity>& identity);
+  Pushing next_push(const std::optional<PushIdentity>& identity, const PulledVersions& versions);
   template <class Whole>
   void send(const std::shared_ptr<TableGather<Whole>>& gather, const Pushing& push, Gradients part,
             std::function<void()> after = {});

@@ -62,6 +62,7 @@ struct PushHead {
   WorkerClock clock;
   std::uint64_t sequence = 0;
   std::uint64_t pulled_version = UINT64_MAX;
+  std::uint64_t step = UINT64_MAX;  ///< the largest version that the pull saw on any shard: for the schedule
 };
 
 /// Rows that were pulled, and the version of the shard they show. With a `route` there are none: the
@@ -142,7 +143,7 @@ struct troupe::rpc::Fields<troupe::PushHead> {
   using T = troupe::PushHead;
   static constexpr std::string_view name = "PushHead";
   static constexpr auto fields =
-      std::tuple(&T::route, &T::generation, &T::clock, &T::sequence, &T::pulled_version);
+      std::tuple(&T::route, &T::generation, &T::clock, &T::sequence, &T::pulled_version, &T::step);
 };
 template <>
 struct troupe::rpc::Fields<troupe::OfferHead> {
