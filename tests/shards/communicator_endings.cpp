@@ -1,0 +1,186 @@
+// What ends a communicator.
+#include <chrono>
+#include <cstdint>
+
+#include "communicator_contract.hpp"
+
+namespace troupe::shards::test {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+
+}  // namespace
+
+void members_that_do_different_things_are_told(const MakeCommunicator& make) {
+  using Body = std::function<Work(Communicator&)>;
+  const std::vector<std::pair<Body, Body>> pairs = {
+      {[](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kSum); },
+       [](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 50, 0), ReduceOp::kSum); }},
+      {[](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kSum); },
+       [](Communicator& g) { return g.all_reduce(filled(DType::kInt32, 100, 0), ReduceOp::kSum); }},
+      {[](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kSum); },
+       [](Communicator& g) { return g.all_reduce(filled(DType::kFloat32, 100, 0), ReduceOp::kMax); }},
+      {[](Communicator& g) { return g.broadcast(filled(DType::kFloat32, 100, 0), 0); },
+       [](Communicator& g) { return g.broadcast(filled(DType::kFloat32, 100, 0), 1); }},
+      {[](Communicator& g) { return g.barrier(); },
+       [](Communicator& g) { return g.broadcast(filled(DType::kFloat32, 100, 0), 1); }},
+      {[](Communicator& g) {
+         return g.all_to_all(filled(DType::kUInt8, 6, 0), {2, 2, 2}, filled(DType::kUInt8, 6, 0), {2, 2, 2});
+       },
+       [](Communicator& g) {
+         return g.all_to_all(filled(DType::kUInt8, 7, 0), {2, 2, 3}, filled(DType::kUInt8, 7, 0), {2, 2, 3});
+       }},
+  };
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    CAPTURE(i);
+    all_well(with_members(make, 3, [&](Communicator& group) -> std::string {
+      const Result<void> ended = (group.rank() == 1 ? pairs[i].second : pairs[i].first)(group).wait();
+      if (ended) return "it was done";
+      // Those who agree with each other may hear of the end first.
+      if (ended.error().code != Code::kInvalidArgument && ended.error().code != Code::kUnavailable)
+        return ended.error().to_string();
+      if (group.rank() == 1 && ended.error().code != Code::kInvalidArgument &&
+          ended.error().code != Code::kUnavailable)
+        return ended.error().to_string();
+      return group.barrier().wait() ? "it goes on" : "";
+    }));
+  }
+  // A transfer of another size, and one of another type.
+  for (const DType dtype : {DType::kFloat32, DType::kInt32}) {
+    const auto found = with_members(make, 2, [&](Communicator& group) -> std::string {
+      const Tensor four = filled(DType::kFloat32, 4, 0);
+      const Tensor other = filled(dtype, dtype == DType::kInt32 ? 4 : 3, 0);
+      const Result<void> ended = (group.rank() == 0 ? group.send(four, 1) : group.receive(other, 0)).wait();
+      return ended ? "it was done" : std::string(to_string(ended.error().code));
+    });
+    CHECK(found[1] == "INVALID_ARGUMENT");
+    CHECK(found[0] != "DEADLINE_EXCEEDED");
+  }
+}
+
+void who_does_not_come_ends_it_in_time(const MakeCommunicator& make) {
+  CommunicatorOptions options;
+  options.timeout = std::chrono::milliseconds(700);
+  options.name = "trio";
+  std::mutex mutex;
+  std::condition_variable changed;
+  int ended_members = 0;
+  all_well(with_members(
+      make, 3,
+      [&](Communicator& group) -> std::string {
+        if (group.rank() == 2) {  // lives, and does not come
+          std::unique_lock lock(mutex);
+          return changed.wait_for(lock, std::chrono::seconds(60), [&] { return ended_members == 2; })
+                     ? ""
+                     : "the others wait for ever";
+        }
+        const auto begin = Steady::now();
+        const Work work = group.all_reduce(filled(DType::kFloat32, 10, 0), ReduceOp::kSum);
+        const Work next = group.barrier();
+        const Result<void> ended = work.wait();
+        const auto took = Steady::now() - begin;
+        {
+          const std::lock_guard lock(mutex);
+          ++ended_members;
+        }
+        changed.notify_all();
+        if (ended) return "it was done";
+        // One of the two is the first, and ends the other's.
+        if (ended.error().code == Code::kDeadlineExceeded) {
+          if (ended.error().message.find("no sign of member 2") == std::string::npos)
+            return ended.error().message;
+        } else if (ended.error().code != Code::kUnavailable) {
+          return ended.error().to_string();
+        }
+        if (took < std::chrono::milliseconds(600)) return "too early";
+        const Result<void> second = next.wait();
+        return !second && second.error().code == ended.error().code ? "" : "the next one";
+      },
+      options));
+}
+
+void aborting_ends_what_waits_everywhere(const MakeCommunicator& make) {
+  CommunicatorOptions options;
+  options.timeout = std::chrono::seconds(60);
+  const auto begin = Steady::now();
+  all_well(with_members(
+      make, 3,
+      [&](Communicator& group) -> std::string {
+        if (group.rank() == 2) {
+          group.abort({Code::kAborted, "had enough"});
+          group.abort({Code::kInternal, "later"});
+          const Result<void> state = group.state();
+          return !state && state.error().code == Code::kAborted && !group.barrier().wait() ? ""
+                                                                                           : "not aborted";
+        }
+        const Result<void> ended =
+            group.all_reduce(filled(DType::kFloat32, 1'000'000, 0), ReduceOp::kSum).wait();
+        return !ended && ended.error().code == Code::kUnavailable && !group.state() ? "" : "it was done";
+      },
+      options));
+  CHECK(Steady::now() - begin < std::chrono::seconds(30));
+  // Destroyed while a collective is under way: its work has ended then.
+  Rendezvous rendezvous(2);
+  std::unique_ptr<Communicator> other;
+  std::thread second([&] {
+    options.rank = 1;
+    options.size = 2;
+    other = make(options, rendezvous.of(1)).value();
+  });
+  CommunicatorOptions first = options;
+  first.rank = 0;
+  first.size = 2;
+  auto group = make(first, rendezvous.of(0)).value();
+  second.join();
+  const Work work = group->barrier();
+  group.reset();
+  CHECK(work.done());
+  CHECK(work.wait().error().code == Code::kCancelled);
+  const Result<void> theirs = other->barrier().wait();
+  CHECK(!theirs.ok());
+}
+
+void a_group_that_does_not_come_together_says_so(const MakeCommunicator& make) {
+  CommunicatorOptions options;
+  options.timeout = std::chrono::milliseconds(300);
+  options.size = 2;
+  Rendezvous rendezvous(2);
+  CHECK(make(options, rendezvous.of(0)).error().code == Code::kDeadlineExceeded);
+  // Addresses that are none, and one where nobody is.
+  for (const std::string& address : {std::string("none"), std::string(), std::string(4096, 'x')}) {
+    const auto made =
+        make(options, [&](const std::string& mine, Duration) -> Result<std::vector<std::string>> {
+          return std::vector<std::string>{mine, address};
+        });
+    REQUIRE_FALSE(made.ok());
+    CHECK(made.error().code == Code::kUnavailable);
+  }
+  const auto silent =
+      make(options, [&](const std::string& mine, Duration) -> Result<std::vector<std::string>> {
+        return std::vector<std::string>{mine, mine};  // itself is not the other
+      });
+  CHECK_FALSE(silent.ok());
+  CHECK(make(options,
+             [](const std::string&, Duration) -> Result<std::vector<std::string>> {
+               return Error{Code::kPermissionDenied, "not you"};
+             })
+            .error()
+            .code == Code::kPermissionDenied);
+  CHECK(make(options,
+             [](const std::string&, Duration) -> Result<std::vector<std::string>> {
+               return std::vector<std::string>{"one"};
+             })
+            .error()
+            .code == Code::kInternal);
+  for (const auto& [rank, size] : {std::pair{0, 0}, {-1, 2}, {2, 2}, {0, -5}, {0, 1 << 20}}) {
+    CommunicatorOptions wrong = options;
+    wrong.rank = rank;
+    wrong.size = size;
+    CHECK(make(wrong, rendezvous.of(0)).error().code == Code::kInvalidArgument);
+  }
+  CommunicatorOptions elsewhere = options;
+  elsewhere.address = "no.address";
+  CHECK(make(elsewhere, rendezvous.of(0)).error().code == Code::kUnavailable);
+}
+
+}  // namespace troupe::shards::test
