@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <numeric>
+#include <utility>
 
 #include "support.hpp"
 
@@ -24,14 +26,27 @@ class LimitedMemory {
     REQUIRE(std::fscanf(file, "%lu", &pages) == 1);
     std::fclose(file);
     rlimit limited = before_;
-    limited.rlim_cur = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)) + more;
+    limited.rlim_cur = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+    REQUIRE(setrlimit(RLIMIT_AS, &limited) == 0);
+    // What other tests and their threads have left to be used again does not count.
+    for (const std::size_t size : {1U << 20, 1U << 16, 1U << 12}) {
+      while (void* block = std::malloc(size)) {
+        *static_cast<void**>(block) = taken_;
+        taken_ = block;
+      }
+    }
+    limited.rlim_cur += more;
     REQUIRE(setrlimit(RLIMIT_AS, &limited) == 0);
   }
   LimitedMemory(const LimitedMemory&) = delete;
   LimitedMemory& operator=(const LimitedMemory&) = delete;
-  ~LimitedMemory() { setrlimit(RLIMIT_AS, &before_); }
+  ~LimitedMemory() {
+    setrlimit(RLIMIT_AS, &before_);
+    while (taken_ != nullptr) std::free(std::exchange(taken_, *static_cast<void**>(taken_)));
+  }
 
  private:
+  void* taken_ = nullptr;  // blocks, each of which begins with the address of the next
   rlimit before_{};
 };
 #endif
