@@ -27,7 +27,7 @@ OWNERS = [
     ("CUDA device code", r"cub/|cublas|thrust/", ["kernels/src/"]),
     ("CUDA host", r"cuda", ["kernels/src/", "runtime/", "tests/kernels/", "tests/runtime/"]),
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/"]),
-    ("Gloo", r"gloo/", ["shards/src/", "tests/shards/"]),
+    ("Gloo", r"gloo/", ["shards/src/", "tests/shards/", "tests/bench/"]),
     ("JSON", r"nlohmann/", ["runtime/", "tools/", "training/src/", "examples/", "tests/"]),
     ("logging", r"spdlog/|fmt/", ["runtime/src/"]),
     ("metrics", r"prometheus/", ["runtime/src/"]),

@@ -130,7 +130,7 @@ Result<void> GlooCommunicator::agree(const Job& job) {
   mesh_->exchange(own_slot(1, 0), std::as_writable_bytes(std::span(mine)), parts,
                   std::as_writable_bytes(std::span(theirs)), parts, [&](int who) {
                     const std::lock_guard lock(mutex_);
-                    if (who >= 0 && who < size()) heard_[static_cast<std::size_t>(who)] = true;
+                    heard_[static_cast<std::size_t>(who)] = true;
                   });
   const auto differs = [&](const Call& a, const Call& b) {
     return a.number != b.number || a.what != b.what || a.op != b.op || a.dtype != b.dtype ||
@@ -152,12 +152,10 @@ Result<void> GlooCommunicator::agree(const Job& job) {
   return {};
 }
 
-std::string GlooCommunicator::missing_members() const {
-  std::string names;
+std::string GlooCommunicator::missing_member() const {
   for (std::size_t i = 0; i < heard_.size(); ++i)
-    if (!heard_[i] && i != static_cast<std::size_t>(rank()))
-      names += (names.empty() ? "" : ", ") + std::to_string(i);
-  return names;
+    if (!heard_[i] && i != static_cast<std::size_t>(rank())) return std::to_string(i);
+  return "";
 }
 
 void GlooCommunicator::watch_members() {
@@ -174,7 +172,7 @@ void GlooCommunicator::watch_time() {
     // What begins while this waits cannot be late before this wakes up.
     changed_.wait_until(lock, due_ ? *due_ : Steady::now() + options_.timeout);
     if (!due_ || ended_ || Steady::now() < *due_) continue;
-    const std::string missing = missing_members();
+    const std::string missing = missing_member();
     Error late{Code::kDeadlineExceeded,
                options_.name + ": " + running_ + " has not ended within " +
                    std::to_string(std::chrono::duration<double>(options_.timeout).count()) + " s: " +

@@ -3,9 +3,11 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -79,9 +81,13 @@ class GlooCommunicator final : public Communicator {
   Result<void> run_reduce(const Tensor& tensor, Combine combine, ReduceOp op, int root);
   Result<void> run_broadcast(const Tensor& tensor, int root);
   Result<void> run_transfers(const std::vector<Transfer>& transfers);
-  /// `out` = this member's part of all members' tensors combined; it may lie in that part.
+  /// `out` = this member's part of all members' tensors combined; it may lie in that part. `combined` is told
+  /// of each piece that is there.
   void combine_part(const Tensor& tensor, const std::vector<GlooMesh::Part>& parts, Combine combine,
-                    ReduceOp op, std::byte* out);
+                    ReduceOp op, std::byte* out,
+                    const std::function<void(std::size_t at, std::size_t bytes)>& combined = {});
+  /// Memory for one collective; what it holds is undefined.
+  std::span<std::byte> scratch(std::size_t bytes);
   /// All but this member's own.
   std::vector<GlooMesh::Part> others(std::vector<GlooMesh::Part> parts) const;
   /// Of one step of the collective that runs.
@@ -89,13 +95,14 @@ class GlooCommunicator final : public Communicator {
     return own_slot(static_cast<std::uint8_t>(2 + step), static_cast<std::uint32_t>(calls_));
   }
   void end(Error why);
-  /// Who has not said yet what it is about to do; empty: all have.
-  std::string missing_members() const;
+  /// The first who has not said yet what it is about to do; empty: all have.
+  std::string missing_member() const;
   std::optional<Error> fault_of(const Tensor& tensor, const char* what) const;
   std::optional<Error> fault_of_rank(int rank) const;
 
   const CommunicatorOptions options_;
   const std::shared_ptr<GlooMesh> mesh_;
+  Buffer scratch_;           // with the thread
   std::uint64_t calls_ = 0;  // collectives so far; with the thread
 
   mutable std::mutex mutex_;
@@ -105,7 +112,7 @@ class GlooCommunicator final : public Communicator {
   bool closing_ = false;
   std::optional<std::chrono::steady_clock::time_point> due_;  // of what runs
   std::string running_;                                       // its text
-  std::vector<bool> heard_;                                   // who has said what it is about to do
+  std::vector<bool> heard_;                                   // who has said what it is about to do, by rank
   std::vector<std::thread> threads_;
 };
 

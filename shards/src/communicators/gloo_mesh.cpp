@@ -15,6 +15,7 @@ namespace {
 
 /// Who waits is woken by abort(); a wait that runs out would end all of the group's connections.
 constexpr auto kForever = std::chrono::milliseconds(std::chrono::hours(24 * 365));
+constexpr const char* kEnded = "the group has ended";
 
 }  // namespace
 NoSigpipe::NoSigpipe() {
@@ -85,67 +86,72 @@ void GlooMesh::connect(const std::vector<std::string>& all) {
   }
 }
 
-/// Blocks that somebody is about to wait for. When a connection is closed Gloo ends what waits for it, but
-/// for a send that its own thread had just begun to write: abort() ends these waits by itself.
-class GlooMesh::Waiting {
- public:
-  Waiting(GlooMesh& mesh, std::vector<Block*> blocks) : mesh_(mesh), blocks_(std::move(blocks)) {
-    const std::lock_guard lock(mesh_.mutex_);
-    if (mesh_.aborted_) ended();
-    mesh_.waiting_.insert(mesh_.waiting_.end(), blocks_.begin(), blocks_.end());
-  }
-  ~Waiting() {
-    const std::lock_guard lock(mesh_.mutex_);
-    for (Block* block : blocks_) std::erase(mesh_.waiting_, block);
-  }
-  [[noreturn]] static void ended() { throw std::runtime_error("the group has ended"); }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
+GlooMesh::Exchange::Exchange(GlooMesh& mesh, std::span<std::byte> from, std::span<std::byte> to)
+    : mesh_(mesh),
+      to_(to),
+      source_(mesh.createUnboundBuffer(from.data(), from.size())),
+      targets_(static_cast<std::size_t>(mesh.size)) {
+  watched(source_);
+}
 
- private:
-  GlooMesh& mesh_;
-  std::vector<Block*> blocks_;
-};
+GlooMesh::Exchange::~Exchange() {
+  const std::lock_guard lock(mesh_.mutex_);
+  std::erase(mesh_.waiting_, source_.get());
+  for (const Target& target : targets_)
+    if (target.block != nullptr) std::erase(mesh_.waiting_, target.block.get());
+}
+
+GlooMesh::Block& GlooMesh::Exchange::watched(std::unique_ptr<Block>& block) {
+  const std::lock_guard lock(mesh_.mutex_);
+  if (mesh_.aborted_) throw std::runtime_error(kEnded);
+  mesh_.waiting_.push_back(block.get());
+  return *block;
+}
+
+void GlooMesh::Exchange::send(std::uint64_t slot, const Part& part) {
+  if (part.bytes == 0) return;
+  source_->send(part.member, slot, part.at, part.bytes);
+  ++sent_;
+}
+
+void GlooMesh::Exchange::receive(std::uint64_t slot, const Part& part) {
+  if (part.bytes == 0) return;
+  Target& target = targets_[static_cast<std::size_t>(part.member)];
+  if (target.block == nullptr) {
+    target.block = mesh_.createUnboundBuffer(to_.data(), to_.size());
+    watched(target.block);
+  }
+  target.block->recv(part.member, slot, part.at, part.bytes);
+  ++target.awaited;
+}
+
+void GlooMesh::Exchange::wait_received(int member) {
+  Target& target = targets_[static_cast<std::size_t>(member)];
+  assert(target.awaited > 0);
+  if (!target.block->waitRecv(nullptr, kForever)) throw std::runtime_error(kEnded);
+  --target.awaited;
+}
+
+void GlooMesh::Exchange::finish() {
+  for (int i = 0; i < mesh_.size; ++i)
+    while (targets_[static_cast<std::size_t>(i)].awaited > 0) wait_received(i);
+  for (; sent_ > 0; --sent_)
+    if (!source_->waitSend(kForever)) throw std::runtime_error(kEnded);
+}
 
 void GlooMesh::exchange(std::uint64_t slot, std::span<std::byte> from, std::span<const Part> sends,
                         std::span<std::byte> to, std::span<const Part> takes,
                         const std::function<void(int member)>& heard) {
-  const std::unique_ptr<Block> source = createUnboundBuffer(from.data(), from.size());
-  const std::unique_ptr<Block> target = createUnboundBuffer(to.data(), to.size());
-  const Waiting waiting(*this, {source.get(), target.get()});
-  std::size_t sent = 0;
-  std::size_t taken = 0;
-  for (const Part& part : takes)
-    if (part.bytes != 0) target->recv(part.member, slot, part.at, part.bytes), ++taken;
-  for (const Part& part : sends)
-    if (part.bytes != 0) source->send(part.member, slot, part.at, part.bytes), ++sent;
-  for (; taken > 0; --taken) {
-    int member = -1;
-    if (!target->waitRecv(&member, kForever)) Waiting::ended();
-    if (heard) heard(member);
-  }
-  for (; sent > 0; --sent)
-    if (!source->waitSend(kForever)) Waiting::ended();
-}
-
-void GlooMesh::exchange(std::span<const Move> sends, std::span<const Move> takes) {
-  std::vector<std::unique_ptr<Block>> blocks;
-  std::vector<Block*> pointers;
-  for (const std::span<const Move> moves : {sends, takes}) {
-    for (const Move& move : moves) {
-      blocks.push_back(createUnboundBuffer(move.bytes.data(), move.bytes.size()));
-      pointers.push_back(blocks.back().get());
+  Exchange exchange(*this, from, to);
+  for (const Part& part : takes) exchange.receive(slot, part);
+  for (const Part& part : sends) exchange.send(slot, part);
+  if (heard) {
+    for (const Part& part : takes) {
+      if (part.bytes != 0) exchange.wait_received(part.member);
+      heard(part.member);
     }
   }
-  const Waiting waiting(*this, pointers);
-  for (std::size_t i = 0; i < takes.size(); ++i)
-    if (!takes[i].bytes.empty()) pointers[sends.size() + i]->recv(takes[i].member, takes[i].slot);
-  for (std::size_t i = 0; i < sends.size(); ++i)
-    if (!sends[i].bytes.empty()) pointers[i]->send(sends[i].member, sends[i].slot);
-  for (std::size_t i = 0; i < takes.size(); ++i)
-    if (!takes[i].bytes.empty() && !pointers[sends.size() + i]->waitRecv(nullptr, kForever)) Waiting::ended();
-  for (std::size_t i = 0; i < sends.size(); ++i)
-    if (!sends[i].bytes.empty() && !pointers[i]->waitSend(nullptr, kForever)) Waiting::ended();
+  exchange.finish();
 }
 
 int GlooMesh::wait_for_loss() {
@@ -167,6 +173,8 @@ int GlooMesh::wait_for_loss() {
   return -1;
 }
 
+// When a connection is closed Gloo ends what waits for it, but for a send that its own thread had just begun
+// to write. Therefore whatever waits in an Exchange is woken here.
 void GlooMesh::abort() noexcept {
   // A wait that runs out ends all pairs of the context, with whatever waits for them: of the ways that Gloo
   // has to do that, the one that may be used from outside.

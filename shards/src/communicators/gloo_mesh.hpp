@@ -45,18 +45,12 @@ class GlooMesh final : public gloo::Context {
     std::size_t at = 0;
     std::size_t bytes = 0;
   };
-  /// Sends these parts of `from` and fills those of `to`, all at once; parts of no bytes do not travel. Of
-  /// what goes between two members, that of one slot meets in order. `heard` is told who has sent.
+  class Exchange;
+  /// Sends these parts of `from` and fills those of `to`, all at once. `heard` is told who has sent, one
+  /// after the other.
   void exchange(std::uint64_t slot, std::span<std::byte> from, std::span<const Part> sends,
                 std::span<std::byte> to, std::span<const Part> takes,
                 const std::function<void(int member)>& heard = {});
-  /// Memory for a member, or to be filled by one.
-  struct Move {
-    int member = 0;
-    std::uint64_t slot = 0;
-    std::span<std::byte> bytes;
-  };
-  void exchange(std::span<const Move> sends, std::span<const Move> takes);
 
   /// Waits until a connection has been closed, or all by abort(). Returns whose, or -1. Once.
   int wait_for_loss();
@@ -65,7 +59,6 @@ class GlooMesh final : public gloo::Context {
 
  private:
   using Block = gloo::transport::UnboundBuffer;
-  class Waiting;
 
   char nothing_ = 0;
   std::unique_ptr<Block> any_member_;
@@ -73,6 +66,37 @@ class GlooMesh final : public gloo::Context {
   std::mutex mutex_;
   bool aborted_ = false;
   std::vector<Block*> waiting_;  // what somebody waits for in exchange()
+};
+
+/// Two blocks of memory, one to send of and one to fill, and what is under way with them. Of what goes
+/// between two members, that of one slot meets in order; what has no bytes does not travel. One thread.
+class GlooMesh::Exchange {
+ public:
+  Exchange(GlooMesh& mesh, std::span<std::byte> from, std::span<std::byte> to);
+  ~Exchange();
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+
+  void send(std::uint64_t slot, const Part& part);
+  void receive(std::uint64_t slot, const Part& part);
+  /// Waits for the next part of this member. Precondition: one is awaited.
+  void wait_received(int member);
+  /// Waits for all that is left.
+  void finish();
+
+ private:
+  /// Of one member: Gloo tells of one block whether something has come, but not reliably from whom.
+  struct Target {
+    std::unique_ptr<Block> block;
+    std::size_t awaited = 0;
+  };
+  Block& watched(std::unique_ptr<Block>& block);
+
+  GlooMesh& mesh_;
+  const std::span<std::byte> to_;
+  std::unique_ptr<Block> source_;
+  std::size_t sent_ = 0;
+  std::vector<Target> targets_;  // by rank
 };
 
 /// What is sent under a name of its own.

@@ -12,6 +12,13 @@ using Part = GlooMesh::Part;
 
 constexpr std::size_t kShort = 8192;  // bytes
 
+/// A part travels in segments, so that one is combined while the next is on its way.
+std::size_t segment(const Part& part) {
+  constexpr std::size_t kShortest = std::size_t{64} << 10;
+  constexpr std::size_t kLongest = std::size_t{1} << 20;
+  return std::clamp(part.bytes / 8 / 64 * 64, kShortest, kLongest);
+}
+
 std::span<std::byte> bytes_of(const Tensor& tensor) {
   return {tensor.data(), tensor.bytes()};
 }
@@ -39,45 +46,82 @@ std::vector<Part> GlooCommunicator::others(std::vector<Part> parts) const {
 }
 
 void GlooCommunicator::combine_part(const Tensor& tensor, const std::vector<Part>& parts, Combine combine,
-                                    ReduceOp op, std::byte* out) {
+                                    ReduceOp op, std::byte* out,
+                                    const std::function<void(std::size_t at, std::size_t bytes)>& combined) {
   const Part own = parts[static_cast<std::size_t>(rank())];
-  const std::size_t n = own.bytes / size_of(tensor.dtype());
+  const std::size_t width = size_of(tensor.dtype());
   // The others' versions of this member's part, each in its place by rank.
-  const Tensor versions = Tensor::empty(tensor.dtype(), Shape{static_cast<std::int64_t>(n) * size()});
-  std::vector<Part> takes;
-  for (int i = 0; i < size(); ++i)
-    if (i != rank()) takes.push_back({i, static_cast<std::size_t>(i) * own.bytes, own.bytes});
-  mesh_->exchange(slot(0), bytes_of(tensor), others(parts), bytes_of(versions), takes);
-  if (n == 0) return;
-  const auto version = [&](int i) {
-    return i == rank() ? tensor.data() + own.at : versions.data() + static_cast<std::size_t>(i) * own.bytes;
+  const std::span<std::byte> versions = scratch(own.bytes * static_cast<std::size_t>(size()));
+  const auto version = [&](int i, std::size_t at) {
+    return i == rank() ? tensor.data() + own.at + at
+                       : versions.data() + static_cast<std::size_t>(i) * own.bytes + at;
   };
-  // The sum so far lies in `out`, unless that is this member's version, which is still to come.
-  std::byte* sum = version(0);
-  for (int i = 1; i < size(); ++i) {
-    std::byte* const to = i < rank() ? versions.data() : out;
-    combine(to, sum, version(i), n);
-    sum = to;
+  GlooMesh::Exchange exchange(*mesh_, bytes_of(tensor), versions);
+  for (std::size_t at = 0; at < own.bytes; at += segment(own))
+    for (int i = 0; i < size(); ++i)
+      if (i != rank())
+        exchange.receive(slot(0), {i, static_cast<std::size_t>(i) * own.bytes + at,
+                                   std::min(segment(own), own.bytes - at)});
+  // Each segment of all before the next ones, so that all members have something to combine.
+  bool more = true;
+  for (std::size_t step = 0; more; ++step) {
+    more = false;
+    for (const Part& part : others(parts)) {
+      const std::size_t at = step * segment(part);
+      if (at >= part.bytes) continue;
+      exchange.send(slot(0), {part.member, part.at + at, std::min(segment(part), part.bytes - at)});
+      more = true;
+    }
   }
-  if (sum != out) std::memmove(out, sum, own.bytes);
-  if (op == ReduceOp::kMean) divide(tensor.dtype(), out, n, size());
+  for (std::size_t at = 0; at < own.bytes;) {
+    const std::size_t bytes = std::min(segment(own), own.bytes - at);
+    for (int i = 0; i < size(); ++i)
+      if (i != rank()) exchange.wait_received(i);
+    // The sum so far lies in `out`, unless that is this member's version, which is still to come.
+    const std::size_t n = bytes / width;
+    std::byte* sum = version(0, at);
+    for (int i = 1; i < size(); ++i) {
+      std::byte* const to = i < rank() ? versions.data() + at : out + at;
+      combine(to, sum, version(i, at), n);
+      sum = to;
+    }
+    if (sum != out + at) std::memmove(out + at, sum, bytes);
+    if (op == ReduceOp::kMean) divide(tensor.dtype(), out + at, n, size());
+    if (combined) combined(at, bytes);
+    at += bytes;
+  }
+  exchange.finish();
+}
+
+std::span<std::byte> GlooCommunicator::scratch(std::size_t bytes) {
+  constexpr std::size_t kMostKept = std::size_t{256} << 20;
+  if (scratch_.size() < bytes || scratch_.size() > kMostKept) scratch_ = Buffer::allocate(bytes);
+  return {scratch_.data(), bytes};
 }
 
 Result<void> GlooCommunicator::run_all_reduce(const Tensor& tensor, Combine combine, ReduceOp op) {
   if (tensor.bytes() <= kShort) {
-    const std::vector<Part> whole(static_cast<std::size_t>(size()), Part{rank(), 0, tensor.bytes()});
-    std::vector<Part> parts = whole;
-    for (int i = 0; i < size(); ++i) parts[static_cast<std::size_t>(i)].member = i;
-    combine_part(tensor, parts, combine, op, tensor.data());
+    std::vector<Part> parts;
+    for (int i = 0; i < size(); ++i) parts.push_back({i, 0, tensor.bytes()});
+    // What goes to the others must not change before it has gone.
+    const Tensor sum = Tensor::empty(tensor.dtype(), tensor.shape());
+    combine_part(tensor, parts, combine, op, sum.data());
+    if (tensor.bytes() != 0) std::memcpy(tensor.data(), sum.data(), tensor.bytes());
     return {};
   }
   const std::vector<Part> parts = shared_out(tensor, size());
   const Part own = parts[static_cast<std::size_t>(rank())];
-  combine_part(tensor, parts, combine, op, tensor.data() + own.at);
-  std::vector<Part> sends;
-  for (int i = 0; i < size(); ++i)
-    if (i != rank()) sends.push_back({i, own.at, own.bytes});
-  mesh_->exchange(slot(1), bytes_of(tensor), sends, bytes_of(tensor), others(parts));
+  // A member's combined segment comes after it has had this member's version of it: so it may be written
+  // there.
+  GlooMesh::Exchange gather(*mesh_, bytes_of(tensor), bytes_of(tensor));
+  for (const Part& part : others(parts))
+    for (std::size_t at = 0; at < part.bytes; at += segment(part))
+      gather.receive(slot(1), {part.member, part.at + at, std::min(segment(part), part.bytes - at)});
+  combine_part(tensor, parts, combine, op, tensor.data() + own.at, [&](std::size_t at, std::size_t bytes) {
+    for (int i = 0; i < size(); ++i)
+      if (i != rank()) gather.send(slot(1), {i, own.at + at, bytes});
+  });
+  gather.finish();
   return {};
 }
 
@@ -124,7 +168,6 @@ Result<void> GlooCommunicator::run_broadcast(const Tensor& tensor, int root) {
 }
 
 Result<void> GlooCommunicator::run_transfers(const std::vector<Transfer>& transfers) {
-  using Move = GlooMesh::Move;
   const auto is_send = [](const Transfer& each) { return each.kind == Transfer::Kind::kSend; };
   if (options_.check_calls) {
     struct Header {
@@ -132,15 +175,17 @@ Result<void> GlooCommunicator::run_transfers(const std::vector<Transfer>& transf
       std::uint64_t dtype = 0;
     };
     std::vector<Header> headers(transfers.size());
-    std::vector<Move> sends;
-    std::vector<Move> takes;
+    const std::span<std::byte> bytes = std::as_writable_bytes(std::span(headers));
+    GlooMesh::Exchange exchange(*mesh_, bytes, bytes);
     for (std::size_t i = 0; i < transfers.size(); ++i) {
       const Transfer& each = transfers[i];
-      if (is_send(each)) headers[i] = {each.tensor.bytes(), static_cast<std::uint64_t>(each.tensor.dtype())};
-      (is_send(each) ? sends : takes)
-          .push_back({each.member, own_slot(8, each.tag), std::as_writable_bytes(std::span(&headers[i], 1))});
+      const Part part{each.member, i * sizeof(Header), sizeof(Header)};
+      if (!is_send(each)) exchange.receive(own_slot(8, each.tag), part);
+      if (!is_send(each)) continue;
+      headers[i] = {each.tensor.bytes(), static_cast<std::uint64_t>(each.tensor.dtype())};
+      exchange.send(own_slot(8, each.tag), part);
     }
-    mesh_->exchange(sends, takes);
+    exchange.finish();
     for (std::size_t i = 0; i < transfers.size(); ++i) {
       const Transfer& each = transfers[i];
       if (is_send(each) || (headers[i].bytes == each.tensor.bytes() &&
@@ -153,11 +198,17 @@ Result<void> GlooCommunicator::run_transfers(const std::vector<Transfer>& transf
                                                each.tensor.to_string()};
     }
   }
-  std::vector<Move> sends;
-  std::vector<Move> takes;
-  for (const Transfer& each : transfers)
-    (is_send(each) ? sends : takes).push_back({each.member, own_slot(9, each.tag), bytes_of(each.tensor)});
-  mesh_->exchange(sends, takes);
+  std::vector<std::unique_ptr<GlooMesh::Exchange>> exchanges;
+  for (const Transfer& each : transfers) {
+    const Part part{each.member, 0, each.tensor.bytes()};
+    exchanges.push_back(
+        std::make_unique<GlooMesh::Exchange>(*mesh_, bytes_of(each.tensor), bytes_of(each.tensor)));
+    if (is_send(each))
+      exchanges.back()->send(own_slot(9, each.tag), part);
+    else
+      exchanges.back()->receive(own_slot(9, each.tag), part);
+  }
+  for (const auto& exchange : exchanges) exchange->finish();
   return {};
 }
 
