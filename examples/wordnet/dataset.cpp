@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <numeric>
 #include <span>
 #include <unordered_map>
@@ -63,17 +64,43 @@ Result<void> read_triples(const fs::path& path, Numbering& entity, Numbering& re
 
 }  // namespace
 
-std::string identity_of(const KnowledgeGraph& graph) {
+namespace {
+
+/// Of the first `entities` of them, and all relations.
+std::string names_of(const KnowledgeGraph& graph, std::size_t entities) {
   std::uint32_t crc = 0;
-  for (const auto* names : {&graph.entities, &graph.relations}) {
-    for (const std::string& name : *names) {
-      const std::uint64_t size = name.size();
-      crc = crc32c(std::as_bytes(std::span(&size, 1)), crc);
-      crc = crc32c(std::as_bytes(std::span(name)), crc);
-    }
-  }
-  return std::to_string(graph.entity_count()) + " entities, " + std::to_string(graph.relation_count()) +
+  const auto add = [&](const std::string& name) {
+    const std::uint64_t size = name.size();
+    crc = crc32c(std::as_bytes(std::span(&size, 1)), crc);
+    crc = crc32c(std::as_bytes(std::span(name)), crc);
+  };
+  std::for_each_n(graph.entities.begin(), entities, add);
+  std::for_each(graph.relations.begin(), graph.relations.end(), add);
+  return std::to_string(entities) + " entities, " + std::to_string(graph.relation_count()) +
          " relations, checksum of their names " + std::to_string(crc);
+}
+
+}  // namespace
+
+std::string identity_of(const KnowledgeGraph& graph) {
+  static_assert(sizeof(Triple) == 3 * sizeof(std::uint32_t));
+  return names_of(graph, graph.entity_count()) + "; " + std::to_string(graph.train.size()) +
+         " training triples, checksum " + std::to_string(crc32c(std::as_bytes(std::span(graph.train))));
+}
+
+bool adds_to(const KnowledgeGraph& graph, const std::string& identity) {
+  std::size_t entities = 0;
+  const auto parsed = std::from_chars(identity.data(), identity.data() + identity.size(), entities);
+  return parsed.ec == std::errc{} && entities <= graph.entity_count() &&
+         identity.starts_with(names_of(graph, entities) + ";");
+}
+
+std::size_t count_unseen(const KnowledgeGraph& graph, const std::vector<Triple>& triples) {
+  std::vector<bool> seen(graph.entity_count());
+  for (const Triple& triple : graph.train) seen[triple.head] = seen[triple.tail] = true;
+  return static_cast<std::size_t>(std::count_if(triples.begin(), triples.end(), [&](const Triple& triple) {
+    return !seen[triple.head] || !seen[triple.tail];
+  }));
 }
 
 Result<KnowledgeGraph> load_graph(const DatasetOptions& options) {

@@ -53,10 +53,19 @@ struct DatasetOptions {
   SymmetricKinds symmetric = SymmetricKinds::kBothWays;
 };
 
-/// What a checkpoint's rows depend on: how many entities and relations there are, and a checksum of their
-/// names in the order of their numbers, as a text. Another order is other data: row n would be another
-/// entity's.
+/// What a checkpoint's rows depend on, as a text: how many entities and relations there are, with a checksum
+/// of their names in the order of their numbers, and the triples that are trained on. Another order is other
+/// data: row n would be another entity's.
 std::string identity_of(const KnowledgeGraph& graph);
+
+/// Whether `graph` is one with this identity to which entities and triples were added, so that all entities
+/// that were there have their numbers still. No relations: a relation's reciprocal is numbered past all of
+/// them.
+bool adds_to(const KnowledgeGraph& graph, const std::string& identity);
+
+/// How many of the triples have an entity that no triple of graph.train has: they are answered by rows that
+/// were not trained as a head or tail.
+std::size_t count_unseen(const KnowledgeGraph& graph, const std::vector<Triple>& triples);
 
 /// Reads the graph in `options.folder`, in whichever of the two layouts it is. Errors: kNotFound for a
 /// missing folder or file, kInvalidArgument for a malformed line, named as file:line.

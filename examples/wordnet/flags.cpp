@@ -1,9 +1,12 @@
 #include "wordnet/flags.hpp"
 
+#include <limits>
 #include <string>
 
 namespace troupe::wordnet {
 namespace {
+
+constexpr double kLargest = std::numeric_limits<float>::max();  // as floats they are kept
 
 CLI::Validator number(const std::string& kind, const std::string& name, bool (*fits)(double)) {
   return {[=](const std::string& text) {
@@ -17,10 +20,10 @@ CLI::Validator number(const std::string& kind, const std::string& name, bool (*f
 }  // namespace
 
 CLI::Validator zero_or_more() {
-  return number("of 0 or more", "NONNEGATIVE", [](double value) { return value >= 0; });
+  return number("of 0 or more", "NONNEGATIVE", [](double value) { return value >= 0 && value <= kLargest; });
 }
 CLI::Validator more_than_zero() {
-  return number("above 0", "POSITIVE", [](double value) { return value > 0; });
+  return number("above 0", "POSITIVE", [](double value) { return value > 0 && value <= kLargest; });
 }
 
 void add_dataset_flags(CLI::App& app, DatasetOptions& options) {

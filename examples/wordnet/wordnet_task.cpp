@@ -151,6 +151,12 @@ Result<void> WordnetTask::begin_report(RunReport& report) {
   report.data = graph_.name + ": " + grouped(graph_.entity_count()) + " entities, " +
                 grouped(graph_.relation_count()) + " relations, " + grouped(graph_.train.size()) +
                 " training triples";
+  if (const std::size_t unseen = count_unseen(graph_, graph_.test); unseen > 0) {
+    const std::string note = grouped(unseen) + " of " + grouped(graph_.test.size()) +
+                             " test triples have an entity that no training triple has";
+    report.data += "; " + note;
+    report.words.test_note += "; " + note;
+  }
   if (reference_file_.empty()) return {};
   auto reference = read_reference(reference_file_);
   if (!reference) return reference.error();

@@ -38,6 +38,7 @@ class WordnetTask : public training::Task {
   std::vector<training::Metric> metrics(const std::vector<double>& sums) const override;
 
   std::string data_identity() const override { return identity_of(graph_); }
+  bool adds_to(const std::string& identity) const override { return wordnet::adds_to(graph_, identity); }
   Result<void> begin_report(training::RunReport& report) override;
   Result<void> end_report(training::RunReport& report, training::TableGroup& tables) override;
 

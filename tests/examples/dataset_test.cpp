@@ -69,6 +69,37 @@ TEST_CASE("a byte order mark is no part of the first name") {
   CHECK(identity_of(*load_graph({.folder = folder.path()})) != identity_of(*plain));
 }
 
+TEST_CASE("entities that are added leave those that were there; others, and relations, do not") {
+  const TemporaryFolder folder;
+  write_graph(folder);
+  const KnowledgeGraph plain = *load_graph({.folder = folder.path()});
+  const std::string identity = identity_of(plain);
+  CHECK(adds_to(plain, identity));
+  KnowledgeGraph more = plain;
+  more.entities.emplace_back("zebra");
+  more.train.push_back({static_cast<std::uint32_t>(plain.entity_count()), 0, 0});
+  CHECK(identity_of(more) != identity);
+  CHECK(adds_to(more, identity));
+  CHECK_FALSE(adds_to(plain, identity_of(more)));
+  KnowledgeGraph before = plain;
+  before.entities.insert(before.entities.begin(), "zebra");
+  CHECK_FALSE(adds_to(before, identity));
+  KnowledgeGraph related = more;
+  related.relations.emplace_back("eats");
+  CHECK_FALSE(adds_to(related, identity));
+  KnowledgeGraph other = plain;  // the same names, other triples
+  other.train.pop_back();
+  CHECK(identity_of(other) != identity);
+  CHECK(adds_to(other, identity));
+  for (const char* text : {"", "x", "99999999999999999999999 entities", "0 entities"})
+    CHECK_FALSE(adds_to(plain, text));
+
+  CHECK(count_unseen(plain, plain.train) == 0);
+  more.train.pop_back();
+  const auto zebra = static_cast<std::uint32_t>(plain.entity_count());
+  CHECK(count_unseen(more, {{zebra, 0, 0}, {0, 0, zebra}, plain.train[0]}) == 2);
+}
+
 TEST_CASE("names may hold spaces and any other byte but tab and line end") {
   const TemporaryFolder folder;
   write_graph(folder);

@@ -167,6 +167,11 @@ TEST_CASE("bad input is one line and exit code 2") {
       {{"train", "--throttle", "worker-1"}, "--throttle worker-1"},
       {{"train", "--throttle", "worker-7=0.5"}, "there is no worker-7"},
       {{"train", "--staleness", "-1"}, "--staleness"},
+      {{"train", "--rate", "1e39"}, "--rate: '1e39'"},
+      {{"train", "--rate", "inf"}, "--rate"},
+      {{"train", "--n3", "nan"}, "--n3"},
+      {{"train", "--keep-checkpoints", "0"}, "--keep-checkpoints"},
+      {{"train", "--allow-older"}, "--resume"},
       {{"train", "--servers", "0"}, "--servers"},
       {{"train", "--servers", "2000"}, "--servers"},
       {{"train", "--transport", "pigeon"}, "--transport"},
@@ -198,7 +203,7 @@ TEST_CASE("a damaged checkpoint is one line and the job ends") {
     }
   const Finished done = run({"train", "--resume", folder.out()});
   CAPTURE(done.err);
-  CHECK(done.code == 1);
+  CHECK(done.code == 2);
   CHECK(done.err.find("is corrupt") != std::string::npos);
   CHECK(count(done.err, "\n") == 1);  // nothing sends back to it
 }
@@ -211,8 +216,11 @@ TEST_CASE("a run is not resumed with data whose entities have other numbers") {
   folder.write("graph/train.txt", "new\tr\te1\n" + folder.read("graph/train.txt"));
   const Finished done = run({"train", "--resume", folder.out(), "--epochs", "2"});
   CAPTURE(done.err);
-  CHECK(done.code == 1);
-  CHECK(done.err.find("is not that of the checkpoint in") != std::string::npos);
+  CHECK(done.code == 2);
+  CHECK(count(done.err, "\n") == 1);
+  CHECK(done.err.find(
+            "out/checkpoint: the checkpoint was made with others: data was 60 entities, 3 relations") !=
+        std::string::npos);
   CHECK(done.err.find("no checkpoint yet") == std::string::npos);
   CHECK(folder.read("out/checkpoint/manifest.json") == manifest);
 }

@@ -101,6 +101,19 @@ TEST_CASE("the guide's program is resumed after a server's death, with the flags
   CHECK(refused.err.find("leave out --rate") != std::string::npos);
 }
 
+TEST_CASE("a setting that no table can have is told before anything starts") {
+  for (const char* rate : {"1e39", "inf", "nan", "-1"}) {
+    CAPTURE(rate);
+    const Run folder;
+    const Finished refused = run(folder.train({"--epochs", "1", std::string("--rate=") + rate}));
+    CAPTURE(refused.err);
+    CHECK(refused.code == 2);
+    CHECK(command_test::count(refused.err, "\n") == 1);
+    CHECK(refused.err.find("learning_rate") != std::string::npos);
+    CHECK(refused.out.find("waiting for") == std::string::npos);
+  }
+}
+
 TEST_CASE("at the end of a job its processes leave, the chief as the last of them") {
   const Run folder;
   Command job(folder.train({"--epochs", "300"}));

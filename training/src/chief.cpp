@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
-#include <filesystem>
 
 #include "launched.hpp"
 #include "worker.hpp"
@@ -16,19 +15,11 @@ constexpr Duration kServerPatience{std::chrono::seconds(30)};
 constexpr Duration kWorkerPatience{std::chrono::seconds(60)};  // they load the data first
 constexpr Duration kGlance{std::chrono::milliseconds(200)};    // how soon an interrupt is seen
 constexpr double kWarmUpShare = 0.25;  // of the time for which a mode of consistency is timed
-constexpr Duration kDiskPatience{std::chrono::minutes(10)};
 constexpr Duration kFarewellPatience{std::chrono::seconds(10)};
 constexpr Duration kEndPatience{std::chrono::seconds(2)};
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-std::string grouped(std::uint64_t number) {
-  std::string text = std::to_string(number);
-  for (auto at = static_cast<std::ptrdiff_t>(text.size()) - 3; at > 0; at -= 3)
-    text.insert(static_cast<std::size_t>(at), ",");
-  return text;
 }
 
 std::string utc_now() {
@@ -58,28 +49,37 @@ Chief::~Chief() {
   node_.reset();
 }
 
-Result<void> Chief::run(bool resume) {
+Result<void> Chief::run(const Resume& resume) {
   auto done = run_all(resume);
   if (!done) return cause_of(done.error());
   return done;
 }
 
-Result<void> Chief::prepare() {
+Result<void> Chief::prepare(const Resume& resume) {
   report_.started_at = utc_now();
   report_.words.title = program_.name;
   // Before hours of training, not after them.
-  if (auto place = shards::checkpoint_place(settings_.checkpoint()); !place) return place.error();
+  if (auto taken = take_place(); !taken) return taken;
   if (auto loaded = task_->load(); !loaded) return loaded;
+  if (auto good = check_tables(); !good) return good;
+  if (resume.wanted)
+    if (auto found = find(resume, shards::Check::kSizes); !found) return found;
   if (auto begun = task_->begin_report(report_); !begun) return begun;
   if (!report_.data.empty()) progress_.message(report_.data);
   return {};
 }
 
-Result<void> Chief::run_all(bool resume) {
-  if (auto prepared = prepare(); !prepared) return prepared;
+Result<void> Chief::check_tables() const {
+  for (const shards::TableSpec& spec : tables_of(*task_, settings_, TableSet::kOwn))
+    if (auto valid = spec.validate(); !valid) return valid;
+  return {};
+}
+
+Result<void> Chief::run_all(const Resume& resume) {
+  if (auto prepared = prepare(resume); !prepared) return prepared;
   if (auto gathered = gather_processes(); !gathered) return gathered;
-  if (resume) {
-    if (auto restored = restore(); !restored) return restored;
+  if (resume.wanted) {
+    if (auto restored = restore(resume); !restored) return restored;
   }
   training_ = true;
   if (auto made = make_tables(); !made) return made;
@@ -210,45 +210,6 @@ Result<void> Chief::make_tables() {
   return {};
 }
 
-Result<void> Chief::restore() {
-  const auto folder = std::filesystem::absolute(settings_.checkpoint());
-  auto progress = read_run_progress(folder);
-  if (!progress) return progress.error();
-  if (const std::string data = task_->data_identity(); progress->data != data) {
-    return Error{
-        Code::kFailedPrecondition,
-        "the data is not that of the checkpoint in " + folder.string() + ": " + data + ", and there " +
-            progress->data +
-            ". Rows belong to it by their keys: resume with the data of the first run, or begin again"};
-  }
-  checkpoint_epoch_ = progress->epoch;
-  training_ = true;  // whatever goes wrong now: there is a checkpoint to go on from
-  std::vector<rpc::Future<std::uint64_t>> restored;
-  for (const std::string& server : servers_)
-    restored.push_back(
-        node_->rpc_async_with<std::uint64_t>({.timeout = kDiskPatience}, server, "restore", folder.string()));
-  std::uint64_t rows = 0;
-  for (auto& each : restored) {
-    auto count = each.get();
-    if (!count) return count.error();
-    rows += *count;
-  }
-  report_.examples = progress->examples;
-  report_.epochs = std::move(progress->epochs);
-  report_.loss = std::move(progress->loss);
-  report_.checkpoint = settings_.checkpoint().string();
-  {
-    Loop::Turn turn(node_->loop());
-    train_seconds_ = progress->train_seconds;
-    failures_.insert(failures_.begin(), progress->failures.begin(), progress->failures.end());
-  }
-  epochs_done_ = progress->epoch;
-  first_epoch_ = epochs_done_ + 1;
-  progress_.message("resuming after epoch " + std::to_string(epochs_done_) + " from " +
-                    settings_.checkpoint().string() + ": " + grouped(rows) + " rows");
-  return {};
-}
-
 // ---- Phases -------------------------------------------------------------------------------------
 
 Result<void> Chief::train_epoch(std::uint64_t epoch) {
@@ -291,66 +252,6 @@ Result<std::vector<Metric>> Chief::evaluate(std::uint64_t epoch, Split split) {
   Loop::Turn turn(node_->loop());
   if (examples > 0) seconds_per_example_ = seconds_since(start) / static_cast<double>(examples);
   return task_->metrics(coordinator_->sums());
-}
-
-RunProgress Chief::run_progress() const {
-  return {flags_,         epochs_done_, train_seconds_, report_.examples,
-          report_.epochs, report_.loss, failures_,      task_->data_identity()};
-}
-
-Result<shards::Manifest> Chief::save_files(const std::string& folder) {
-  shards::Manifest manifest;
-  std::vector<std::string> names;
-  for (std::size_t t = 0; t < tables_->size(); ++t) {
-    manifest.tables.push_back((*tables_)[t].spec());
-    names.push_back((*tables_)[t].spec().name);
-  }
-  {
-    Loop::Turn turn(node_->loop());
-    manifest.metadata = to_json(run_progress());
-  }
-  std::vector<rpc::Future<std::vector<std::string>>> saved;
-  for (const std::string& server : servers_)
-    saved.push_back(node_->rpc_async_with<std::vector<std::string>>({.timeout = kDiskPatience}, server,
-                                                                    "save", folder, names));
-  std::optional<Error> failed;
-  for (auto& each : saved) {
-    auto entries = each.get();
-    if (!entries) {
-      failed = entries.error();
-      continue;  // the others must not write any more when the folder is removed
-    }
-    for (const std::string& text : *entries) {
-      auto entry = shards::file_entry_from_json(text);
-      if (!entry)
-        failed = entry.error();
-      else
-        manifest.files.push_back(*entry);
-    }
-  }
-  if (failed) return *failed;
-  return manifest;
-}
-
-Result<void> Chief::save_checkpoint(std::uint64_t epoch) {
-  // Between two phases nothing is under way, so that all shards show the same moment.
-  const auto place = shards::checkpoint_place(settings_.checkpoint());
-  if (!place) return with_context(place.error(), "writing a checkpoint");
-  const std::string temporary = place->temporary.string();
-  const auto remove_temporary = [&] {
-    std::error_code ignored;
-    std::filesystem::remove_all(temporary, ignored);
-  };
-  remove_temporary();
-  auto manifest = save_files(temporary);
-  auto committed = manifest ? shards::commit(temporary, place->final, *manifest) : manifest.error();
-  if (!committed) {
-    remove_temporary();
-    return with_context(committed.error(), "writing a checkpoint");
-  }
-  checkpoint_epoch_ = epoch;
-  report_.checkpoint = settings_.checkpoint().string();
-  return {};
 }
 
 // ---- The two modes of consistency ---------------------------------------------------------------

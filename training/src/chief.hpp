@@ -34,7 +34,7 @@ class Chief {
   ~Chief();
 
   /// The whole job; an error ends it.
-  Result<void> run(bool resume);
+  Result<void> run(const Resume& resume);
   /// Says on standard error why the job ended, and how to go on.
   void tell_failure(const Error& error);
   /// From any thread: end soon, with an error of kCancelled.
@@ -48,19 +48,16 @@ class Chief {
   using SteadyClock = std::chrono::steady_clock;
 
   // chief.cpp: the course of the job
-  Result<void> run_all(bool resume);
-  Result<void> prepare();
+  Result<void> run_all(const Resume& resume);
+  Result<void> prepare(const Resume& resume);
+  Result<void> check_tables() const;
   Result<void> gather_processes();
   Result<void> wait_for_all();
   Result<void> wait_for_servers();
   Result<void> train_and_check(std::uint64_t epoch);
-  RunProgress run_progress() const;
   Result<void> make_tables();
-  Result<void> restore();
   Result<void> train_epoch(std::uint64_t epoch);
   Result<std::vector<Metric>> evaluate(std::uint64_t epoch, Split split);
-  Result<shards::Manifest> save_files(const std::string& folder);
-  Result<void> save_checkpoint(std::uint64_t epoch);
   Result<void> time_mode(TableSet tables, const std::string& phase, double seconds, std::uint64_t epoch);
   Result<ConsistencyReport> measure_mode(TableSet tables, const shards::Consistency& consistency,
                                          const char* suffix);
@@ -68,6 +65,16 @@ class Chief {
   Result<void> finish();
   /// Lets the others go, and then goes itself.
   void end_others();
+
+  // chief_checkpoints.cpp: where it went on from, and what it leaves
+  Result<void> take_place();
+  /// The checkpoint to go on from.
+  Result<void> find(const Resume& resume, shards::Check check);
+  Result<void> restore(const Resume& resume);
+  Result<std::uint64_t> restore_tables();
+  RunProgress run_progress() const;
+  Result<shards::Manifest> save_files(const std::string& folder);
+  Result<void> save_checkpoint(std::uint64_t epoch);
 
   // chief_watch.cpp: what goes on meanwhile
   /// Lets the phase in the queue go on to its end, showing it as `phase`.
@@ -106,6 +113,8 @@ class Chief {
   JobSettings settings_;
   std::vector<std::string> servers_;  // their actors
   std::unique_ptr<Task> task_;
+  std::optional<shards::CheckpointLock> lock_;  // of the checkpoint's place
+  std::optional<FoundRun> found_;               // on resuming
   std::unique_ptr<Node> node_;
   std::shared_ptr<Coordinator> coordinator_;
   std::unique_ptr<TableGroup> tables_;

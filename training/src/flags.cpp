@@ -48,6 +48,10 @@ void add_job_flags(CLI::App& app, JobSettings& s) {
   app.add_option("--checkpoint-every", s.checkpoint_every, "Epochs between checkpoints; 0: only at the end")
       ->capture_default_str()
       ->check(zero_or_more());
+  app.add_option("--keep-checkpoints", s.keep_checkpoints,
+                 "How many checkpoints are kept: the newest, and those before it as checkpoint.1 and so on")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
 }
 
 FlagWords words_of(const CLI::App& app, const std::vector<std::string>& without) {

@@ -18,6 +18,13 @@ struct Place {
   std::string metrics_address = {};  ///< where the process serves its metrics; empty: nowhere
 };
 
+/// Whether a run goes on from a checkpoint, and from which.
+struct Resume {
+  bool wanted = false;
+  bool allow_older = false;  ///< if the newest is damaged, the newest good one will do
+  bool allow_added = false;  ///< the data may be more than that of the checkpoint
+};
+
 /// After so long a silence a process of the job is taken for dead; writing a checkpoint must not take as
 /// long. A process that is killed is noticed at once all the same.
 inline constexpr Duration kJobSilenceLimit{std::chrono::seconds(30)};
@@ -43,7 +50,7 @@ inline std::string process_actor(const std::string& name) {
 
 /// Holds the registry and the coordinator, shows progress, evaluates, writes checkpoints and the report.
 /// `command`: the program's path, for the line that says how to resume.
-int run_chief(const Place& place, const Program& program, const FlagWords& flags, bool resume,
+int run_chief(const Place& place, const Program& program, const FlagWords& flags, const Resume& resume,
               const std::string& command);
 /// Holds shard number `index` of `count` of each table.
 int run_server(const Place& place, const Program& program, std::uint32_t index, std::uint32_t count);

@@ -13,7 +13,7 @@ namespace {
 constexpr std::chrono::milliseconds kInterruptPatience{3000};  // the launcher's is 5 s
 }
 
-int run_chief(const Place& place, const Program& program, const FlagWords& flags, bool resume,
+int run_chief(const Place& place, const Program& program, const FlagWords& flags, const Resume& resume,
               const std::string& command) {
   kernels::set_blas_threads(1);
   JobSettings settings = program.defaults;
@@ -40,6 +40,8 @@ int run_chief(const Place& place, const Program& program, const FlagWords& flags
     case Code::kInvalidArgument:
     case Code::kNotFound:
     case Code::kAlreadyExists:
+    case Code::kFailedPrecondition:
+    case Code::kDataLoss:
       return chief.has_begun() ? 1 : 2;  // before that it is the input that is bad
     default:
       return 1;

@@ -11,6 +11,7 @@
 
 #include <troupe/runtime/files.hpp>
 #include <troupe/runtime/process.hpp>
+#include <troupe/shards/snapshot.hpp>
 #include <troupe/tools/job.hpp>
 #include <troupe/tools/launcher.hpp>
 #include <troupe/tools/meeting.hpp>
@@ -39,6 +40,7 @@ struct TrainCommand {
   JobSettings settings;
   std::unique_ptr<Task> task;
   std::string resume;
+  bool allow_older = false, allow_added = false;
   std::string transport = "auto";
   std::string registry = "tcp";
   FlagWords words;  // of job and task
@@ -49,12 +51,19 @@ struct TrainCommand {
 };
 
 /// The flags of the launch alone, of which no checkpoint tells.
-const std::vector<std::string> kOfLaunch{"--help", "--resume", "--transport", "--registry"};
+const std::vector<std::string> kOfLaunch{"--help",        "--resume",    "--allow-older",
+                                         "--allow-added", "--transport", "--registry"};
 
 void TrainCommand::add_flags(CLI::App& app) {
   task->add_flags(app);
   add_job_flags(app, settings);
-  app.add_option("--resume", resume, "Go on from the checkpoint in this run's folder, with its settings");
+  CLI::Option* const from =
+      app.add_option("--resume", resume, "Go on from the checkpoint in this run's folder, with its settings");
+  app.add_flag("--allow-older", allow_older,
+               "Resume from an older checkpoint if the newest is damaged (see --keep-checkpoints)")
+      ->needs(from);
+  app.add_flag("--allow-added", allow_added, "Resume also if the data has more than that of the checkpoint")
+      ->needs(from);
   app.add_option("--transport", transport, "auto, shm or tcp")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "shm", "tcp"}));
@@ -71,9 +80,9 @@ Result<void> TrainCommand::settle(const CLI::App& app) {
 
 /// The settings of the run in `resume`, as its checkpoint keeps them, with those changed that may be.
 Result<void> TrainCommand::settle_resumed(const CLI::App& app) {
-  std::vector<std::string> free = task->flags_free_to_change();
+  std::vector<std::string> free = flags_free_to_change(*task);
+  std::erase(free, "--out");  // that is what --resume says
   free.insert(free.end(), kOfLaunch.begin(), kOfLaunch.end());
-  free.insert(free.end(), {"--epochs", "--compare-seconds"});
   FlagWords changed;
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_name();
@@ -84,10 +93,11 @@ Result<void> TrainCommand::settle_resumed(const CLI::App& app) {
     if (std::find(kOfLaunch.begin(), kOfLaunch.end(), name) == kOfLaunch.end())
       changed.emplace_back(name, option->results());
   }
-  auto progress = read_run_progress(std::filesystem::path(resume) / "checkpoint");
-  if (!progress) return with_context(progress.error(), "--resume " + resume);
+  auto run = find_run(std::filesystem::path(resume) / "checkpoint",
+                      allow_older ? shards::Older::kAllowed : shards::Older::kRefused, task->optimizers());
+  if (!run) return with_context(run.error(), "--resume " + resume);
   changed.emplace_back("--out", std::vector<std::string>{resume});  // it may have been moved
-  words = merge(std::move(progress->flags), changed);
+  words = merge(std::move(run->progress.flags), changed);
   settings = program.defaults;
   task = program.make_task();
   return apply(words, settings, *task);
@@ -99,10 +109,11 @@ void tell_how_to_resume(const TrainCommand& command, const std::string& self,
   const auto folder = command.settings.checkpoint();
   std::error_code failed;
   const auto written = std::filesystem::last_write_time(folder / "manifest.json", failed);
-  auto progress = read_run_progress(folder);
-  const bool ours = !failed && progress && (written >= begun || !command.resume.empty());
-  std::fprintf(stderr, "%s\n",
-               resume_hint(command.settings, ours ? progress->epoch : 0, self, command.transport).c_str());
+  auto run = find_run(folder, shards::Older::kRefused, command.task->optimizers());
+  const bool ours = !failed && run && (written >= begun || !command.resume.empty());
+  std::fprintf(
+      stderr, "%s\n",
+      resume_hint(command.settings, ours ? run->progress.epoch : 0, self, command.transport).c_str());
 }
 
 tools::JobPlan plan_of(const TrainCommand& command, const std::string& self,
@@ -119,6 +130,8 @@ tools::JobPlan plan_of(const TrainCommand& command, const std::string& self,
   };
   auto chief = role("chief", 0, {self, "chief", "--settings", settings_file.string()});
   if (!command.resume.empty()) chief.command.emplace_back("--resume");
+  if (command.allow_older) chief.command.emplace_back("--allow-older");
+  if (command.allow_added) chief.command.emplace_back("--allow-added");
   chief.marks.console = chief.marks.main = true;
   auto server = role("ps", static_cast<int>(s.servers),
                      {self, "server", "--name", "{name}", "--index", "{index}", "--count", "{count}"});
@@ -139,6 +152,9 @@ int train(TrainCommand& command, const CLI::App& app, const std::string& self) {
   std::filesystem::create_directories(settings.out, failed);
   if (failed) return complain(program, "--out " + settings.out.string() + ": " + failed.message());
   const auto settings_file = settings.out / "settings.json";
+  // Held to the end: the folder is this run's.
+  const auto lock = shards::CheckpointLock::take({std::filesystem::absolute(settings_file, failed), {}});
+  if (!lock) return complain(program, "--out " + settings.out.string() + ": " + lock.error().message);
   if (auto written = write_file_atomically(settings_file, to_json(command.words)); !written)
     return complain(program, written.error().message);
 
@@ -176,11 +192,13 @@ int run(const Program& program, int argc, char** argv) {
 
   Place place;
   std::string settings_file;
-  bool resume = false;
+  Resume resume;
   CLI::App* chief = app.add_subcommand("chief", "One process of the job: registry, coordinator, report");
   add_place_flags(*chief, place);
   chief->add_option("--settings", settings_file, "The job's settings, a file that `train` wrote")->required();
-  chief->add_flag("--resume", resume, "Go on from the checkpoint in the job's folder");
+  chief->add_flag("--resume", resume.wanted, "Go on from the checkpoint in the job's folder");
+  chief->add_flag("--allow-older", resume.allow_older, "As of train");
+  chief->add_flag("--allow-added", resume.allow_added, "As of train");
   std::uint32_t index = 0, count = 1;
   CLI::App* server = app.add_subcommand("server", "One process of the job: a shard server");
   add_place_flags(*server, place);

@@ -24,6 +24,7 @@ struct JobSettings {
   std::uint64_t compare_staleness = 1;          ///< of the other mode that the report sets beside this run's
   double compare_seconds = 0;                   ///< how long each mode is measured for that; 0: not at all
   std::uint64_t checkpoint_every = 1;           ///< epochs; 0: only at the end
+  std::uint32_t keep_checkpoints = 1;           ///< how many, the newest among them
   std::filesystem::path out = "out";            ///< for the checkpoint, result.json, report.html and job.json
 
   std::map<std::string, double> speeds = {};  ///< what `throttles` says; 1 is full speed

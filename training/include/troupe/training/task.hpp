@@ -96,6 +96,12 @@ class Task {
   // ---- The report, in the chief -------------------------------------------------------------------
   /// What rows depend on, as a text: a checkpoint is refused where this differs.
   virtual std::string data_identity() const { return {}; }
+  /// Whether the data is that of this data_identity() and more, and each row that was there has its key
+  /// still: then a run may go on with it, if that is asked for.
+  virtual bool adds_to(const std::string& identity) const {
+    (void)identity;
+    return false;
+  }
   /// After load(): the report's words, its line about the data, a reference.
   virtual Result<void> begin_report(RunReport& report) {
     (void)report;
