@@ -47,7 +47,8 @@ struct Members {
 /// The sum of the members' ranks plus one, as each of them gets it.
 void sums_ranks(std::map<std::string, Formed>& formed) {
   std::vector<std::pair<Tensor, shards::Work>> works;
-  for (auto& [name, communicator] : formed) {
+  for (const auto& each : formed) {
+    const Formed& communicator = each.second;
     REQUIRE_MESSAGE(communicator.ok(), text_of(communicator));
     const Tensor tensor = Tensor::of<float>({static_cast<float>((*communicator)->rank() + 1)});
     works.emplace_back(tensor, (*communicator)->all_reduce(tensor, shards::ReduceOp::kSum));

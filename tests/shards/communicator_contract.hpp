@@ -48,6 +48,7 @@ inline std::vector<std::string> with_members(const MakeCommunicator& make, int m
   Rendezvous rendezvous(members);
   std::vector<std::string> found(static_cast<std::size_t>(members));
   std::vector<std::thread> threads;
+  threads.reserve(found.size());
   for (int rank = 0; rank < members; ++rank) {
     threads.emplace_back([&, rank, options]() mutable {
       options.rank = rank;

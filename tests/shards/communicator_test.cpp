@@ -164,6 +164,7 @@ TEST_CASE(
   constexpr int kDeaths = 100;
   const auto timeout = std::chrono::seconds(50);  // long enough to be no answer
   std::vector<Member> survivors;
+  survivors.reserve(2);
   for (int rank = 0; rank < 2; ++rank)
     survivors.push_back(begin_member([&](int fd) { return survive(fd, rank, 3, timeout); }));
   for (int death = 0; death < kDeaths; ++death) {
@@ -189,9 +190,11 @@ TEST_CASE(
 TEST_CASE("a member that is stopped in mid-collective ends the group at its deadline") {
   const auto timeout = std::chrono::milliseconds(1500);
   std::vector<Member> members;
+  members.reserve(3);
   for (int rank = 0; rank < 3; ++rank)
     members.push_back(begin_member([&](int fd) { return survive(fd, rank, 3, timeout); }));
   std::vector<int> sockets;
+  sockets.reserve(3);
   for (const Member& member : members) sockets.push_back(member.socket.get());
   for (const int fd : sockets) REQUIRE(give(fd, "form"));
   pass_addresses_on(sockets);

@@ -101,8 +101,8 @@ std::span<std::byte> GlooCommunicator::scratch(std::size_t bytes) {
 
 Result<void> GlooCommunicator::run_all_reduce(const Tensor& tensor, Combine combine, ReduceOp op) {
   if (tensor.bytes() <= kShort) {
-    std::vector<Part> parts;
-    for (int i = 0; i < size(); ++i) parts.push_back({i, 0, tensor.bytes()});
+    std::vector<Part> parts(static_cast<std::size_t>(size()), Part{0, 0, tensor.bytes()});
+    for (int i = 0; i < size(); ++i) parts[static_cast<std::size_t>(i)].member = i;
     // What goes to the others must not change before it has gone.
     const Tensor sum = Tensor::empty(tensor.dtype(), tensor.shape());
     combine_part(tensor, parts, combine, op, sum.data());
