@@ -106,6 +106,57 @@ TEST_CASE_TEMPLATE("budget: 2 GiB through a slow reader keep little in memory, a
   CHECK(most - before < kResident);
 }
 
+TEST_CASE_TEMPLATE("budget: a peer has its share of the places for calls, and others have theirs", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  auto for_b = options_of(2, "bob");
+  for_b.limits.max_inbound_calls = 8;
+  for_b.limits.max_inbound_calls_per_peer = 3;
+  Duo<Kind> duo(options_of(1, "alice"), for_b);
+  duo.connect();
+  Side c;
+  auto& answers = duo.answers(6);
+  auto& others = duo.answers(4);
+  c.endpoint =
+      std::make_unique<Endpoint>(duo.world.a, duo.world.make(duo.world.a, "c"), options_of(3, "carol"), c);
+  const SessionId cb = c.endpoint->connect(duo.address).value();
+  for (std::size_t i = 0; i < 5; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 60s, answers[i]);
+  REQUIRE(duo.until([&] { return answers[4].count == 1; }));
+  for (std::size_t i = 3; i < 5; ++i) {
+    CHECK(answers[i].code() == Code::kResourceExhausted);
+    CHECK(answers[i].error->message.find("3 calls of alice") != std::string::npos);
+    CHECK(answers[i].error->message.find("max_inbound_calls_per_peer") != std::string::npos);
+  }
+  for (Answer& other : others) start_call(*c.endpoint, {cb, Side::kKeeper}, "k", 60s, other);
+  REQUIRE(duo.until([&] { return others[3].count == 1; }));
+  CHECK(others[3].code() == Code::kResourceExhausted);
+  CHECK(duo.b.service.kept.size() == 6);
+  duo.b.service.kept[0]->reply_void();
+  REQUIRE(duo.until([&] { return answers[0].count == 1; }));
+  start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 60s, answers[5]);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 7; }));
+  for (std::size_t i = 1; i < duo.b.service.kept.size(); ++i) duo.b.service.kept[i]->reply_void();
+  REQUIRE(duo.until([&] { return duo.a.endpoint->open_calls() + c.endpoint->open_calls() == 0; }));
+  for (std::size_t i = 0; i < 6; ++i) CHECK((i == 3 || i == 4 || answers[i].code() == Code::kOk));
+  for (std::size_t i = 0; i < 3; ++i) CHECK(others[i].code() == Code::kOk);
+}
+
+TEST_CASE_TEMPLATE("budget: requests that are held take none of their peer's share", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  auto for_b = bounded(2, "bob", 4 * kMiB);
+  for_b.limits.max_inbound_calls_per_peer = 2;
+  Duo<Kind> duo(options_of(1, "alice"), for_b);
+  duo.connect();
+  int begun = 0;
+  duo.b.handler = puller(kMiB, begun);
+  Dropped answers;
+  for (int i = 0; i < 64; ++i) start_call(*duo.a.endpoint, {duo.ab, 1}, "pull", 100s, answers);
+  drive(duo.world.b);
+  CHECK(duo.b.endpoint->stats().requests_held > 2);
+  REQUIRE(duo.until([&] { return answers.came + answers.failed == 64; }));
+  CHECK(answers.failed == 0);
+}
+
 TEST_CASE_TEMPLATE("budget: requests that are held begin in order, unless they end before", Kind,
                    TROUPE_BUDGET_TRANSPORTS) {
   Duo<Kind> duo(options_of(1, "alice"), bounded(2, "bob", 4 * kMiB));

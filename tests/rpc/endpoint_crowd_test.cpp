@@ -17,7 +17,7 @@ double thread_seconds() {
 
 EndpointOptions roomy(std::uint64_t id, const std::string& name) {
   auto options = options_of(id, name);
-  options.limits.max_calls_in_flight = 1 << 18;
+  options.limits.max_calls_in_flight = options.limits.max_inbound_calls_per_peer = 1 << 18;
   options.silence_limit = 100s;
   return options;
 }

@@ -38,11 +38,27 @@ void EndpointCore::on_request(SessionId session, std::unique_ptr<InMessage>&& me
 
 void EndpointCore::begin_request(InboundCallPtr call) {
   begin_metered(*call);
-  if (inbound_calls_ > options_.limits.max_inbound_calls)
-    return call->reply_error({Code::kResourceExhausted, std::to_string(options_.limits.max_inbound_calls) +
-                                                            " calls wait for their answers here already"});
+  // No peer has more than there are in all, so one number is looked at as long as all is well.
+  if (inbound_calls_ > options_.limits.max_inbound_calls_per_peer) [[unlikely]]
+    if (auto refused = check_inbound(*call); !refused) return call->reply_error(std::move(refused).error());
   if (call->header().token != 0 && take_repeat(call, caller_of(*call))) return;
   hand_on(std::move(call));
+}
+
+/// Whether one more may run here: of all, and of its peer's share, so that no peer takes the others' places.
+/// Those that are held have bounds of their own, and do not count for the peer.
+Result<void> EndpointCore::check_inbound(const InboundCall& call) {
+  const CallLimits& limits = options_.limits;
+  if (inbound_calls_ > limits.max_inbound_calls)
+    return Error{Code::kResourceExhausted,
+                 std::to_string(limits.max_inbound_calls) +
+                     " calls wait for their answers here already (limits.max_inbound_calls)"};
+  const Session* const peer = find(call.session());  // null: ourselves
+  if (!peer || peer->calls.in.count() - peer->calls.held.count() <= limits.max_inbound_calls_per_peer)
+    return {};
+  return Error{Code::kResourceExhausted,
+               std::to_string(limits.max_inbound_calls_per_peer) + " calls of " + peer->name() +
+                   " wait for their answers here already (limits.max_inbound_calls_per_peer); wait for some"};
 }
 
 void EndpointCore::hand_on(InboundCallPtr call) {

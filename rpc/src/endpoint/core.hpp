@@ -149,6 +149,7 @@ class EndpointCore final : private TransportEvents {
   void deliver(SessionId session, std::unique_ptr<InMessage>&& message);
   void on_request(SessionId session, std::unique_ptr<InMessage>&& message);
   void begin_request(InboundCallPtr call);
+  Result<void> check_inbound(const InboundCall& call);
   /// To the layer above.
   void hand_on(InboundCallPtr call);
   void on_reply(SessionId session, std::unique_ptr<InMessage>&& message);

@@ -1,6 +1,7 @@
 // The endpoint: what programs call, and the registry of sessions.
 #include <troupe/rpc/endpoint.hpp>
 
+#include <algorithm>
 #include <cassert>
 
 #include <troupe/rpc/stream_ends.hpp>
@@ -140,6 +141,8 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       local_delivery_(std::make_unique<LocalDelivery>(*this)),
       transport_(std::move(transport)) {
   assert(options_.node_id != 0 && options_.default_timeout > Duration::zero());
+  CallLimits& limits = options_.limits;
+  limits.max_inbound_calls_per_peer = std::min(limits.max_inbound_calls_per_peer, limits.max_inbound_calls);
   transport_->set_events(*this);
   expect_strangers();
 }

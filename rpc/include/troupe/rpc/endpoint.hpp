@@ -28,8 +28,9 @@ struct AnswerLimits {
 
 /// How much may be open, on its way and waiting. Past it calls end with kResourceExhausted.
 struct CallLimits {
-  std::uint32_t max_open_calls = 1 << 18;     ///< of this endpoint; past it calls are refused
-  std::uint32_t max_inbound_calls = 1 << 18;  ///< unanswered calls of others, likewise
+  std::uint32_t max_open_calls = 1 << 18;              ///< of this endpoint; past it calls are refused
+  std::uint32_t max_inbound_calls = 1 << 18;           ///< unanswered calls of others, likewise
+  std::uint32_t max_inbound_calls_per_peer = 1 << 16;  ///< those of one session that have begun, likewise
   // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
   std::uint32_t max_calls_in_flight = 1 << 14;  ///< sent and not answered
   /// Of long messages; as much again of short ones. Calls count until they are answered, others until they
