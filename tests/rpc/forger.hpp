@@ -14,6 +14,9 @@ class Forger final : public Transport {
   Forger(std::unique_ptr<Transport> inner, std::function<void(OutFrame&)> meddle)
       : inner_(std::move(inner)), meddle_(std::move(meddle)) {}
 
+  std::function<TransportEvents&(TransportEvents&)> between;  ///< who is told instead, and tells them
+  bool is_distant = false;                                    ///< as if all peers were on other machines
+
   int poll() override { return inner_->poll(); }
   int event_fd() const override { return inner_->event_fd(); }
   bool arm() override { return inner_->arm(); }
@@ -22,7 +25,8 @@ class Forger final : public Transport {
   void bound_strangers(const StrangerBounds& bounds) override { inner_->bound_strangers(bounds); }
   void admit(LinkId link) override { inner_->admit(link); }
   bool is_local(std::string_view address) const override { return inner_->is_local(address); }
-  bool can_share_memory() const override { return inner_->can_share_memory(); }
+  bool can_share_memory(LinkId link) const override { return !is_distant && inner_->can_share_memory(link); }
+  std::string peer_identity(LinkId link) const override { return inner_->peer_identity(link); }
   Result<std::string> listen(std::string_view address) override { return inner_->listen(address); }
   Result<LinkId> dial(std::string_view address) override { return inner_->dial(address); }
   void send_control(LinkId link, std::span<const std::byte> message) override {

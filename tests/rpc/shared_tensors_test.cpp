@@ -1,15 +1,23 @@
 // Tensors that are mapped by the peer instead of being copied to it.
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
 
+#include <capnp/message.h>
+#include <capnp/serialize.h>
 #include <troupe/runtime/fresh_memory.hpp>
 
 #include "endpoint_support.hpp"
+#include "forger.hpp"
+#include "schema/wire.capnp.h"
 
 namespace troupe::rpc::testing {
 
@@ -57,6 +65,39 @@ EndpointEvents& nobody() {
   };
   static Nobody nobody;
   return nobody;
+}
+
+std::uint32_t pool_pid_of(const std::vector<std::byte>& message) {
+  auto words = kj::heapArray<capnp::word>(message.size() / sizeof(capnp::word));
+  std::memcpy(words.begin(), message.data(), message.size());
+  capnp::FlatArrayMessageReader reader(words);
+  return reader.getRoot<wire::Control>().getHello().getPoolPid();
+}
+
+template <class F>
+void say(Stranger& stranger, F&& write) {
+  capnp::MallocMessageBuilder builder;
+  write(builder.initRoot<wire::Control>());
+  const auto words = capnp::messageToFlatArray(builder);
+  const auto bytes = words.asBytes();
+  stranger.transport->send_control(stranger.links.at(0),
+                                   std::as_bytes(std::span(bytes.begin(), bytes.size())));
+}
+
+/// An IPv4 address of this machine that others may reach; empty: it has none.
+std::string address_of_an_interface() {
+  ifaddrs* all = nullptr;
+  if (::getifaddrs(&all) != 0) return {};
+  std::string found;
+  for (const ifaddrs* each = all; each && found.empty(); each = each->ifa_next) {
+    if (!each->ifa_addr || each->ifa_addr->sa_family != AF_INET || (each->ifa_flags & IFF_LOOPBACK) != 0)
+      continue;
+    std::array<char, INET_ADDRSTRLEN> text{};
+    const auto* address = reinterpret_cast<const sockaddr_in*>(each->ifa_addr);
+    if (::inet_ntop(AF_INET, &address->sin_addr, text.data(), text.size())) found = text.data();
+  }
+  ::freeifaddrs(all);
+  return found;
 }
 
 EndpointOptions without_sharing(std::uint64_t id, const std::string& name) {
@@ -217,6 +258,49 @@ TEST_CASE("shared tensors: if a side does not share, all is copied") {
   CHECK(holds(kept.at(0), kMiB, 9));
   CHECK_FALSE(kept[0].read_only());
   CHECK_FALSE(SharedPool::is_leased(tensor.buffer()));
+}
+
+TEST_CASE("shared tensors: a peer that cannot be on this machine is told of none, and may not claim to map") {
+  for (const bool is_distant : {false, true}) {
+    CAPTURE(is_distant);
+    contract::Shm world;
+    Side side;
+    auto transport = std::make_unique<Forger>(world.make(world.a, "a"), [](OutFrame&) {});
+    transport->is_distant = is_distant;
+    Stranger stranger(world.make(world.b, "b"));
+    const std::string at = stranger.transport->listen(contract::Shm::kAnyPort).value();
+    side.endpoint = std::make_unique<Endpoint>(world.a, std::move(transport), options_of(1, "alice"), side);
+    static_cast<void>(side.endpoint->connect(at).value());
+    REQUIRE(world.run_until([&] { return stranger.control.size() == 1; }, 10s));
+    CHECK(pool_pid_of(stranger.control[0]) == (is_distant ? 0 : static_cast<std::uint32_t>(::getpid())));
+    const LinkId link = stranger.links.at(0);
+    const auto address = stranger.transport->data_address(link);
+    say(stranger, [&](wire::Control::Builder control) {
+      auto hello = control.initHello();
+      hello.setProtocolVersion(wire::PROTOCOL_VERSION);
+      hello.setNodeId(2);
+      hello.setNodeName("bob");
+      hello.setDataAddress({reinterpret_cast<const capnp::byte*>(address.data()), address.size()});
+    });
+    say(stranger, [](wire::Control::Builder control) { control.setMapping(); });
+    REQUIRE(world.run_until([&] { return stranger.control.size() >= 2 || !side.closed.empty(); }, 10s));
+    CHECK(world.run_until([&] { return !side.closed.empty(); }, is_distant ? 10s : 50ms) == is_distant);
+    if (is_distant) CHECK(side.closed.at(0).second.code == Code::kDataLoss);
+  }
+}
+
+TEST_CASE("shared tensors: who has met over an address that others can have is not on this machine") {
+  contract::Pair<contract::AutoTransport> pair;
+  CHECK(pair.ta->can_share_memory(pair.a.link()));
+  CHECK(pair.tb->can_share_memory(pair.b.link()));
+  CHECK_FALSE(pair.ta->can_share_memory(pair.a.link() + 1));
+  const std::string own = address_of_an_interface();
+  if (own.empty()) return;  // this machine has none but loopback
+  contract::Pair<contract::Tcp> far(false);
+  REQUIRE(far.ta->dial(far.tb->listen(own + ":0").value()).ok());
+  REQUIRE(far.until([&] { return far.a.open() && far.b.open(); }));
+  CHECK_FALSE(far.ta->can_share_memory(far.a.link()));
+  CHECK_FALSE(far.tb->can_share_memory(far.b.link()));
 }
 
 TEST_CASE("shared tensors: simulated, they are copied") {

@@ -71,7 +71,7 @@ struct Hello {
   nodeName        @2 :Text;    # For people: messages and logs. At most 255 bytes, or the hello is refused.
   dataAddress     @3 :Data;    # Opaque to all but the transport: what each of its ways for data offers for this link.
   # A probe: an empty segment of shared memory (see Attachment). Whoever can open it can open all.
-  poolPid         @4 :UInt32;  # The sender's process; 0: it shares no memory.
+  poolPid         @4 :UInt32;  # The sender's process; 0: it shares no memory with this peer, which then may not say `mapping`.
   poolFd          @5 :UInt32;
   poolCookie      @6 :UInt64;
 }

@@ -42,8 +42,9 @@ void Session::send_hello() {
     hello.setNodeId(endpoint_.options_.node_id);
     const std::string_view name = clipped(endpoint_.options_.node_name, kMostNodeName);
     copy_text(hello.initNodeName(static_cast<unsigned>(name.size())), name);
-    if (const auto probe =
-            endpoint_.transport_->can_share_memory() ? endpoint_.shared_pool_.probe() : std::nullopt) {
+    const bool shares = endpoint_.transport_->can_share_memory(link_);
+    if (const auto probe = shares ? endpoint_.shared_pool_.probe() : std::nullopt) {
+      probe_told_ = true;
       hello.setPoolPid(static_cast<std::uint32_t>(::getpid()));
       hello.setPoolFd(probe->fd);
       hello.setPoolCookie(probe->cookie);
@@ -97,7 +98,7 @@ void Session::on_control(std::span<const std::byte> message) {
       case wire::Control::PROOF:
         return on_proof(bytes_of(control.getProof()));
       case wire::Control::MAPPING:
-        if (state_ != State::kOpening) break;
+        if (state_ != State::kOpening || !probe_told_) break;
         memory_.peer_maps = true;
         return;
     }
@@ -153,7 +154,7 @@ void Session::on_ready() {
 // ---- Memory that is mapped instead of copied ------------------------------------------------------
 
 void Session::open_peer_memory() {
-  if (!endpoint_.transport_->can_share_memory() || endpoint_.options_.shared.max_bytes == 0) return;
+  if (!endpoint_.transport_->can_share_memory(link_) || endpoint_.options_.shared.max_bytes == 0) return;
   const auto flush = [&endpoint = endpoint_, id = link_] {
     if (Session* session = endpoint.find(id)) session->return_leases();
   };

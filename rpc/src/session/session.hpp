@@ -146,6 +146,7 @@ class Session {
   FlowQueue queue_;                    // what waits for room, or for kReady
   LeavingAnswers leaving_;             // what is on its way to the peer
   bool paused_ = false;                // nothing is read from it
+  bool probe_told_ = false;            // it was told where our memory is, and may have opened it
   SessionMemory memory_;               // tensors that are mapped instead of copied
 };
 

@@ -64,6 +64,8 @@ class DataWay {
   virtual Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) = 0;
   /// Whether the peer uses it, too. Of an end that is open.
   virtual Agreement agreement(WayEnd&) { return Agreement::kAgreed; }
+  /// Who is at the other end of an open end, as far as the way has proof of its own; empty: it has none.
+  virtual std::string_view peer_identity(const WayEnd&) const { return {}; }
   /// Another way has been taken, by both.
   virtual void leave(LinkId link) { remove(link); }
   /// The link has ended. Safe if there is nothing of it.

@@ -283,8 +283,8 @@ void ProcessTransport::on_met(LinkId link, std::string_view peer_address, bool i
   if (auto reached = reach_beyond(there); !reached) return control_.fail_soon(link, reached.error());
   auto token = secret_token(link);
   if (!token) return control_.fail_soon(link, token.error());
-  links_.emplace_at(link);
   const LinkFacts facts{link, incoming, there.is_local(), *token};
+  links_.emplace_at(link, facts.is_local);
   for (DataWay* way : ways_)
     if (auto added = way->add(facts); !added) return control_.fail_soon(link, added.error());
   data_.events->on_link(link, peer_address, incoming);
@@ -423,6 +423,11 @@ void ProcessTransport::decide(Link& link) {
     now->bytes_waiting -= bytes_of(frame.head, frame.parts);
     if (auto sent = now->way->send(*now->end, std::move(frame)); !sent) return;  // the link is lost
   }
+}
+
+std::string ProcessTransport::peer_identity(LinkId id) const {
+  const Link* const link = links_.find(id);
+  return std::string(link && link->way ? link->way->peer_identity(*link->end) : std::string_view());
 }
 
 std::string ProcessTransport::describe_way(LinkId id) {

@@ -38,7 +38,11 @@ class ProcessTransport final : public Transport, public HoldsBack, private Contr
   Limits limits() const override { return limits_; }
   void bound_strangers(const StrangerBounds& bounds) override { control_.bound_strangers(bounds); }
   void admit(LinkId link) override { control_.admit(link); }
-  bool can_share_memory() const override { return true; }
+  bool can_share_memory(LinkId link) const override {
+    const Link* const found = links_.find(link);
+    return found && found->is_local;
+  }
+  std::string peer_identity(LinkId link) const override;
   bool is_local(std::string_view address) const override {
     const auto parsed = SocketAddress::parse(address);
     return !parsed || parsed->is_local();
@@ -67,12 +71,13 @@ class ProcessTransport final : public Transport, public HoldsBack, private Contr
  private:
   /// A link that has met, until its end.
   struct Link {
-    explicit Link(LinkId of) : id(of) {}
+    Link(LinkId of, bool local) : id(of), is_local(local) {}
     void note(const DataWay& not_taken, const std::string& why) {
       reasons += (reasons.empty() ? "no " : "; no ") + std::string(not_taken.name()) + ": " + why;
     }
 
     const LinkId id;
+    const bool is_local;     ///< as LinkFacts says
     DataWay* way = nullptr;  ///< that both use; null until that is agreed
     WayEnd* end = nullptr;   ///< of it, or of the way that is being tried
     std::size_t tried = 0;   ///< the number of that one in ways_

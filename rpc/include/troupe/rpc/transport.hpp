@@ -92,8 +92,16 @@ class Transport : public Source {
     (void)link;
     return {};
   }
-  /// Whether peers may be processes of this machine that can map our memory.
-  virtual bool can_share_memory() const { return false; }
+  /// Whether the peer may be a process of this machine, which could map our memory.
+  virtual bool can_share_memory(LinkId link) const {
+    (void)link;
+    return false;
+  }
+  /// Who is at the other end, as far as the link has proof of its own; empty: it has none.
+  virtual std::string peer_identity(LinkId link) const {
+    (void)link;
+    return {};
+  }
   /// Starts to accept links at `address` ("127.0.0.1:0", "[::1]:4000", "unix:/run/x.sock"; simulated:
   /// any name). Returns the address that others can dial, with the port that was chosen.
   /// kAlreadyExists: in use. kInvalidArgument: not an address. kPermissionDenied.
