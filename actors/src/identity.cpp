@@ -1,6 +1,7 @@
 #include "identity.hpp"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <random>
 
@@ -24,6 +25,10 @@ std::uint64_t random_node_id() {
   std::uint64_t id = 0;
   while (id == 0) id = (std::uint64_t{device()} << 32) | device();
   return id;
+}
+
+std::string SharedSecret::identity() const {
+  return of_this_user ? "user:" + std::to_string(::geteuid()) : "secret";
 }
 
 Result<SharedSecret> shared_secret(const std::string& secret, const std::string& file) {

@@ -15,6 +15,8 @@ std::uint64_t random_node_id();
 struct SharedSecret {
   std::string text;           ///< empty: nothing is proved
   bool of_this_user = false;  ///< it is that of user_secret(), which other machines do not have
+  /// As whom those have shown themselves who have proved it: see Caller::identity.
+  std::string identity() const;
 };
 
 /// The shared secret: `secret`, or the contents of `file`; if both are empty that of this user on this

@@ -156,6 +156,7 @@ Result<void> NodeImpl::listen(const SharedSecret& secret) {
   endpoint_options.node_name = options.name;
   endpoint_options.secret = secret.text;
   endpoint_options.secret_is_of_this_machine = secret.of_this_user;
+  endpoint_options.secret_identity = secret.identity();
   endpoint_options.default_timeout = options.default_timeout;
   endpoint_options.shared = options.shared_pool;
   if (options.shared_pool.max_bytes > 0 && !SharedPool::others_cannot_write())

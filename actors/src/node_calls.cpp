@@ -55,13 +55,20 @@ Node& Node::of(const rpc::CallContext& context) {
 Caller Node::caller_of(const rpc::CallContext& context) const {
   const NodeImpl& node = *impl_;
   const Loop::Turn turn(*node.loop);
+  const rpc::EndpointOptions& own = node.endpoint->options();
   if (context.session == rpc::kLocal)
-    return {node.options.node_id, node.options.name, node.options.role, {}, true};
+    return {node.options.node_id,
+            node.options.name,
+            node.options.role,
+            {},
+            true,
+            own.secret.empty() ? "" : own.secret_identity};
   const rpc::Peer* peer = node.endpoint->peer(context.session);
   if (!peer) return {};
   const Member* member = node.directory.find_member(peer->node_id);
   const bool same = member && member->name == peer->node_name;
-  return {peer->node_id, peer->node_name, same ? member->role : "", peer->address, peer->authenticated};
+  return {peer->node_id, peer->node_name,     same ? member->role : "",
+          peer->address, peer->authenticated, node.endpoint->identity_of(context.session)};
 }
 
 /// Of what a method answers on purpose only those see it who look closely; what it has not meant is told to

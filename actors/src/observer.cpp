@@ -57,6 +57,7 @@ Result<void> ClusterObserver::Impl::start() {
     own.node_name = "observer";
     own.secret = secret->text;
     own.secret_is_of_this_machine = secret->of_this_user;
+    own.secret_identity = secret->identity();
     own.default_timeout = options.timeout;
     own.metrics = false;
     endpoint = std::make_unique<rpc::Endpoint>(loop, std::move(*transport), own, *this);

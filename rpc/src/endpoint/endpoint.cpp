@@ -62,6 +62,12 @@ const Peer* Endpoint::peer(SessionId session) const {
   const Session* found = core_->find(session);
   return found ? &found->peer() : nullptr;
 }
+std::string Endpoint::identity_of(SessionId session) const {
+  const Session* found = core_->find(session);
+  if (!found) return {};
+  std::string own = core_->transport_->peer_identity(session);
+  return own.empty() ? found->peer().identity : own;
+}
 std::string Endpoint::local_host(SessionId session) const {
   return core_->transport_->local_host(session);
 }

@@ -131,6 +131,7 @@ void Session::on_hello(const Peer& peer, std::span<const std::byte> data_address
     return no(opened.error().code, "no way for data: " + opened.error().message);
   endpoint_.transport_->admit(link_);
   peer_ = peer;
+  if (peer.authenticated) peer_.identity = endpoint_.options_.secret_identity;
   endpoint_.with_node_.emplace(peer.node_id, link_);
   if (peer.incoming) send_hello();
   open_peer_memory();

@@ -77,7 +77,7 @@ class Node {
   /// The node at which a call came in: for handlers. Precondition: of an actor of a node.
   static Node& of(const rpc::CallContext& context);
   /// Who makes a call of this node's. A node id and name are what that node has said of itself; knowing the
-  /// secret is what it has proved. After its session has ended only the role's lack tells.
+  /// secret is what it has proved, as `identity` says. After its session has ended all of it is empty.
   Caller caller_of(const rpc::CallContext& context) const;
   MetricsBoard& metrics();  ///< troupe/actors/node_metrics.hpp
   caf::actor_system& system();

@@ -60,6 +60,7 @@ struct EndpointOptions {
   /// nothing is proved, and only this machine can be reached.
   std::string secret = {};
   bool secret_is_of_this_machine = false;  ///< other machines do not have it: only this one can be reached
+  std::string secret_identity = "secret";  ///< what those who have proved it are called: Peer::identity
   std::uint32_t max_strangers = 256;       ///< links of others on which nothing has been proved yet
   Duration default_timeout{std::chrono::seconds(60)};  ///< at the start: see Endpoint::set_default_timeout()
   Duration handshake_timeout{std::chrono::seconds(5)};
@@ -83,6 +84,7 @@ struct Peer {
   bool incoming = false;
   bool authenticated = false;  ///< it has proved that it knows the shared secret
   std::string way = {};        ///< that data takes, and why not a better one; for people
+  std::string identity = {};   ///< as whom the secret has shown it; empty: it has proved nothing
 
   friend bool operator==(const Peer&, const Peer&) = default;
 };
@@ -176,6 +178,9 @@ class Endpoint final {
   /// to answer in.
   void suspect(SessionId session, Duration silence);
   const Peer* peer(SessionId session) const;
+  /// As whom the peer has been authenticated: what its link has proof of (Transport::peer_identity), or else
+  /// Peer::identity. Empty: nothing has been proved, or there is no such session.
+  std::string identity_of(SessionId session) const;
   /// See Transport::local_host.
   std::string local_host(SessionId session) const;
   bool ready(SessionId session) const;
