@@ -238,7 +238,7 @@ TEST_CASE("another version of the protocol is refused, with a hint") {
     rpc::EndpointOptions options;
     options.node_id = 99;
     options.node_name = "newer";
-    options.protocol_version = 2;
+    options.protocol_version = 77;
     other =
         std::make_unique<rpc::Endpoint>(loop, cluster.world.make_transport(loop, "newer"), options, events);
     REQUIRE(other->listen("newer:1").ok());

@@ -159,7 +159,7 @@ TEST_CASE_TEMPLATE("admission: one that says hello, or anything but a greeting, 
   const std::vector<Bytes> openings{
       control_message([](wire::Control::Builder control) {
         auto hello = control.initHello();
-        hello.setProtocolVersion(1);
+        hello.setProtocolVersion(wire::PROTOCOL_VERSION);
         hello.setNodeId(77);
         hello.setNodeName("mallory");
       }),
@@ -240,7 +240,7 @@ TEST_CASE_TEMPLATE("admission: a hello under another id than the proof's is refu
   REQUIRE(kind_of(insider->control[1]) == wire::Control::PROOF);
   insider->transport->send_control(link, control_message([](wire::Control::Builder control) {
                                      auto hello = control.initHello();
-                                     hello.setProtocolVersion(1);
+                                     hello.setProtocolVersion(wire::PROTOCOL_VERSION);
                                      hello.setNodeId(6);
                                    }));
   REQUIRE(duo.until([&] { return duo.b.closed.size() == 1; }));
@@ -279,7 +279,7 @@ TEST_CASE_TEMPLATE("admission: texts of control messages are bounded on both sid
   auto wordy = visit(duo);
   wordy->transport->send_control(wordy->links[0], control_message([](wire::Control::Builder control) {
                                    auto hello = control.initHello();
-                                   hello.setProtocolVersion(1);
+                                   hello.setProtocolVersion(wire::PROTOCOL_VERSION);
                                    hello.setNodeId(77);
                                    hello.setNodeName(std::string(256, 'm'));
                                  }));

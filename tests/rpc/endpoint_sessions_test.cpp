@@ -17,7 +17,7 @@ TEST_CASE_TEMPLATE("session: another protocol version is refused, naming both", 
   for (const Error& error : {duo.a.closed[0].second, duo.b.closed[0].second, *answer.error}) {
     CHECK(error.code == Code::kFailedPrecondition);
     CHECK(error.message.find("version 7 of node 'alice'") != std::string::npos);
-    CHECK(error.message.find("version 1 of node 'bob'") != std::string::npos);
+    CHECK(error.message.find("version 2 of node 'bob'") != std::string::npos);
   }
   CHECK(answer.count == 1);
   CHECK(duo.a.sessions.empty());

@@ -110,6 +110,8 @@ void EndpointCore::delist(InboundCall& call) {
   call.listed_->remove(call);
   call.endpoint_ = nullptr;
   --inbound_calls_;
+  if (call.header().kind == MessageKind::kOneWay) [[unlikely]]
+    note_done(call.session_, call.bytes());
   if (call.scope_) [[unlikely]]
     call.scope_->finish();
 }

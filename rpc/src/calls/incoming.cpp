@@ -22,13 +22,20 @@ void EndpointCore::deliver(SessionId session, std::unique_ptr<InMessage>&& messa
       return on_credit(session, message->header());
     case MessageKind::kRelease:
       return on_release(session, *message);
+    case MessageKind::kAskDone:
+      return on_ask_done(session, message->header().target);
+    case MessageKind::kDone:
+      return on_done(session, message->header().target);
   }
 }
 
 void EndpointCore::on_request(SessionId session, std::unique_ptr<InMessage>&& message) {
   ++stats_.calls_received;
   const Duration remaining = message->header().remaining;
-  if (remaining <= Duration::zero()) return;  // the caller has ended it already
+  if (remaining <= Duration::zero()) {  // the caller has ended it already
+    if (message->header().kind == MessageKind::kOneWay) note_done(session, message->bytes());
+    return;
+  }
   const TimePoint deadline = loop_.now() + remaining;
   auto call = std::make_unique<InboundCall>(*this, session, std::move(message), deadline);
   if (session != kLocal)

@@ -107,6 +107,11 @@ class EndpointCore final : private TransportEvents {
   bool send_waiting(SessionId session);
   bool begin_held(SessionId session);
   Endpoint::Waiting waiting() const;
+  // one_way.cpp: messages that nobody answers
+  void on_ask_done(SessionId session, std::uint64_t at);
+  void on_done(SessionId session, std::uint64_t bytes);
+  void note_done(SessionId session, std::size_t bytes);
+  bool tell_done(SessionId session);
   /// The tensors of a message to another process are leased from now on; the peer maps them if it can and
   /// `may_map`.
   void lease_tensors(OutMessage& message, SessionId to, bool may_map);

@@ -8,14 +8,18 @@
 namespace troupe::rpc {
 
 /// Sends what waits as room comes free: asked in every round of the loop while anything waits.
-class EndpointCore::FlowPump final : public Source {
+class EndpointCore::FlowPump final : public Source, private TimerNode {
  public:
   explicit FlowPump(EndpointCore& owner) : endpoint_(owner) {}
   ~FlowPump() override;
   void add(Session& session);
+  /// The same, though nothing may happen that has the loop run a round.
+  void hurry(Session& session);
   int poll() override;
 
  private:
+  void on_timer() override { (void)poll(); }
+
   EndpointCore& endpoint_;
   std::vector<SessionId> sessions_;  // those with something that waits, either way
 };

@@ -1,5 +1,5 @@
 @0xc3a1f0d2b7e84a91;
-# Troupe's wire protocol, version 1. This file is its specification; docs/wire-protocol.md tells the
+# Troupe's wire protocol, version 2. This file is its specification; docs/wire-protocol.md tells the
 # story around it.
 #
 # Two processes that talk have one *link*. It has two ways:
@@ -37,7 +37,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("troupe::rpc::wire");
 
-const protocolVersion :UInt32 = 1;
+const protocolVersion :UInt32 = 2;
 
 struct Control {
   union {
@@ -108,6 +108,11 @@ struct Envelope {
                   # the next one may be. Both only grow. Never answered.
     release @6;   # From who was sent shared tensors: their bytes are not read any more. The body is one value,
                   # the leases as `numbers` of type uint64. Never answered; unknown leases are ignored.
+    askDone @7;   # From who sends one-way messages: tell me when `target` bytes of them are done, counted from the
+                  # link's beginning. Answered by one `done`, then or at once; with several asked for, the least counts.
+                  # One that an earlier `done` has answered already is ignored.
+    done    @8;   # The answer: `target` bytes of the peer's one-way messages are done: their handlers have ended, or
+                  # they will not be begun. More than were sent end the link with DATA_LOSS.
   }
   # A stream is a request whose first two arguments are the credit that it begins with, as in `credit`, and
   # which the method's own follow; `signature` counts only these. The callee sends items within its
@@ -123,6 +128,9 @@ struct Envelope {
   # goes on reading, so that replies to its own calls come. It may stop reading the link's data way while it has
   # more of the peer's requests than a peer may have unanswered; it reads on when it has answered some, or their
   # time is over. A request that is held is ended by `cancel`, and by its deadline, without a reply.
+  # One-way messages count, too, with the bytes of their envelopes and of the attachments that follow them, from
+  # their sending until the sender has heard by `done` that they are done; one that is longer than the bound goes
+  # when no other counts. A sender that has little under way need not ask.
 }
 
 # What few calls carry.

@@ -61,6 +61,7 @@ bool Session::may_call(std::size_t bytes) const {
   const CallLimits& limits = endpoint_.options_.limits;
   const bool is_long = bytes > endpoint_.long_from_;
   if (flow == Flow::kCall && !may_call(bytes)) return false;
+  if (flow == Flow::kOneWay && !one_way_.may_send(bytes, limits.max_bytes_in_flight)) return false;
   if (flow == Flow::kReply && !is_long) return true;
   const std::size_t in_flight = endpoint_.transport_->bytes_in_flight(link_);
   const std::size_t most = limits.max_bytes_in_flight;
@@ -80,6 +81,8 @@ Result<void> Session::send_now(OutFrame&& frame, std::size_t bytes, Flow flow) {
   leaving_.note(bytes, flow == Flow::kReply);
   if (frame.leases) [[unlikely]]
     memory_.lend(std::move(*frame.leases));
+  if (flow == Flow::kOneWay) [[unlikely]]
+    return send_one_way(std::move(frame), bytes);
   return endpoint_.transport_->send(link_, std::move(frame));
 }
 
@@ -128,6 +131,7 @@ Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t byt
   }
   ++endpoint_.stats_.messages_waited;
   const FlowQueue::Lane lane = lane_of(flow == Flow::kReply, bytes > endpoint_.long_from_);
+  const bool is_next = queue_.empty(lane);
   // A call without a deadline has no timer.
   const TimePoint until = !call ? deadline : call->scheduled() ? call->due() : TimePoint::never();
   const auto position = queue_.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
@@ -137,7 +141,9 @@ Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t byt
     call->set_waits(true);
   }
   endpoint_.attend(*this);
-  if (ready()) endpoint_.pump_->add(*this);
+  if (!ready()) return {};
+  endpoint_.pump_->add(*this);
+  if (flow == Flow::kOneWay && is_next) ask_for_room(bytes);
   return {};
 }
 
@@ -149,7 +155,11 @@ bool Session::send_next() {
     const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply
                       : first.call_id != 0              ? Flow::kCall
                                                         : Flow::kOneWay;
-    if (!may_send(flow, first.bytes)) continue;
+    const bool is_late = flow == Flow::kOneWay && first.deadline <= endpoint_.loop_.now();
+    if (!is_late && !may_send(flow, first.bytes)) {
+      if (flow == Flow::kOneWay && ask_for_room(first.bytes)) return true;
+      continue;
+    }
     send_first_of(lane);
     return true;
   }
@@ -164,7 +174,10 @@ void Session::send_first_of(FlowQueue::Lane lane) {
   // It holds a place now, also if it is too late: its timer is about to end it.
   if (call) begin_flow(*call, entry.bytes);
   if (lane != FlowQueue::Lane::kReplies) {
-    if (left <= Duration::zero()) return;
+    if (left <= Duration::zero()) {
+      if (!call) one_way_.note_dropped();
+      return;
+    }
     // An attempt of a call that is repeated ends before the call does, as its envelope says.
     if (!call || !call->attempt) patch_remaining(entry.frame.head, left);
   }
@@ -209,11 +222,16 @@ void EndpointCore::FlowPump::add(Session& session) {
   sessions_.push_back(session.id());
 }
 
+void EndpointCore::FlowPump::hurry(Session& session) {
+  add(session);
+  if (!scheduled()) endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
+}
+
 int EndpointCore::FlowPump::poll() {
   int events = 0;
   const std::vector<SessionId> now(sessions_);
   for (const SessionId id : now)
-    if (endpoint_.send_waiting(id) | endpoint_.begin_held(id)) ++events;
+    if (endpoint_.send_waiting(id) | endpoint_.begin_held(id) | endpoint_.tell_done(id)) ++events;
   if (sessions_.empty()) return events;  // polled from inside of itself
   std::erase_if(sessions_, [&](SessionId id) {
     Session* session = endpoint_.find(id);

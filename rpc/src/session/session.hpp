@@ -14,6 +14,7 @@
 #include "session/flow_queue.hpp"
 #include "session/leaving_answers.hpp"
 #include "session/liveness.hpp"
+#include "session/one_way_bytes.hpp"
 #include "session/session_memory.hpp"
 
 namespace troupe::rpc {
@@ -28,7 +29,7 @@ inline std::size_t bytes_of(const OutFrame& frame) {
 /// What a message is to the bounds on what is on its way to a peer.
 enum class Flow : std::uint8_t {
   kCall,    // takes one of the peer's places until it is answered
-  kOneWay,  // waits behind the calls made before it
+  kOneWay,  // waits behind the calls made before it, and for others of its kind to be done there
   kReply,   // answers and items of streams: never refused, and never behind a call that waits for an answer
   kUrgent,  // short, and makes room: never waits
 };
@@ -77,6 +78,8 @@ class Session {
   /// Whether something waits that may be sent now; then sends that one. `next` may have ended the session.
   bool send_next();
   const FlowQueue& queue() const { return queue_; }
+  /// The peer has said how many bytes of one-way messages are done. False: there are not so many.
+  [[nodiscard]] bool on_done(std::uint64_t bytes) { return one_way_.note_told(bytes); }
 
   // ---- What comes (budget.cpp) -----------------------------------------------------------------------
   /// Begins a request, or holds it. Asked for each one: counters only, while all is well.
@@ -85,8 +88,15 @@ class Session {
   bool answers_wait();
   /// Reads from the peer again, if there is room.
   void resume_if_due();
+  /// One-way messages of the peer (one_way.cpp): so many bytes are done; it asks to be told; it is told now,
+  /// if it is to be.
+  void note_done(std::size_t bytes);
+  void on_ask_done(std::uint64_t at);
+  bool tell_done();
   /// Whether the endpoint's pump must look after it.
-  bool has_waiting() const { return !queue_.empty() || !calls.held.empty() || paused_; }
+  bool has_waiting() const {
+    return !queue_.empty() || !calls.held.empty() || paused_ || one_way_.must_tell();
+  }
 
   // ---- Memory that is mapped instead of copied -------------------------------------------------------
   SessionMemory& memory() { return memory_; }
@@ -131,6 +141,9 @@ class Session {
   Result<void> wait_for_room(OutFrame&& frame, Flow flow, std::size_t bytes, OpenCall* call,
                              TimePoint deadline);
   void send_first_of(FlowQueue::Lane lane);
+  Result<void> send_one_way(OutFrame&& frame, std::size_t bytes);
+  bool ask_for_room(std::size_t bytes);
+  bool ask_done(std::uint64_t at);
 
   bool owes_too_much() const;
   void pause();
@@ -143,6 +156,7 @@ class Session {
   std::uint32_t calls_in_flight_ = 0;  // sent and not answered
   std::size_t short_call_bytes_ = 0;   // of these
   std::size_t long_call_bytes_ = 0;    // likewise
+  OneWayBytes one_way_;                // of messages that nobody answers
   FlowQueue queue_;                    // what waits for room, or for kReady
   LeavingAnswers leaving_;             // what is on its way to the peer
   bool paused_ = false;                // nothing is read from it

@@ -89,7 +89,7 @@ Result<void> InMessage::open_head(std::span<const std::byte> head) {
   const auto [kind, flags] = envelope.layout.data >= EnvelopeLayout::kLayout.data
                                  ? read_numbers(flat::WholeStruct{envelope.words})
                                  : read_numbers(envelope);
-  if (kind > static_cast<std::uint16_t>(MessageKind::kRelease)) return corrupt("unknown kind");
+  if (kind > static_cast<std::uint16_t>(MessageKind::kDone)) return corrupt("unknown kind");
   header_.kind = static_cast<MessageKind>(kind);
   if (!flat::Reader::is_null(envelope, EnvelopeLayout::kExtras)) {
     flat::StructView extras;

@@ -56,7 +56,7 @@ void add_frame(Bytes& input, const OutFrame& frame) {
 Bytes hello(bool incoming) {
   return control([&](wire::Control::Builder out) {
     auto said = out.initHello();
-    said.setProtocolVersion(1);
+    said.setProtocolVersion(wire::PROTOCOL_VERSION);
     said.setNodeId(incoming ? 2 : 3);
     said.setNodeName("seed");
     said.initDataAddress(8);
@@ -219,6 +219,9 @@ std::vector<Seed> wire_seeds() {
                                       std::vector<std::uint64_t>{1, 2, UINT64_MAX})});
   seeds.push_back({"release_malformed",
                    message({MessageKind::kRelease, 0, 0, 0, 0, Duration{0}}, std::string("no leases"))});
+  seeds.push_back({"ask_done", message({MessageKind::kAskDone, 0, 1, 0, 0, Duration{0}})});
+  seeds.push_back({"done", message({MessageKind::kDone, 0, 0, 0, 0, Duration{0}})});
+  seeds.push_back({"done_too_much", message({MessageKind::kDone, 0, UINT64_MAX, 0, 0, Duration{0}})});
   seeds.push_back({"cancel", message({MessageKind::kCancel, 5, 1, 0, 0, Duration{0}, {}})});
   seeds.push_back(
       {"one_way",

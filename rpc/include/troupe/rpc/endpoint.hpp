@@ -33,17 +33,17 @@ struct CallLimits {
   std::uint32_t max_inbound_calls_per_peer = 1 << 16;  ///< those of one session that have begun, likewise
   // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
   std::uint32_t max_calls_in_flight = 1 << 14;  ///< sent and not answered
-  /// Of long messages; as much again of short ones. Calls count until they are answered, others until they
-  /// have left.
+  /// Of long messages; as much again of short ones, and of one-way messages. Calls count until they are
+  /// answered, one-way messages until their handlers are done there, others until they have left.
   std::size_t max_bytes_in_flight = std::size_t{1} << 30;
   std::uint32_t max_calls_waiting = 1 << 14;
   std::size_t max_bytes_waiting = std::size_t{1} << 30;
   // From one peer. While more bytes of answers than this wait to leave, its further requests are not begun.
   std::size_t max_answer_bytes = std::size_t{64} << 20;
   /// Its requests that are not answered, and those of them that are not begun: past these bounds nothing is
-  /// read from it. A peer that keeps to its own bounds above stays below, if they are no more than half of
+  /// read from it. A peer that keeps to its own bounds above stays below, if they are no more than a third of
   /// these.
-  std::size_t max_inbound_bytes = std::size_t{2} << 30;
+  std::size_t max_inbound_bytes = std::size_t{3} << 30;
   std::uint32_t max_requests_held = 1 << 16;
   /// None longer is sent; one that comes closes its link.
   std::size_t max_message_bytes = std::size_t{16} << 30;
@@ -55,7 +55,7 @@ inline constexpr std::size_t kMostNodeName = 255;
 struct EndpointOptions {
   std::uint64_t node_id = 0;  ///< random, never 0, chosen anew at each start
   std::string node_name;      ///< for messages and logs; what is longer than kMostNodeName is cut off
-  std::uint32_t protocol_version = 1;  ///< other than 1 only in tests
+  std::uint32_t protocol_version = 2;  ///< other than 2 only in tests
   /// Known to all nodes, at least 16 bytes; both sides of each meeting must prove that they know it. Empty:
   /// nothing is proved, and only this machine can be reached.
   std::string secret = {};

@@ -23,7 +23,17 @@ class HeadPool;
 
 using troupe::TraceContext;
 
-enum class MessageKind : std::uint8_t { kRequest, kOneWay, kReply, kCancel, kItem, kCredit, kRelease };
+enum class MessageKind : std::uint8_t {
+  kRequest,
+  kOneWay,
+  kReply,
+  kCancel,
+  kItem,
+  kCredit,
+  kRelease,
+  kAskDone,
+  kDone,
+};
 
 namespace detail {
 /// BadResult: it lies in device memory, which no way to another node or actor carries yet.
