@@ -20,7 +20,9 @@ class Forger final : public Transport {
   int poll() override { return inner_->poll(); }
   int event_fd() const override { return inner_->event_fd(); }
   bool arm() override { return inner_->arm(); }
-  void set_events(TransportEvents& events) override { inner_->set_events(events); }
+  void set_events(TransportEvents& events) override {
+    inner_->set_events(between ? between(events) : events);
+  }
   Limits limits() const override { return inner_->limits(); }
   void bound_strangers(const StrangerBounds& bounds) override { inner_->bound_strangers(bounds); }
   void admit(LinkId link) override { inner_->admit(link); }

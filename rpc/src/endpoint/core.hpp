@@ -89,6 +89,8 @@ class EndpointCore final : private TransportEvents {
   void on_control(LinkId link, std::span<const std::byte> message) override;
   Result<void> on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
                         std::vector<Buffer>& parts) override;
+  Result<void> begin_message(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
+                             std::vector<Buffer>& parts);
   void on_frame(LinkId link, Buffer&& head, std::vector<Buffer>&& parts) override;
   const Tensor* destination(LinkId link, const MessageHeader& header);
   void on_closed(LinkId link, Error error) override;

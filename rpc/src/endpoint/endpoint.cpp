@@ -282,6 +282,15 @@ void EndpointCore::on_closed(LinkId link, Error error) {
 
 Result<void> EndpointCore::on_parts(LinkId link, std::span<const std::byte> head, std::size_t total_bytes,
                                     std::vector<Buffer>& parts) {
+  try {  // not the shield: what that tells of must not run inside of a vendor's callback
+    return begin_message(link, head, total_bytes, parts);
+  } catch (...) {
+    return detail::current_exception_error("asking for memory for a message");
+  }
+}
+
+Result<void> EndpointCore::begin_message(LinkId link, std::span<const std::byte> head,
+                                         std::size_t total_bytes, std::vector<Buffer>& parts) {
   // Nobody is told where to send to before the meeting: what comes earlier is a stranger's.
   Session* const session = find(link);
   if (!session || !session->met()) return Error{Code::kUnauthenticated, "a message came before the meeting"};

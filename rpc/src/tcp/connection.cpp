@@ -1,10 +1,12 @@
 #include "tcp/connection.hpp"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <cassert>
 #include <cstring>
-#include <utility>
+#include <new>
 
 namespace troupe::rpc::tcp {
 namespace {
@@ -37,8 +39,26 @@ bool Connection::send(OutFrame&& frame, bool later) {
   }
   header.kind = lends_ ? RecordKind::kLent : RecordKind::kAnnounced;
   write(header, frame.head.bytes(), {}, later);
-  sender_.push(std::move(frame.parts), bytes, lends_, queued_);
+  try {
+    sender_.push(std::move(frame.parts), bytes, lends_, queued_);
+  } catch (const std::bad_alloc&) {
+    break_off();  // the peer waits for what has been announced
+    throw;
+  }
   return false;
+}
+
+/// What has been begun cannot be ended. The peer sees it, and so does this side when it reads; no memory is
+/// needed for that.
+void Connection::break_off() {
+  broken_ = lacked_memory_ = true;
+  for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk})
+    if (has(kind)) ::shutdown(fd(kind), SHUT_RDWR);
+}
+
+/// So that a record is queued whole, or not at all if there is no memory.
+void Connection::make_room(std::size_t bytes) {
+  if (out_.capacity() - out_.size() < bytes) out_.reserve(std::max(2 * out_.capacity(), out_.size() + bytes));
 }
 
 void Connection::write(const RecordHeader& header, std::span<const std::byte> head,
@@ -47,8 +67,8 @@ void Connection::write(const RecordHeader& header, std::span<const std::byte> he
   const auto header_bytes = std::as_bytes(std::span(&header, 1));
   const std::size_t in_record = header.kind == RecordKind::kMessage ? header.part_bytes : 0;
   const std::size_t size = sizeof header + head.size() + in_record;
-  queued_ += size;
   if (!later && out_.empty() && size <= kShort && messages_) {
+    queued_ += size;
     std::array<std::byte, kShort> record;
     std::byte* end = put(put(record.data(), header_bytes), head);
     for (const Buffer& part : parts) end = put(end, part.bytes());
@@ -56,8 +76,15 @@ void Connection::write(const RecordHeader& header, std::span<const std::byte> he
     if (sent < 0) broken_ = true;
     if (sent > 0) sent_ += static_cast<std::size_t>(sent);
     if (sent < 0 || static_cast<std::size_t>(sent) == size) return;
-    return append({record.data() + sent, size - static_cast<std::size_t>(sent)});
+    try {
+      return append({record.data() + sent, size - static_cast<std::size_t>(sent)});
+    } catch (const std::bad_alloc&) {
+      break_off();
+      throw;
+    }
   }
+  make_room(size);
+  queued_ += size;
   append(header_bytes);
   append(head);
   for (const Buffer& part : parts) append(part.bytes());
@@ -167,8 +194,9 @@ void Connection::tell_taken() {
   if (untold_ == 0 || out_.size() - out_sent_ > kMostSentKept) return;
   RecordHeader header;
   header.kind = RecordKind::kTaken;
-  header.part_bytes = std::exchange(untold_, 0);
+  header.part_bytes = untold_;
   write(header, {}, {}, false);
+  untold_ = 0;
 }
 
 Connection::Got Connection::receive_bulk(std::size_t most, std::size_t& did) {

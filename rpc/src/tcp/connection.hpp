@@ -36,6 +36,7 @@ class Connection {
 
   void attach(StreamKind kind, std::unique_ptr<ByteStream> stream) {
     (kind == StreamKind::kMessages ? messages_ : bulk_) = std::move(stream);
+    if (lacked_memory_) break_off();
   }
   /// Closes the streams. What the kernel has taken still goes out.
   void close(std::span<std::byte> scratch);
@@ -62,6 +63,8 @@ class Connection {
   /// Memory kept for what waits to be sent.
   std::size_t bytes_kept() const { return out_.capacity(); }
   bool broken() const { return broken_; }
+  /// ... because something was sent by half, and there was no memory for its rest.
+  bool lacked_memory() const { return lacked_memory_; }
   /// Records that wait to be sent.
   std::size_t bytes_held() const { return out_.size() - out_sent_; }
   /// `deaf`: nothing is received just now. Then the peer cannot tell what it has taken, and what the kernel
@@ -84,6 +87,8 @@ class Connection {
   void write(const RecordHeader& header, std::span<const std::byte> head, const std::vector<Buffer>& parts,
              bool later);
   void append(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
+  void make_room(std::size_t bytes);
+  void break_off();
   void note_sent(std::size_t bytes);
   void flush_messages();
   void tell_taken();
@@ -96,6 +101,7 @@ class Connection {
   std::unique_ptr<ByteStream> messages_;
   std::unique_ptr<ByteStream> bulk_;
   bool broken_ = false;         // nothing more can be sent; what comes is still read
+  bool lacked_memory_ = false;  // therefore
   std::vector<std::byte> out_;  // records, from out_sent_ on not sent yet
   std::size_t out_sent_ = 0;
   std::uint64_t queued_ = 0;     // bytes of all records since the beginning,

@@ -92,6 +92,9 @@ TcpWay::End::End(LinkId id, TcpWay& owner, bool is_incoming, const Token& own_to
 TcpWay::End::~End() = default;
 
 void TcpWay::End::on_timer() {
+  if (streams.lacked_memory())
+    return way.lose(*this, Code::kResourceExhausted,
+                    "there was no memory for the rest of a message to the peer");
   if (ended) return way.lose(*this, Code::kUnavailable, "lost the peer: it closed its data streams");
   way.lose(*this, Code::kUnavailable,
            "the peer's data streams did not come within 5 s (does a firewall, or what forwards the port, "

@@ -83,6 +83,7 @@ Result<void> UcxWay::add(const LinkFacts& facts) {
   if (workers_.back()->unfinished() > kMaxUnfinished) {
     if (auto added = add_worker(); !added) return added;
   }
+  workers_.back()->make_room();
   UcxEnd* const end = links_.ends.emplace_at(facts.link, *workers_.back());
   end->own_tag = facts.token[0];
   end->over_network = !facts.is_local || uses_network_only(options_);

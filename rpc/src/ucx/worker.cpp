@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "ucx/parked_workers.hpp"
 
@@ -93,6 +94,7 @@ UcxWorker::~UcxWorker() {
   for (void* request : closing_) ucp_request_free(request);
   // Ends everything else; the operations' buffers go after it.
   ucp_worker_destroy(worker_);
+  while (draining_) draining_ = std::move(draining_->next);  // one by one: there may be many
 }
 
 void UcxWorker::finish() {
@@ -161,17 +163,27 @@ void UcxWorker::detach(std::unique_ptr<UcxEnd> end) {
   half_connected_ |= end->over_network && end->address_given && !(end->has_sent && end->has_received);
   decline_announced(*end);
   if (end->operations == 0) return close_endpoint(*end);
-  draining_.push_back(std::move(end));
+  end->next = std::move(draining_);
+  draining_ = std::move(end);
+  ++draining_count_;
+}
+
+void UcxWorker::make_room() {
+  const std::size_t most = closing_.size() + draining_count_ + attached_ + 1;
+  if (closing_.capacity() < most) closing_.reserve(2 * most);
 }
 
 void UcxWorker::close_drained() {
   drained_some_ = false;
-  std::vector<std::unique_ptr<UcxEnd>> drained;
-  for (auto& end : draining_) {
-    if (end->operations == 0) drained.push_back(std::move(end));
+  for (auto* at = &draining_; *at;) {
+    if ((*at)->operations > 0) {
+      at = &(*at)->next;
+      continue;
+    }
+    const auto end = std::exchange(*at, std::move((*at)->next));
+    --draining_count_;
+    close_endpoint(*end);
   }
-  std::erase(draining_, nullptr);
-  for (const auto& end : drained) close_endpoint(*end);
 }
 
 /// Forced closing needs UCX's failure handling; the gentle kind waits for what is under way, which for

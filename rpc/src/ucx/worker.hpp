@@ -56,6 +56,7 @@ struct UcxEnd final : WayEnd {
   bool address_given = false;       // the peer knows where to send
   bool has_sent = false;            // something whole, and
   bool has_received = false;        // ... the peer, too: UCX has connected both
+  std::unique_ptr<UcxEnd> next;     // of those that drain
 };
 
 /// What the workers of one transport share.
@@ -96,6 +97,8 @@ class UcxWorker {
   const std::vector<std::byte>& address() const { return address_; }
   std::size_t max_am_header() const { return max_am_header_; }
 
+  /// Before attach(): memory for the closing of one end more, so that its end needs none.
+  void make_room();
   void attach() { ++attached_; }
   Result<void> open(UcxEnd& end, std::span<const std::byte> peer_worker_address);
   /// Precondition: the end is open.
@@ -109,7 +112,7 @@ class UcxWorker {
   /// Ends of links that live.
   std::size_t attached() const { return attached_; }
   /// Detached ends whose operations, or whose closing, have not ended.
-  std::size_t unfinished() const { return draining_.size() + closing_.size(); }
+  std::size_t unfinished() const { return draining_count_ + closing_.size(); }
   const TransportOptions& options() const { return options_; }
 
  private:
@@ -193,7 +196,8 @@ class UcxWorker {
   std::vector<void*> closing_;   // requests for the closing of endpoints that UCX is flushing
   bool half_connected_ = false;  // UCX may be in the middle of connecting to somebody
   unsigned rounds_ = 0;
-  std::vector<std::unique_ptr<UcxEnd>> draining_;
+  std::unique_ptr<UcxEnd> draining_;  // the first of those whose operations have not ended
+  std::size_t draining_count_ = 0;
   bool drained_some_ = false;
   std::vector<LinkId> postponed_;  // whose next rendezvous waits for the delivery of a large one
   std::vector<LinkId> hearing_;    // whose peers are no longer deaf
