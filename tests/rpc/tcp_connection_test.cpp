@@ -12,105 +12,14 @@
 #include <string>
 #include <vector>
 
-#include "tcp/connection.hpp"
+#include "mangled_stream.hpp"
 #include "tcp/retired_pages.hpp"
-#include "transport_contract.hpp"
+#include "tcp_ends.hpp"
 
 namespace troupe::rpc::tcp {
 namespace {
 
-using contract::check_frame;
 using contract::make_frame;
-
-struct TestDeadline {
-  bool over() const { return std::chrono::steady_clock::now() > end; }
-  std::chrono::steady_clock::time_point end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-};
-
-/// The two ends of a TCP connection over the loopback device.
-std::array<UniqueFd, 2> tcp_pair() {
-  const SocketAddress any = SocketAddress::parse("127.0.0.1:0").value();
-  const UniqueFd listener = std::move(*listen_socket(any));
-  UniqueFd a = std::move(*connecting_socket(SocketAddress::local_of(listener.get())));
-  int accepted = -1;
-  for (const TestDeadline deadline; accepted < 0 && !deadline.over();)
-    accepted = ::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  tune_stream(a.get());
-  tune_stream(accepted);
-  return {std::move(a), UniqueFd(accepted)};
-}
-
-struct Owner final : ControlEvents {
-  void on_met(LinkId, std::string_view, bool) override { met = true; }
-  void on_message(LinkId, std::span<const std::byte>) override {}
-  void on_stream(std::span<const std::byte>, UniqueFd) override {}
-  void on_parted(LinkId, Error) override {}
-  bool met = false;
-};
-
-/// A connection whose link's control socket is open.
-struct End {
-  static constexpr std::size_t kMaxHead = 4096;
-
-  explicit End(bool lends) {
-    events.transport = nullptr;
-    data.events = &events;
-    data.control = &control;
-    const std::string at = control.listen(SocketAddress::parse("127.0.0.1:0").value()).value();
-    link = control.dial(Destination::parse(at).value()).value();
-    REQUIRE(loop.wait_until([this] { return owner.met; }, clock.now() + std::chrono::seconds(30)));
-    connection = std::make_unique<Connection>(link, data, lends);
-  }
-  Connection::Got receive() {
-    const HeadPool::Scope scope(data.heads);
-    int records = 0;
-    const Connection::Got got = connection->receive(scratch, records);
-    std::size_t bytes = 0;
-    static_cast<void>(connection->flush(SIZE_MAX));
-    if (got != Connection::Got::kOn) return got;
-    const Connection::Got bulk = connection->receive_bulk(SIZE_MAX, bytes);
-    while (!data.arrivals.empty()) {
-      Arrival arrival = data.arrivals.pop();
-      frames.push_back(check_frame(arrival.link, arrival.head, arrival.parts));
-    }
-    return bulk;
-  }
-
-  RealClock clock;
-  Loop loop{clock};
-  Loop::Turn turn{loop};
-  Owner owner;
-  ControlSockets control{loop, 65536, owner};
-  DataPlane data{kMaxHead};
-  contract::Peer events;
-  LinkId link = 0;
-  std::unique_ptr<Connection> connection;
-  std::vector<contract::ReceivedFrame> frames;
-  std::vector<std::byte> scratch = std::vector<std::byte>(Connection::kScratchBytes);
-};
-
-struct Ends {
-  explicit Ends(bool lends = true) : a(lends), b(lends) {
-    for (const StreamKind kind : {StreamKind::kMessages, StreamKind::kBulk}) {
-      auto [to_a, to_b] = tcp_pair();
-      a.connection->attach(kind, plain_stream(std::move(to_a)));
-      b.connection->attach(kind, plain_stream(std::move(to_b)));
-    }
-  }
-  bool until_b_has(std::size_t count) {
-    const TestDeadline deadline;
-    while (b.frames.size() < count || a.connection->bytes_in_flight() > 0) {
-      if (a.receive() != Connection::Got::kOn || b.receive() != Connection::Got::kOn) return false;
-      if (deadline.over()) return false;
-    }
-    return true;
-  }
-  bool all_intact() const {
-    return std::all_of(b.frames.begin(), b.frames.end(), [](const auto& frame) { return frame.intact; });
-  }
-
-  End a, b;
-};
 
 /// What the other end makes of `bytes` on the stream of messages.
 Connection::Got got_from(std::span<const std::byte> bytes) {
@@ -161,6 +70,17 @@ TEST_CASE("tcp: messages of all sizes arrive whole, lent or copied, and nothing 
     REQUIRE(ends.until_b_has(sequence));
     CHECK(ends.all_intact());
   }
+}
+
+TEST_CASE("tcp: over a stream that is no plain socket messages arrive whole, and no page is lent") {
+  Ends ends(true, [](UniqueFd fd) { return mangled_stream(std::move(fd)); });
+  for (std::uint64_t i = 0; i < 60; ++i)
+    ends.a.connection->send(make_frame(i, {i % 5 == 0 ? std::size_t{1} << 20 : i * 270}), i % 2 == 0);
+  REQUIRE(ends.until_b_has(60));
+  CHECK(ends.all_intact());
+  ends.a.connection->send(make_frame(60, {std::size_t{256} << 10}), false);
+  ends.a.connection->close(ends.a.scratch);
+  CHECK(RetiredPages::all().look() == 0);
 }
 
 TEST_CASE("tcp: what is sent before the streams are there waits for them") {

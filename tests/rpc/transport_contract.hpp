@@ -197,6 +197,11 @@ struct UcxTcp : ProcessWorld {
 struct Tcp : ProcessWorld {
   Tcp() : ProcessWorld("tcp") {}
 };
+/// TCP over streams that are no plain sockets: see mangled_stream.hpp.
+struct MangledTcp : ProcessWorld {
+  MangledTcp() : ProcessWorld("tcp") {}
+  std::unique_ptr<Transport> make(Loop& loop, const char*);
+};
 
 struct Sim {
   static constexpr const char* kAnyPort = "b:0";
@@ -214,9 +219,10 @@ struct Sim {
   Loop::Turn turn_a_{a}, turn_b_{b};
 };
 
-#define TROUPE_TRANSPORTS                                                     \
-  ::troupe::rpc::contract::AutoTransport, ::troupe::rpc::contract::UcxNative, \
-      ::troupe::rpc::contract::UcxTcp, ::troupe::rpc::contract::Tcp, ::troupe::rpc::contract::Sim
+#define TROUPE_TRANSPORTS                                                                                 \
+  ::troupe::rpc::contract::AutoTransport, ::troupe::rpc::contract::UcxNative,                             \
+      ::troupe::rpc::contract::UcxTcp, ::troupe::rpc::contract::Tcp, ::troupe::rpc::contract::MangledTcp, \
+      ::troupe::rpc::contract::Sim
 
 /// Two transports: `b` listens, and unless told otherwise `a` has dialled it and both data ways are open.
 template <class Kind>

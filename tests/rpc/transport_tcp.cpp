@@ -16,6 +16,7 @@
 
 #include "control/address.hpp"
 #include "control/socket.hpp"
+#include "mangled_stream.hpp"
 #include "transport/process_transport.hpp"
 #include "transport_contract.hpp"
 
@@ -268,6 +269,56 @@ TEST_CASE("tcp: a peer that has left and goes on writing is told of all the same
   MESSAGE(more << " bytes more were written");
   stop = true;
   writer.join();
+}
+
+TEST_CASE("tcp: who is at the other end is what the streams have proof of") {
+  Pair<MangledTcp> pair;
+  pair.warm_up();
+  CHECK(pair.ta->peer_identity(pair.a.link()) == "whoever mangles");
+  CHECK(pair.tb->peer_identity(pair.b.link()) == "whoever mangles");
+  CHECK(pair.ta->peer_identity(pair.a.link() + 1).empty());
+  Pair<Tcp> plain;
+  plain.warm_up();
+  CHECK(plain.ta->peer_identity(plain.a.link()).empty());
+
+  // A link whose streams lead to different peers is none.
+  Pair<MangledTcp> torn(false);
+  int streams = 0;
+  dynamic_cast<ProcessTransport&>(*torn.tb).streams().set_streams(
+      [&](UniqueFd fd) { return tcp::mangled_stream(std::move(fd), "peer " + std::to_string(++streams)); });
+  REQUIRE(torn.ta->dial(torn.address).ok());
+  REQUIRE(torn.until([&] { return torn.b.closed() == 1; }));
+  CHECK(torn.b.links.begin()->second.closed[0].code == Code::kUnauthenticated);
+}
+
+TEST_CASE("tcp: many links over streams that read ahead forget nothing of what they have read") {
+  constexpr std::size_t kLinks = 5;  // more than are asked without epoll
+  constexpr std::size_t kMessages = 40;
+  Pair<MangledTcp> pair(false);
+  for (std::size_t i = 0; i < kLinks; ++i) REQUIRE(pair.ta->dial(pair.address).ok());
+  const auto all_open = [&](const Peer& peer) {
+    return peer.links.size() == kLinks && std::all_of(peer.links.begin(), peer.links.end(),
+                                                      [](const auto& link) { return link.second.open; });
+  };
+  REQUIRE(pair.until([&] { return all_open(pair.a) && all_open(pair.b); }));
+  for (std::uint64_t i = 0; i < kMessages; ++i)
+    for (const auto& [link, seen] : pair.a.links) REQUIRE(pair.ta->send(link, make_frame(i, {9'000})).ok());
+  REQUIRE(pair.until([&] { return pair.b.frames.size() == kLinks * kMessages; }));
+  CHECK(pair.b.damaged() == 0);
+}
+
+TEST_CASE("tcp: what a peer had sent before it left comes, though its stream gives it in pieces") {
+  constexpr std::uint64_t kMessages = 7;  // the kernel takes them all
+  Pair<MangledTcp> pair;
+  pair.warm_up();
+  for (std::uint64_t i = 0; i < kMessages; ++i)
+    REQUIRE(pair.ta->send(pair.a.link(), make_frame(i, {9'000})).ok());
+  for (int i = 0; i < 1000 && pair.ta->bytes_in_flight(pair.a.link()) > 0; ++i) pair.world.a.poll();
+  REQUIRE(pair.ta->bytes_in_flight(pair.a.link()) == 0);
+  pair.ta->close(pair.a.link());
+  REQUIRE(pair.until([&] { return pair.b.closed() == 1; }));
+  CHECK(pair.b.frames.size() == kMessages);
+  CHECK(pair.b.damaged() == 0);
 }
 
 TEST_CASE("tcp: streams go where the meeting went") {

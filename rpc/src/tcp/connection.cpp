@@ -145,6 +145,7 @@ Connection::Got Connection::receive(std::span<std::byte> scratch, int& did) {
   if (begun > 0) std::memcpy(scratch.data(), rest_.data(), begun);
   const ssize_t n = messages_->read(scratch.subspan(begun));
   if (n <= 0) return n == 0 ? Got::kOn : Got::kEnded;
+  received_ += static_cast<std::uint64_t>(n);
 
   // Dropped last: who had lent them may do anything then, also receive into the same scratch.
   std::vector<std::vector<Buffer>> taken;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include <troupe/rpc/transport.hpp>
@@ -43,9 +44,18 @@ class Connection {
   bool has(StreamKind kind) const { return stream(kind) != nullptr; }
   /// To be watched; -1 if the stream is not there.
   int fd(StreamKind kind) const { return has(kind) ? stream(kind)->fd() : -1; }
-  /// There is something to receive of which the sockets do not tell.
+  /// There is something to receive of which the sockets do not tell, and it may be received.
   bool has_input() const {
-    return (messages_ && messages_->has_input()) || (bulk_ && receiver_.busy() && bulk_->has_input());
+    return (messages_ && !full() && messages_->has_input()) ||
+           (bulk_ && receiver_.busy() && bulk_->has_input());
+  }
+  /// Who is there, as far as the streams have proof; empty: they have none.
+  std::string_view peer_identity() const {
+    return messages_ ? messages_->peer_identity() : std::string_view();
+  }
+  /// Whether the streams that are there say the same of that.
+  bool has_one_peer() const {
+    return !messages_ || !bulk_ || messages_->peer_identity() == bulk_->peer_identity();
   }
 
   /// Sends, or queues if the streams do not take it now, or are not there yet, or `later`: then flush()
@@ -75,6 +85,8 @@ class Connection {
 
   /// Reads what the stream of messages has, at most `scratch` full; adds the records handled to `did`.
   Got receive(std::span<std::byte> scratch, int& did);
+  /// Bytes of messages so far.
+  std::uint64_t received() const { return received_; }
   /// Reads up to `most` bytes of bulk; adds bytes to `did`.
   Got receive_bulk(std::size_t most, std::size_t& did);
   /// Parts are on their way.
@@ -107,6 +119,7 @@ class Connection {
   std::uint64_t queued_ = 0;     // bytes of all records since the beginning,
   std::uint64_t sent_ = 0;       // ... and those that the kernel has
   std::uint64_t untold_ = 0;     // lent messages that have been taken, of which the peer has not been told
+  std::uint64_t received_ = 0;   // of messages
   std::vector<std::byte> rest_;  // the beginning of a record
   BulkSender sender_;
   BulkReceiver receiver_;

@@ -31,8 +31,8 @@ constexpr Duration kConnectTimeout = std::chrono::seconds(5);
 /// A peer that closes a stream is going, and so closes its control socket, too: that is told of instead if it
 /// happens within this time.
 constexpr Duration kControlFollows = std::chrono::milliseconds(500);
-/// Pieces of 128 KiB of messages, and of 1 MiB of bulk, that are read after a peer has left: more than any
-/// socket holds.
+/// Of messages, and pieces of 1 MiB of bulk, that are read after a peer has left: more than any socket holds.
+constexpr std::uint64_t kLastBytes = std::uint64_t{32} << 20;
 constexpr int kLastPieces = 256;
 /// How often it is asked whether peers that have been lent memory are gone.
 constexpr Duration kRetiredLook = std::chrono::milliseconds(100);
@@ -186,11 +186,17 @@ void TcpWay::attach(End& end, StreamKind kind, UniqueFd fd) {
   if (kind == StreamKind::kMessages && !end.paused) event.events = EPOLLIN;
   event.data.u64 = end.link;
   ::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd.get(), &event);
-  end.streams.attach(kind, plain_stream(std::move(fd)));
+  end.streams.attach(kind, make_stream_(std::move(fd)));
+  if (!end.streams.has_one_peer())
+    return lose(end, Code::kUnauthenticated, "the peer's two data streams are of different identities");
   if (end.opened && end.streams.has(StreamKind::kMessages) && end.streams.has(StreamKind::kBulk))
     loop_.cancel(end);
   end.streams.flush(may_send());
   note_busy(end);
+}
+
+std::string_view TcpWay::peer_identity(const WayEnd& way_end) const {
+  return static_cast<const End&>(way_end).streams.peer_identity();
 }
 
 void TcpWay::remove(LinkId link) {
@@ -288,7 +294,7 @@ int TcpWay::receive(End& end) {
   if (end.ended || end.lost || end.paused || !end.opened) return 0;
   int did = 0;
   check(end, end.streams.receive(scratch_, did));
-  if (did > 0) note_busy(end);
+  if (did > 0 || end.streams.has_input()) note_busy(end);
   return did;
 }
 
@@ -301,7 +307,8 @@ int TcpWay::receive_ready() {
     End* const end = ends_.find(event.data.u64);
     if (!end) continue;
     const int here = receive(*end);
-    if (here == 0 && (event.events & (EPOLLERR | EPOLLHUP)) != 0) check(*end, Connection::Got::kEnded);
+    const bool at_end = here == 0 && !end->streams.has_input();
+    if (at_end && (event.events & (EPOLLERR | EPOLLHUP)) != 0) check(*end, Connection::Got::kEnded);
     did += here;
   }
   return did;
@@ -359,10 +366,14 @@ void TcpWay::drain(LinkId link) {
   End* const end = ends_.find(link);
   if (!end || !end->opened) return;
   const Depth depth(*this);
-  // What the kernel has when the peer has left comes in full pieces; who goes on writing is no peer any more.
-  int did = 1;
-  for (int i = 0; did > 0 && i < kLastPieces; ++i)
-    if (end->streams.receive(scratch_, did = 0) != Connection::Got::kOn) break;
+  // Until no more comes, as a whole record or not; who goes on writing is no peer any more.
+  int records = 0;
+  const std::uint64_t begin = end->streams.received();
+  std::uint64_t before = 0;
+  do {
+    before = end->streams.received();
+    if (end->streams.receive(scratch_, records) != Connection::Got::kOn) break;
+  } while (end->streams.received() != before && before - begin < kLastBytes);
   std::size_t moved = 1;
   for (int i = 0; moved > 0 && i < kLastPieces; ++i) end->streams.receive_bulk(kReceivedAlone, moved = 0);
 }

@@ -2,7 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <troupe/runtime/loop.hpp>
@@ -34,6 +37,10 @@ class TcpWay final : public DataWay {
 
   WayId id() const override { return WayId::kTcp; }
   std::string_view name() const override { return "TCP"; }
+  /// What connected sockets become; plain_stream() if nobody says otherwise. Before the first link.
+  using MakeStream = std::function<std::unique_ptr<ByteStream>(UniqueFd)>;
+  void set_streams(MakeStream make) { make_stream_ = std::move(make); }
+
   Result<void> add(const LinkFacts& facts) override;
   std::vector<std::byte> offer(LinkId link) override;
   /// How the peer finds our side of it; nothing offered if there is no such way.
@@ -43,6 +50,8 @@ class TcpWay final : public DataWay {
   void take(const Preamble& preamble, UniqueFd fd);
   /// What is sent before the streams are there waits.
   Result<WayEnd*> open(LinkId link, std::span<const std::byte> peer_offer) override;
+  /// That of its streams; those of one link must be the same.
+  std::string_view peer_identity(const WayEnd& way_end) const override;
   void remove(LinkId link) override;
 
   Result<void> send(WayEnd& way_end, OutFrame&& frame) override;
@@ -99,6 +108,7 @@ class TcpWay final : public DataWay {
   Loop& loop_;
   DataPlane& data_;
   Offer offer_;
+  MakeStream make_stream_ = plain_stream;
   UniqueFd ready_;  // an epoll descriptor over all streams of messages; while armed, also over busy streams
                     // of bulk
   LinkTable<End> ends_;
