@@ -1,48 +1,24 @@
 // A message for which there is no memory ends its link, and nothing else.
-#include <cstdlib>
 #include <new>
 #include <string>
 #include <vector>
 
 #include "rpc/endpoint_support.hpp"
 #include "rpc/forger.hpp"
+#include "support/own_new.hpp"
 
 namespace {
-
 /// Memory of this size cannot be had, nor of more than the second one; 0: all can.
 std::size_t missing = 0;
 std::size_t missing_from = 0;
 std::size_t failures = 0;
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  void* memory = nullptr;
-  const bool fails = (missing != 0 && size == missing) || (missing_from != 0 && size >= missing_from);
-  if (fails) ++failures;
-  if (fails ||
-      posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<std::size_t>(size, 1)) != 0)
-    throw std::bad_alloc();
-  return memory;
-}
-
 }  // namespace
 
-void* operator new(std::size_t size) {
-  return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
-}
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate(size, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
+void troupe::test::before_allocation(std::size_t size) {
+  const bool fails = (missing != 0 && size == missing) || (missing_from != 0 && size >= missing_from);
+  if (!fails) return;
+  ++failures;
+  throw std::bad_alloc();
 }
 
 namespace troupe::rpc::testing {

@@ -1,6 +1,5 @@
 // Without memory a call ends in an error, and nothing is left of it: each allocation that a call makes, on
 // either side, is made to fail, once.
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <new>
@@ -11,37 +10,15 @@
 #include <troupe/rpc/stream.hpp>
 
 #include "rpc/endpoint_support.hpp"
+#include "support/own_new.hpp"
 
 namespace {
 /// How many allocations succeed before one fails; below 0: all do.
 thread_local long until_failure = -1;
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
-  void* memory = nullptr;
-  if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<std::size_t>(size, 1)) != 0)
-    throw std::bad_alloc();
-  return memory;
-}
 }  // namespace
 
-void* operator new(std::size_t size) {
-  return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
-}
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate(size, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
+void troupe::test::before_allocation(std::size_t) {
+  if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
 }
 
 namespace troupe::rpc::testing {
