@@ -131,7 +131,7 @@ TEST_CASE("a run that is resumed in the middle is the run that went through") {
     CHECK(result["epochs"][i]["loss"].get<double>() == doctest::Approx(expected[i]).epsilon(1e-5));
 }
 
-TEST_CASE("bounded staleness, many servers and workers, one direction of symmetric kinds, no epochs") {
+TEST_CASE("each mode of consistency, many servers and workers, one direction of symmetric kinds, no epochs") {
   const std::vector<std::vector<std::string>> cases{
       {"--staleness", "0"},
       {"--staleness", "1"},
@@ -139,6 +139,8 @@ TEST_CASE("bounded staleness, many servers and workers, one direction of symmetr
       {"--servers", "4", "--workers", "6"},
       {"--servers", "1", "--workers", "1"},
       {"--symmetric", "one", "--transport", "tcp"},
+      {"--consistency", "sync", "--schedule", "cosine:400,0.1"},
+      {"--consistency", "k-of-n:2", "--warm-up", "20,0.1"},
   };
   for (const auto& more : cases) {
     CAPTURE(more[0] + " " + more[1]);
@@ -156,7 +158,7 @@ TEST_CASE("bounded staleness, many servers and workers, one direction of symmetr
       bound += worker["seconds"]["bound"].get<double>();
     }
     CHECK(triples == 4 * 2 * kTrain);
-    CHECK((bound > 0) == (more[0] == "--staleness"));
+    if (more[0] != "--consistency") CHECK((bound > 0) == (more[0] == "--staleness"));
     if (more[0] == "--staleness") CHECK(result["staleness"][0]["mode"] == "bounded, " + more[1]);
   }
   JobFolder folder;

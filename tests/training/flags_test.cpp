@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "run_progress.hpp"
+#include "worker.hpp"
 
 namespace troupe::training {
 namespace {
@@ -122,6 +123,145 @@ TEST_CASE("one mode of consistency is the run's, the other is compared with it")
   s.staleness = 0;
   CHECK(describe(own_consistency(s)) == "bounded, 0");
   CHECK(describe(other_consistency(s)) == "asynchronous");
+  s.staleness.reset();
+  s.consistency = shards::Synchronous{};
+  CHECK(describe(own_consistency(s)) == "synchronous");
+  CHECK(describe(other_consistency(s)) == "asynchronous");
+  CHECK(describe(shards::KOfN{2, shards::LatePushes::kDrop}) == "2 of n");
+  CHECK(describe(shards::KOfN{3, shards::LatePushes::kScale}) == "3 of n, late ones scaled");
+}
+
+// ---- When and how tables make their steps -------------------------------------------------------
+
+namespace {
+
+/// One table, with steps of its own.
+struct OneTable : Flagged {
+  std::vector<shards::TableSpec> tables() const override {
+    shards::TableSpec spec;
+    spec.name = "rows";
+    spec.dim = 3;
+    spec.schedule.warm_up = 7;
+    spec.clipping.value = 9;
+    return {spec};
+  }
+};
+
+shards::TableSpec spec_with(const FlagWords& words) {
+  const Applied applied(words);
+  REQUIRE_MESSAGE(applied.outcome, applied.outcome.error().message);
+  return tables_of(OneTable(), applied.settings, TableSet::kOwn).front();
+}
+
+}  // namespace
+
+TEST_CASE("a flag for each mode of consistency, which tables then have") {
+  const std::vector<std::pair<std::string, shards::Consistency>> modes{
+      {"async", shards::Asynchronous{}},
+      {"bounded:0", shards::BoundedStaleness{0}},
+      {"bounded:12", shards::BoundedStaleness{12}},
+      {"sync", shards::Synchronous{}},
+      {"k-of-n:2", shards::KOfN{2, shards::LatePushes::kDrop}},
+      {"k-of-n:2,drop", shards::KOfN{2, shards::LatePushes::kDrop}},
+      {"k-of-n:3,scale", shards::KOfN{3, shards::LatePushes::kScale}}};
+  for (const auto& [text, mode] : modes) {
+    CAPTURE(text);
+    const auto words = flag_words_from_json(to_json(parsed({"--consistency", text})));
+    REQUIRE(words);
+    CHECK(spec_with(*words).consistency == mode);
+  }
+  CHECK(spec_with({}).consistency == shards::Consistency(shards::Asynchronous{}));
+  CHECK(spec_with({{"--staleness", {"3"}}}).consistency == shards::Consistency(shards::BoundedStaleness{3}));
+}
+
+TEST_CASE(
+    "schedules, clipping and corrections of flags are in the specs of tables, and what is not given stays") {
+  CHECK(spec_with({}).schedule == shards::Schedule{7, 0, shards::ConstantRate{}});
+  CHECK(spec_with({}).clipping.value == 9);
+  const std::vector<std::pair<std::string, shards::Decay>> decays{
+      {"constant", shards::ConstantRate{}},
+      {"step:100,0.5", shards::StepDecay{100, 0.5F}},
+      {"exponential:0.99", shards::ExponentialDecay{0.99F}},
+      {"cosine:1000", shards::CosineDecay{1000, 0}},
+      {"cosine:1000,0.125", shards::CosineDecay{1000, 0.125F}},
+      {"inverse-sqrt:40", shards::InverseSquareRoot{40}},
+      {"polynomial:50,2", shards::PolynomialDecay{50, 2, 0}},
+      {"polynomial:50,2,0.25", shards::PolynomialDecay{50, 2, 0.25F}}};
+  for (const auto& [text, decay] : decays) {
+    CAPTURE(text);
+    CHECK(spec_with({{"--schedule", {text}}}).schedule == shards::Schedule{0, 0, decay});
+    CHECK(spec_with({{"--schedule", {text}}, {"--warm-up", {"20"}}}).schedule ==
+          shards::Schedule{20, 0, decay});
+    CHECK(spec_with({{"--warm-up", {"20,0.5"}}, {"--schedule", {text}}}).schedule ==
+          shards::Schedule{20, 0.5F, decay});
+  }
+  const auto spec = spec_with({{"--clip-value", {"0.5"}},
+                               {"--clip-row-norm", {"2"}},
+                               {"--clip-norm", {"1e3"}},
+                               {"--step-scaling", {"inverse-staleness"}},
+                               {"--delay-compensation", {"0.04,5"}},
+                               {"--consistency", {"bounded:4"}}});
+  CHECK(spec.clipping == shards::Clipping{0.5F, 2, 1000});
+  CHECK(spec.step_scaling == shards::StepScaling::kInverseStaleness);
+  CHECK(spec.delay_compensation == shards::DelayCompensation{0.04F, 5});
+  CHECK(spec.validate().ok());
+  CHECK(spec_with({{"--delay-compensation", {"2"}}}).delay_compensation == shards::DelayCompensation{2, 16});
+}
+
+TEST_CASE("flags of steps that cannot be are refused by their names, in one line") {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> bad{
+      {"--consistency",
+       {"", "fast", "async:1", "async:", "bounded", "bounded:", "bounded:x", "bounded:-1", "bounded:1,2",
+        "bounded:99999999999999999999", "sync:2", "k-of-n", "k-of-n:0", "k-of-n:-1", "k-of-n:2,late",
+        "k-of-n:2,scale,3"}},
+      {"--schedule",
+       {"",
+        "cyclic:3",
+        "constant:1",
+        "step:10",
+        "step:0,0.5",
+        "step:10,2",
+        "step:10,nan",
+        "step:1.5,0.5",
+        "exponential:-0.5",
+        "exponential:1.01",
+        "exponential:",
+        "cosine:0",
+        "cosine:10,",
+        "cosine:10,1.5",
+        "inverse-sqrt:",
+        "inverse-sqrt:-3",
+        "polynomial:10",
+        "polynomial:10,-1",
+        "polynomial:10,inf",
+        "polynomial:10,1,2",
+        "polynomial:10,1,0,0"}},
+      {"--warm-up", {"", "x", "-1", "10,2", "10,-0.5", "10,0,0"}},
+      {"--clip-value", {"", "x", "-1", "nan", "inf", "1e300", "1,2"}},
+      {"--clip-row-norm", {"-0.5"}},
+      {"--clip-norm", {"-0.5"}},
+      {"--step-scaling", {"", "some"}},
+      {"--delay-compensation", {"", "x", "-1", "1e9", "1,0", "1,100000", "1,2,3"}}};
+  for (const auto& [flag, words] : bad) {
+    for (const std::string& word : words) {
+      CAPTURE(flag);
+      CAPTURE(word);
+      const Applied applied(FlagWords{{flag, {word}}});
+      REQUIRE_FALSE(applied.outcome);
+      CHECK(applied.outcome.error().code == Code::kInvalidArgument);
+      CHECK(applied.outcome.error().message.find(flag) == 0);
+      CHECK(applied.outcome.error().message.find('\n') == std::string::npos);
+    }
+  }
+  const auto refused = [](const FlagWords& words, const std::string& part) {
+    const Applied applied(words);
+    REQUIRE_FALSE(applied.outcome);
+    CHECK_MESSAGE(applied.outcome.error().message.find(part) != std::string::npos,
+                  applied.outcome.error().message);
+  };
+  refused({{"--consistency", {"sync"}}, {"--staleness", {"1"}}}, "--staleness");
+  refused({{"--consistency", {"sync"}}, {"--delay-compensation", {"1"}}}, "--delay-compensation");
+  refused({{"--consistency", {"k-of-n:2"}}, {"--step-scaling", {"inverse-staleness"}}}, "--step-scaling");
 }
 
 TEST_CASE("the hint of how to resume is a command that a shell reads right") {

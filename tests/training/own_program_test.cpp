@@ -83,6 +83,57 @@ TEST_CASE("the guide's program goes on when a worker is killed, and each batch c
   CHECK(result["test_rmse"] < 0.5);
 }
 
+TEST_CASE("the guide's program learns in each mode, with schedules and limits that flags give") {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> runs{
+      {{"--consistency", "sync", "--schedule", "cosine:2000,0.1", "--warm-up", "10,0.1"}, "synchronous"},
+      {{"--consistency", "k-of-n:2", "--clip-norm", "1000"}, "2 of n"},
+      {{"--consistency", "k-of-n:2,scale", "--clip-value", "100"}, "2 of n, late ones scaled"},
+      {{"--consistency", "bounded:2", "--delay-compensation", "0.001"}, "bounded, 2"},
+      {{"--step-scaling", "inverse-staleness", "--clip-row-norm", "500"}, "asynchronous"}};
+  for (const auto& [flags, mode] : runs) {
+    CAPTURE(mode);
+    const Run folder;
+    auto line = folder.train({"--epochs", "20"});
+    line.insert(line.end(), flags.begin(), flags.end());
+    const Finished done = run(line);
+    CHECK(done.err == "");
+    REQUIRE(done.code == 0);
+    const auto result = folder.file("result.json");
+    CHECK(result["staleness"][0]["mode"] == mode);
+    CHECK(examples_of(result) == 20 * kTrain);
+    CHECK(result["test_rmse"] < 1);  // the ratings' own spread is 2
+  }
+}
+
+TEST_CASE("the guide's program goes on in rounds when a worker is killed") {
+  const Run folder;
+  Command command(folder.train({"--epochs", "60", "--checkpoint-every", "0", "--consistency", "sync"}));
+  REQUIRE(command.wait_for("epoch  2:"));
+  folder.send(SIGKILL, "worker-1");
+  CHECK(command.finish() == 0);
+  CHECK(command.err() == "");
+  const auto result = folder.file("result.json");
+  CHECK(result["failures"].size() == 1);
+  CHECK(examples_of(result) == 60 * kTrain);
+}
+
+TEST_CASE("flags of steps that cannot be end the program at once, with one line") {
+  const Run folder;
+  for (const auto& flags :
+       std::vector<std::vector<std::string>>{{"--consistency", "sometimes"},
+                                             {"--schedule", "cosine:0"},
+                                             {"--clip-norm", "-1"},
+                                             {"--consistency", "sync", "--staleness", "1"},
+                                             {"--consistency", "sync", "--delay-compensation", "1"}}) {
+    CAPTURE(flags[0]);
+    const Finished refused = run(folder.train(flags));
+    CHECK(refused.code == 2);
+    CHECK(refused.out == "");
+    CHECK(std::count(refused.err.begin(), refused.err.end(), '\n') == 1);
+    CHECK(refused.err.find(flags[flags.size() - 2]) != std::string::npos);
+  }
+}
+
 TEST_CASE("the guide's program is resumed after a server's death, with the flags of the run") {
   const Run folder;
   Command command(folder.train({"--epochs", "100000", "--dimension", "4"}));

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <thread>
 
 #include <troupe/training/key_places.hpp>
 #include <troupe/training/table_group.hpp>
@@ -93,6 +94,44 @@ TEST_CASE("tables of bounded staleness have one clock, also after a rest") {
   CHECK((**other)[1].clock() == 11);
 }
 
+TEST_CASE("tables in rounds count them by themselves, and a batch weighs as many examples as it has") {
+  const auto node = node_with_servers();
+  auto a = table("a", 1), b = table("b", 1);
+  a.consistency = shards::Synchronous{};
+  b.consistency = shards::KOfN{2, shards::LatePushes::kDrop};
+  auto one = TableGroup::open(*node, {a, b}, kServers);
+  auto other = TableGroup::open(*node, {a, b}, kServers);
+  REQUIRE(one);
+  REQUIRE(other);
+  const KeysByTable keys{{1, 2, 3, 4}, {1, 2, 3, 4}};
+  for (int round = 1; round < 4; ++round) {
+    RowsByTable rows;
+    REQUIRE((*one)->pull(keys, rows));
+    RowsByTable other_rows;
+    REQUIRE((*other)->pull(keys, other_rows));
+    CHECK(rows == other_rows);
+    // A batch's own name means nothing here: each worker pushes under its own.
+    std::thread second([&] {
+      CHECK((*other)->push(keys, RowsByTable(2, std::vector<float>(4, 8)), PushIdentity{1, 1}, 1));
+      (*other)->advance();
+    });
+    CHECK((*one)->push(keys, RowsByTable(2, std::vector<float>(4, 4)), PushIdentity{1, 1}, 3));
+    (*one)->advance();
+    second.join();
+    CHECK((**one)[0].clock() == static_cast<std::uint64_t>(round));
+    CHECK((**one)[1].clock() == static_cast<std::uint64_t>(round));
+    const auto after = (*one)->read(0, keys[0]);
+    REQUIRE(after);
+    CHECK(*after == std::vector<float>(4, -5.0F * static_cast<float>(round)));
+    CHECK((*one)->read(1, keys[1]).value() == *after);
+  }
+  (*other)->leave();
+  RowsByTable rows;
+  REQUIRE((*one)->pull(keys, rows));
+  REQUIRE((*one)->push(keys, RowsByTable(2, std::vector<float>(4, 1))));  // who has left is not waited for
+  CHECK((*one)->read(0, keys[0]).value() == std::vector<float>(4, -16));
+}
+
 TEST_CASE("distinct keys are listed in the order of their first use") {
   std::vector<std::uint64_t> keys;
   KeyPlaces places(keys);
@@ -172,6 +211,45 @@ TEST_CASE("a worker pulls, computes and pushes, and a batch that is done twice i
   CHECK(worker.run(test)->sums[0] == doctest::Approx(before->sums[0] / 2));
   test.end = 2;
   CHECK(worker.run(test).error().code == Code::kOutOfRange);
+}
+
+TEST_CASE("workers in rounds make one step of each round, and who rests is not waited for") {
+  const auto node = node_with_servers();
+  constexpr std::uint64_t kRounds = 6;
+  JobSettings settings;
+  settings.consistency = shards::Synchronous{};
+  OneRow task, other_task;
+  Worker worker(*node, settings, task, 1), other(*node, settings, other_task, 1);
+  const auto first = worker.run(batch(0));  // alone
+  REQUIRE(first);
+  double weight = std::sqrt(2 * first->loss_sum) / 2;
+  Work test;
+  test.kind = WorkKind::kEvaluate;
+  test.split = Split::kTest;
+  test.end = 1;
+  const auto train = [&](Worker& who, std::uint64_t from) {
+    for (std::uint64_t i = 0; i < kRounds; ++i) {
+      const auto done = who.run(batch(from + i));
+      CHECK_MESSAGE(done, done.error().message);
+    }
+    who.rest();
+  };
+  std::thread second([&] { train(other, 100); });
+  train(worker, 200);
+  second.join();
+  // Between kRounds steps, if all were made together, and twice as many, if one had ended before the other
+  // began; and what two did together is one step, which halves the weight.
+  const auto sums = worker.run(test);
+  REQUIRE(sums);
+  const auto steps = std::lround(std::log2(weight / sums->sums[0]));
+  CHECK(sums->sums[0] == doctest::Approx(std::ldexp(weight, -static_cast<int>(steps))));
+  CHECK(steps >= static_cast<long>(kRounds));
+  CHECK(steps <= static_cast<long>(2 * kRounds));
+  std::uint64_t made = 0;
+  for (const std::string& server : kServers)
+    for (const TableStats& each : node->rpc_sync<std::vector<TableStats>>(server, "stats").value())
+      made = std::max(made, each.version);
+  CHECK(made == static_cast<std::uint64_t>(steps) + 1);
 }
 
 TEST_CASE("what a task does wrong is the worker's error, and nothing is pushed") {

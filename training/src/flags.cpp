@@ -5,6 +5,8 @@
 
 #include <troupe/runtime/json.hpp>
 
+#include "step_flags.hpp"
+
 namespace troupe::training {
 
 namespace {
@@ -34,9 +36,7 @@ void add_job_flags(CLI::App& app, JobSettings& s) {
   app.add_option(kThrottle, s.throttles,
                  "Hold a worker at a part of its speed: worker-2=0.4; 'none' for nobody")
       ->capture_default_str();
-  app.add_option("--staleness", s.staleness,
-                 "Bounded staleness: no worker gets more than this many batches ahead")
-      ->check(zero_or_more());
+  add_step_flags(app, s);
   app.add_option("--compare-staleness", s.compare_staleness,
                  "The bound that asynchronous training is compared with")
       ->capture_default_str()
@@ -122,7 +122,12 @@ Result<void> apply(const FlagWords& words, JobSettings& settings, Task& task) {
   } catch (const CLI::Error& error) {
     return Error{Code::kInvalidArgument, error.what()};
   }
-  return read_throttles(settings, app.count(kThrottle) > 0);
+  return check_settings(settings, app.count(kThrottle) > 0);
+}
+
+Result<void> check_settings(JobSettings& settings, bool throttled) {
+  if (auto good = check_step_flags(settings); !good) return good;
+  return read_throttles(settings, throttled);
 }
 
 Result<void> read_throttles(JobSettings& settings, bool given) {
@@ -152,18 +157,21 @@ Result<void> read_throttles(JobSettings& settings, bool given) {
 
 shards::Consistency own_consistency(const JobSettings& settings) {
   if (settings.staleness) return shards::BoundedStaleness{*settings.staleness};
-  return shards::Asynchronous{};
+  return settings.consistency.value_or(shards::Asynchronous{});
 }
 
 shards::Consistency other_consistency(const JobSettings& settings) {
-  if (settings.staleness) return shards::Asynchronous{};
+  if (!std::holds_alternative<shards::Asynchronous>(own_consistency(settings))) return shards::Asynchronous{};
   return shards::BoundedStaleness{settings.compare_staleness};
 }
 
 std::string describe(const shards::Consistency& consistency) {
   if (const auto* bounded = std::get_if<shards::BoundedStaleness>(&consistency))
     return "bounded, " + std::to_string(bounded->bound);
-  return "asynchronous";
+  if (const auto* some = std::get_if<shards::KOfN>(&consistency))
+    return std::to_string(some->k) + " of n" +
+           (some->late == shards::LatePushes::kScale ? ", late ones scaled" : "");
+  return std::holds_alternative<shards::Synchronous>(consistency) ? "synchronous" : "asynchronous";
 }
 
 }  // namespace troupe::training

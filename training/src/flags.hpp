@@ -30,6 +30,9 @@ Result<FlagWords> flag_words_from_json(std::string_view text);
 
 /// Sets job and task as the flags say. kInvalidArgument names the flag.
 Result<void> apply(const FlagWords& words, JobSettings& settings, Task& task);
+/// What flags alone do not see: whether they go together, and read_throttles(). `throttled`: a person gave
+/// --throttle.
+Result<void> check_settings(JobSettings& settings, bool throttled);
 /// Makes settings.speeds of settings.throttles. `given`: by a person, who is told of workers that are not
 /// there. kInvalidArgument.
 Result<void> read_throttles(JobSettings& settings, bool given);

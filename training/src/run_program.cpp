@@ -75,7 +75,7 @@ void TrainCommand::add_flags(CLI::App& app) {
 Result<void> TrainCommand::settle(const CLI::App& app) {
   if (!resume.empty()) return settle_resumed(app);
   words = words_of(app, kOfLaunch);
-  return read_throttles(settings, app.count("--throttle") > 0);
+  return check_settings(settings, app.count("--throttle") > 0);
 }
 
 /// The settings of the run in `resume`, as its checkpoint keeps them, with those changed that may be.

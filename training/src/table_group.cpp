@@ -44,12 +44,13 @@ Result<void> TableGroup::pull(const KeysByTable& keys, RowsByTable& rows) {
 }
 
 Result<void> TableGroup::push(const KeysByTable& keys, const RowsByTable& gradients,
-                              std::optional<PushIdentity> identity) {
+                              std::optional<PushIdentity> identity, std::uint64_t samples) {
   assert(keys.size() == size() && gradients.size() == size());
   std::vector<rpc::Future<PushSummary>> pushes;
   for (std::size_t t = 0; t < size(); ++t) {
     assert(gradients[t].size() == keys[t].size() * tables_[t]->spec().dim);
-    pushes.push_back(tables_[t]->push(keys[t], gradients[t].data(), versions_[t], identity));
+    if (in_rounds(t)) identity.reset();
+    pushes.push_back(tables_[t]->push(keys[t], gradients[t].data(), versions_[t], identity, samples));
   }
   std::optional<Error> failed;
   for (auto& each : pushes)
@@ -59,7 +60,8 @@ Result<void> TableGroup::push(const KeysByTable& keys, const RowsByTable& gradie
 }
 
 void TableGroup::advance() {
-  for (auto& table : tables_) table->set_clock(table->clock() + 1);
+  for (std::size_t t = 0; t < size(); ++t)
+    if (!in_rounds(t)) tables_[t]->set_clock(tables_[t]->clock() + 1);
 }
 
 void TableGroup::leave() {

@@ -1,8 +1,11 @@
 #include "worker.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include <troupe/shards/sequence_window.hpp>
+
+#include "step_flags.hpp"
 
 namespace troupe::training {
 
@@ -37,6 +40,7 @@ std::vector<shards::TableSpec> tables_of(const Task& task, const JobSettings& se
   for (shards::TableSpec& spec : specs) {
     spec.consistency =
         set == TableSet::kCompareOther ? other_consistency(settings) : own_consistency(settings);
+    set_steps(settings, spec);
     if (set == TableSet::kCompareOwn) spec.name += ".compare-own";
     if (set == TableSet::kCompareOther) spec.name += ".compare-other";
   }
@@ -96,8 +100,8 @@ Result<WorkDone> Worker::train(const Work& work) {
   if (auto pulled = tables.pull(step_.keys, step_.rows); !pulled) return pulled.error();
   const std::uint64_t pulled_in = nanoseconds_since(pull_start);
   latencies_["pull (all tables)"].record(pulled_in);
-  const bool bounded = std::holds_alternative<shards::BoundedStaleness>(tables[0].spec().consistency);
-  waited_ = std::chrono::nanoseconds(bounded ? pulled_in : 0);
+  const shards::Consistency& mode = tables[0].spec().consistency;
+  waited_ = std::chrono::nanoseconds(std::holds_alternative<shards::Asynchronous>(mode) ? 0 : pulled_in);
 
   step_.gradients.resize(step_.rows.size());
   for (std::size_t t = 0; t < step_.rows.size(); ++t) step_.gradients[t].resize(step_.rows[t].size());
@@ -105,9 +109,12 @@ Result<WorkDone> Worker::train(const Work& work) {
   if (auto good = check_gradients(step_); !good) return good.error();
 
   const auto push_start = SteadyClock::now();
-  if (auto pushed = tables.push(step_.keys, step_.gradients, identity_of(work)); !pushed)
+  const std::uint64_t samples = std::max<std::uint64_t>(1, step_.examples);
+  if (auto pushed = tables.push(step_.keys, step_.gradients, identity_of(work), samples); !pushed)
     return pushed.error();
-  latencies_["push (all tables)"].record(nanoseconds_since(push_start));
+  const std::uint64_t pushed_in = nanoseconds_since(push_start);
+  latencies_["push (all tables)"].record(pushed_in);
+  if (shards::in_rounds(mode)) waited_ += std::chrono::nanoseconds(pushed_in);
   tables.advance();
   WorkDone done;
   done.work = work;

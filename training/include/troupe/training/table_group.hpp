@@ -33,10 +33,11 @@ class TableGroup {
   /// bounded staleness it waits for slower workers.
   Result<void> pull(const KeysByTable& keys, RowsByTable& rows);
   /// One optimizer step in each table, with gradients made from what the last pull() brought. All tables at
-  /// once; each applies it once under `identity`.
+  /// once; each applies it once under `identity`. Tables in rounds make one step of what all workers push,
+  /// weighted by `samples`, for which it waits; there a push has this worker's own name.
   Result<void> push(const KeysByTable& keys, const RowsByTable& gradients,
-                    std::optional<PushIdentity> identity = {});
-  /// One more batch is done: what the staleness bound counts.
+                    std::optional<PushIdentity> identity = {}, std::uint64_t samples = 1);
+  /// One more batch is done: what the staleness bound counts. Rounds count by themselves.
   void advance();
 
   /// This worker holds nobody back until it joins again. Both are idempotent.
@@ -50,6 +51,7 @@ class TableGroup {
 
  private:
   TableGroup() = default;
+  bool in_rounds(std::size_t table) const { return shards::in_rounds(tables_[table]->spec().consistency); }
   std::vector<std::unique_ptr<TableClient>> tables_;
   std::vector<PulledVersions> versions_;  // of the last pull
   bool away_ = false;
