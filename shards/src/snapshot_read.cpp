@@ -249,7 +249,7 @@ class ShardFileLoader {
 Result<std::uint64_t> load_file(const fs::path& folder, const FileEntry& entry, const SlotSet& filter,
                                 DenseRows& dense, TableShard& into) {
   Result<CheckedFile> file = CheckedFile::open(folder, entry);
-  const Result<std::uint64_t> loaded =
+  Result<std::uint64_t> loaded =
       file ? ShardFileLoader(*file, entry, filter, dense, into).load() : file.error();
   if (loaded || loaded.error().code != Code::kDataLoss) return loaded;
   // What seems to be wrong in a file that is damaged is not what is wrong with it.

@@ -124,6 +124,7 @@ Result<std::uint64_t> write_tables(const fs::path& folder, const Manifest& manif
     return safetensors_dtype_bytes(a.tensor.dtype) > safetensors_dtype_bytes(b.tensor.dtype);
   });
   std::vector<SafetensorsEntry> entries;
+  entries.reserve(tensors.size());
   for (const Exported& tensor : tensors) entries.push_back(tensor.tensor);
   const std::string header = encode_safetensors_header(entries, metadata);
   file.write(0, std::as_bytes(std::span(header)));
@@ -164,7 +165,7 @@ Result<std::uint64_t> export_tables(const fs::path& folder, const ExportOptions&
   if (fs::exists(fs::symlink_status(file, code))) return there();
   const fs::path temporary = file.string() + ".tmp";
   FileWriter writer(temporary);
-  const auto rows = write_tables(folder, *manifest, *specs, options.state, writer);
+  auto rows = write_tables(folder, *manifest, *specs, options.state, writer);
   if (!rows) return rows.error();
   if (auto done = writer.finish(); !done) return done.error();
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, file.c_str(), RENAME_NOREPLACE) != 0) {
