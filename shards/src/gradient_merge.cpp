@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -32,6 +33,23 @@ Error gradient_error(const TableSpec& spec, std::uint64_t key, const float* row,
           "table '" + spec.name + (sum ? "': the gradients of key " : "': the gradient of key ") +
               std::to_string(key) + (sum ? " add up to " : " is ") + text_of(row[column]) + " in column " +
               std::to_string(column) + ", expected numbers up to " + text_of(kLargestGradient)};
+}
+
+// Some are looked at while they are in the first-level cache.
+Result<void> copy_gradients(const TableSpec& spec, std::uint64_t first, std::uint64_t rows,
+                            const float* gradients, float* to) {
+  constexpr std::uint64_t kBlock_floats = 4096;
+  const std::uint64_t some = std::max<std::uint64_t>(1, kBlock_floats / spec.dim);
+  for (std::uint64_t row = 0; row < rows; row += some) {
+    const std::uint64_t count = std::min(some, rows - row);
+    const float* from = gradients + row * spec.dim;
+    for (std::uint64_t i = 0; !all_within(from, count * spec.dim, kLargestGradient) && i < count; ++i) {
+      if (!all_within(from + i * spec.dim, spec.dim, kLargestGradient))
+        return gradient_error(spec, first + row + i, from + i * spec.dim, false);
+    }
+    std::memcpy(to + row * spec.dim, from, count * spec.dim * sizeof(float));
+  }
+  return {};
 }
 
 struct GradientMerge::State {

@@ -9,23 +9,22 @@
 #include <troupe/kernels/hash_index.hpp>
 #include <troupe/shards/row_store.hpp>
 
-#include "row_slabs.hpp"
+#include "host_rows.hpp"
 
 namespace troupe::shards {
 
-/// Rows in slabs, found by key through an index. Dense tables need no index: their rows lie in the order of
-/// their keys. Rows have numbers; those of erased rows are used again.
+/// An embedding table's rows, found by key through an index. Rows have numbers; those of erased rows are used
+/// again.
 class HostStore final : public RowStore {
  public:
   HostStore(const TableSpec& spec, const SlotSet& slots);
 
-  const RowLayout& layout() const override { return layout_; }
+  const RowLayout& layout() const override { return rows_.layout(); }
   std::uint64_t rows() const override { return numbered_ - free_.size(); }
   std::uint64_t bytes() const override;
-  Result<Completion> read(std::span<const std::uint64_t> keys, IfMissing missing, float* out,
-                          Stream* stream) override;
-  Result<Completion> make(std::span<const std::uint64_t> keys, Stream* stream) override;
-  Result<Completion> update(std::span<const std::uint64_t> keys, const float* gradients, float scale,
+  Result<Completion> read(const RowKeys& wanted, IfMissing missing, float* out, Stream* stream) override;
+  Result<Completion> make(const RowKeys& wanted, Stream* stream) override;
+  Result<Completion> update(const RowKeys& pushed, const float* gradients, float scale,
                             Stream* stream) override;
   Result<Completion> insert(const RowBatch& rows, Stream* stream) override;
   Result<ExtractPage> extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
@@ -38,12 +37,6 @@ class HostStore final : public RowStore {
   void close_cut() override { cut_.reset(); }
 
  private:
-  /// Owned dense rows [begin, end) have the numbers from `base` on.
-  struct Run {
-    std::uint64_t begin;
-    std::uint64_t end;
-    std::uint64_t base;
-  };
   /// What is still to be read of a cut.
   struct Cut {
     std::uint64_t end = 0;   // rows numbered below it belong to the cut
@@ -53,38 +46,24 @@ class HostStore final : public RowStore {
     std::unordered_map<std::uint64_t, std::pair<std::uint64_t, std::vector<std::byte>>> kept;
   };
 
-  void make_dense_rows();
-  void make_row(std::uint64_t number, std::uint64_t key);
   /// numbers_[i] = the row of keys[i].
   Result<void> find(std::span<const std::uint64_t> keys);
-  Result<void> find_dense(std::span<const std::uint64_t> keys);
   Result<void> find_or_make(std::span<const std::uint64_t> keys);
   void make_missing(std::span<const std::uint64_t> keys, std::uint64_t missing);
   Result<void> check_owned(std::span<const std::uint64_t> keys) const;
-  Error dense_error(std::uint64_t key) const;
-  Error slot_error(std::uint64_t key) const;
-  Error dense_forever() const;
 
-  std::byte* record(std::uint64_t number) const { return reinterpret_cast<std::byte*>(slabs_.row(number)); }
-  std::uint64_t key(std::uint64_t number) const;
   bool is_gone(std::uint64_t number) const { return !gone_.empty() && gone_[number]; }
   void append(std::uint64_t number, RowBatch& into) const;
   void mark_used(std::size_t count);
   void keep_for_cut(std::span<const std::uint64_t> numbers);
   void erase_row(std::uint64_t number);
-  /// For an update of so many keys.
-  void reserve_scratch(std::size_t keys);
-  /// With rows_ set for the keys that were found.
-  void step_half_rows(std::size_t count, const float* gradients, const StepBatch& batch);
 
   TableSpec spec_;
   SlotSet slots_;
-  RowLayout layout_;
-  RowSlabs slabs_;
+  HostRows rows_;
   std::uint64_t numbered_ = 0;       // numbers given out, those of erased rows included
-  std::vector<Run> runs_;            // dense, ascending
-  kernels::HashIndex index_;         // embedding: key -> row number
-  std::vector<std::uint64_t> keys_;  // embedding: by row number
+  kernels::HashIndex index_;         // key -> row number
+  std::vector<std::uint64_t> keys_;  // by row number
   std::vector<std::uint64_t> free_;  // numbers of erased rows
   std::vector<bool> gone_;           // which those are; empty until a row is erased
   std::vector<std::uint8_t> used_;   // since evict() last looked; empty until it is first called
@@ -94,8 +73,6 @@ class HostStore final : public RowStore {
   // Scratch that keeps its size between calls.
   std::vector<std::uint64_t> numbers_;
   std::vector<std::uint64_t> new_keys_;
-  std::vector<float*> rows_;
-  std::vector<float> wide_;  // half rows as float32
 };
 
 }  // namespace troupe::shards

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "hashing.hpp"
+#include "row_errors.hpp"
 
 namespace troupe::shards {
 namespace {
@@ -58,6 +59,20 @@ std::uint32_t SlotSet::count() const {
   std::uint32_t total = 0;
   for (const std::uint64_t word : words_) total += static_cast<std::uint32_t>(std::popcount(word));
   return total;
+}
+
+std::vector<RowRange> rows_of_slots(const TableSpec& spec, const SlotSet& slots) {
+  std::vector<RowRange> rows;
+  for (std::uint32_t slot = 0; slot < spec.slots; ++slot) {
+    const RowRange range = rows_of_slot(spec, slot);
+    if (!slots.contains(slot) || range.begin == range.end) continue;
+    if (!rows.empty() && rows.back().end == range.begin) {
+      rows.back().end = range.end;
+    } else {
+      rows.push_back(range);
+    }
+  }
+  return rows;
 }
 
 SlotMap SlotMap::balanced(std::uint32_t slots, std::uint32_t shards) {
@@ -131,16 +146,24 @@ void Partitioner::build_runs() {
   }
 }
 
-Error Partitioner::row_error(std::uint64_t key) const {
-  return {Code::kInvalidArgument, "table '" + spec_.name + "': row " + std::to_string(key) +
-                                      " is out of range, it has " + std::to_string(spec_.rows) + " rows"};
+Result<std::vector<ShardRange>> Partitioner::split(const RowRange& rows) const {
+  if (auto good = check_ranges(spec_, std::span(&rows, 1)); !good) return good.error();
+  auto run = std::upper_bound(runs_.begin(), runs_.end(), rows.begin,
+                              [](std::uint64_t row, const Run& r) { return row < r.end; });
+  std::vector<ShardRange> parts;
+  for (std::uint64_t begin = rows.begin; begin < rows.end; ++run) {
+    const std::uint64_t end = std::min(rows.end, run->end);
+    parts.push_back({run->shard, {begin, end}});
+    begin = end;
+  }
+  return parts;
 }
 
 /// All keys are of the one shard: nothing needs to be worked out of them.
 Result<void> Partitioner::take_all(std::span<const std::uint64_t> keys) {
   if (spec_.kind == TableKind::kDense)
     for (const std::uint64_t key : keys)
-      if (key >= spec_.rows) return row_error(key);
+      if (key >= spec_.rows) return row_error(spec_, key);
   std::copy(keys.begin(), keys.end(), split_keys_.begin());
   std::iota(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(keys.size()), 0U);
   offsets_[1] = keys.size();
@@ -156,7 +179,7 @@ Result<void> Partitioner::assign_dense(std::span<const std::uint64_t> keys) {
     const std::uint64_t key = keys[i];
     if (key < begin || key >= end) {
       if (key >= spec_.rows) {
-        return row_error(key);
+        return row_error(spec_, key);
       }
       const auto run = std::upper_bound(runs_.begin(), runs_.end(), key,
                                         [](std::uint64_t k, const Run& r) { return k < r.end; });

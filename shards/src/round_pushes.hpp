@@ -7,6 +7,7 @@
 
 #include <troupe/runtime/result.hpp>
 #include <troupe/shards/clock_policy.hpp>
+#include <troupe/shards/row_keys.hpp>
 
 namespace troupe::shards {
 
@@ -19,28 +20,33 @@ class RoundPushes {
 
   /// kResourceExhausted past the bounds. One that is kept already is left as it is. Throws std::bad_alloc,
   /// changing nothing.
-  Result<void> keep(const PushName& push, std::span<const std::uint64_t> keys,
-                    std::span<const float> gradients);
-  /// The weighted sum of those of them that are here, as a list in which keys come more than once.
+  Result<void> keep(const PushName& push, const RowKeys& keys, std::span<const float> gradients);
+  /// The weighted sum of those of them that are here: as ranges, if all are, else as a list in which keys
+  /// come more than once.
   struct Sum {
     std::vector<PushName> pushes;
-    std::vector<std::uint64_t> keys;
-    std::vector<float> gradients;  // [keys, dim]
+    RowKeyList keys;
+    std::vector<float> gradients;   // [keys, dim]
+    std::uint64_t pushed_keys = 0;  // of all pushes together
   };
   /// Throws std::bad_alloc.
-  Sum weighted(const std::vector<StepOrder::Part>& parts) const;
+  Sum weighted(const std::vector<StepOrder::Part>& parts, std::uint64_t dim) const;
   /// Forgets what is not needed any more once `order` has been carried out.
   void drop(const StepOrder& order);
   std::size_t size() const { return kept_.size(); }
 
  private:
   struct Kept {
-    std::vector<std::uint64_t> keys;
+    RowKeyList keys;
     std::vector<float> gradients;
-    std::uint64_t bytes() const {
-      return keys.size() * sizeof(keys[0]) + gradients.size() * sizeof(gradients[0]);
-    }
+    std::uint64_t bytes() const { return keys.bytes() + gradients.size() * sizeof(gradients[0]); }
   };
+  struct Taken {
+    const Kept* kept;
+    float weight;
+  };
+  static void add_list(Sum& sum, const Taken& push);
+  static void add_ranges(Sum& sum, const std::vector<Taken>& pushes, std::uint64_t dim);
   void drop_up_to(const PushName& push);
 
   std::map<PushName, Kept> kept_;

@@ -35,7 +35,7 @@ Result<void> TableShard::State::do_slice(Slices& push, std::size_t begin, std::s
     case Stage::kAdmit:
       break;
     case Stage::kDistinct:
-      dedup.add(keys(push.pushed));
+      dedup.add(keys(push.pushed).list());
       break;
     case Stage::kSum:
       sum_slice(push, begin, end);
@@ -59,11 +59,12 @@ void TableShard::State::finish_stage(Slices& push) {
   using Stage = Slices::Stage;
   switch (push.stage) {
     case Stage::kAdmit:
+      push.combined = push.pushed;
+      if (push.pushed.keys.in_ranges()) return push.next(Stage::kCheck);  // of rows that come once
       dedup.begin(push.pushed.keys.size());
       return push.next(Stage::kDistinct);
     case Stage::kDistinct: {
       const auto unique = dedup.result().unique;
-      push.combined = push.pushed;
       if (unique.size() == push.pushed.keys.size()) return push.next(Stage::kCheck);
       push.sums = std::make_unique_for_overwrite<float[]>(unique.size() * spec.dim);
       push.combined = {unique, push.sums.get()};
@@ -107,13 +108,12 @@ Result<std::optional<PushReceipt>> TableShard::State::go_on(std::size_t most) {
   return std::optional<PushReceipt>();
 }
 
-Result<void> TableShard::make_rows(std::span<const std::uint64_t> keys) {
+Result<void> TableShard::make_rows(const RowKeys& keys) {
   if (auto made = state_->rows->make(keys); !made) return made.error();
   return {};
 }
 
-void TableShard::begin_push(const PushHeader& header, std::span<const std::uint64_t> keys,
-                            std::span<const float> gradients) {
+void TableShard::begin_push(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients) {
   assert(!state_->slices);
   state_->slices.emplace(header, keys, gradients);
 }

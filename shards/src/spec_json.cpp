@@ -1,6 +1,8 @@
 #include "spec_json.hpp"
 
 #include <array>
+#include <string>
+#include <vector>
 
 #include "json_object.hpp"
 
@@ -166,6 +168,22 @@ DelayCompensation compensation_from_json(JsonObject& object) {
   return {.lambda = object.number("lambda"), .history = object.integer("history")};
 }
 
+/// Specs of tables whose tensor is [rows, dim] have none.
+std::vector<std::uint64_t> shape_from_json(JsonObject& object) {
+  const Json* shape = object.optional_member("shape");
+  if (shape == nullptr) return {};
+  std::vector<std::uint64_t> extents;
+  bool good = shape->is_array() && !shape->empty() && shape->size() <= TableSpec::kMaxAxes;
+  for (auto extent = shape->begin(); good && extent != shape->end(); ++extent) {
+    good = extent->is_number_unsigned();
+    if (good) extents.push_back(extent->get<std::uint64_t>());
+  }
+  if (!good)
+    object.fault("'shape' is to be a list of 1 to " + std::to_string(TableSpec::kMaxAxes) +
+                 " numbers, the extents of a tensor's axes");
+  return extents;
+}
+
 /// Reads a member that is an object with `read`, and passes its fault on.
 template <class Read>
 auto part(JsonObject& parent, const char* name, Read read) {
@@ -201,6 +219,7 @@ Json spec_to_json(const TableSpec& spec) {
   if (spec.clipping != Clipping{}) json["clipping"] = clipping_to_json(spec.clipping);
   if (spec.delay_compensation != DelayCompensation{})
     json["delay_compensation"] = compensation_to_json(spec.delay_compensation);
+  if (!spec.shape.empty()) json["shape"] = spec.shape;
   return json;
 }
 
@@ -211,6 +230,7 @@ Result<TableSpec> spec_from_json(const Json& json, const std::string& what, cons
   spec.kind = static_cast<TableKind>(choice(object, "kind", kKinds));
   spec.dim = object.integer("dim");
   spec.rows = object.integer("rows");
+  spec.shape = shape_from_json(object);
   spec.weights = kWeightTypes[choice(object, "weights", kWeights)];
   spec.slots = static_cast<std::uint32_t>(object.integer("slots", UINT32_MAX));
   spec.optimizer =

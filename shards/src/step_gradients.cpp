@@ -5,21 +5,30 @@
 
 namespace troupe::shards {
 
-Result<void> TableShard::State::prepare_step(std::span<const std::uint64_t> keys) {
+Result<void> TableShard::State::prepare_step(const RowKeys& keys) {
   if (!adjusts()) return {};
   if (auto made = rows->make(keys); !made) return made.error();
   return note(keys);
 }
 
-Result<void> TableShard::State::note(std::span<const std::uint64_t> keys) {
+Result<void> TableShard::State::note(const RowKeys& keys) {
   if (!history) return {};
   const std::size_t most = adjusted.size() / spec.dim;
   for (std::size_t begin = 0; begin < keys.size(); begin += most) {
     const auto some = keys.subspan(begin, std::min(most, keys.size() - begin));
     if (auto read = rows->read(some, IfMissing::kMake, adjusted.data()); !read) return read.error();
-    history->note(stats.version + 1, some, adjusted.data());
+    history->note(stats.version + 1, list_of(some), adjusted.data());
   }
   return {};
+}
+
+std::span<const std::uint64_t> TableShard::State::list_of(const RowKeys& keys) {
+  if (!keys.in_ranges()) return keys.list();
+  listed.clear();
+  keys.for_each_range([this](const RowRange& range) {
+    for (std::uint64_t row = range.begin; row < range.end; ++row) listed.push_back(row);
+  });
+  return listed;
 }
 
 Result<void> TableShard::State::step(const Gradients& gradients, float scale, std::uint64_t pulled) {
@@ -27,14 +36,14 @@ Result<void> TableShard::State::step(const Gradients& gradients, float scale, st
     if (auto done = rows->update(gradients.keys, gradients.values, scale); !done) return done.error();
     return {};
   }
-  // Some rows at a time: their rows have been made, so that none of it can fail.
+  // Some rows at a time: their rows have been made, and noted, so that none of it can fail.
   const std::size_t most = adjusted.size() / spec.dim;
   for (std::size_t begin = 0; begin < gradients.keys.size(); begin += most) {
     const auto keys = gradients.keys.subspan(begin, std::min(most, gradients.keys.size() - begin));
     const std::span<float> values(adjusted.data(), keys.size() * spec.dim);
     std::copy_n(gradients.values + begin * spec.dim, values.size(), values.begin());
     clip_rows(spec.clipping, spec.dim, values);
-    if (history && pulled != kNotPulled) compensate(keys, values, pulled);
+    if (history && pulled != kNotPulled) compensate(list_of(keys), values, pulled);
     if (auto done = rows->update(keys, values.data(), scale); !done) return done.error();
   }
   return {};

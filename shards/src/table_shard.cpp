@@ -32,20 +32,38 @@ Result<SlotGroups::Seen> TableShard::State::look(const PushHeader& header) const
 
 /// Those whose groups have not had the push.
 TableShard::State::Gradients TableShard::State::without(GroupMask applied, const Gradients& all) {
-  left_keys.clear();
+  left_keys.keys.clear();
+  left_keys.ranges.clear();
   left_gradients.clear();
-  for (std::size_t i = 0; i < all.keys.size(); ++i) {
-    if ((applied >> group_of(spec, all.keys[i]) & 1U) != 0) continue;
-    left_keys.push_back(all.keys[i]);
-    const float* from = all.values + i * spec.dim;
-    left_gradients.insert(left_gradients.end(), from, from + spec.dim);
+  const float* from = all.values;
+  const auto look_at = [&](std::uint64_t key, bool in_range) {
+    const float* const end = from + spec.dim;
+    if ((applied >> group_of(spec, key) & 1U) == 0) {
+      left_gradients.insert(left_gradients.end(), from, end);
+      if (!in_range) {
+        left_keys.keys.push_back(key);
+      } else if (!left_keys.ranges.empty() && left_keys.ranges.back().end == key) {
+        ++left_keys.ranges.back().end;
+      } else {
+        left_keys.ranges.push_back({key, key + 1});
+      }
+    }
+    from = end;
+  };
+  if (all.keys.in_ranges()) {
+    all.keys.for_each_range([&](const RowRange& range) {
+      for (std::uint64_t row = range.begin; row < range.end; ++row) look_at(row, true);
+    });
+  } else {
+    for (const std::uint64_t key : all.keys.list()) look_at(key, false);
   }
-  return {left_keys, left_gradients.data()};
+  return {left_keys.view(), left_gradients.data()};
 }
 
-/// One gradient for each distinct key.
+/// One gradient for each distinct key. In ranges no row comes twice.
 TableShard::State::Gradients TableShard::State::combine(const Gradients& all) {
-  const auto distinct = dedup.run(all.keys);
+  if (all.keys.in_ranges()) return all;
+  const auto distinct = dedup.run(all.keys.list());
   if (distinct.unique.size() == all.keys.size()) return all;
   const std::size_t needed = distinct.unique.size() * spec.dim;
   if (sums.size() < needed) sums.resize(needed);
@@ -68,7 +86,7 @@ Result<void> TableShard::State::check_size(const Gradients& all, const Gradients
   return find(combined, true);
 }
 
-Result<PushReceipt> TableShard::State::push(const PushHeader& header, std::span<const std::uint64_t> keys,
+Result<PushReceipt> TableShard::State::push(const PushHeader& header, const RowKeys& keys,
                                             std::span<const float> gradients) {
   Result<PushReceipt> receipt =
       with_memory_errors(spec, [&]() -> Result<PushReceipt> { return apply(header, keys, gradients); });
@@ -76,8 +94,8 @@ Result<PushReceipt> TableShard::State::push(const PushHeader& header, std::span<
   return receipt;
 }
 
-Result<void> TableShard::State::check_count(std::span<const std::uint64_t> keys,
-                                            std::span<const float> gradients) const {
+Result<void> TableShard::State::check_count(const RowKeys& keys, std::span<const float> gradients) const {
+  if (auto good = check_ranges(spec, keys); !good) return good;
   if (gradients.size() / spec.dim == keys.size() && gradients.size() % spec.dim == 0) return {};
   return error(Code::kInvalidArgument, "a push of " + std::to_string(keys.size()) + " keys of dimension " +
                                            std::to_string(spec.dim) + " came with " +
@@ -85,8 +103,7 @@ Result<void> TableShard::State::check_count(std::span<const std::uint64_t> keys,
                                            std::to_string(keys.size() * spec.dim));
 }
 
-Result<TableShard::State::Admitted> TableShard::State::admit(const PushHeader& header,
-                                                             std::span<const std::uint64_t> keys,
+Result<TableShard::State::Admitted> TableShard::State::admit(const PushHeader& header, const RowKeys& keys,
                                                              std::span<const float> gradients) {
   if (Result<void> good = check_count(keys, gradients); !good) return good.error();
   const Result<SlotGroups::Seen> seen = look(header);
@@ -126,7 +143,7 @@ PushReceipt TableShard::State::applied(const PushHeader& header, std::size_t key
   return PushReceipt{.version = stats.version, .staleness = staleness, .applied = true};
 }
 
-Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span<const std::uint64_t> keys,
+Result<PushReceipt> TableShard::State::apply(const PushHeader& header, const RowKeys& keys,
                                              std::span<const float> gradients) {
   const Result<Admitted> admitted = admit(header, keys, gradients);
   if (!admitted) return admitted.error();
@@ -141,7 +158,7 @@ Result<PushReceipt> TableShard::State::apply(const PushHeader& header, std::span
   return applied(header, pushed.keys.size(), staleness);
 }
 
-Result<bool> TableShard::State::keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+Result<bool> TableShard::State::keep(const PushHeader& header, const RowKeys& keys,
                                      std::span<const float> gradients) {
   if (Result<void> good = check_count(keys, gradients); !good) return good.error();
   const Result<SlotGroups::Seen> seen = look(header);
@@ -164,10 +181,10 @@ Result<bool> TableShard::State::keep(const PushHeader& header, std::span<const s
 
 Result<void> TableShard::State::carry_out(const StepOrder& order) {
   if (order.number <= order_number) return {};
-  const RoundPushes::Sum sum = kept.weighted(order.take);
+  const RoundPushes::Sum sum = kept.weighted(order.take, spec.dim);
   for (const PushName& push : sum.pushes) groups.prepare(push.worker);
-  if (!sum.keys.empty()) {
-    const Gradients combined = combine({sum.keys, sum.gradients.data()});
+  if (const RowKeys keys = sum.keys.view(); !keys.empty()) {
+    const Gradients combined = combine({keys, sum.gradients.data()});
     if (auto ready = prepare_step(combined.keys); !ready) return ready.error();
     const float scale = order.rate_scale * spec.schedule.at(stats.version);
     if (auto done = step(combined, scale, kNotPulled); !done) return done.error();
@@ -176,13 +193,13 @@ Result<void> TableShard::State::carry_out(const StepOrder& order) {
   for (const PushName& push : sum.pushes) groups.mark(push.worker, push.sequence);
   stats.version += order.take.empty() ? 0 : 1;
   stats.pushes += sum.pushes.size();
-  stats.pushed_keys += sum.keys.size();
+  stats.pushed_keys += sum.pushed_keys;
   kept.drop(order);
   order_number = order.number;
   return {};
 }
 
-Result<PullReceipt> TableShard::State::pull(std::span<const std::uint64_t> keys, float* out) {
+Result<PullReceipt> TableShard::State::pull(const RowKeys& keys, float* out) {
   if (auto done = rows->read(keys, IfMissing::kMake, out); !done) return done.error();
   ++stats.pulls;
   stats.pulled_keys += keys.size();
@@ -222,30 +239,30 @@ std::uint64_t TableShard::version() const {
   return state_->stats.version;
 }
 
-Result<PullReceipt> TableShard::pull(std::span<const std::uint64_t> keys, float* out) {
+Result<PullReceipt> TableShard::pull(const RowKeys& keys, float* out) {
   return state_->pull(keys, out);
 }
 
-Result<PullReceipt> TableShard::peek(std::span<const std::uint64_t> keys, float* out) const {
+Result<PullReceipt> TableShard::peek(const RowKeys& keys, float* out) const {
   if (auto done = state_->rows->read(keys, IfMissing::kShow, out); !done) return done.error();
   return PullReceipt{.version = version()};
 }
 
-Result<PushReceipt> TableShard::push(const PushHeader& header, std::span<const std::uint64_t> keys,
+Result<PushReceipt> TableShard::push(const PushHeader& header, const RowKeys& keys,
                                      std::span<const float> gradients) {
   return state_->push(header, keys, gradients);
 }
 
-Result<PullReceipt> TableShard::pull_more(std::span<const std::uint64_t> keys, float* out) {
+Result<PullReceipt> TableShard::pull_more(const RowKeys& keys, float* out) {
   Result<PullReceipt> receipt = state_->pull(keys, out);
   if (receipt) --state_->stats.pulls;
   return receipt;
 }
 
 // The rows to pull are made first, so that all that can fail comes before the push.
-Result<PushPullReceipt> TableShard::push_pull(const PushHeader& header, std::span<const std::uint64_t> keys,
-                                              std::span<const float> gradients,
-                                              std::span<const std::uint64_t> pull_keys, float* out) {
+Result<PushPullReceipt> TableShard::push_pull(const PushHeader& header, const RowKeys& keys,
+                                              std::span<const float> gradients, const RowKeys& pull_keys,
+                                              float* out) {
   if (auto made = state_->rows->make(pull_keys); !made) return made.error();
   Result<PushReceipt> pushed = state_->push(header, keys, gradients);
   if (!pushed) return pushed.error();
@@ -254,7 +271,7 @@ Result<PushPullReceipt> TableShard::push_pull(const PushHeader& header, std::spa
   return PushPullReceipt{.push = *pushed, .pull = *pulled};
 }
 
-Result<bool> TableShard::keep(const PushHeader& header, std::span<const std::uint64_t> keys,
+Result<bool> TableShard::keep(const PushHeader& header, const RowKeys& keys,
                               std::span<const float> gradients) {
   auto done = with_memory_errors(state_->spec,
                                  [&]() -> Result<bool> { return state_->keep(header, keys, gradients); });

@@ -33,7 +33,7 @@ struct TableShard::State {
 
   /// Keys with their gradients.
   struct Gradients {
-    std::span<const std::uint64_t> keys;
+    RowKeys keys;
     const float* values = nullptr;  // [keys, dim]
   };
 
@@ -44,16 +44,13 @@ struct TableShard::State {
   Result<SlotGroups::Seen> look(const PushHeader& header) const;
   Gradients without(GroupMask applied, const Gradients& all);
   Gradients combine(const Gradients& all);
-  Result<void> check_count(std::span<const std::uint64_t> keys, std::span<const float> gradients) const;
+  Result<void> check_count(const RowKeys& keys, std::span<const float> gradients) const;
   Result<void> check_size(const Gradients& all, const Gradients& combined) const;
-  Result<bool> keep(const PushHeader& header, std::span<const std::uint64_t> keys,
-                    std::span<const float> gradients);
+  Result<bool> keep(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
   Result<void> carry_out(const StepOrder& order);
-  Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
-                           std::span<const float> gradients);
-  Result<PushReceipt> apply(const PushHeader& header, std::span<const std::uint64_t> keys,
-                            std::span<const float> gradients);
-  Result<PullReceipt> pull(std::span<const std::uint64_t> keys, float* out);
+  Result<PushReceipt> push(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
+  Result<PushReceipt> apply(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
+  Result<PullReceipt> pull(const RowKeys& keys, float* out);
 
   /// A push that is looked at, and what is to be done with it.
   struct Admitted {
@@ -61,8 +58,7 @@ struct TableShard::State {
     GroupMask applied = 0;               // groups that have had it
     std::optional<PushReceipt> receipt;  // of a repeat: there is nothing to be done
   };
-  Result<Admitted> admit(const PushHeader& header, std::span<const std::uint64_t> keys,
-                         std::span<const float> gradients);
+  Result<Admitted> admit(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
   /// How one step of it is scaled, and how stale it is.
   std::pair<float, std::uint64_t> scale_of(const PushHeader& header) const;
   PushReceipt applied(const PushHeader& header, std::size_t keys, std::uint64_t staleness);
@@ -72,24 +68,25 @@ struct TableShard::State {
   /// Whether a step's gradients are changed before the optimizer gets them.
   bool adjusts() const { return spec.clipping.at_shard() || history; }
   /// All that can fail of a step with these keys, if it adjusts.
-  Result<void> prepare_step(std::span<const std::uint64_t> keys);
+  Result<void> prepare_step(const RowKeys& keys);
   /// Notes what these rows, which have been made, are before the push that is to come.
-  Result<void> note(std::span<const std::uint64_t> keys);
+  Result<void> note(const RowKeys& keys);
   /// One step with one gradient for each key, clipped and compensated as the spec says. `pulled`: the version
   /// of the weights that they are for.
   Result<void> step(const Gradients& gradients, float scale, std::uint64_t pulled);
+  /// The keys one by one, in `listed` if they are ranges.
+  std::span<const std::uint64_t> list_of(const RowKeys& keys);
   void compensate(std::span<const std::uint64_t> keys, std::span<float> gradients,
                   std::uint64_t pulled) const;
 
   /// A push in slices.
   struct Slices {
     enum class Stage : std::uint8_t { kAdmit, kDistinct, kSum, kCheck, kMake, kNote, kStep };
-    Slices(const PushHeader& own_header, std::span<const std::uint64_t> all_keys,
-           std::span<const float> all_gradients)
+    Slices(const PushHeader& own_header, const RowKeys& all_keys, std::span<const float> all_gradients)
         : header(own_header), keys(all_keys), gradients(all_gradients) {}
 
     PushHeader header;
-    std::span<const std::uint64_t> keys;
+    RowKeys keys;
     std::span<const float> gradients;
     Stage stage = Stage::kAdmit;
     std::size_t at = 0;    // what of the stage is done
@@ -117,9 +114,10 @@ struct TableShard::State {
 
   // Scratch that keeps its size between calls.
   kernels::Dedup dedup{secret_seed()};
-  std::vector<float> sums;      // [distinct keys, dim]
-  std::vector<float> adjusted;  // [some rows, dim]: gradients, or what rows were
-  std::vector<std::uint64_t> left_keys;
+  std::vector<float> sums;            // [distinct keys, dim]
+  std::vector<float> adjusted;        // [some rows, dim]: gradients, or what rows were
+  std::vector<std::uint64_t> listed;  // keys of some rows that came in ranges
+  RowKeyList left_keys;
   std::vector<float> left_gradients;
   std::optional<Slices> slices;
 };

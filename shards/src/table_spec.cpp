@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <string>
+#include <utility>
 
 namespace troupe::shards {
 namespace {
@@ -27,9 +28,8 @@ class Checker {
   template <class Value>
   void require(bool good, std::string_view field, Value value, std::string_view expected) {
     if (good || !result_) return;
-    result_ =
-        Error{Code::kInvalidArgument, "table '" + spec_.name + "': " + std::string(field) + " is " +
-                                          std::to_string(value) + ", expected " + std::string(expected)};
+    result_ = Error{Code::kInvalidArgument, "table '" + spec_.name + "': " + std::string(field) + " is " +
+                                                text(value) + ", expected " + std::string(expected)};
   }
   void require_name() {
     if (is_name(spec_.name)) return;
@@ -44,6 +44,12 @@ class Checker {
   Result<void> result() { return result_; }
 
  private:
+  template <class Number>
+  static std::string text(Number value) {
+    return std::to_string(value);
+  }
+  static std::string text(const std::string& value) { return value; }
+
   const TableSpec& spec_;
   Result<void> result_;
 };
@@ -71,7 +77,36 @@ void check_compensation(Checker& check, const TableSpec& spec) {
                 "0 for a table in rounds: its pushes do not come late");
 }
 
+/// Whether rows * dim numbers have this shape, each slice of it in whole rows.
+bool fits(const std::vector<std::uint64_t>& shape, const TableSpec& spec) {
+  if (spec.kind != TableKind::kDense || shape.size() > TableSpec::kMaxAxes) return false;
+  std::uint64_t numbers = 1;
+  for (const std::uint64_t extent : shape)
+    if (__builtin_mul_overflow(numbers, extent, &numbers)) return false;
+  return shape[0] > 0 && numbers == spec.rows * spec.dim && spec.rows % shape[0] == 0;
+}
+
+std::string text_of(const std::vector<std::uint64_t>& shape) {
+  std::string text = "[";
+  for (const std::uint64_t extent : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
+  return text + "]";
+}
+
 }  // namespace
+
+// Numbers that are too large for a table are left for validate() to name.
+void TableSpec::set_shape(std::vector<std::uint64_t> tensor) {
+  if (tensor.empty()) tensor = {1};
+  kind = TableKind::kDense;
+  std::size_t axes = tensor.size();  // from here on they are in a row
+  dim = 1;
+  for (std::uint64_t more = 0; axes > 1; dim = more, --axes)
+    if (__builtin_mul_overflow(dim, tensor[axes - 1], &more) || more > kMaxDim) break;
+  rows = 1;
+  for (std::size_t i = 0; i < axes; ++i)
+    if (__builtin_mul_overflow(rows, tensor[i], &rows)) rows = kMaxRows + 1;
+  shape = std::move(tensor);
+}
 
 Result<void> TableSpec::validate() const {
   Checker check(*this);
@@ -85,6 +120,9 @@ Result<void> TableSpec::validate() const {
   }
   check.require(std::has_single_bit(slots) && slots <= kMaxSlots, "slots", slots,
                 "a power of two up to " + std::to_string(kMaxSlots));
+  check.require(shape.empty() || fits(shape, *this), "shape", text_of(shape),
+                "one of a dense table's rows * dim numbers, of at most " + std::to_string(kMaxAxes) +
+                    " axes, the first of which divides the rows: see set_shape()");
   const bool known = weights == DType::kFloat32 || weights == DType::kFloat16 || weights == DType::kBFloat16;
   check.require(known, "weights", static_cast<int>(weights), "float32, float16 or bfloat16");
   check.require(optimizer.validate());

@@ -182,6 +182,32 @@ TEST_CASE("a range of dense rows is contiguous in each shard") {
   for (std::uint32_t shard = 0; shard < 3; ++shard) CHECK(partitioner.contiguous(shard));
 }
 
+TEST_CASE("a range of dense rows is cut where the shard changes, in any map") {
+  std::mt19937_64 random(troupe::test::test_seed());
+  for (const std::uint64_t rows : {1U, 10U, 500U, 5000U}) {
+    const TableSpec spec = dense_spec(rows, 3);
+    Partitioner partitioner(spec, SlotMap::balanced(spec.slots, 3));
+    for (int turn = 0; turn < 40; ++turn) {
+      const std::uint64_t begin = random() % rows;
+      const RowRange range{begin, begin + 1 + random() % (rows - begin)};
+      const auto parts = partitioner.split(range).value();
+      std::uint64_t at = range.begin;
+      for (std::size_t i = 0; i < parts.size(); ++i) {
+        REQUIRE(parts[i].rows.begin == at);
+        REQUIRE(parts[i].rows.end > at);
+        if (i > 0) REQUIRE(parts[i].shard != parts[i - 1].shard);
+        for (; at < parts[i].rows.end; ++at)
+          REQUIRE(partitioner.map().shard_of(slot_of(spec, at)) == parts[i].shard);
+      }
+      CHECK(at == range.end);
+      SlotMap moved = partitioner.map();
+      moved.move(random() % moved.slots(), random() % 4);
+      partitioner.set_map(moved);
+    }
+    CHECK(partitioner.split(RowRange{0, rows + 1}).error().code == Code::kInvalidArgument);
+  }
+}
+
 TEST_CASE("a row number out of range is refused and leaves no answer") {
   const TableSpec spec = dense_spec(10, 3);
   Partitioner partitioner(spec, SlotMap::balanced(spec.slots, 2));

@@ -199,4 +199,56 @@ inline void store_cuts(const MakeStore& make, const TableSpec& spec) {
   store->close_cut();
 }
 
+/// Dense tables: ranges are what the list of their rows is, rows of other shards are refused as such.
+inline void store_takes_ranges(const MakeStore& make, const TableSpec& spec) {
+  INFO(spec.to_json());
+  // Every second group of slots: several runs of rows.
+  SlotSet owned = SlotSet::none(spec.slots);
+  for (std::uint32_t slot = 0; slot < spec.slots; ++slot)
+    if (slot / 128 % 2 == 0) owned.insert(slot);
+  const std::vector<RowRange> runs = rows_of_slots(spec, owned);
+  REQUIRE(runs.size() > 2);
+  const auto by_range = make(spec, owned), by_key = make(spec, owned);
+  std::mt19937_64 random(13);
+  for (int turn = 0; turn < 5; ++turn) {
+    std::vector<RowRange> ranges;
+    std::vector<std::uint64_t> keys;
+    for (const RowRange& run : runs) {
+      const std::uint64_t begin = run.begin + random() % run.size();
+      const RowRange range{begin, begin + 1 + random() % (run.end - begin)};
+      ranges.push_back(range);
+      for (std::uint64_t row = range.begin; row < range.end; ++row) keys.push_back(row);
+    }
+    const RowKeys rows((std::span<const RowRange>(ranges)));
+    const auto gradients = random_floats(random, keys.size() * spec.dim);
+    finished(by_range->make(rows));
+    finished(by_range->update(rows, gradients.data(), 0.5F));
+    finished(by_key->update(keys, gradients.data(), 0.5F));
+    std::vector<float> out(keys.size() * spec.dim);
+    finished(by_range->read(rows, IfMissing::kMake, out.data()));
+    REQUIRE(out == read_rows(*by_key, keys));
+    const std::size_t begin = keys.size() / 3, count = keys.size() / 2;
+    const RowKeys part = rows.subspan(begin, count);
+    finished(by_range->update(part, gradients.data(), 1));
+    finished(by_key->update(std::span(keys).subspan(begin, count), gradients.data(), 1));
+  }
+  const std::size_t bytes = by_key->layout().bytes();
+  const auto before = every_row(*by_range, owned, 33);
+  CHECK(test::by_key(before, bytes) == test::by_key(every_row(*by_key, owned, 33), bytes));
+  const std::vector<float> gradients((spec.rows + 1) * spec.dim, 1.0F);
+  const auto refused = [&](RowRange range, Code code, std::uint64_t row) {
+    INFO("rows ", range.begin, " to ", range.end);
+    const std::vector<RowRange> ranges{{runs[0].begin, runs[0].begin + 1}, range};
+    const auto pushed = by_range->update(RowKeys(std::span(ranges)), gradients.data(), 1);
+    CHECK(pushed.error().code == code);
+    CHECK(pushed.error().message.find(std::to_string(row)) != std::string::npos);
+    std::vector<float> out(gradients.size());
+    CHECK(by_range->read(RowKeys(std::span(ranges)), IfMissing::kMake, out.data()).error().code == code);
+  };
+  refused({runs[0].end - 1, runs[1].begin + 1}, Code::kFailedPrecondition, runs[0].end);
+  refused({runs[0].end, runs[0].end + 1}, Code::kFailedPrecondition, runs[0].end);
+  refused({runs[1].begin, spec.rows + 1}, Code::kInvalidArgument, spec.rows + 1);
+  CHECK(test::by_key(every_row(*by_range, owned, 33), bytes) == test::by_key(before, bytes));
+}
+
 }  // namespace troupe::shards::test

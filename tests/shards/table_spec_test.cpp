@@ -55,6 +55,67 @@ TEST_CASE("what a spec may not hold is refused by the field's name") {
   check_refused(with([&](TableSpec& s) { s.initializer = Normal{0, -1}; }), "stddev");
 }
 
+TEST_CASE("a tensor of any shape is a dense table whose slices are whole rows") {
+  struct Case {
+    std::vector<std::uint64_t> shape;
+    std::uint64_t rows, dim, per_slice;
+  };
+  for (const Case& each :
+       {Case{{}, 1, 1, 1}, Case{{1}, 1, 1, 1}, Case{{7}, 7, 1, 1}, Case{{3, 4}, 3, 4, 1},
+        Case{{3, 4, 5}, 3, 20, 1}, Case{{2, 3, 1, 4, 5}, 2, 60, 1}, Case{{1, 1U << 20}, 1, 1U << 20, 1},
+        Case{{2, 1U << 12, 1U << 12}, 1U << 13, 1U << 12, 1U << 12},
+        Case{{2, (1U << 20) + 1}, 2 * ((1U << 20) + 1), 1, (1U << 20) + 1},
+        Case{{2, 3, 1U << 20, 2}, 6U << 20, 2, 3U << 20}}) {
+    TableSpec spec = embedding_spec(5);
+    spec.set_shape(each.shape);
+    INFO(spec.to_json());
+    REQUIRE(spec.validate().ok());
+    CHECK(spec.rows == each.rows);
+    CHECK(spec.dim == each.dim);
+    CHECK(spec.rows_per_slice() == each.per_slice);
+    CHECK(spec.tensor_shape() == (each.shape.empty() ? std::vector<std::uint64_t>{1} : each.shape));
+    CHECK(TableSpec::from_json(spec.to_json()).value() == spec);
+  }
+  CHECK(dense_spec(4, 9).tensor_shape() == std::vector<std::uint64_t>{4, 9});
+  CHECK(dense_spec(4, 9).to_json().find("shape") == std::string::npos);
+}
+
+TEST_CASE("a shape that is not that of the rows is refused") {
+  for (const std::vector<std::uint64_t>& shape : {std::vector<std::uint64_t>{3, 4},
+                                                  {0, 12},
+                                                  {12, 0},
+                                                  {8, 3},
+                                                  {5, 5},
+                                                  {36},
+                                                  {1, 1, 1, 1, 1, 1, 1, 1, 24},
+                                                  {std::uint64_t{1} << 63, 2, 24},
+                                                  {std::uint64_t{1} << 32, std::uint64_t{1} << 32, 24}}) {
+    TableSpec spec = dense_spec(12, 2);
+    spec.shape = shape;
+    check_refused(spec, "shape is [" + std::to_string(shape[0]));
+  }
+  TableSpec spec = dense_spec(12, 2);
+  for (const std::vector<std::uint64_t>& shape :
+       {std::vector<std::uint64_t>{12, 2}, {12, 1, 2}, {6, 4}, {1, 24}, {3, 2, 2, 2}}) {
+    spec.shape = shape;
+    CHECK(spec.validate().ok());
+  }
+  spec = embedding_spec(2);
+  spec.shape = {1, 2};
+  check_refused(spec, "shape is [1, 2]");
+  spec.set_shape({std::uint64_t{1} << 40, std::uint64_t{1} << 40});
+  check_refused(spec, "rows is");
+  spec.set_shape({4, 0});
+  check_refused(spec, "dim is 0");
+  for (const char* bad : {"[]", "3", "[1.5]", "[-1]", "[\"1\"]", "[1,1,1,1,1,1,1,1,1]", "{}", "null"}) {
+    std::string text = dense_spec(1, 1).to_json();
+    text.insert(1, "\"shape\":" + std::string(bad) + ",");
+    const auto read = TableSpec::from_json(text);
+    REQUIRE_FALSE(read.ok());
+    CHECK_MESSAGE(read.error().message.find("'shape' is to be") != std::string::npos, read.error().message);
+  }
+}
+
 TEST_CASE("a row's first weights depend on seed and key alone") {
   TableSpec spec = embedding_spec(33);
   for (const Initializer& initializer : {Initializer(Uniform{-1, 1}), Initializer(Normal{0, 1})}) {

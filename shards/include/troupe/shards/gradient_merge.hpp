@@ -13,6 +13,11 @@ namespace troupe::shards {
 /// numbers [dim] of which one is NaN or larger than kLargestGradient. `sum`: of several gradients of the key.
 Error gradient_error(const TableSpec& spec, std::uint64_t key, const float* row, bool sum);
 
+/// Writes the gradients of rows `first` and up, `rows` of them, to to[rows, dim]. gradient_error() for the
+/// first that a table would refuse; what was written then means nothing.
+Result<void> copy_gradients(const TableSpec& spec, std::uint64_t first, std::uint64_t rows,
+                            const float* gradients, float* to);
+
 /// Makes one gradient of each distinct key of a push, in memory of the caller's, and finds what a table would
 /// refuse, in one pass: only keys that come more than once cost a sum. It keeps its scratch: once it has seen
 /// its largest push it allocates nothing. One thread at a time.

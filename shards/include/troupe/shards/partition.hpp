@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <troupe/runtime/result.hpp>
+#include <troupe/shards/row_keys.hpp>
 #include <troupe/shards/table_spec.hpp>
 
 namespace troupe::shards {
@@ -21,12 +22,7 @@ inline constexpr std::uint32_t kSlotGroups = 64;
 /// Precondition: the spec is valid, and for a dense table key < rows.
 std::uint32_t slot_of(const TableSpec& spec, std::uint64_t key);
 
-/// Rows [begin, end) of a dense table that lie in `slot`; empty if there are more slots than rows.
-struct RowRange {
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-  friend bool operator==(const RowRange&, const RowRange&) = default;
-};
+/// The rows of a dense table that lie in `slot`; none if there are more slots than rows.
 RowRange rows_of_slot(const TableSpec& spec, std::uint32_t slot);
 
 /// A set of slots of one table.
@@ -53,6 +49,9 @@ class SlotSet {
   std::uint32_t slots_ = 0;
   std::vector<std::uint64_t> words_;
 };
+
+/// The rows of a dense table that lie in these slots, ascending, in ranges of which no two touch.
+std::vector<RowRange> rows_of_slots(const TableSpec& spec, const SlotSet& slots);
 
 /// Which shard owns each slot. A plain value; clients and servers hold copies.
 class SlotMap {
@@ -82,6 +81,13 @@ class SlotMap {
   std::vector<std::uint32_t> owners_;
 };
 
+/// A part of a range of rows, and the shard that has it.
+struct ShardRange {
+  std::uint32_t shard = 0;
+  RowRange rows;
+  friend bool operator==(const ShardRange&, const ShardRange&) = default;
+};
+
 /// Splits lists of keys by shard and joins the shards' answers. It keeps its scratch: once it has seen its
 /// largest list it allocates nothing. One thread at a time.
 class Partitioner {
@@ -93,6 +99,9 @@ class Partitioner {
   /// Takes a newer map. Precondition: as many slots as before.
   void set_map(SlotMap map);
 
+  /// The parts of a dense table's rows, ascending, two neighbours of different shards. Errors of
+  /// check_ranges().
+  Result<std::vector<ShardRange>> split(const RowRange& rows) const;
   /// Sorts `keys` by shard, keeping their order within a shard; duplicates stay. The answers below hold
   /// until the next split(). kInvalidArgument for a row number out of a dense table's range, or for more
   /// than 2^32-1 keys; then the answers are empty.
@@ -112,7 +121,6 @@ class Partitioner {
 
  private:
   void build_runs();
-  Error row_error(std::uint64_t key) const;
   Result<void> take_all(std::span<const std::uint64_t> keys);
   Result<void> assign_dense(std::span<const std::uint64_t> keys);
   void assign_embedding(std::span<const std::uint64_t> keys);

@@ -7,6 +7,7 @@
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/shards/partition.hpp>
+#include <troupe/shards/row_keys.hpp>
 #include <troupe/shards/row_layout.hpp>
 #include <troupe/shards/table_spec.hpp>
 
@@ -58,10 +59,10 @@ struct ExtractPage {
 /// batches and no pointer to a row leaves it, so that rows may move, between places and kinds of memory.
 ///
 /// One loop owns it and makes every call. An operation that fails changes nothing, but for rows made on the
-/// way. Keys that cannot be: kInvalidArgument for a row number out of a dense table's range,
-/// kFailedPrecondition for a key of a slot that is not owned. Memory that cannot be had: kResourceExhausted.
-/// `keys` and `gradients` are used until the operation's completion; for memory that may change meanwhile,
-/// give a copy.
+/// way. Keys that cannot be: kInvalidArgument for a row number out of a dense table's range, or for ranges of
+/// a table that is not dense; kFailedPrecondition for a key of a slot that is not owned. Memory that cannot
+/// be had: kResourceExhausted. Ranges are as check_ranges() wants them. `keys` and `gradients` are used until
+/// the operation's completion; for memory that may change meanwhile, give a copy.
 class RowStore {
  public:
   virtual ~RowStore() = default;
@@ -71,14 +72,14 @@ class RowStore {
   virtual std::uint64_t bytes() const = 0;
 
   /// out[i] = the weights of keys[i] as float32, out[keys, dim].
-  virtual Result<Completion> read(std::span<const std::uint64_t> keys, IfMissing missing, float* out,
+  virtual Result<Completion> read(const RowKeys& keys, IfMissing missing, float* out,
                                   Stream* stream = nullptr) = 0;
   /// Makes the rows of these keys that are missing, so that a read or an update of them cannot fail, also if
   /// a cut is open.
-  virtual Result<Completion> make(std::span<const std::uint64_t> keys, Stream* stream = nullptr) = 0;
+  virtual Result<Completion> make(const RowKeys& keys, Stream* stream = nullptr) = 0;
   /// One optimizer step for each key, with gradients[keys, dim] and the learning rate times `scale`; makes
   /// missing rows. No key may come twice; gradients are as StepBatch says.
-  virtual Result<Completion> update(std::span<const std::uint64_t> keys, const float* gradients, float scale,
+  virtual Result<Completion> update(const RowKeys& keys, const float* gradients, float scale,
                                     Stream* stream = nullptr) = 0;
   /// Makes or overwrites whole rows.
   virtual Result<Completion> insert(const RowBatch& rows, Stream* stream = nullptr) = 0;
@@ -108,7 +109,7 @@ class RowStore {
 };
 
 /// Rows in this process's memory. Precondition: a valid spec, slots.slots() == spec.slots. Dense rows are
-/// made here. Throws std::bad_alloc.
+/// made here; they lie in the order of their numbers, with no key and no index. Throws std::bad_alloc.
 std::unique_ptr<RowStore> make_host_store(const TableSpec& spec, const SlotSet& slots);
 
 }  // namespace troupe::shards

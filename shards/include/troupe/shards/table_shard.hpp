@@ -90,10 +90,10 @@ class TableShard {
   /// out[i] = the weights of keys[i], out[keys, dim]. Makes missing embedding rows.
   /// kInvalidArgument for a row number out of range; kFailedPrecondition for a key of a slot that this
   /// shard does not own: the caller's SlotMap is out of date.
-  Result<PullReceipt> pull(std::span<const std::uint64_t> keys, float* out);
+  Result<PullReceipt> pull(const RowKeys& keys, float* out);
 
   /// As pull(), but makes no rows and counts nothing: a missing row reads as it would be made.
-  Result<PullReceipt> peek(std::span<const std::uint64_t> keys, float* out) const;
+  Result<PullReceipt> peek(const RowKeys& keys, float* out) const;
 
   /// One optimizer step with gradients[keys, dim]; a key's duplicates are summed first, then clipped, then
   /// compensated for the push's delay, as the spec says. All or nothing.
@@ -102,14 +102,12 @@ class TableShard {
   /// NaN or larger than kLargestGradient, naming its key; kFailedPrecondition for a sequence too old to know
   /// whether it was applied. A push that some slot groups have had already (this shard got them from
   /// different ones, which one of two parts of the push had reached) is applied in the others.
-  Result<PushReceipt> push(const PushHeader& header, std::span<const std::uint64_t> keys,
-                           std::span<const float> gradients);
+  Result<PushReceipt> push(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
 
   /// push(), then pull() of pull_keys, as one. A repeated push still pulls. Both lists of keys are checked
   /// before anything is applied.
-  Result<PushPullReceipt> push_pull(const PushHeader& header, std::span<const std::uint64_t> keys,
-                                    std::span<const float> gradients,
-                                    std::span<const std::uint64_t> pull_keys, float* out);
+  Result<PushPullReceipt> push_pull(const PushHeader& header, const RowKeys& keys,
+                                    std::span<const float> gradients, const RowKeys& pull_keys, float* out);
 
   /// Those for which a route sends pushes here: see SlotGroups::set_active().
   void set_active_groups(GroupMask groups);
@@ -118,8 +116,7 @@ class TableShard {
 
   /// Checks a push as push() does and keeps it. false: it has been applied before, and is not kept.
   /// kResourceExhausted, besides, if more is kept than a round needs.
-  Result<bool> keep(const PushHeader& header, std::span<const std::uint64_t> keys,
-                    std::span<const float> gradients);
+  Result<bool> keep(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
   /// One step with the weighted sum of the pushes that the order takes and that were kept here; they and
   /// those that it forgets are kept no more. An order that was carried out before is left alone; one that
   /// fails may be repeated.
@@ -132,12 +129,11 @@ class TableShard {
   // nothing else is to be asked of the shard but a cut's pages, so that nobody sees a half of it.
 
   /// Further rows of a pull that was begun with pull(); counted as a part of it.
-  Result<PullReceipt> pull_more(std::span<const std::uint64_t> keys, float* out);
+  Result<PullReceipt> pull_more(const RowKeys& keys, float* out);
   /// Makes the rows of these keys that are missing.
-  Result<void> make_rows(std::span<const std::uint64_t> keys);
+  Result<void> make_rows(const RowKeys& keys);
   /// Begins a push() whose arguments live until go_on_with_push() has answered. Precondition: none is begun.
-  void begin_push(const PushHeader& header, std::span<const std::uint64_t> keys,
-                  std::span<const float> gradients);
+  void begin_push(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
   /// Works on it, for about as long as so many keys take; nothing if there is more to be done. All that can
   /// be refused is, before the first row changes; an error ends the push.
   Result<std::optional<PushReceipt>> go_on_with_push(std::size_t keys);

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/tensor.hpp>
@@ -92,11 +93,15 @@ struct TableSpec {
   static constexpr std::uint64_t kMaxDim = 1U << 20;
   static constexpr std::uint64_t kMaxRows = std::uint64_t{1} << 40;
   static constexpr std::uint32_t kMaxSlots = 1U << 20;
+  static constexpr std::size_t kMaxAxes = 8;
 
   std::string name;  ///< [A-Za-z0-9_-][A-Za-z0-9_.-]*, at most 128 characters: it names files too
   TableKind kind = TableKind::kEmbedding;
-  std::uint64_t dim = 0;            ///< columns, 1 .. kMaxDim
-  std::uint64_t rows = 0;           ///< dense: 1 .. kMaxRows; embedding: 0
+  std::uint64_t dim = 0;   ///< columns, 1 .. kMaxDim
+  std::uint64_t rows = 0;  ///< dense: 1 .. kMaxRows; embedding: 0
+  /// Dense: the tensor that the rows, one after the other, are; empty: [rows, dim]. An index of its first
+  /// axis, a *slice*, is some whole rows.
+  std::vector<std::uint64_t> shape = {};
   DType weights = DType::kFloat32;  ///< as rows are kept: float32, float16 or bfloat16; state is float32
   std::uint32_t slots = 1024;       ///< a power of two up to kMaxSlots; never changes in a table's life
   Optimizer optimizer = Sgd{};
@@ -107,6 +112,16 @@ struct TableSpec {
   Schedule schedule = {};  ///< of the learning rate, by the steps that the table has made
   Clipping clipping = {};
   DelayCompensation delay_compensation = {};
+
+  /// Makes it the table of a dense tensor, one of no axes being [1]. A slice is a row, if it has at most
+  /// kMaxDim numbers, else one for each index of as many further axes as that takes.
+  void set_shape(std::vector<std::uint64_t> tensor);
+  /// Of a dense table's tensor.
+  std::vector<std::uint64_t> tensor_shape() const {
+    return shape.empty() ? std::vector<std::uint64_t>{rows, dim} : shape;
+  }
+  /// Rows of a slice. Precondition: dense and valid.
+  std::uint64_t rows_per_slice() const { return shape.empty() ? 1 : rows / shape[0]; }
 
   /// kInvalidArgument naming the table, the field, its value and what would do.
   Result<void> validate() const;
