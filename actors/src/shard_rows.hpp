@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
-#include <vector>
+#include <string>
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/shard_server.hpp>
@@ -11,18 +11,73 @@
 /// What a shard server's handlers of rows share.
 namespace troupe {
 
-/// A copy of a list of keys in `scratch`. What came as an argument may lie in memory that its sender can
-/// still write: keys decide which memory is touched, and are looked at more than once.
-inline Result<std::span<const std::uint64_t>> copy_keys(const Tensor& keys,
-                                                        std::vector<std::uint64_t>& scratch) {
-  if (keys.dtype() != DType::kUInt64 || keys.rank() != 1 || keys.device().kind == MemoryKind::kDevice)
-    return Error{Code::kInvalidArgument,
-                 "keys are to be a uint64 tensor of one dimension in host memory, not " + keys.to_string()};
+/// Of rows that a range asks for, in one answer: sixteen bytes must not make a server hold gigabytes.
+constexpr std::uint64_t kMostInRanges_bytes = std::uint64_t{64} << 20;
+
+/// Whether a request names ranges of rows, uint64 [ranges, 2]: the first row and how many.
+inline bool names_ranges(const Tensor& keys) {
+  return keys.dtype() == DType::kUInt64 && keys.rank() == 2 && keys.shape()[1] == 2 &&
+         keys.device().kind != MemoryKind::kDevice;
+}
+
+/// What a request names, to be looked at more than once. What came as an argument may lie in memory that its
+/// sender can still write: lists of keys are copied by copy_keys(), when their turn has come.
+inline Tensor own_ranges(const Tensor& keys) {
+  return names_ranges(keys) ? keys.clone() : keys;
+}
+
+/// How many rows a request is about; of ranges that cannot be, any number.
+inline std::uint64_t rows_named(const Tensor& keys) {
+  if (!names_ranges(keys)) return static_cast<std::uint64_t>(keys.elements());
+  const Tensor contiguous = keys.contiguous();
+  const std::span ranges = contiguous.as<const std::uint64_t>();
+  std::uint64_t rows = 0;
+  for (std::size_t i = 1; i < ranges.size(); i += 2)
+    if (__builtin_add_overflow(rows, ranges[i], &rows)) return UINT64_MAX;
+  return rows;
+}
+
+/// A copy, in `scratch`, of what a request names: uint64 [n], keys, or uint64 [ranges, 2]. kInvalidArgument
+/// for another tensor and for ranges that check_ranges() refuses.
+inline Result<shards::RowKeys> copy_keys(const shards::TableSpec& spec, const Tensor& keys,
+                                         shards::RowKeyList& scratch) {
+  const bool ranges = names_ranges(keys);
+  if (!ranges &&
+      (keys.dtype() != DType::kUInt64 || keys.rank() != 1 || keys.device().kind == MemoryKind::kDevice))
+    return Error{
+        Code::kInvalidArgument,
+        "keys are to be a uint64 tensor in host memory, [keys] or, of ranges of rows, [ranges, 2], not " +
+            keys.to_string()};
   const Tensor contiguous = keys.contiguous();
   const std::span from = contiguous.as<const std::uint64_t>();
-  if (scratch.size() < from.size()) scratch.resize(from.size());
-  std::copy(from.begin(), from.end(), scratch.begin());
-  return std::span<const std::uint64_t>(scratch.data(), from.size());
+  if (!ranges) {
+    if (scratch.keys.size() < from.size()) scratch.keys.resize(from.size());
+    std::copy(from.begin(), from.end(), scratch.keys.begin());
+    return shards::RowKeys(std::span(scratch.keys.data(), from.size()));
+  }
+  scratch.ranges.clear();
+  for (std::size_t i = 0; i < from.size(); i += 2) {
+    shards::RowRange range{from[i], 0};
+    if (__builtin_add_overflow(from[i], from[i + 1], &range.end))
+      return Error{Code::kInvalidArgument, "table '" + spec.name + "': " + std::to_string(from[i + 1]) +
+                                               " rows from row " + std::to_string(from[i]) +
+                                               " on are more than can be"};
+    scratch.ranges.push_back(range);
+  }
+  if (auto good = shards::check_ranges(spec, scratch.ranges); !good) return good.error();
+  return shards::RowKeys(std::span(scratch.ranges));
+}
+
+/// The same of rows that are to be answered.
+inline Result<shards::RowKeys> copy_wanted(const shards::TableSpec& spec, const Tensor& keys,
+                                           shards::RowKeyList& scratch) {
+  auto wanted = copy_keys(spec, keys, scratch);
+  if (wanted && wanted->in_ranges() && wanted->size() > kMostInRanges_bytes / (spec.dim * sizeof(float)))
+    return Error{Code::kResourceExhausted, "table '" + spec.name + "': ranges of " +
+                                               std::to_string(wanted->size()) +
+                                               " rows in one call: ask for " +
+                                               std::to_string(kMostInRanges_bytes >> 20) + " MiB at a time"};
+  return wanted;
 }
 
 /// The gradients as they lie; they are numbers only.

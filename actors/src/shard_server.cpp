@@ -109,13 +109,14 @@ std::optional<PushReply> ShardServer::refuse(const Table& table, const PushHead&
 }
 
 Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::uint64_t route) {
-  const std::uint64_t dim = table.shard.spec().dim;
+  const shards::TableSpec& spec = table.shard.spec();
+  const std::uint64_t dim = spec.dim;
   PullReply reply{.rows = {}, .generation = table.generation, .route = newer_route(table, route)};
   if (reply.route) {
     reply.rows = rows_for(0, dim, node_, pool_);
     return reply;
   }
-  auto wanted = copy_keys(keys, pulled_keys_);
+  auto wanted = copy_wanted(spec, keys, pulled_keys_);
   if (!wanted) return wanted.error();
   reply.rows = rows_for(wanted->size(), dim, node_, pool_);
   auto receipt = table.shard.pull(*wanted, reply.rows.as<float>().data());
@@ -133,7 +134,8 @@ Result<PullReply> ShardServer::read_for(Table& table, rpc::SessionId caller, std
 }
 
 rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& name,
-                                         const Tensor& keys, const PullHead& head) {
+                                         const Tensor& named, const PullHead& head) {
+  const Tensor keys = own_ranges(named);
   rpc::Promise<PullReply> promise(node_.loop(), context.deadline);
   auto future = promise.future();
   auto table = find(name);
@@ -180,7 +182,7 @@ Result<PullReply> ShardServer::peek_now(const std::string& table_name, const Ten
   if (!table) return table.error();
   const auto& shard = (*table)->shard;
   PullReply reply{.rows = {}, .generation = (*table)->generation, .route = newer_route(**table, head.route)};
-  auto wanted = copy_keys(keys, pulled_keys_);
+  auto wanted = copy_wanted(shard.spec(), keys, pulled_keys_);
   if (!wanted) return wanted.error();
   if (reply.route) *wanted = {};
   reply.rows = rows_for(wanted->size(), shard.spec().dim, node_, pool_);
@@ -195,7 +197,7 @@ Result<PushReply> ShardServer::push_now(const rpc::CallContext& context, const s
   auto table = find(table_name);
   if (!table) return table.error();
   if (auto refused = refuse(**table, head)) return *refused;
-  auto pushed = copy_keys(keys, pushed_keys_);
+  auto pushed = copy_keys((*table)->shard.spec(), keys, pushed_keys_);
   if (!pushed) return pushed.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
@@ -230,9 +232,9 @@ Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context
   if (shards::in_rounds(shard.spec().consistency))
     return Error{Code::kFailedPrecondition,
                  "table '" + table_name + "' makes its steps in rounds: push, and pull when it has ended"};
-  auto pushed = copy_keys(keys, pushed_keys_);
+  auto pushed = copy_keys(shard.spec(), keys, pushed_keys_);
   if (!pushed) return pushed.error();
-  auto pulled = copy_keys(pull_keys, pulled_keys_);
+  auto pulled = copy_wanted(shard.spec(), pull_keys, pulled_keys_);
   if (!pulled) return pulled.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();

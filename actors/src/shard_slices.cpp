@@ -20,7 +20,7 @@ std::size_t slice_keys(const shards::TableSpec& spec) {
 }
 
 bool is_large(const shards::TableSpec& spec, const Tensor& keys) {
-  const auto count = static_cast<std::uint64_t>(keys.elements());
+  const std::uint64_t count = rows_named(keys);
   return count > std::min<std::uint64_t>(kAtOnce_bytes / (spec.dim * sizeof(float)), 4 * kMostSlice_keys) &&
          count > 1;
 }
@@ -49,7 +49,7 @@ class ShardServer::Slices {
     reply_.pull.rows = rows_for(0, table.shard.spec().dim, server.node_, server.pool_);
   }
   Result<void> add_push(const Tensor& keys, const Tensor& gradients, const PushHead& head) {
-    auto pushed = copy_keys(keys, pushed_);
+    auto pushed = copy_keys(table_.shard.spec(), keys, pushed_);
     if (!pushed) return pushed.error();
     auto values = gradients_of(gradients);
     if (!values) return values.error();
@@ -60,7 +60,7 @@ class ShardServer::Slices {
   }
   enum class Read : std::uint8_t { kPull, kPeek };
   Result<void> add_read(const Tensor& keys, Read how) {
-    auto wanted = copy_keys(keys, wanted_);
+    auto wanted = copy_wanted(table_.shard.spec(), keys, wanted_);
     if (!wanted) return wanted.error();
     peeks_ = how == Read::kPeek;
     reply_.pull.rows = rows_for(wanted->size(), table_.shard.spec().dim, server_.node_, server_.pool_);
@@ -84,8 +84,9 @@ class ShardServer::Slices {
  private:
   enum class Stage : std::uint8_t { kMake, kPush, kRead };
 
-  std::span<const std::uint64_t> next_keys() const {
-    return std::span(wanted_).subspan(at_, std::min(slice_, wanted_.size() - at_));
+  shards::RowKeys next_keys() const {
+    const shards::RowKeys wanted = wanted_.view();
+    return wanted.subspan(at_, std::min(slice_, wanted.size() - at_));
   }
   /// One slice; true: that was the last.
   Result<bool> go_on() {
@@ -100,14 +101,14 @@ class ShardServer::Slices {
     return true;
   }
   Result<bool> make() {
-    if (at_ < wanted_.size()) {
+    if (at_ < wanted_.view().size()) {
       const auto keys = next_keys();
       if (auto made = table_.shard.make_rows(keys); !made) return made.error();
       at_ += keys.size();
       return false;
     }
     at_ = 0;
-    table_.shard.begin_push(header_, pushed_, gradients_.as<const float>());
+    table_.shard.begin_push(header_, pushed_.view(), gradients_.as<const float>());
     stage_ = Stage::kPush;
     return false;
   }
@@ -129,7 +130,7 @@ class ShardServer::Slices {
     if (!receipt) return receipt.error();
     reply_.pull.version = receipt->version;
     at_ += keys.size();
-    return at_ == wanted_.size();
+    return at_ == wanted_.view().size();
   }
 
   ShardServer& server_;
@@ -137,7 +138,7 @@ class ShardServer::Slices {
   rpc::SessionId caller_;
   std::size_t slice_;
   Stage stage_ = Stage::kRead;
-  std::vector<std::uint64_t> pushed_, wanted_;
+  shards::RowKeyList pushed_, wanted_;
   Tensor gradients_;
   shards::PushHeader header_;
   bool reads_ = false, peeks_ = false;
@@ -185,8 +186,9 @@ void ShardServer::read_then(Table& table, rpc::SessionId caller, std::uint64_t w
 }
 
 rpc::Future<PullReply> ShardServer::peek(const rpc::CallContext& context, const std::string& name,
-                                         const Tensor& keys, const PullHead& head) {
+                                         const Tensor& named, const PullHead& head) {
   rpc::Promise<PullReply> promise(node_.loop(), context.deadline);
+  const Tensor keys = own_ranges(named);
   auto table = find(name);
   if (table && !is_large((*table)->shard.spec(), keys) && !(*table)->work->free())
     return in_turn<PullReply>(**table, context,
@@ -211,7 +213,8 @@ rpc::Future<PullReply> ShardServer::peek(const rpc::CallContext& context, const 
 
 // A large push is admitted when its turn has come, like a small one.
 rpc::Future<PushReply> ShardServer::push(const rpc::CallContext& context, const std::string& name,
-                                         const Tensor& keys, const Tensor& gradients, const PushHead& head) {
+                                         const Tensor& named, const Tensor& gradients, const PushHead& head) {
+  const Tensor keys = own_ranges(named);
   auto table = find(name);
   if (!table) {
     rpc::Promise<PushReply> refused(node_.loop(), context.deadline);
@@ -250,8 +253,9 @@ rpc::Future<PushReply> ShardServer::push(const rpc::CallContext& context, const 
 }
 
 rpc::Future<PushPullReply> ShardServer::push_pull(const rpc::CallContext& context, const std::string& name,
-                                                  const Tensor& keys, const Tensor& gradients,
-                                                  const PushHead& head, const Tensor& pull_keys) {
+                                                  const Tensor& pushed, const Tensor& gradients,
+                                                  const PushHead& head, const Tensor& pulled) {
+  const Tensor keys = own_ranges(pushed), pull_keys = own_ranges(pulled);
   auto table = find(name);
   if (!table) {
     rpc::Promise<PushPullReply> refused(node_.loop(), context.deadline);

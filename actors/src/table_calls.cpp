@@ -8,28 +8,30 @@
 namespace troupe {
 namespace {
 
-constexpr std::size_t kPullAtOnce_bytes = std::size_t{4} << 20;
-
 /// Whether a shard may not have seen the push, or its answer was lost. A server that goes cancels what it has
 /// not answered; that says the node where it happened, unlike what is cancelled here.
 bool worth_another(const Error& error) {
   return error.code == Code::kUnavailable || (error.code == Code::kCancelled && !error.node.empty());
 }
 
-/// Puts rows where the caller wants them; what is wrong with them otherwise.
-std::optional<Error> put_rows(const Tensor& rows, const std::vector<std::uint32_t>& positions,
-                              std::uint64_t dim, float* out) {
+/// Puts rows where the caller wants them, if they are not there; what is wrong with them otherwise.
+template <class Rows>
+std::optional<Error> put_rows(const Tensor& rows, const Rows& asked, std::uint64_t dim, float* out) {
+  const std::vector<std::uint32_t>& positions = asked.positions;
+  const std::size_t count = asked.range ? asked.range->size() : positions.size();
   if (rows.dtype() != DType::kFloat32 ||
-      rows.shape() != Shape{static_cast<std::int64_t>(positions.size()), static_cast<std::int64_t>(dim)})
+      rows.shape() != Shape{static_cast<std::int64_t>(count), static_cast<std::int64_t>(dim)})
     return Error{Code::kDataLoss, "a shard answered with " + rows.to_string() + " for " +
-                                      std::to_string(positions.size()) + " rows of " + std::to_string(dim)};
+                                      std::to_string(count) + " rows of " + std::to_string(dim)};
   const float* from = rows.as<const float>().data();
-  if (positions.empty()) return {};
-  if (positions.back() - positions.front() + std::size_t{1} == positions.size()) {  // they ascend
-    std::memcpy(out + positions.front() * dim, from, positions.size() * dim * sizeof(float));
+  if (count == 0) return {};
+  // Positions ascend.
+  if (asked.range || positions.back() - positions.front() + std::size_t{1} == count) {
+    float* const to = out + (asked.range ? asked.at : positions.front()) * dim;
+    if (to != from) std::memcpy(to, from, count * dim * sizeof(float));
     return {};
   }
-  for (std::size_t i = 0; i < positions.size(); ++i)
+  for (std::size_t i = 0; i < count; ++i)
     std::memcpy(out + positions[i] * dim, from + i * dim, dim * sizeof(float));
   return {};
 }
@@ -51,89 +53,25 @@ Error restored_error(const shards::TableSpec& spec) {
 
 }  // namespace
 
-TableClient::Core::Splitting::Splitting(Core& core) : core_(core) {
-  {
-    const std::lock_guard lock(core.mutex_);
-    if (!core.idle_.empty()) {
-      splitter_ = std::move(core.idle_.back());
-      core.idle_.pop_back();
-    }
-  }
-  const std::shared_ptr<const Routed> routed = core.routed();
-  if (!splitter_) splitter_ = std::make_unique<Splitter>(core.spec, routed);
-  if (splitter_->routed == routed) return;
-  splitter_->partitioner.set_map(routed->map);
-  splitter_->routed = routed;
-}
-
-TableClient::Core::Splitting::~Splitting() {
-  const std::lock_guard lock(core_.mutex_);
-  core_.idle_.push_back(std::move(splitter_));
-}
-
-Tensor TableClient::Core::key_tensor(std::span<const std::uint64_t> keys) const {
-  Tensor tensor =
-      Tensor::empty(DType::kUInt64, {static_cast<std::int64_t>(keys.size())}, &node.endpoint().pool());
-  if (!keys.empty()) std::memcpy(tensor.data(), keys.data(), keys.size_bytes());
-  return tensor;
-}
-
-TableClient::Core::To TableClient::Core::Splitter::to(std::uint32_t shard) const {
-  return {routed->numbers[shard], routed->route.servers[shard], routed->route.version, shard == 0};
-}
-
 // ---- Reading ------------------------------------------------------------------------------------
-
-/// Many rows are asked for in several calls, between which a shard answers others.
-Result<std::vector<TableClient::Core::Rows>> TableClient::Core::split_rows(
-    std::span<const std::uint64_t> keys, bool pull) {
-  const Splitting splitting(*this);
-  shards::Partitioner& partitioner = splitting->partitioner;
-  if (auto split = partitioner.split(keys); !split) return split.error();
-  const std::size_t most = std::max<std::size_t>(1, kPullAtOnce_bytes / (spec.dim * sizeof(float)));
-  std::vector<Rows> parts;
-  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
-    const auto wanted = partitioner.keys(shard);
-    const auto at = partitioner.positions(shard);
-    // The decider must hear of this worker's clock even if nothing is wanted of it.
-    if (wanted.empty() && !(pull && joined && shard == 0)) continue;
-    std::size_t begin = 0;
-    do {
-      const std::size_t some = std::min(most, wanted.size() - begin);
-      const auto here = at.subspan(begin, some);
-      parts.push_back(
-          {splitting->to(shard), key_tensor(wanted.subspan(begin, some)), {here.begin(), here.end()}});
-      begin += some;
-    } while (begin < wanted.size());
-  }
-  return parts;
-}
-
-Result<std::vector<TableClient::Core::Rows>> TableClient::Core::split_again(const Rows& part) {
-  const Splitting splitting(*this);
-  shards::Partitioner& partitioner = splitting->partitioner;
-  if (auto split = partitioner.split(part.keys.as<const std::uint64_t>()); !split) return split.error();
-  std::vector<Rows> parts;
-  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
-    if (partitioner.keys(shard).empty()) continue;
-    Rows rows{splitting->to(shard), key_tensor(partitioner.keys(shard)), {}};
-    for (const std::uint32_t at : partitioner.positions(shard)) rows.positions.push_back(part.positions[at]);
-    parts.push_back(std::move(rows));
-  }
-  return parts;
-}
 
 /// `after`: once these rows have come.
 template <class Whole>
 void TableClient::Core::send(const std::shared_ptr<TableGather<Whole>>& gather, Rows rows, float* out,
                              bool pull, std::function<void()> after) {
   const PullHead head{rows.to.route, pull && rows.to.decides ? worker_clock() : WorkerClock{}};
-  auto reply =
-      node.rpc_async_with<PullReply>({.timeout = gather->deadline - node.loop().clock().now()},
-                                     rows.to.server, pull ? "pull" : "peek", spec.name, rows.keys, head);
+  const rpc::CallOptions call{.timeout = gather->deadline - node.loop().clock().now(), .into = rows.into};
+  auto reply = node.rpc_async_with<PullReply>(call, rows.to.server, pull ? "pull" : "peek", spec.name,
+                                              rows.keys, head);
   gather->asked(reply);
   reply.then([core = shared_from_this(), gather, rows = std::move(rows), out, pull,
-              after = std::move(after)](Result<PullReply> result) {
+              after = std::move(after)](Result<PullReply> result) mutable {
+    if (!result && result.error().code == Code::kInvalidArgument && rows.into && !gather->whole.ready()) {
+      // A newer route may have come in place of rows, which does not fit where those were to lie.
+      rows.into = nullptr;
+      core->send(gather, std::move(rows), out, pull, std::move(after));
+      return gather->one_done(nullptr);
+    }
     if (!result) return gather->one_done(&result.error());
     if (gather->over(core->node.loop())) return gather->one_done(&kLate);
     if (result->route) {
@@ -149,7 +87,7 @@ void TableClient::Core::send(const std::shared_ptr<TableGather<Whole>>& gather, 
       // Of several calls: the oldest.
       PulledVersion& version = versions[rows.to.number];
       version = {std::min(version.version, result->version), result->generation};
-      const auto wrong = put_rows(result->rows, rows.positions, core->spec.dim, out);
+      const auto wrong = put_rows(result->rows, rows, core->spec.dim, out);
       if (wrong) return gather->one_done(&*wrong);
     }
     if (after) after();
@@ -162,9 +100,9 @@ struct TableClient::Core::Read : TableGather<PulledVersions> {
   std::shared_ptr<const void> keep;
 };
 
-rpc::Future<PulledVersions> TableClient::Core::read(std::span<const std::uint64_t> keys, float* out,
-                                                    bool pull, TimePoint deadline,
-                                                    std::shared_ptr<const void> keep) {
+rpc::Future<PulledVersions> TableClient::Core::read(const shards::RowKeys& keys, float* out, bool pull,
+                                                    TimePoint deadline, std::shared_ptr<const void> keep,
+                                                    const Tensor* into) {
   auto parts = split_rows(keys, pull);
   Loop& loop = node.loop();
   Loop::Turn turn(loop);
@@ -177,6 +115,11 @@ rpc::Future<PulledVersions> TableClient::Core::read(std::span<const std::uint64_
   }
   read->value.resize(routed()->route.servers.size());
   read->keep = std::move(keep);
+  for (Rows& part : *parts) {
+    if (!into || !part.range) continue;
+    const auto at = static_cast<std::int64_t>(part.at);
+    part.into = rpc::into(into->rows(at, at + static_cast<std::int64_t>(part.range->size())));
+  }
   // A worker that may have to wait for others asks the decider first: rows that other shards gave meanwhile
   // would be older than it may see.
   const bool first = pull && joined && clock > open_clock;
@@ -197,53 +140,6 @@ rpc::Future<PulledVersions> TableClient::Core::read(std::span<const std::uint64_
 }
 
 // ---- Writing ------------------------------------------------------------------------------------
-
-Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_gradients(
-    std::span<const std::uint64_t> keys, const float* gradients, const PulledVersions& versions) {
-  const Splitting splitting(*this);
-  shards::Partitioner& partitioner = splitting->partitioner;
-  shards::GradientMerge& merge = splitting->merge;
-  if (auto split = partitioner.split(merge.distinct(keys)); !split) return split.error();
-  std::vector<Gradients> parts;
-  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
-    const auto pushed = partitioner.keys(shard);
-    if (pushed.empty()) continue;
-    Tensor values = Tensor::empty(
-        DType::kFloat32, {static_cast<std::int64_t>(pushed.size()), static_cast<std::int64_t>(spec.dim)},
-        &node.endpoint().pool());
-    float* to = values.as<float>().data();
-    for (const std::uint32_t position : partitioner.positions(shard)) {
-      merge.place(position, to);
-      to += spec.dim;
-    }
-    Gradients part{splitting->to(shard), key_tensor(pushed), std::move(values), {}};
-    if (part.to.number < versions.size()) part.pulled = versions[part.to.number];
-    if (part.pulled.generation == 0) part.pulled.generation = generation(part.to.number);
-    parts.push_back(std::move(part));
-  }
-  if (auto merged = merge.run(gradients); !merged) return merged.error();
-  clip(parts);
-  return parts;
-}
-
-/// Another server's versions and generations are not those of the pull, nor known here.
-Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_again(const Gradients& part) {
-  const Splitting splitting(*this);
-  shards::Partitioner& partitioner = splitting->partitioner;
-  if (auto split = partitioner.split(part.keys.as<const std::uint64_t>()); !split) return split.error();
-  std::vector<Gradients> parts;
-  for (std::uint32_t shard = 0; shard < partitioner.map().shards(); ++shard) {
-    const auto pushed = partitioner.keys(shard);
-    if (pushed.empty()) continue;
-    Tensor values = Tensor::empty(
-        DType::kFloat32, {static_cast<std::int64_t>(pushed.size()), static_cast<std::int64_t>(spec.dim)},
-        &node.endpoint().pool());
-    partitioner.gather(shard, part.values.as<const float>().data(), spec.dim, values.as<float>().data());
-    parts.push_back({splitting->to(shard), key_tensor(pushed), std::move(values), {}});
-    if (parts.back().to.number == part.to.number) parts.back().pulled = part.pulled;
-  }
-  return parts;
-}
 
 /// A call to one shard that may be made twice: `make` makes it, `done` has the answer and whether it is that
 /// of a repeat. The repeat is one to the endpoint, too, which tries until its time is over.
@@ -346,7 +242,7 @@ void TableClient::Core::pushed(const std::shared_ptr<TableGather<Whole>>& gather
   gather->one_done(nullptr);
 }
 
-rpc::Future<PushSummary> TableClient::Core::push(std::span<const std::uint64_t> keys, const float* gradients,
+rpc::Future<PushSummary> TableClient::Core::push(const shards::RowKeys& keys, const float* gradients,
                                                  const PulledVersions& versions,
                                                  std::optional<PushIdentity> identity,
                                                  std::uint64_t samples) {
@@ -372,11 +268,8 @@ rpc::Future<PushSummary> TableClient::Core::push(std::span<const std::uint64_t> 
   const std::uint64_t seen = decides < versions.size() ? versions[decides].generation : 0;
   return future.then([core = shared_from_this(), push, samples, until,
                       seen = seen != 0 ? seen : generation(decides)](const Result<PushSummary>& kept) {
-    if (kept) return core->offer(push, samples, seen, until, *kept);
-    rpc::Promise<PushSummary> failed(core->node.loop(), until);
-    auto refused = failed.future();
-    failed.set(kept.error());
-    return refused;
+    return kept ? core->offer(push, samples, seen, until, *kept)
+                : core->refused<PushSummary>(kept.error(), until);
   });
 }
 
@@ -417,12 +310,7 @@ rpc::Future<PushPullSummary> TableClient::Core::push_then_pull(
   return push(keys, gradients, versions, identity, samples)
       .then([core = shared_from_this(), wanted = std::vector(pull_keys.begin(), pull_keys.end()), out,
              until](const Result<PushSummary>& pushed) {
-        if (!pushed) {
-          rpc::Promise<PushPullSummary> failed(core->node.loop(), until);
-          auto future = failed.future();
-          failed.set(pushed.error());
-          return future;
-        }
+        if (!pushed) return core->refused<PushPullSummary>(pushed.error(), until);
         return core->read(wanted, out, true, until, nullptr)
             .then([summary = *pushed](Result<PulledVersions> pulled) -> Result<PushPullSummary> {
               if (!pulled) return pulled.error();
@@ -449,7 +337,7 @@ void TableClient::Core::send(const std::shared_ptr<TableGather<PushPullSummary>>
     if (gather->over(core->node.loop())) return gather->one_done(&kLate);
     core->take_generation(rows.to.number, reply->pull.generation);
     gather->value.pulled[rows.to.number] = {reply->pull.version, reply->pull.generation};
-    const auto wrong = put_rows(reply->pull.rows, rows.positions, core->spec.dim, out);
+    const auto wrong = put_rows(reply->pull.rows, rows, core->spec.dim, out);
     gather->one_done(wrong ? &*wrong : nullptr);
   };
   Repeated<PushPullSummary, PushPullReply>::begin(

@@ -17,6 +17,31 @@ std::uint64_t random_worker() {
   return id;
 }
 
+/// The rows of a dense table that slices `first` and up of its tensor are, as many as `part` has.
+Result<shards::RowRange> rows_of(const shards::TableSpec& spec, const Tensor& part, std::uint64_t first) {
+  const auto refuse = [&](const std::string& why) {
+    return Error{Code::kInvalidArgument, "table '" + spec.name + "': " + why};
+  };
+  if (spec.kind != shards::TableKind::kDense) return refuse("it is not dense, and so no tensor");
+  const std::vector<std::uint64_t> whole = spec.tensor_shape();
+  std::vector<std::int64_t> wanted(whole.begin(), whole.end());
+  const std::span<const std::int64_t> extents = part.shape().extents();
+  const std::int64_t count = extents.empty() ? 1 : extents[0];
+  const std::string tensor = Shape(wanted).to_string();
+  wanted[0] = count;
+  if (part.dtype() != DType::kFloat32 || part.device().kind == MemoryKind::kDevice ||
+      (part.shape() != Shape(wanted) && !(extents.empty() && whole == std::vector<std::uint64_t>{1})))
+    return refuse("slices of its tensor " + tensor + " are float32" + Shape(wanted).to_string() +
+                  " in host memory, not " + part.to_string());
+  if (reinterpret_cast<std::uintptr_t>(part.data()) % alignof(float) != 0)
+    return refuse("the tensor's memory is not aligned: Tensor::clone() aligns it");
+  const auto slices = static_cast<std::uint64_t>(count);
+  if (slices == 0 || slices > whole[0] || first > whole[0] - slices)
+    return refuse(std::to_string(slices) + " slices from " + std::to_string(first) +
+                  " on are not in its tensor " + tensor);
+  return shards::RowRange{first * spec.rows_per_slice(), (first + slices) * spec.rows_per_slice()};
+}
+
 }  // namespace
 
 TableClient::Core::Core(Node& own_node, shards::TableSpec table, const Options& options)
@@ -189,6 +214,61 @@ rpc::Future<PushPullSummary> TableClient::push_pull(std::span<const std::uint64_
                                                     std::optional<PushIdentity> identity,
                                                     std::uint64_t samples) {
   return core_->push_pull(keys, gradients, versions, pull_keys, out, identity, samples);
+}
+
+rpc::Future<PulledVersions> TableClient::pull_rows(const shards::RowRange& rows, float* out) {
+  return core_->read_range(rows, out, true);
+}
+rpc::Future<PulledVersions> TableClient::peek_rows(const shards::RowRange& rows, float* out) {
+  return core_->read_range(rows, out, false);
+}
+rpc::Future<PushSummary> TableClient::push_rows(const shards::RowRange& rows, const float* gradients,
+                                                const PulledVersions& versions,
+                                                std::optional<PushIdentity> identity, std::uint64_t samples) {
+  const std::span range(&rows, 1);
+  if (auto good = shards::check_ranges(core_->spec, range); !good)
+    return core_->refused<PushSummary>(good.error(), core_->deadline());
+  return core_->push(shards::RowKeys(range), gradients, versions, identity, samples);
+}
+
+rpc::Future<PulledVersions> TableClient::Core::read_range(const shards::RowRange& rows, float* out,
+                                                          bool pull) {
+  const std::span range(&rows, 1);
+  if (auto good = shards::check_ranges(spec, range); !good)
+    return refused<PulledVersions>(good.error(), deadline());
+  return read(shards::RowKeys(range), out, pull, deadline(), nullptr);
+}
+
+rpc::Future<PulledVersions> TableClient::Core::read_tensor(const Tensor& out, std::uint64_t first,
+                                                           bool pull) {
+  auto rows = rows_of(spec, out, first);
+  if (rows && (!out.is_contiguous() || out.read_only()))
+    rows = Error{Code::kInvalidArgument, "table '" + spec.name +
+                                             "': what is read into is to be contiguous, and memory of this "
+                                             "process"};
+  if (!rows) return refused<PulledVersions>(rows.error(), deadline());
+  auto kept = std::make_shared<const Tensor>(
+      out.reshape({static_cast<std::int64_t>(rows->size()), static_cast<std::int64_t>(spec.dim)}));
+  float* const to = kept->as<float>().data();
+  const Tensor& into = *kept;
+  return read(shards::RowKeys(std::span(&*rows, 1)), to, pull, deadline(), kept, &into);
+}
+
+rpc::Future<PulledVersions> TableClient::pull_tensor(const Tensor& out, std::uint64_t first) {
+  return core_->read_tensor(out, first, true);
+}
+rpc::Future<PulledVersions> TableClient::peek_tensor(const Tensor& out, std::uint64_t first) {
+  return core_->read_tensor(out, first, false);
+}
+rpc::Future<PushSummary> TableClient::push_tensor(const Tensor& gradients, std::uint64_t first,
+                                                  const PulledVersions& versions,
+                                                  std::optional<PushIdentity> identity,
+                                                  std::uint64_t samples) {
+  const auto rows = rows_of(core_->spec, gradients, first);
+  if (!rows) return core_->refused<PushSummary>(rows.error(), core_->deadline());
+  const Tensor contiguous = gradients.contiguous();
+  return core_->push(shards::RowKeys(std::span(&*rows, 1)), contiguous.as<const float>().data(), versions,
+                     identity, samples);
 }
 
 }  // namespace troupe

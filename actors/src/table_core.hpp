@@ -99,6 +99,7 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
     Splitting(const Splitting&) = delete;
     Splitting& operator=(const Splitting&) = delete;
     Splitter* operator->() const { return splitter_.get(); }
+    Splitter& operator*() const { return *splitter_; }
 
    private:
     Core& core_;
@@ -107,12 +108,15 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   /// What one shard is asked for.
   struct Rows {
     To to;
-    Tensor keys;                           // uint64 [n]
-    std::vector<std::uint32_t> positions;  // where they go in the caller's memory
+    Tensor keys;                            // uint64 [n], or [1, 2] of a range
+    std::vector<std::uint32_t> positions;   // where they go in the caller's memory
+    std::optional<shards::RowRange> range;  // these, in place of keys, ...
+    std::uint64_t at = 0;                   // ... which go to that row of the caller's memory, and behind it
+    std::shared_ptr<const Tensor> into = {};  // of a range, if it is received there
   };
   struct Gradients {
     To to;
-    Tensor keys;    // uint64 [n], each once
+    Tensor keys;    // uint64 [n], each once, or [ranges, 2]
     Tensor values;  // float32 [n, dim]
     PulledVersion pulled;
   };
@@ -138,8 +142,9 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   Result<void> take_route(const TableRoute& route, const std::vector<std::uint64_t>& generations = {});
   void take_generation(std::uint32_t number, std::uint64_t generation);
   std::uint64_t generation(std::uint32_t number);
-  Result<std::vector<Rows>> split_rows(std::span<const std::uint64_t> keys, bool pull);
-  Result<std::vector<Gradients>> split_gradients(std::span<const std::uint64_t> keys, const float* gradients,
+  /// A range, or a list.
+  Result<std::vector<Rows>> split_rows(const shards::RowKeys& keys, bool pull);
+  Result<std::vector<Gradients>> split_gradients(const shards::RowKeys& keys, const float* gradients,
                                                  const PulledVersions& versions);
   /// Holds them to the norm that a push may have, if there is one.
   void clip(std::vector<Gradients>& parts) const;
@@ -149,12 +154,16 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   Result<std::vector<Rows>> split_again(const Rows& part);
   Result<std::vector<Gradients>> split_again(const Gradients& part);
 
-  // With the turn, or without it: they take it.
+  // With the turn, or without it: they take it. `keys` may be one range.
 
-  /// `keep`: what `out` lies in, if that is to be kept until nothing writes there any more.
-  rpc::Future<PulledVersions> read(std::span<const std::uint64_t> keys, float* out, bool pull,
-                                   TimePoint deadline, std::shared_ptr<const void> keep);
-  rpc::Future<PushSummary> push(std::span<const std::uint64_t> keys, const float* gradients,
+  /// `keep`: what `out` lies in, if that is to be kept until nothing writes there any more. `into`: it is
+  /// this one, float32 [rows, dim], contiguous, in which a range's rows are received; it may then be written
+  /// to after an error, too.
+  rpc::Future<PulledVersions> read(const shards::RowKeys& keys, float* out, bool pull, TimePoint deadline,
+                                   std::shared_ptr<const void> keep, const Tensor* into = nullptr);
+  rpc::Future<PulledVersions> read_range(const shards::RowRange& rows, float* out, bool pull);
+  rpc::Future<PulledVersions> read_tensor(const Tensor& out, std::uint64_t first, bool pull);
+  rpc::Future<PushSummary> push(const shards::RowKeys& keys, const float* gradients,
                                 const PulledVersions& versions, std::optional<PushIdentity> identity,
                                 std::uint64_t samples);
   rpc::Future<PushPullSummary> push_pull(std::span<const std::uint64_t> keys, const float* gradients,
@@ -165,6 +174,15 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
                                               const PulledVersions& versions,
                                               std::span<const std::uint64_t> pull_keys, float* out,
                                               std::optional<PushIdentity> identity, std::uint64_t samples);
+
+  template <class T>
+  rpc::Future<T> refused(const Error& why, TimePoint until) const {
+    Loop::Turn turn(node.loop());
+    rpc::Promise<T> promise(node.loop(), until);
+    auto future = promise.future();
+    promise.set(why);
+    return future;
+  }
 
   Node& node;
   const shards::TableSpec spec;
@@ -177,6 +195,18 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   std::atomic<std::uint64_t> open_clock{0};  // up to it nobody waits
 
  private:
+  // Any thread.
+  std::size_t rows_at_once() const;
+  Tensor gradient_tensor(std::uint64_t rows) const;
+  /// `at`: the row of the caller's memory to which the first one goes; `tells`: the decider is asked in any
+  /// case.
+  Result<std::vector<Rows>> split_range(const Splitter& splitter, const shards::RowRange& range,
+                                        std::uint64_t at, bool tells) const;
+  Result<std::vector<Gradients>> merge_keys(Splitter& splitter, const shards::RowKeys& keys,
+                                            const float* gradients) const;
+  Result<std::vector<Gradients>> copy_ranges(const Splitter& splitter, const shards::RowKeys& ranges,
+                                             const float* gradients) const;
+
   // With the turn.
   Pushing next_push(const std::optional<PushIdentity>& identity, const PulledVersions& versions);
   template <class Whole>

@@ -80,8 +80,12 @@ class ShardServer {
 
   // ---- Rows. What is asked of one table is done in the order in which it comes. More than 4 MiB of rows are
   // worked on in slices, between which the loop does other things, and this table nothing else.
+  //
+  // `keys` is uint64 [n], or, of a dense table, uint64 [ranges, 2]: the first row of each range and how many,
+  // ascending, no row in two of them. Rows and gradients are those of all ranges, one after the other.
+  // kInvalidArgument for ranges that cannot be; kResourceExhausted for more than 64 MiB of rows to be answered.
 
-  /// Rows of `keys` (uint64 [n]). At the decider the answer waits until the worker may go on; one that joined
+  /// Rows of `keys`, float32 [n, dim]. At the decider the answer waits until the worker may go on; one that joined
   /// none of it (0) never waits.
   rpc::Future<PullReply> pull(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                               const PullHead& head);
@@ -201,8 +205,8 @@ class ShardServer {
   std::uint64_t metrics_ = 0;  // its place in the node's metrics
   MemoryPool pool_;
   // The keys of the handler that runs, copied: see copy_keys().
-  std::vector<std::uint64_t> pulled_keys_;
-  std::vector<std::uint64_t> pushed_keys_;
+  shards::RowKeyList pulled_keys_;
+  shards::RowKeyList pushed_keys_;
   const shards::OptimizerList known_;
   std::uint64_t generation_;  // of tables that are made or restored now
   Tables tables_;

@@ -107,6 +107,29 @@ class TableClient {
                                          std::span<const std::uint64_t> pull_keys, float* out,
                                          std::optional<PushIdentity> identity = {},
                                          std::uint64_t samples = 1);
+
+  // Of a dense table: ranges of rows, and the tensor that all rows are (TableSpec::tensor_shape()), whole or
+  // some slices of it, indices of its first axis. Neither keys nor hashes are sent, or needed, for them. The
+  // keyed calls send a list of rows that follow each other as a range, too. kInvalidArgument: the table is
+  // not dense, or has no such rows.
+
+  /// As pull(), peek() and push(), of `rows` in their order: out[rows, dim], gradients[rows, dim].
+  rpc::Future<PulledVersions> pull_rows(const shards::RowRange& rows, float* out);
+  rpc::Future<PulledVersions> peek_rows(const shards::RowRange& rows, float* out);
+  rpc::Future<PushSummary> push_rows(const shards::RowRange& rows, const float* gradients,
+                                     const PulledVersions& versions = {},
+                                     std::optional<PushIdentity> identity = {}, std::uint64_t samples = 1);
+  /// Writes slices `first` and up of the tensor into `out`, as many as that has: float32, contiguous, in host
+  /// memory, of the tensor's shape but for the first extent. Long ones are received there, without a copy:
+  /// the memory belongs to the pull until it is answered, and after an error until nothing refers to it
+  /// (rpc::into()).
+  rpc::Future<PulledVersions> pull_tensor(const Tensor& out, std::uint64_t first = 0);
+  rpc::Future<PulledVersions> peek_tensor(const Tensor& out, std::uint64_t first = 0);
+  /// As push(), of gradients for slices `first` and up.
+  rpc::Future<PushSummary> push_tensor(const Tensor& gradients, std::uint64_t first = 0,
+                                       const PulledVersions& versions = {},
+                                       std::optional<PushIdentity> identity = {}, std::uint64_t samples = 1);
+
   /// This worker has nothing to do with the table for a while, or any more: it holds nobody back.
   /// Idempotent.
   void leave();
