@@ -9,6 +9,7 @@
 
 #include <troupe/shards/row_layout.hpp>
 #include <troupe/shards/sequence_window.hpp>
+#include <troupe/shards/table_spec.hpp>
 
 #include "safetensors.hpp"
 
@@ -16,6 +17,7 @@ namespace troupe::shards {
 
 // Names in the files of a checkpoint; see snapshot.hpp.
 inline constexpr const char* kKeysTensor = "keys";
+inline constexpr const char* kRangesTensor = "ranges";
 inline constexpr const char* kWorkersTensor = "workers";
 inline constexpr const char* kWeightsTensor = "weights";
 inline constexpr const char* kVersionMetadata = "version";
@@ -40,5 +42,8 @@ std::vector<Column> columns_of(const RowLayout& layout, std::uint64_t rows);
 
 /// Whether all of a line's numbers, F32, F16 or BF16, are finite.
 bool is_finite(std::string_view dtype, std::span<const std::byte> line);
+
+/// Gives columns of a dense table's rows the shape of its tensor's slices, if those are whole slices.
+void shape_as_slices(std::vector<Column>& columns, const TableSpec& spec, std::uint64_t rows);
 
 }  // namespace troupe::shards

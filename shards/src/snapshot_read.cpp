@@ -91,9 +91,15 @@ class DenseRows {
 /// Reads one file's rows, some at a time, into a shard.
 class ShardFileLoader {
  public:
-  ShardFileLoader(CheckedFile& file, const FileEntry& entry, const SlotSet& filter, DenseRows& dense,
-                  TableShard& into)
-      : file_(file), entry_(entry), filter_(filter), dense_(dense), into_(into), spec_(into.spec()) {}
+  ShardFileLoader(CheckedFile& file, const FileEntry& entry, const TableSpec& saved, const SlotSet& filter,
+                  DenseRows& dense, TableShard& into)
+      : file_(file),
+        entry_(entry),
+        saved_(saved),
+        filter_(filter),
+        dense_(dense),
+        into_(into),
+        spec_(into.spec()) {}
 
   Result<std::uint64_t> load() {
     if (Result<void> done = read_layout(); !done) return done.error();
@@ -134,13 +140,54 @@ class ShardFileLoader {
       begin = (*found)->begin;
       return {};
     };
-    if (auto done = want(keys_, kKeysTensor, "U64", {entry_.rows}); !done) return done;
     columns_ = columns_of(into_.layout(), entry_.rows);
+    const bool dense = spec_.kind == TableKind::kDense && file_.header().find(kKeysTensor) == nullptr;
+    if (dense) {
+      if (auto done = read_ranges(); !done) return done;
+      const SafetensorsEntry* weights = file_.header().find(kWeightsTensor);
+      if (weights != nullptr && weights->shape != columns_[0].shape)
+        shape_as_slices(columns_, saved_, entry_.rows);
+    } else if (auto done = want(keys_, kKeysTensor, "U64", {entry_.rows}); !done) {
+      return done;
+    }
     begins_.resize(columns_.size());
     for (std::size_t i = 0; i < columns_.size(); ++i) {
       if (auto done = want(begins_[i], columns_[i].name, columns_[i].dtype, columns_[i].shape); !done)
         return done;
     }
+    return {};
+  }
+
+  /// Which rows of a dense table a file has. Those written before ranges were have keys.
+  Result<void> read_ranges() {
+    const SafetensorsEntry* found = file_.header().find(kRangesTensor);
+    if (found == nullptr) return lost("has no tensor 'ranges', and no 'keys'");
+    if (found->dtype != "U64" || found->shape.size() != 2 || found->shape[1] != 2 ||
+        found->shape[0] > saved_.slots)
+      return lost("tensor 'ranges' has another dtype or shape than expected");
+    std::vector<std::uint64_t> lines;
+    if (auto done = read_into(lines, found->begin, 0, found->shape[0] * 2); !done) return done;
+    for (std::size_t i = 0; i < lines.size(); i += 2) {
+      RowRange range{lines[i], 0};
+      if (__builtin_add_overflow(lines[i], lines[i + 1], &range.end))
+        return lost("tensor 'ranges' has more rows than can be");
+      ranges_.push_back(range);
+    }
+    if (auto good = check_ranges(spec_, ranges_); !good)
+      return lost("tensor 'ranges' is wrong: " + good.error().message);
+    const std::size_t rows = RowKeys(std::span(std::as_const(ranges_))).size();
+    if (rows != entry_.rows)
+      return lost("tensor 'ranges' is of " + std::to_string(rows) + " rows, expected " +
+                  std::to_string(entry_.rows));
+    return {};
+  }
+
+  Result<void> read_keys(std::uint64_t first, std::uint64_t count) {
+    if (ranges_.empty()) return read_into(chunk_keys_, keys_, first, count);
+    chunk_keys_.clear();
+    RowKeys(std::span(std::as_const(ranges_))).subspan(first, count).for_each_range([&](const RowRange& r) {
+      for (std::uint64_t row = r.begin; row < r.end; ++row) chunk_keys_.push_back(row);
+    });
     return {};
   }
 
@@ -178,7 +225,7 @@ class ShardFileLoader {
   }
 
   Result<std::uint64_t> load_chunk(std::uint64_t first, std::uint64_t count) {
-    if (auto done = read_into(chunk_keys_, keys_, first, count); !done) return done.error();
+    if (auto done = read_keys(first, count); !done) return done.error();
     if (auto done = choose(count); !done) return done.error();
     if (wanted_.empty()) return std::uint64_t{0};
     const std::size_t record_bytes = into_.layout().bytes();
@@ -227,6 +274,7 @@ class ShardFileLoader {
 
   CheckedFile& file_;
   const FileEntry& entry_;
+  const TableSpec& saved_;
   const SlotSet& filter_;
   DenseRows& dense_;
   TableShard& into_;
@@ -236,6 +284,7 @@ class ShardFileLoader {
 
   // Where the tensors begin in the file.
   std::uint64_t keys_ = 0;
+  std::vector<RowRange> ranges_;  // dense, in place of keys
   std::vector<Column> columns_;
   std::vector<std::uint64_t> begins_;
 
@@ -246,11 +295,11 @@ class ShardFileLoader {
   RowBatch batch_;
 };
 
-Result<std::uint64_t> load_file(const fs::path& folder, const FileEntry& entry, const SlotSet& filter,
-                                DenseRows& dense, TableShard& into) {
+Result<std::uint64_t> load_file(const fs::path& folder, const FileEntry& entry, const TableSpec& saved,
+                                const SlotSet& filter, DenseRows& dense, TableShard& into) {
   Result<CheckedFile> file = CheckedFile::open(folder, entry);
   Result<std::uint64_t> loaded =
-      file ? ShardFileLoader(*file, entry, filter, dense, into).load() : file.error();
+      file ? ShardFileLoader(*file, entry, saved, filter, dense, into).load() : file.error();
   if (loaded || loaded.error().code != Code::kDataLoss) return loaded;
   // What seems to be wrong in a file that is damaged is not what is wrong with it.
   if (const auto damaged = open_verified(folder, entry); !damaged) return damaged.error();
@@ -314,7 +363,7 @@ Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest
   DenseRows dense(into.spec(), filter, into.slots());
   for (const FileEntry& entry : manifest.files) {
     if (entry.table != table || (entry.groups & wanted) == 0) continue;
-    const Result<std::uint64_t> part = load_file(folder, entry, filter, dense, into);
+    const Result<std::uint64_t> part = load_file(folder, entry, *saved, filter, dense, into);
     if (!part) return part.error();
     loaded += *part;
   }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,14 +41,21 @@ std::vector<std::uint64_t> window_lines(const SlotGroups& groups) {
 /// written to its place in each of them.
 class ColumnWriter final : public ShardFileWriter {
  public:
-  ColumnWriter(const fs::path& folder, FileEntry entry, const RowLayout& layout, std::uint64_t version,
-               std::vector<std::uint64_t> windows)
+  ColumnWriter(const fs::path& folder, FileEntry entry, const TableShard& shard)
       : folder_(folder),
         entry_(std::move(entry)),
-        record_bytes_(layout.bytes()),
-        columns_(columns_of(layout, entry_.rows)),
-        version_(version),
-        windows_(std::move(windows)) {}
+        record_bytes_(shard.layout().bytes()),
+        columns_(columns_of(shard.layout(), entry_.rows)),
+        version_(shard.version()),
+        windows_(window_lines(shard.groups())) {
+    const TableSpec& spec = shard.spec();
+    if (spec.kind != TableKind::kDense) return;
+    ranges_ = rows_of_slots(spec, shard.slots());
+    const std::uint64_t slice = spec.rows_per_slice();
+    const auto in_slices = [&](const RowRange& r) { return r.begin % slice == 0 && r.end % slice == 0; };
+    if (std::all_of(ranges_->begin(), ranges_->end(), in_slices))
+      shape_as_slices(columns_, spec, entry_.rows);
+  }
 
   std::uint64_t page_rows() const override {
     return std::max<std::uint64_t>(1, kChunkBytes / (record_bytes_ + sizeof(std::uint64_t)));
@@ -56,8 +64,9 @@ class ColumnWriter final : public ShardFileWriter {
   Result<void> append(const RowBatch& rows) override {
     if (rows.keys.size() > entry_.rows - written_)
       return Error{Code::kInternal, folder_.string() + "/" + entry_.file + ": more rows than were said"};
+    if (Result<void> ordered = check_order(rows.keys); !ordered) return ordered;
     if (Result<void> ready = open(); !ready) return ready;
-    file_->write(keys_begin_ + written_ * 8, std::as_bytes(std::span(rows.keys)));
+    if (!ranges_) file_->write(keys_begin_ + written_ * 8, std::as_bytes(std::span(rows.keys)));
     for (std::size_t c = 0; c < columns_.size(); ++c) {
       const std::size_t bytes = columns_[c].bytes;
       column_.resize(rows.keys.size() * bytes);
@@ -87,6 +96,21 @@ class ColumnWriter final : public ShardFileWriter {
   }
 
  private:
+  /// A dense table's file says which ranges its rows are: they must come so.
+  Result<void> check_order(const std::vector<std::uint64_t>& keys) const {
+    if (!ranges_) return {};
+    const RowKeys all((std::span(*ranges_)));
+    bool good = all.size() >= written_ + keys.size();
+    auto key = keys.begin();
+    if (good)
+      all.subspan(written_, keys.size()).for_each_range([&](const RowRange& range) {
+        for (std::uint64_t row = range.begin; row < range.end; ++row) good = *key++ == row && good;
+      });
+    if (good) return {};
+    return Error{Code::kInternal,
+                 folder_.string() + "/" + entry_.file + ": a dense table's rows came in another order"};
+  }
+
   /// The disk is first touched here, by whoever writes: the shard's own loop does not wait for it.
   Result<void> open() {
     if (file_) return file_->result();
@@ -105,6 +129,7 @@ class ColumnWriter final : public ShardFileWriter {
     std::uint64_t at = header.size();
     for (const SafetensorsEntry& tensor : tensors) {
       if (tensor.name == kKeysTensor) keys_begin_ = at;
+      if (tensor.name == kRangesTensor) write_ranges(at);
       if (tensor.name == kWorkersTensor) file_->write(at, std::as_bytes(std::span(windows_)));
       for (std::size_t c = 0; c < columns_.size(); ++c)
         if (tensor.name == columns_[c].name) begins_[c] = at;
@@ -118,13 +143,22 @@ class ColumnWriter final : public ShardFileWriter {
     const std::uint64_t rows = entry_.rows;
     const std::uint64_t lines = windows_.size() / kWorkerColumns;
     std::vector<SafetensorsEntry> tensors;
-    tensors.push_back({kKeysTensor, "U64", {rows}, 0, rows * 8});
+    if (ranges_)
+      tensors.push_back({kRangesTensor, "U64", {ranges_->size(), 2}, 0, ranges_->size() * 16});
+    else
+      tensors.push_back({kKeysTensor, "U64", {rows}, 0, rows * 8});
     tensors.push_back({kWorkersTensor, "U64", {lines, kWorkerColumns}, 0, windows_.size() * 8});
     for (const bool floats : {true, false})
       for (const Column& column : columns_)
         if ((column.dtype == "F32") == floats)
           tensors.push_back({column.name, std::string(column.dtype), column.shape, 0, column.bytes * rows});
     return tensors;
+  }
+
+  void write_ranges(std::uint64_t at) {
+    std::vector<std::uint64_t> lines;
+    for (const RowRange& range : *ranges_) lines.insert(lines.end(), {range.begin, range.size()});
+    file_->write(at, std::as_bytes(std::span(lines)));
   }
 
   fs::path folder_;
@@ -134,6 +168,7 @@ class ColumnWriter final : public ShardFileWriter {
   std::vector<std::uint64_t> begins_;  // of the columns, in the file
   std::uint64_t version_;
   std::vector<std::uint64_t> windows_;
+  std::optional<std::vector<RowRange>> ranges_;  // dense: the file's rows
   std::uint64_t keys_begin_ = 0;
   std::optional<FileWriter> file_;
   std::uint64_t written_ = 0;
@@ -160,6 +195,14 @@ std::vector<Column> columns_of(const RowLayout& layout, std::uint64_t rows) {
   return columns;
 }
 
+void shape_as_slices(std::vector<Column>& columns, const TableSpec& spec, std::uint64_t rows) {
+  std::vector<std::uint64_t> shape = spec.tensor_shape();
+  if (rows % spec.rows_per_slice() != 0) return;
+  shape[0] = rows / spec.rows_per_slice();
+  for (Column& column : columns)
+    if (column.shape.size() == 2) column.shape = shape;
+}
+
 std::unique_ptr<ShardFileWriter> ShardFileWriter::create(const fs::path& folder, std::uint32_t shard_index,
                                                          const TableShard& shard, std::uint64_t rows) {
   FileEntry entry;
@@ -168,8 +211,7 @@ std::unique_ptr<ShardFileWriter> ShardFileWriter::create(const fs::path& folder,
   entry.rows = rows;
   entry.groups = shard.groups().groups();
   entry.file = entry.table + "." + std::to_string(shard_index) + ".safetensors";
-  return std::make_unique<ColumnWriter>(folder, entry, shard.layout(), shard.version(),
-                                        window_lines(shard.groups()));
+  return std::make_unique<ColumnWriter>(folder, std::move(entry), shard);
 }
 
 Result<FileEntry> write_table_shard(const fs::path& folder, std::uint32_t shard_index,

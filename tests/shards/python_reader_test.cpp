@@ -83,4 +83,22 @@ TEST_CASE("Python's safetensors reads an exported file") {
   }
 }
 
+TEST_CASE("Python's safetensors reads a dense table's tensor in its own shape") {
+  const TemporaryFolder folder;
+  TableSpec spec = test::dense_spec(1, 1, Adagrad{.learning_rate = 1});
+  spec.set_shape({2, 3, 4});
+  spec.initializer = Zeros{};
+  TableShard shard = TableShard::create(spec).value();
+  const std::vector<RowRange> rows{{0, 2}};
+  const std::vector<float> gradients(24, 2.0F);
+  REQUIRE(shard.push({.worker = 1, .sequence = 1}, RowKeys(std::span(rows)), gradients).ok());
+  const FileEntry entry = write_table_shard(folder.path(), 0, shard).value();
+  const std::string out = python_reads(folder.path() / entry.file);
+  if (out.empty()) return;
+  CHECK_MESSAGE(out.find("keys") == std::string::npos, out);
+  CHECK_MESSAGE(out.find("ranges uint64 1x2 2\n") != std::string::npos, out);
+  CHECK_MESSAGE(out.find("weights float32 2x3x4 -24.0\n") != std::string::npos, out);
+  CHECK_MESSAGE(out.find("sum_of_squares float32 2x3x4 96.0\n") != std::string::npos, out);
+}
+
 }  // namespace troupe::shards

@@ -144,15 +144,6 @@ TEST_CASE("numbers of two bytes that are not finite are refused, with the key of
   }
 }
 
-TEST_CASE("a dense row that comes twice in the place of another is refused by its number") {
-  Spoilt spoilt(test::dense_spec(4, 3, Adam{}));
-  const std::uint64_t row = 2;  // in the place of 3
-  const auto loaded = spoilt.load_with("keys", 3 * sizeof row, &row, sizeof row);
-  REQUIRE_FALSE(loaded.ok());
-  CHECK(loaded.error().code == Code::kDataLoss);
-  CHECK(loaded.error().message.find("row 2, which has come before") != std::string::npos);
-}
-
 TEST_CASE("headers that lie are refused") {
   Spoilt spoilt;
   const Json good = Json::parse(spoilt.header());

@@ -24,6 +24,11 @@
 /// known of a worker's pushes in some slot groups: these as bits, worker, highest sequence, the window's
 /// words; the worker whose last push is longest ago first. Its __metadata__ has table, shard and version.
 ///
+/// A dense table's file has no keys but `ranges` U64 [r, 2], the first row and how many, ascending: its lines
+/// are the rows of these ranges, one after the other. Weights and fields with a number a weight have the
+/// shape of the table's tensor, [slices, the other axes], if the ranges are whole slices; a file of the whole
+/// table holds the tensor as it is. Files of dense tables that have keys are older ones, and can be read.
+///
 /// These functions block on the disk. Contents of files are never trusted: whatever they hold gives an
 /// error with the file's name, not a crash.
 namespace troupe::shards {
