@@ -45,7 +45,7 @@ const char* text_of(OptimizerParameter::Range range) {
 
 /// Names that a checkpoint's file uses itself.
 bool is_taken(std::string_view field) {
-  return field.empty() || field == "keys" || field == "weights" || field == "workers";
+  return field.empty() || field == "keys" || field == "ranges" || field == "weights" || field == "workers";
 }
 
 OptimizerList make_builtin() {

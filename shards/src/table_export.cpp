@@ -60,7 +60,9 @@ std::vector<Exported> tensors_of(const TableSpec& spec, std::uint64_t rows, bool
   std::vector<Exported> tensors;
   if (spec.kind == TableKind::kEmbedding)
     tensors.push_back({spec.name, {keys_name(spec), "U64", {rows}, 0, rows * 8}, {}, true});
-  for (const Column& column : columns_of(spec.optimizer.layout(spec.weights, spec.dim), rows)) {
+  auto columns = columns_of(spec.optimizer.layout(spec.weights, spec.dim), rows);
+  if (spec.kind == TableKind::kDense) shape_as_slices(columns, spec, rows);
+  for (const Column& column : columns) {
     if (!state && column.name != kWeightsTensor) continue;
     tensors.push_back(
         {spec.name,

@@ -39,7 +39,8 @@ class TableReader {
     if (!dense) keys_ = header_.find(keys_name(spec_));
     if (keys_ != nullptr)
       if (auto good = check(*keys_, "U64", {rows_}); !good) return good;
-    const auto columns = columns_of(layout_, rows_);
+    auto columns = columns_of(layout_, rows_);
+    if (dense) shape_as_slices(columns, spec_, rows_);
     for (std::size_t i = 0; i < columns.size(); ++i) {
       Source source{columns[i], weights, 0};
       if (i > 0) {  // state

@@ -3,6 +3,7 @@
 #include <functional>
 
 #include <troupe/runtime/checksum.hpp>
+#include <troupe/shards/table_file.hpp>
 
 #include "file_io.hpp"
 #include "snapshot_format.hpp"
@@ -97,6 +98,26 @@ TEST_CASE("a dense tensor is saved in its own shape, without keys, and loads on 
     CHECK(two.load(folder / "b") == spec.rows);
     CHECK(two.contents() == one.contents());
   }
+}
+
+TEST_CASE("a dense tensor is exported in its own shape, and imported from it") {
+  TableSpec spec = dense_spec(1, 1, Adagrad{});
+  spec.set_shape({12, 2, 3});
+  const TemporaryFolder folder;
+  Table two(spec, 2);
+  two.push(1, 0, {0, 5, 11}, std::vector<float>(18, 1.0F));
+  two.save(folder / "tmp", folder / "a");
+  REQUIRE(export_tables(folder / "a", {.tables = {}, .state = true}, folder / "file").value() == 12);
+  const SafetensorsHeader header = header_of(folder / "file");
+  CHECK(header.find("bias.weights")->shape == spec.shape);
+  CHECK(header.find("bias.sum_of_squares")->shape == spec.shape);
+  REQUIRE(import_tables(folder / "file", {}, folder / "b").value() == 12);
+  Table three(spec, 3);
+  CHECK(three.load(folder / "b") == 12);
+  CHECK(three.contents() == two.contents());
+  TableSpec other = spec;
+  other.set_shape({12, 6});
+  CHECK(import_tables(folder / "file", {other}, folder / "c").error().code == Code::kInvalidArgument);
 }
 
 TEST_CASE("shards with several ranges, none, or parts of slices save and load") {

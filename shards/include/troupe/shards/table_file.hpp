@@ -13,9 +13,10 @@
 /// others read and write.
 ///
 /// For each table: `<table>.weights` F32, F16 or BF16 [n, dim], a line for each row. Line i of a dense table
-/// is row i; of an embedding table `<table>.keys` U64 [n] says which row it is. Each field of the optimizer's
-/// state, if it is there, as `<table>.<field>` F32 [n, dim], or [n] for one number a row. __metadata__ has
-/// the TableSpec of each table, as JSON, under `spec.<table>`. What was pushed by whom is not in it.
+/// is row i, and its tensors have the shape that TableSpec::tensor_shape() says; of an embedding table
+/// `<table>.keys` U64 [n] says which row it is. Each field of the optimizer's state, if it is there, as
+/// `<table>.<field>` F32 [n, dim], or [n] for one number a row. __metadata__ has the TableSpec of each table,
+/// as JSON, under `spec.<table>`. What was pushed by whom is not in it.
 ///
 /// These functions block on the disk, and hold one table in memory.
 namespace troupe::shards {
