@@ -57,8 +57,13 @@ Result<PushReceipt> push(TableShard& shard, const PushHeader& header, const RowK
 
 TEST_CASE("a push of ranges, whole or in slices, does what one of their rows does") {
   std::mt19937_64 random(troupe::test::test_seed());
-  for (const bool sliced : {false, true}) {
+  for (const int kind : {0, 1, 2, 3}) {
+    const bool sliced = kind % 2 == 1, adjusted = kind >= 2;
     TableSpec spec = dense_spec(kRows, 5, Adam{});
+    if (adjusted) {
+      spec.clipping = {.value = 0.5F, .row_norm = 0.8F};
+      spec.delay_compensation.lambda = 0.5F;
+    }
     TableShard ranges = TableShard::create(spec).value(), keys = TableShard::create(spec).value();
     for (std::uint64_t sequence = 0; sequence < 60; ++sequence) {
       const Asked asked = random_ranges(random);
