@@ -83,10 +83,11 @@ class ShardServer {
   //
   // `keys` is uint64 [n], or, of a dense table, uint64 [ranges, 2]: the first row of each range and how many,
   // ascending, no row in two of them. Rows and gradients are those of all ranges, one after the other.
-  // kInvalidArgument for ranges that cannot be; kResourceExhausted for more than 64 MiB of rows to be answered.
+  // kInvalidArgument for ranges that cannot be; kResourceExhausted for more than 64 MiB of rows to be
+  // answered.
 
-  /// Rows of `keys`, float32 [n, dim]. At the decider the answer waits until the worker may go on; one that joined
-  /// none of it (0) never waits.
+  /// Rows of `keys`, float32 [n, dim]. At the decider the answer waits until the worker may go on; one that
+  /// joined none of it (0) never waits.
   rpc::Future<PullReply> pull(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                               const PullHead& head);
   /// As they are, for evaluation: makes no rows, counts nothing, waits for nobody.
