@@ -3,13 +3,13 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <new>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "actors/tables.hpp"
+#include "support/own_new.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace {
@@ -21,38 +21,13 @@ std::atomic<int> after_sync{0};
 thread_local int starving = 0;
 std::atomic<int> failures{0};
 
-void* allocate(std::size_t size, std::size_t alignment) {
-  const bool fails = starving > 0 || (missing.load() != 0 && size == missing.load());
-  if (fails) {
-    if (starving > 0) --starving;
-    ++failures;
-    throw std::bad_alloc();
-  }
-  void* memory = nullptr;
-  if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max<std::size_t>(size, 1)) != 0)
-    throw std::bad_alloc();
-  return memory;
-}
-
 }  // namespace
 
-void* operator new(std::size_t size) {
-  return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
-}
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate(size, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
+void troupe::test::before_allocation(std::size_t size) {
+  if (starving == 0 && (missing == 0 || size != missing)) return;
+  if (starving > 0) --starving;
+  ++failures;
+  throw std::bad_alloc();
 }
 
 /// In place of the C library's, for this program.
