@@ -110,7 +110,7 @@ TEST_CASE("collectives: groups that do not agree, or do not come together, are t
   CHECK(code_of(alice.form({"ring", {"alice", "bob", "bob"}})) == Code::kInvalidArgument);
   CHECK(code_of(alice.form({"ring", {}})) == Code::kInvalidArgument);
   CHECK(code_of(alice.form({"ring", members.names}, {.timeout = 0ns})) == Code::kInvalidArgument);
-  CHECK(code_of(alice.form({"ring", members.names}, {.address = "no.address"})) == Code::kUnavailable);
+  CHECK(code_of(alice.form({"ring", members.names}, {.address = "no.address"})) == Code::kInvalidArgument);
 
   const Formed late = alice.form({"ring", members.names}, {.timeout = 100ms});
   CHECK(code_of(late) == Code::kDeadlineExceeded);

@@ -343,6 +343,9 @@ void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const MakeCommunic
         group.all_to_all(four, {INT64_MAX, 5}, four, {2, 2}),
         group.transfer({{Kind::kSend, four, group.rank(), 0}}),
         group.send(four, 2),
+        group.reduce_scatter(four, four.rows(1, 3), ReduceOp::kMax),
+        group.all_to_all(four, {2, 2}, four, {2, 2}),
+        group.all_gather(four.rows(1, 3), four),
     };
     for (std::size_t i = 0; i < refused.size(); ++i) {
       if (!refused[i].done()) return "not at once: " + std::to_string(i);

@@ -1,4 +1,5 @@
 // What ends a communicator.
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 
@@ -122,15 +123,12 @@ void aborting_ends_what_waits_everywhere(const MakeCommunicator& make) {
   // Destroyed while a collective is under way: its work has ended then.
   Rendezvous rendezvous(2);
   std::unique_ptr<Communicator> other;
-  std::thread second([&] {
-    options.rank = 1;
-    options.size = 2;
-    other = make(options, rendezvous.of(1)).value();
+  options.size = 2;
+  std::thread second([&, theirs = options]() mutable {
+    theirs.rank = 1;
+    other = make(theirs, rendezvous.of(1)).value();
   });
-  CommunicatorOptions first = options;
-  first.rank = 0;
-  first.size = 2;
-  auto group = make(first, rendezvous.of(0)).value();
+  auto group = make(options, rendezvous.of(0)).value();
   second.join();
   const Work work = group->barrier();
   group.reset();
@@ -155,6 +153,45 @@ void a_group_that_does_not_come_together_says_so(const MakeCommunicator& make) {
     REQUIRE_FALSE(made.ok());
     CHECK(made.error().code == Code::kUnavailable);
   }
+  // One of three members tells where it is and does not come. Whoever is to be dialled by it waits in vain;
+  // which side dials is decided by the ports.
+  const auto codes_of_two = [&](const CommunicatorOptions& all) {
+    Rendezvous three(3);
+    std::vector<Code> codes(2);
+    std::vector<std::thread> threads;
+    threads.reserve(2);
+    for (int rank = 0; rank < 2; ++rank) {
+      threads.emplace_back([&, rank, mine = all]() mutable {
+        mine.rank = rank;
+        const auto made = make(mine, three.of(rank));
+        codes[static_cast<std::size_t>(rank)] = made ? Code::kOk : made.error().code;
+      });
+    }
+    CommunicatorOptions third = all;
+    third.rank = 2;
+    AddressExchange last = three.of(2);
+    const auto absent =
+        make(third, [&](const std::string& own, Duration timeout) -> Result<std::vector<std::string>> {
+          (void)last(own, timeout);
+          for (std::thread& thread : threads) thread.join();
+          return Error{Code::kCancelled, "not this time"};
+        });
+    CHECK(absent.error().code == Code::kCancelled);
+    return codes;
+  };
+  const auto ends_with = [&](Code expected, const CommunicatorOptions& all) {
+    constexpr int kTries = 20;
+    for (int i = 0; i < kTries; ++i)
+      for (const Code code : codes_of_two(all))
+        if (code == expected) return true;
+    return false;
+  };
+  CommunicatorOptions trio = options;
+  trio.size = 3;
+  CHECK(ends_with(Code::kDeadlineExceeded, trio));
+  trio.timeout = std::chrono::seconds(60);
+  trio.given_up = [] { return Error{Code::kAborted, "it is not worth waiting"}; };
+  CHECK(ends_with(Code::kAborted, trio));
   const auto silent =
       make(options, [&](const std::string& mine, Duration) -> Result<std::vector<std::string>> {
         return std::vector<std::string>{mine, mine};  // itself is not the other
@@ -180,6 +217,8 @@ void a_group_that_does_not_come_together_says_so(const MakeCommunicator& make) {
   }
   CommunicatorOptions elsewhere = options;
   elsewhere.address = "no.address";
+  CHECK(make(elsewhere, rendezvous.of(0)).error().code == Code::kInvalidArgument);
+  elsewhere.address = "192.0.2.1";  // of nobody's machine
   CHECK(make(elsewhere, rendezvous.of(0)).error().code == Code::kUnavailable);
 }
 

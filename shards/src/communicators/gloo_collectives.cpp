@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -96,6 +97,14 @@ std::optional<Error> fault_of_output(const Tensor& tensor) {
   return invalid("a tensor that is read-only cannot be written");
 }
 
+/// What is filled must not be what is still to be sent, unless it is `own`, a part that goes nowhere.
+std::optional<Error> fault_of_overlap(const Tensor& in, const Tensor& out, bool own) {
+  const std::byte* const begin = std::max(in.data(), out.data(), std::less<>());
+  const std::byte* const end = std::min(in.data() + in.bytes(), out.data() + out.bytes(), std::less<>());
+  if (own || in.bytes() == 0 || out.bytes() == 0 || !std::less<>()(begin, end)) return {};
+  return invalid("what is filled, " + out.to_string() + ", overlaps what is sent, " + in.to_string());
+}
+
 template <class... Faults>
 std::optional<Error> first_of(Faults... faults) {
   std::optional<Error> first;
@@ -166,6 +175,10 @@ Work GlooCommunicator::all_gather(Tensor in, Tensor out, std::vector<std::int64_
     return ended_work(invalid(options_.name + ": all_gather of " + in.to_string() + " into " +
                               out.to_string() + ": this member's part has " +
                               std::to_string(counts[static_cast<std::size_t>(rank())]) + " elements"));
+  std::int64_t before = 0;
+  for (int i = 0; i < rank(); ++i) before += counts[static_cast<std::size_t>(i)];
+  const std::byte* const place = out.data() + static_cast<std::size_t>(before) * size_of(out.dtype());
+  if (auto fault = fault_of_overlap(in, out, in.data() == place)) return ended_work(*fault);
   Job job;
   job.call = Call{0,
                   kAllGather,
@@ -200,6 +213,8 @@ Work GlooCommunicator::reduce_scatter(Tensor in, Tensor out, ReduceOp op) {
     return ended_work(invalid(options_.name + ": reduce_scatter of " + in.to_string() + " into " +
                               out.to_string() + ": it must have " + std::to_string(size()) +
                               " times its elements, of the same type"));
+  const std::byte* const place = in.data() + static_cast<std::size_t>(rank()) * out.bytes();
+  if (auto fault = fault_of_overlap(in, out, out.data() == place)) return ended_work(*fault);
   Job job;
   job.call = Call{0,
                   kReduceScatter,
@@ -226,6 +241,7 @@ Work GlooCommunicator::all_to_all(Tensor in, std::vector<std::int64_t> in_counts
   if (in.dtype() != out.dtype() || in_counts[own] != out_counts[own])
     return ended_work(invalid(options_.name + ": all_to_all of " + in.to_string() + " into " +
                               out.to_string() + ": types, or what goes to this member itself, differ"));
+  if (auto fault = fault_of_overlap(in, out, false)) return ended_work(*fault);
   Job job;
   job.call = Call{0, kAllToAll, 0, static_cast<std::uint32_t>(in.dtype())};
   job.sends = in_counts;
@@ -293,7 +309,9 @@ Result<std::unique_ptr<Communicator>> GlooCommunicator::split(int color, int key
                    [&](std::size_t a, std::size_t b) { return colors[2 * a + 1] < colors[2 * b + 1]; });
 
   // Everybody takes part in the exchange, those who will be in no group as well.
+  bool exchanged = false;
   const auto exchange = [&](const std::string& mine, Duration) -> Result<std::vector<std::string>> {
+    exchanged = true;
     const Tensor lengths = Tensor::zeros(DType::kInt64, Shape{static_cast<std::int64_t>(members)});
     Result<void> told =
         all_gather(Tensor::of<std::int64_t>({static_cast<std::int64_t>(mine.size())}), lengths).wait();
@@ -326,7 +344,9 @@ Result<std::unique_ptr<Communicator>> GlooCommunicator::split(int color, int key
   options.size = static_cast<int>(group.size());
   options.rank = static_cast<int>(std::find(group.begin(), group.end(), static_cast<std::size_t>(rank())) -
                                   group.begin());
-  return make_gloo_communicator(std::move(options), exchange);
+  Result<std::unique_ptr<Communicator>> made = make_gloo_communicator(std::move(options), exchange);
+  if (!exchanged) (void)exchange("", options_.timeout);  // without sockets; the others are not left waiting
+  return made;
 }
 
 }  // namespace troupe::shards

@@ -1,6 +1,8 @@
 // The thread that calls Gloo, the one that looks at the time, and how a communicator ends.
 #include "communicators/gloo_communicator.hpp"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -15,10 +17,67 @@ constexpr std::array<const char*, 7> kNames = {"all_reduce",     "reduce",     "
                                                "reduce_scatter", "all_to_all", "barrier"};
 using Steady = std::chrono::steady_clock;
 
+/// Gloo would ask the resolver for anything else, and wait for it.
+bool is_number(const std::string& address) {
+  unsigned char bytes[sizeof(in6_addr)];
+  return ::inet_pton(AF_INET, address.c_str(), bytes) == 1 ||
+         ::inet_pton(AF_INET6, address.substr(0, address.find('%')).c_str(), bytes) == 1;
+}
+
+/// Ends the connecting of a mesh when its time is over, or when the options say so.
+class FormingWatch {
+ public:
+  FormingWatch(const CommunicatorOptions& options, Steady::time_point due)
+      : name_(options.name), given_up_(options.given_up), due_(due) {}
+  ~FormingWatch() { (void)stop(); }
+  FormingWatch(const FormingWatch&) = delete;
+  FormingWatch& operator=(const FormingWatch&) = delete;
+
+  void start(std::shared_ptr<GlooMesh> mesh) {
+    thread_ = std::thread([this, mesh = std::move(mesh)] { watch(*mesh); });
+  }
+  /// Why it was ended, if it was.
+  std::optional<Error> stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopped_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+    return ended_;
+  }
+
+ private:
+  void watch(GlooMesh& mesh) {
+    constexpr auto kLook = std::chrono::milliseconds(50);
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_until(lock, std::min(due_, Steady::now() + kLook), [&] { return stopped_; })) {
+      if (given_up_) ended_ = given_up_();
+      if (!ended_ && Steady::now() >= due_)
+        ended_ = Error{Code::kDeadlineExceeded, name_ + ": not all members came within the timeout"};
+      if (!ended_) continue;
+      lock.unlock();
+      return mesh.abort();
+    }
+  }
+
+  const std::string name_;
+  const std::function<std::optional<Error>()> given_up_;
+  const Steady::time_point due_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool stopped_ = false;
+  std::optional<Error> ended_;
+  std::thread thread_;
+};
+
+/// Longer times are none that a clock can add to.
+constexpr Duration kLongest = std::chrono::hours(24 * 365);
+
 /// What Gloo threw, without the place in its sources.
 std::string text_of(const std::exception& error) {
   const std::string text = error.what();
-  const std::size_t place = text.front() == '[' ? text.find("] ") : std::string::npos;
+  const std::size_t place = text.starts_with('[') ? text.find("] ") : std::string::npos;
   return place == std::string::npos ? text : text.substr(place + 2);
 }
 
@@ -29,7 +88,7 @@ GlooCommunicator::GlooCommunicator(CommunicatorOptions options, std::shared_ptr<
   const NoSigpipe inherited;
   try {
     for (void (GlooCommunicator::*body)() :
-         {&GlooCommunicator::work, &GlooCommunicator::watch_time, &GlooCommunicator::watch_members})
+         {&GlooCommunicator::watch_time, &GlooCommunicator::work, &GlooCommunicator::watch_members})
       threads_.emplace_back(body, this);
   } catch (...) {
     close();
@@ -48,6 +107,7 @@ void GlooCommunicator::close() {
     closing_ = true;
   }
   changed_.notify_all();
+  if (threads_.empty()) mesh_->abort();
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -168,19 +228,18 @@ void GlooCommunicator::watch_members() {
 
 void GlooCommunicator::watch_time() {
   std::unique_lock lock(mutex_);
-  while (!closing_) {
+  while (!ended_) {
     // What begins while this waits cannot be late before this wakes up.
     changed_.wait_until(lock, due_ ? *due_ : Steady::now() + options_.timeout);
     if (!due_ || ended_ || Steady::now() < *due_) continue;
     const std::string missing = missing_member();
-    Error late{Code::kDeadlineExceeded,
-               options_.name + ": " + running_ + " has not ended within " +
-                   std::to_string(std::chrono::duration<double>(options_.timeout).count()) + " s: " +
-                   (missing.empty() ? "a member is stuck, or too slow" : "no sign of member " + missing)};
-    lock.unlock();
-    end(std::move(late));
-    lock.lock();
+    ended_ = Error{Code::kDeadlineExceeded,
+                   options_.name + ": " + running_ + " has not ended within " +
+                       std::to_string(std::chrono::duration<double>(options_.timeout).count()) + " s: " +
+                       (missing.empty() ? "a member is stuck, or too slow" : "no sign of member " + missing)};
   }
+  lock.unlock();
+  mesh_->abort();  // waits for Gloo's thread: so whoever ends the group leaves it to this one
 }
 
 void GlooCommunicator::end(Error why) {
@@ -190,7 +249,6 @@ void GlooCommunicator::end(Error why) {
     ended_ = std::move(why);
   }
   changed_.notify_all();
-  mesh_->abort();
 }
 
 void GlooCommunicator::abort(Error why) {
@@ -211,52 +269,39 @@ Result<std::unique_ptr<Communicator>> make_gloo_communicator(CommunicatorOptions
                                              std::to_string(options.size) +
                                              " members: ranks go from 0 on, and there are at most " +
                                              std::to_string(kMostMembers)};
+  if (!is_number(options.address))
+    return Error{Code::kInvalidArgument,
+                 options.name + ": '" + options.address +
+                     "' is no address in numbers: give one of this machine's that the other "
+                     "members can reach"};
+  options.timeout = std::min<Duration>(options.timeout, kLongest);
   const auto timeout = std::chrono::ceil<std::chrono::milliseconds>(options.timeout);
   if (timeout.count() <= 0 || options.max_waiting == 0)
     return Error{Code::kInvalidArgument, options.name + ": timeout and max_waiting must be above 0"};
   const auto due = Steady::now() + timeout;
   const auto left = [&] { return std::max<Duration>(due - Steady::now(), Duration::zero()); };
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool connected = false;
-  bool late = false;
-  std::thread watch;
-  const auto stop_watching = [&] {
-    {
-      const std::lock_guard lock(mutex);
-      connected = true;
-    }
-    changed.notify_all();
-    if (watch.joinable()) watch.join();
-  };
+  std::shared_ptr<GlooMesh> mesh;
+  FormingWatch watch(options, due);
   const auto failed = [&](const std::string& what) {
-    return late ? Error{Code::kDeadlineExceeded, options.name + ": not all members came within the timeout"}
-                : Error{Code::kUnavailable, options.name + ": its members do not come together: " + what};
+    if (std::optional<Error> given_up = watch.stop()) return *given_up;
+    return Error{Code::kUnavailable, options.name + ": its members do not come together: " + what};
   };
   try {
     const NoSigpipe no_sigpipe;
-    const auto mesh = std::make_shared<GlooMesh>(options.rank, options.size, options.address, timeout);
+    mesh = std::make_shared<GlooMesh>(options.rank, options.size, options.address, timeout);
     Result<std::vector<std::string>> all = exchange(mesh->addresses(), left());
     if (!all) return with_context(all.error(), options.name);
     if (all->size() != static_cast<std::size_t>(options.size))
       return Error{Code::kInternal, options.name + ": " + std::to_string(all->size()) + " addresses for " +
                                         std::to_string(options.size) + " members"};
-    watch = std::thread([&] {
-      std::unique_lock lock(mutex);
-      if (changed.wait_until(lock, due, [&] { return connected; })) return;
-      late = true;
-      lock.unlock();
-      mesh->abort();
-    });
+    watch.start(mesh);
     mesh->connect(*all);
-    stop_watching();
-    if (late) return failed("");
+    if (std::optional<Error> given_up = watch.stop()) return *given_up;
     return std::unique_ptr<Communicator>(std::make_unique<GlooCommunicator>(std::move(options), mesh));
   } catch (const std::bad_alloc&) {
-    stop_watching();
+    (void)watch.stop();
     return Error{Code::kResourceExhausted, options.name + ": no memory to form it"};
   } catch (const std::exception& error) {
-    stop_watching();
     return failed(text_of(error));
   }
 }

@@ -75,7 +75,10 @@ void GlooMesh::connect(const std::vector<std::string>& all) {
                           theirs.begin() + static_cast<std::ptrdiff_t>(at + bytes)));
   }
   if (size == 1) return;
-  any_member_ = createUnboundBuffer(&nothing_, sizeof nothing_);
+  {
+    const std::lock_guard lock(mutex_);  // somebody may give up meanwhile
+    any_member_ = createUnboundBuffer(&nothing_, sizeof nothing_);
+  }
   each_member_.resize(static_cast<std::size_t>(size));
   for (int i = 0; i < size; ++i) {
     if (i == rank) continue;
@@ -156,8 +159,8 @@ void GlooMesh::exchange(std::uint64_t slot, std::span<std::byte> from, std::span
 
 int GlooMesh::wait_for_loss() {
   try {
-    if (any_member_ != nullptr)
-      while (true) any_member_->waitRecv(kForever);
+    while (any_member_ != nullptr && any_member_->waitRecv(nullptr, kForever)) {
+    }
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): what it waits for
   }
   // Waiting for one that is well runs out, which ends the others too, in other words.
@@ -176,6 +179,7 @@ int GlooMesh::wait_for_loss() {
 // When a connection is closed Gloo ends what waits for it, but for a send that its own thread had just begun
 // to write. Therefore whatever waits in an Exchange is woken here.
 void GlooMesh::abort() noexcept {
+  const NoSigpipe quiet;
   // A wait that runs out ends all pairs of the context, with whatever waits for them: of the ways that Gloo
   // has to do that, the one that may be used from outside.
   for (int i = 0; i < size; ++i) {
@@ -194,6 +198,7 @@ void GlooMesh::abort() noexcept {
   }
   const std::lock_guard lock(mutex_);
   aborted_ = true;
+  if (any_member_ != nullptr) any_member_->abortWaitRecv();
   for (Block* block : waiting_) {
     block->abortWaitRecv();
     block->abortWaitSend();

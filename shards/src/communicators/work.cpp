@@ -1,5 +1,7 @@
 #include "communicators/work.hpp"
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace troupe::shards {
@@ -14,7 +16,7 @@ Result<void> Work::State::wait(std::optional<Duration> timeout) const {
   const auto there = [&] { return result_.has_value(); };
   if (!timeout) {
     ended_.wait(lock, there);
-  } else if (!ended_.wait_for(lock, *timeout, there)) {
+  } else if (!ended_.wait_for(lock, std::min<Duration>(*timeout, std::chrono::hours(24 * 365)), there)) {
     return Error{Code::kDeadlineExceeded, "the collective has not ended yet; it goes on"};
   }
   return *result_;

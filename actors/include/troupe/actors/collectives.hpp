@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,7 +41,7 @@ class Collectives {
     std::string address = {};
     bool check_calls = true;
   };
-  /// Waits until all members of the group have called it. kUnavailable at once if one of them dies or leaves;
+  /// Waits until all members of the group have called it. kUnavailable soon after one of them dies or leaves;
   /// kDeadlineExceeded names one who did not come; kInvalidArgument: this node is not among the members, a
   /// name comes twice, or others form the group of this name and round with other members.
   Result<std::shared_ptr<shards::Communicator>> form(const CollectiveGroup& group, const Options& options);
@@ -51,6 +53,10 @@ class Collectives {
   struct Shared;
   class AddressBook;
   explicit Collectives(Node& node);
+  /// The members' addresses, by rank.
+  Result<std::vector<std::string>> tell_addresses(const CollectiveGroup& group, const std::string& mine,
+                                                  Duration timeout, int rank,
+                                                  const std::function<std::optional<Error>()>& given_up);
 
   Node& node_;
   std::shared_ptr<Shared> shared_;

@@ -2,7 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -76,12 +78,12 @@ class Communicator {
   /// tensor = the root's.
   virtual Work broadcast(Tensor tensor, int root) = 0;
   /// out = the members' `in`, one after the other; out has size() times the elements of `in`, which may be
-  /// its own part of `out`.
+  /// its own part of `out`. Here and below `in` and `out` must not overlap otherwise: kInvalidArgument.
   virtual Work all_gather(Tensor in, Tensor out) = 0;
   /// The same with counts[r] elements from member r; all give the same counts.
   virtual Work all_gather(Tensor in, Tensor out, std::vector<std::int64_t> counts) = 0;
   /// out = the rank-th part of the members' `in` combined, all of which have size() times the elements of
-  /// `out`. The order of the sum is that of the ranks.
+  /// `out`, which may be this part. The order of the sum is that of the ranks.
   virtual Work reduce_scatter(Tensor in, Tensor out, ReduceOp op) = 0;
   /// in_counts[r] elements of `in` go to member r, and out_counts[r] come from it, each in the order of
   /// ranks.
@@ -117,6 +119,9 @@ struct CommunicatorOptions {
   /// without it members that do different things get wrong numbers, or end by a signal.
   bool check_calls = true;
   std::size_t max_waiting = 1024;  ///< collectives that may wait; past it kResourceExhausted
+  /// Asked now and then, by another thread, while the members connect: an error ends that, with this error.
+  /// Not asked if empty.
+  std::function<std::optional<Error>()> given_up = {};
 };
 
 /// How members that are not connected yet tell each other where they are: called once by each member, with
