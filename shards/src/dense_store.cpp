@@ -192,7 +192,7 @@ Result<std::uint64_t> DenseStore::evict(std::uint64_t /*most*/) {
 
 Result<std::uint64_t> DenseStore::open_cut() {
   if (cut_) return cut_error(spec_);
-  cut_.emplace();
+  cut_ = Cut{.next = 0, .kept = {}};
   return count_;
 }
 
