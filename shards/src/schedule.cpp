@@ -20,7 +20,8 @@ double factor(const ConstantRate&, std::uint64_t) {
   return 1;
 }
 double factor(const StepDecay& decay, std::uint64_t t) {
-  return std::pow(double{decay.factor}, static_cast<double>(t / decay.every));
+  const std::uint64_t times = t / decay.every;
+  return std::pow(double{decay.factor}, static_cast<double>(times));
 }
 double factor(const ExponentialDecay& decay, std::uint64_t t) {
   return std::pow(double{decay.factor}, static_cast<double>(t));

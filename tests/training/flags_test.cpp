@@ -164,11 +164,12 @@ TEST_CASE("a flag for each mode of consistency, which tables then have") {
       {"k-of-n:2", shards::KOfN{2, shards::LatePushes::kDrop}},
       {"k-of-n:2,drop", shards::KOfN{2, shards::LatePushes::kDrop}},
       {"k-of-n:3,scale", shards::KOfN{3, shards::LatePushes::kScale}}};
-  for (const auto& [text, mode] : modes) {
+  for (const auto& each : modes) {
+    const std::string& text = each.first;
     CAPTURE(text);
     const auto words = flag_words_from_json(to_json(parsed({"--consistency", text})));
     REQUIRE(words);
-    CHECK(spec_with(*words).consistency == mode);
+    CHECK(spec_with(*words).consistency == each.second);
   }
   CHECK(spec_with({}).consistency == shards::Consistency(shards::Asynchronous{}));
   CHECK(spec_with({{"--staleness", {"3"}}}).consistency == shards::Consistency(shards::BoundedStaleness{3}));
@@ -187,7 +188,9 @@ TEST_CASE(
       {"inverse-sqrt:40", shards::InverseSquareRoot{40}},
       {"polynomial:50,2", shards::PolynomialDecay{50, 2, 0}},
       {"polynomial:50,2,0.25", shards::PolynomialDecay{50, 2, 0.25F}}};
-  for (const auto& [text, decay] : decays) {
+  for (const auto& each : decays) {
+    const std::string& text = each.first;
+    const shards::Decay& decay = each.second;
     CAPTURE(text);
     CHECK(spec_with({{"--schedule", {text}}}).schedule == shards::Schedule{0, 0, decay});
     CHECK(spec_with({{"--schedule", {text}}, {"--warm-up", {"20"}}}).schedule ==
@@ -242,8 +245,9 @@ TEST_CASE("flags of steps that cannot be are refused by their names, in one line
       {"--clip-norm", {"-0.5"}},
       {"--step-scaling", {"", "some"}},
       {"--delay-compensation", {"", "x", "-1", "1e9", "1,0", "1,100000", "1,2,3"}}};
-  for (const auto& [flag, words] : bad) {
-    for (const std::string& word : words) {
+  for (const auto& each : bad) {
+    const std::string& flag = each.first;
+    for (const std::string& word : each.second) {
       CAPTURE(flag);
       CAPTURE(word);
       const Applied applied(FlagWords{{flag, {word}}});

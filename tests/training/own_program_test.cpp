@@ -90,11 +90,12 @@ TEST_CASE("the guide's program learns in each mode, with schedules and limits th
       {{"--consistency", "k-of-n:2,scale", "--clip-value", "100"}, "2 of n, late ones scaled"},
       {{"--consistency", "bounded:2", "--delay-compensation", "0.001"}, "bounded, 2"},
       {{"--step-scaling", "inverse-staleness", "--clip-row-norm", "500"}, "asynchronous"}};
-  for (const auto& [flags, mode] : runs) {
+  for (const auto& each : runs) {
+    const std::string& mode = each.second;
     CAPTURE(mode);
     const Run folder;
     auto line = folder.train({"--epochs", "20"});
-    line.insert(line.end(), flags.begin(), flags.end());
+    line.insert(line.end(), each.first.begin(), each.first.end());
     const Finished done = run(line);
     CHECK(done.err == "");
     REQUIRE(done.code == 0);
