@@ -25,8 +25,8 @@ struct Resume {
   bool allow_added = false;  ///< the data may be more than that of the checkpoint
 };
 
-/// After so long a silence a process of the job is taken for dead. A process that is killed is noticed at once
-/// all the same; one whose disk does not answer is not silent.
+/// After so long a silence a process of the job is taken for dead. A process that is killed is noticed at
+/// once all the same; one whose disk does not answer is not silent.
 inline constexpr Duration kJobSilenceLimit{std::chrono::seconds(30)};
 
 /// How long servers and workers that are asked to end wait for the chief to end the job in good order.
