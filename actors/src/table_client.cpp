@@ -96,6 +96,7 @@ void TableClient::Core::raise_clock(std::uint64_t to) {
 void TableClient::Core::clip(std::vector<Gradients>& parts) const {
   if (spec.clipping.push_norm <= 0) return;
   std::vector<std::span<float>> values;
+  values.reserve(parts.size());
   for (Gradients& part : parts) values.push_back(part.values.as<float>());
   shards::clip_push(spec.clipping, spec.dim, values);
 }

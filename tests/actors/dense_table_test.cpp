@@ -228,7 +228,7 @@ TEST_CASE_TEMPLATE("ranges and tensors that cannot be are refused by name, and n
     return Tensor::of<std::uint64_t>(numbers).reshape({static_cast<std::int64_t>(numbers.size() / 2), 2});
   };
   const auto ones = [](std::int64_t count) {
-    const Tensor gradients = Tensor::empty(DType::kFloat32, {count, 6});
+    Tensor gradients = Tensor::empty(DType::kFloat32, {count, 6});
     std::fill_n(gradients.as<float>().data(), gradients.elements(), 1.0F);
     return gradients;
   };
@@ -447,8 +447,9 @@ TEST_CASE("rows of a shard in several places are pushed in one call, and so exac
   const Tensor gradients = slices_of(spec, 64);
   std::vector<float> expected(192);
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    gradients.as<float>()[i] = static_cast<float>(i / 3);
-    expected[i] = -0.25F - 0.25F * static_cast<float>(i / 3);
+    const std::size_t row = i / 3;
+    gradients.as<float>()[i] = static_cast<float>(row);
+    expected[i] = -0.25F - 0.25F * static_cast<float>(row);
   }
   const PushIdentity identity{50, 1};
   for (int repeat = 0; repeat < 2; ++repeat) {
