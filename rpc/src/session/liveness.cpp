@@ -5,6 +5,8 @@
 #include <cassert>
 #include <utility>
 
+#include <troupe/runtime/host_port.hpp>
+
 #include "calls/answers.hpp"
 #include "endpoint/core.hpp"
 #include "wire/capnp_support.hpp"
@@ -100,8 +102,14 @@ std::optional<Error> Liveness::judge(const Session& session, TimePoint now) cons
   const EndpointOptions& options = endpoint_.options_;
   if (!session.ready()) {
     if (now - session.begun <= patience(options.handshake_timeout)) return std::nullopt;
+    // The dialling says the same, in its own words, if its time is over first.
+    const Result<HostPort> at = parse_host_port(session.peer().address);
+    const std::string hint =
+        session.state() == Session::State::kDialling && at
+            ? ": is the machine up, and does a firewall let port " + std::to_string(at->port) + " through?"
+            : std::string();
     return Error{Code::kUnavailable, "no meeting with " + session.peer().address + " within " +
-                                         milliseconds(options.handshake_timeout)};
+                                         milliseconds(options.handshake_timeout) + hint};
   }
   const Duration silence = now - session.life.silent_since();
   if (silence < patience(options.silence_limit)) return std::nullopt;
