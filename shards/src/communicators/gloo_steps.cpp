@@ -14,9 +14,9 @@ constexpr std::size_t kShort = 8192;  // bytes
 
 /// A part travels in segments, so that one is combined while the next is on its way.
 std::size_t segment(const Part& part) {
-  constexpr std::size_t kShortest = std::size_t{64} << 10;
+  constexpr std::size_t kShortest = std::size_t{256} << 10;  // each costs wake-ups on both sides
   constexpr std::size_t kLongest = std::size_t{1} << 20;
-  return std::clamp(part.bytes / 8 / 64 * 64, kShortest, kLongest);
+  return std::clamp(part.bytes / 4 / 64 * 64, kShortest, kLongest);
 }
 
 std::span<std::byte> bytes_of(const Tensor& tensor) {
@@ -142,7 +142,7 @@ Result<void> GlooCommunicator::run_reduce(const Tensor& tensor, Combine combine,
 }
 
 Result<void> GlooCommunicator::run_broadcast(const Tensor& tensor, int root) {
-  const bool is_short = tensor.bytes() <= kShort;
+  const bool is_short = tensor.bytes() <= kShort || size() == 2;
   std::vector<Part> parts = shared_out(tensor, size());
   if (is_short)
     for (Part& part : parts) part = {part.member, 0, tensor.bytes()};
