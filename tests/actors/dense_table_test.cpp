@@ -52,13 +52,6 @@ std::vector<std::uint64_t> range(std::uint64_t begin, std::uint64_t end) {
   return keys;
 }
 
-TableStats stats_of(Node& node, const std::string& server) {
-  const auto stats = node.rpc_sync<std::vector<TableStats>>(server, "stats");
-  REQUIRE_MESSAGE(stats.ok(), text_of(stats));
-  REQUIRE(stats->size() == 1);
-  return (*stats)[0];
-}
-
 /// A server that looks at what is asked, and answers zeros.
 struct Onlooker {
   std::vector<std::string> asked;

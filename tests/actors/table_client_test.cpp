@@ -22,13 +22,6 @@ std::vector<std::uint64_t> range(std::uint64_t count) {
   return keys;
 }
 
-TableStats stats_of(Node& node, const std::string& server) {
-  const auto stats = node.rpc_sync<std::vector<TableStats>>(server, "stats");
-  REQUIRE_MESSAGE(stats.ok(), text_of(stats));
-  REQUIRE(stats->size() == 1);
-  return (*stats)[0];
-}
-
 bool all_are(const std::vector<float>& rows, float value) {
   return std::all_of(rows.begin(), rows.end(), [value](float each) { return each == value; });
 }

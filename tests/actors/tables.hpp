@@ -36,6 +36,14 @@ inline std::unique_ptr<TableClient> open_table(Node& node, const shards::TableSp
   return std::move(*client);
 }
 
+/// Of a server with one table.
+inline TableStats stats_of(Node& node, const std::string& server) {
+  const auto stats = node.rpc_sync<std::vector<TableStats>>(server, "stats");
+  REQUIRE_MESSAGE(stats.ok(), text_of(stats));
+  REQUIRE(stats->size() == 1);
+  return (*stats)[0];
+}
+
 /// SGD with a rate of 1/4 on whole numbers: every sum and step is exact in float32, in any order.
 inline shards::TableSpec exact_spec(shards::TableKind kind) {
   shards::TableSpec spec;

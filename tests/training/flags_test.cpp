@@ -266,6 +266,7 @@ TEST_CASE("flags of steps that cannot be are refused by their names, in one line
   refused({{"--consistency", {"sync"}}, {"--staleness", {"1"}}}, "--staleness");
   refused({{"--consistency", {"sync"}}, {"--delay-compensation", {"1"}}}, "--delay-compensation");
   refused({{"--consistency", {"k-of-n:2"}}, {"--step-scaling", {"inverse-staleness"}}}, "--step-scaling");
+  refused({{"--consistency", {"k-of-n:4"}}}, "3 workers");
 }
 
 TEST_CASE("the hint of how to resume is a command that a shell reads right") {

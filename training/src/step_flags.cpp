@@ -5,6 +5,7 @@
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace troupe::training {
@@ -231,7 +232,13 @@ void add_step_flags(CLI::App& app, JobSettings& s) {
 }
 
 Result<void> check_step_flags(const JobSettings& settings) {
-  if (!shards::in_rounds(own_consistency(settings))) return {};
+  const shards::Consistency mode = own_consistency(settings);
+  const auto* some = std::get_if<shards::KOfN>(&mode);
+  if (some != nullptr && some->k > settings.workers)
+    return Error{Code::kInvalidArgument, "--consistency: k-of-n:" + std::to_string(some->k) +
+                                             " waits for more than the " + std::to_string(settings.workers) +
+                                             " workers: give a smaller K, or more --workers"};
+  if (!shards::in_rounds(mode)) return {};
   const auto refuse = [](const char* flag) {
     return Error{Code::kInvalidArgument, std::string(flag) +
                                              " is for pushes that come late: with --consistency "
