@@ -26,7 +26,7 @@ struct Trainer {
   std::atomic<bool> in_turn{false}, saw_cancelled{false}, told{false};
   std::atomic<Duration> left{Duration::max()};  // as the method saw it at its end
   std::atomic<int> inside{0}, most_inside{0}, done{0};
-  std::vector<int> order;
+  std::vector<std::int64_t> order;
 
   void enter() {
     const int now = ++inside;
@@ -43,7 +43,7 @@ struct Trainer {
               self.in_turn = self.node.loop().in_turn();
               self.begun.set();
               self.may_end.wait_for(kPatience);
-              self.order.push_back(static_cast<int>(step));
+              self.order.push_back(step);
               --self.inside;
               ++self.done;
               return step + 1;
@@ -63,9 +63,10 @@ struct Trainer {
         .add("note",
              [](Trainer& self, std::int64_t step) {
                self.enter();
-               self.order.push_back(static_cast<int>(step));
+               self.order.push_back(step);
                --self.inside;
              })
+        .add("order", [](Trainer& self) { return self.order; })
         .add(
             "until_cancelled",
             [](Trainer& self, const rpc::CallContext& context) {
@@ -171,7 +172,8 @@ TEST_CASE("pool: a long method leaves its node's loop free, and its actor's othe
     state->may_end.set();
     for (auto& each : trained) CHECK(each.get().ok());
     for (auto& each : noted) CHECK(each.get().ok());
-    CHECK(state->order == std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
+    CHECK(caller->rpc_sync<std::vector<std::int64_t>>(name, "order").value() ==
+          std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
     CHECK(state->most_inside == 1);
   }
 }

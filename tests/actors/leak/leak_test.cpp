@@ -160,9 +160,9 @@ void many_lives(const std::string& transports) {
   MESSAGE("most in the first " << stretch << ": " << text_of(early));
   MESSAGE("most in the last " << stretch << ": " << text_of(late));
   CHECK(late.descriptors <= early.descriptors + 8);
-  CHECK(late.mappings <= early.mappings + 16);
   CHECK(late.shm_segments <= early.shm_segments + 8);
-#ifndef TROUPE_SANITIZER
+#ifndef TROUPE_SANITIZER  // which keeps what has been freed for a while
+  CHECK(late.mappings <= early.mappings + 16);
   constexpr std::size_t kMiB = std::size_t{1} << 20;
   CHECK(late.heap_bytes <= early.heap_bytes + kMiB);
   CHECK(late.resident_bytes <= early.resident_bytes + 16 * kMiB);
