@@ -1,4 +1,5 @@
-"""check_tidy.py BUILD_FOLDER JOBS: clang-tidy over every source of ours in the build's compile commands.
+"""check_tidy.py BUILD_FOLDER JOBS product|tests: clang-tidy over every source of ours in the build's compile
+commands that lies outside of tests/, or in it.
 
 A source that passed is not looked at again until it, a header of ours that it includes (as ninja recorded
 them), its command, .clang-tidy or clang-tidy changes. Prints the complaints; exit code 1 if there are any.
@@ -17,13 +18,15 @@ ROOT = pathlib.Path.cwd().resolve()
 GCC_ONLY = ("-W", "-mmemset-strategy=", "-mmemcpy-strategy=")  # clang takes an option that it does not know for an error
 
 
-def own_sources(build):
+def own_sources(build, of_tests):
     """Source -> its command, without the compiler launcher, which clang-tidy would take for the compiler."""
     sources = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         source = pathlib.Path(entry["directory"], entry["file"]).resolve()
         generated = build.resolve() in source.parents
         if generated or ROOT not in source.parents or source.suffix != ".cpp":
+            continue
+        if (ROOT / "tests" in source.parents) != of_tests:
             continue
         words = shlex.split(entry["command"])
         if pathlib.Path(words[0]).name == "ccache":
@@ -75,11 +78,11 @@ def tidy(source, database):
 
 
 def main():
-    build, jobs = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-    database = build / "tidy"
+    build, jobs, part = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    database = build / "tidy" / part
     stamps = database / "passed"
     stamps.mkdir(parents=True, exist_ok=True)
-    sources = own_sources(build)
+    sources = own_sources(build, part == "tests")
     (database / "compile_commands.json").write_text(json.dumps(list(sources.values())))
     fingerprints = Fingerprints(build)
     wanted = {source: fingerprints.of(source, command) for source, command in sources.items()}
