@@ -246,7 +246,9 @@ Result<std::shared_ptr<shards::Communicator>> Collectives::form(const Collective
     return tell_addresses(group, mine, timeout, own_rank, [&] { return shared_->given_up(*entry); });
   };
   Result<std::unique_ptr<shards::Communicator>> made =
-      shards::make_gloo_communicator(std::move(own), exchange);
+      options.gpu
+          ? shards::make_nccl_communicator(std::move(own), {*options.gpu, options.nccl_library}, exchange)
+          : shards::make_gloo_communicator(std::move(own), exchange);
   if (!made) {
     // Who comes later must not find sockets that are closed.
     if (offered) (void)node_.rpc_sync<void>(actor_of(node_.name()), "withdraw", group.name, group.round);

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include <troupe/actors/collectives.hpp>
+#include <troupe/runtime/gpu_memory.hpp>
 
 #include "cluster.hpp"
+#include "shards/nccl/host_driver.hpp"
 
 using namespace troupe;
 using namespace troupe::test;
@@ -25,13 +27,17 @@ struct Members {
   }
   ~Members() { parts.clear(); }
   /// All of `group`'s members call form() at once.
-  std::map<std::string, Formed> form(const CollectiveGroup& group) {
+  std::map<std::string, Formed> form(const CollectiveGroup& group,
+                                     const std::map<std::string, Collectives::Options>& options = {}) {
     std::map<std::string, Formed> formed;
     std::mutex mutex;
     std::vector<std::thread> threads;
     for (const std::string& name : group.members) {
       threads.emplace_back([&, name] {
-        Formed mine = parts.at(name)->form(group, {.timeout = kPatience});
+        Collectives::Options own;
+        if (const auto given = options.find(name); given != options.end()) own = given->second;
+        own.timeout = kPatience;
+        Formed mine = parts.at(name)->form(group, own);
         const std::lock_guard lock(mutex);
         formed.emplace(name, std::move(mine));
       });
@@ -139,4 +145,49 @@ TEST_CASE("collectives: groups that do not agree, or do not come together, are t
   CHECK(code_of(forged) == Code::kPermissionDenied);
   auto formed = members.form({"ring", members.names, 1});
   sums_ranks(formed);
+}
+
+TEST_CASE("collectives: with a GPU each, nodes form their group by NCCL, and a member that leaves ends it") {
+  Members members({"alice", "bob", "carol"});
+  std::map<std::string, Gpu> gpus;
+  std::map<std::string, Collectives::Options> options;
+  for (const std::string& name : members.names) {
+    const int ordinal = static_cast<int>(gpus.size());
+    gpus.emplace(name, Gpu(std::make_unique<HostDriver>(ordinal)));
+    options[name] = {.gpu = gpus.at(name), .nccl_library = TROUPE_TEST_NCCL};
+  }
+  const auto sum = [&](std::map<std::string, Formed>& formed) {
+    std::vector<std::pair<Tensor, shards::Work>> works;
+    std::vector<Stream> streams;
+    for (auto& [name, group] : formed) {
+      REQUIRE_MESSAGE(group.ok(), text_of(group));
+      streams.push_back(gpus.at(name).make_stream().value());
+      GpuPool pool(gpus.at(name));
+      const Tensor tensor = pool.empty(DType::kInt64, Shape{1}, streams.back()).value();
+      *reinterpret_cast<std::int64_t*>(tensor.data()) = (*group)->rank() + 1;
+      works.emplace_back(tensor, (*group)->all_reduce(tensor, shards::ReduceOp::kSum));
+      CHECK(code_of((*group)->all_reduce(Tensor::of<float>({1}), shards::ReduceOp::kSum).wait()) ==
+            Code::kInvalidArgument);
+    }
+    const auto n = static_cast<std::int64_t>(formed.size());
+    for (const auto& [tensor, work] : works) {
+      const Result<void> ended = work.wait();
+      CHECK_MESSAGE(ended.ok(), text_of(ended));
+      CHECK(*reinterpret_cast<const std::int64_t*>(tensor.data()) == n * (n + 1) / 2);
+    }
+  };
+  auto formed = members.form({"ring", members.names}, options);
+  sum(formed);
+  members.parts.erase("carol");
+  members.cluster.end("carol");
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while ((*formed.at("alice"))->state() && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::yield();
+  CHECK(code_of((*formed.at("alice"))->barrier().wait()) == Code::kUnavailable);
+  auto again = members.form({"ring", {"alice", "bob"}, 1}, options);
+  sum(again);
+  // One of them without NCCL: all are told.
+  options["bob"].nccl_library = "libnccl-that-is-not-there.so.2";
+  auto none = members.form({"ring", {"alice", "bob"}, 2}, options);
+  for (const auto& [name, group] : none) CHECK(code_of(group) == Code::kUnavailable);
 }

@@ -112,7 +112,7 @@ double reduced(ReduceOp op, int members, std::int64_t i) {
   return op == ReduceOp::kMean ? result / members : result;
 }
 
-void collectives_give_what_a_plain_loop_gives(const MakeCommunicator& make) {
+void collectives_give_what_a_plain_loop_gives(const CommunicatorKind& kind) {
   struct Case {
     DType dtype;
     ReduceOp op;
@@ -128,53 +128,58 @@ void collectives_give_what_a_plain_loop_gives(const MakeCommunicator& make) {
                                    {DType::kInt8, ReduceOp::kSum},     {DType::kUInt16, ReduceOp::kProduct},
                                    {DType::kUInt32, ReduceOp::kSum}};
   for (const int members : {1, 2, 3, 4, 5}) {
+    if (members > kind.most_members) continue;
     CAPTURE(members);
-    all_well(with_members(make, members, [&](Communicator& group) -> std::string {
+    all_well(with_members(kind, members, [&](Communicator& group) -> std::string {
+      const Side side(kind, group.rank());
       const int me = group.rank();
       for (const Case& each : cases) {
+        if (!kind.reduces(each.dtype, each.op)) continue;
         if (each.op == ReduceOp::kMean && (members == 3 || members == 5)) continue;
         for (const std::int64_t n : kSizes) {
           if (n > 1000 && each.dtype != DType::kFloat32 && each.dtype != DType::kFloat16) continue;
           if (n > kInSegments && (each.dtype != DType::kFloat32 || each.op != ReduceOp::kSum || members > 3))
             continue;
           const auto expected = [&](std::int64_t i) { return reduced(each.op, members, i); };
-          const Tensor all = filled(each.dtype, n, me);
+          const Tensor all = side.filled(each.dtype, n, me);
           if (auto e = failed(group.all_reduce(all, each.op).wait()); !e.empty()) return e;
-          if (auto d = differences(all, expected); !d.empty()) return "all_reduce: " + d;
+          if (auto d = side.differences(all, expected); !d.empty()) return "all_reduce: " + d;
 
           const int root = static_cast<int>(n) % members;
-          const Tensor one = filled(each.dtype, n, me);
+          const Tensor one = side.filled(each.dtype, n, me);
           if (auto e = failed(group.reduce(one, each.op, root).wait()); !e.empty()) return e;
           const auto kept = [&](std::int64_t i) { return value_at(me, i); };
-          if (auto d = me == root ? differences(one, expected) : differences(one, kept); !d.empty())
+          if (auto d = me == root ? side.differences(one, expected) : side.differences(one, kept); !d.empty())
             return "reduce: " + d;
 
-          const Tensor whole = filled(each.dtype, n * members, me);
-          const Tensor part = Tensor::zeros(each.dtype, Shape{n});
+          const Tensor whole = side.filled(each.dtype, n * members, me);
+          const Tensor part = side.zeros(each.dtype, n);
           if (auto e = failed(group.reduce_scatter(whole, part, each.op).wait()); !e.empty()) return e;
-          if (auto d = differences(part, [&](std::int64_t i) { return expected(me * n + i); }); !d.empty())
+          if (auto d = side.differences(part, [&](std::int64_t i) { return expected(me * n + i); });
+              !d.empty())
             return "reduce_scatter: " + d;
         }
       }
       for (const std::int64_t n : kSizes) {
         if (n > kInSegments && members > 3) continue;
         const int root = (static_cast<int>(n) + 1) % members;
-        const Tensor told = filled(DType::kInt16, n, me);
+        const Tensor told = side.filled(DType::kInt16, n, me);
         if (auto e = failed(group.broadcast(told, root).wait()); !e.empty()) return e;
-        if (auto d = differences(told, [&](std::int64_t i) { return value_at(root, i); }); !d.empty())
+        if (auto d = side.differences(told, [&](std::int64_t i) { return value_at(root, i); }); !d.empty())
           return "broadcast: " + d;
 
-        const Tensor all = Tensor::zeros(DType::kFloat64, Shape{n * members});
-        if (auto e = failed(group.all_gather(filled(DType::kFloat64, n, me), all).wait()); !e.empty())
+        const Tensor all = side.zeros(DType::kFloat64, n * members);
+        if (auto e = failed(group.all_gather(side.filled(DType::kFloat64, n, me), all).wait()); !e.empty())
           return e;
         const auto expected = [&](std::int64_t i) { return value_at(static_cast<int>(i / n), i % n); };
-        if (auto d = differences(all, expected); !d.empty()) return "all_gather: " + d;
+        if (auto d = side.differences(all, expected); !d.empty()) return "all_gather: " + d;
         // In place.
-        const Tensor same = Tensor::zeros(DType::kFloat64, Shape{n * members});
+        const Tensor begun = Tensor::zeros(DType::kFloat64, Shape{n * members});
+        for (std::int64_t i = 0; i < n; ++i) set_element(begun, me * n + i, value_at(me, i));
+        const Tensor same = side.place(begun);
         const Tensor mine = same.rows(me * n, (me + 1) * n);
-        for (std::int64_t i = 0; i < n; ++i) set_element(mine, i, value_at(me, i));
         if (auto e = failed(group.all_gather(mine, same).wait()); !e.empty()) return e;
-        if (auto d = differences(same, expected); !d.empty()) return "all_gather in place: " + d;
+        if (auto d = side.differences(same, expected); !d.empty()) return "all_gather in place: " + d;
         if (auto e = failed(group.barrier().wait()); !e.empty()) return e;
       }
       return "";
@@ -182,22 +187,25 @@ void collectives_give_what_a_plain_loop_gives(const MakeCommunicator& make) {
   }
 }
 
-void unequal_parts_find_their_places(const MakeCommunicator& make) {
+void unequal_parts_find_their_places(const CommunicatorKind& kind) {
   for (const int members : {1, 2, 3, 4}) {
+    if (members > kind.most_members) continue;
     CAPTURE(members);
-    all_well(with_members(make, members, [&](Communicator& group) -> std::string {
+    all_well(with_members(kind, members, [&](Communicator& group) -> std::string {
+      const Side side(kind, group.rank());
       const int me = group.rank();
       // Member r has r * 1000 elements: the first has none.
       std::vector<std::int64_t> counts;
       std::int64_t sum = 0;
       for (int r = 0; r < members; ++r) counts.push_back(r * 1000), sum += r * 1000;
-      const Tensor all = Tensor::zeros(DType::kFloat32, Shape{sum});
-      if (auto e = failed(group.all_gather(filled(DType::kFloat32, me * 1000, me), all, counts).wait());
+      const Tensor all = side.zeros(DType::kFloat32, sum);
+      if (auto e = failed(group.all_gather(side.filled(DType::kFloat32, me * 1000, me), all, counts).wait());
           !e.empty())
         return e;
       std::int64_t at = 0;
       for (int r = 0; r < members; at += r * 1000, ++r)
-        if (auto d = differences(all.rows(at, at + r * 1000), [&](std::int64_t i) { return value_at(r, i); });
+        if (auto d =
+                side.differences(all.rows(at, at + r * 1000), [&](std::int64_t i) { return value_at(r, i); });
             !d.empty())
           return "all_gather: " + d;
 
@@ -211,15 +219,16 @@ void unequal_parts_find_their_places(const MakeCommunicator& make) {
         sends.push_back(count(me, r)), sent += sends.back();
         takes.push_back(count(r, me)), taken += takes.back();
       }
-      const Tensor in = filled(DType::kInt32, sent, me);
-      const Tensor out = Tensor::zeros(DType::kInt32, Shape{taken});
+      const Tensor in = side.filled(DType::kInt32, sent, me);
+      const Tensor out = side.zeros(DType::kInt32, taken);
       if (auto e = failed(group.all_to_all(in, sends, out, takes).wait()); !e.empty()) return e;
       at = 0;
       for (int r = 0; r < members; at += takes[static_cast<std::size_t>(r)], ++r) {
         std::int64_t begin = 0;
         for (int s = 0; s < me; ++s) begin += count(r, s);
         const Tensor part = out.rows(at, at + takes[static_cast<std::size_t>(r)]);
-        if (auto d = differences(part, [&](std::int64_t i) { return value_at(r, begin + i); }); !d.empty())
+        if (auto d = side.differences(part, [&](std::int64_t i) { return value_at(r, begin + i); });
+            !d.empty())
           return "all_to_all: " + d;
       }
       return "";
@@ -227,41 +236,48 @@ void unequal_parts_find_their_places(const MakeCommunicator& make) {
   }
 }
 
-void transfers_meet_by_tag_and_cross(const MakeCommunicator& make) {
+void transfers_meet_by_tag_and_cross(const CommunicatorKind& kind) {
   constexpr std::int64_t kLarge = 3'000'000;  // more than the sockets hold
-  all_well(with_members(make, 3, [&](Communicator& group) -> std::string {
+  if (!enough_for(kind, 3)) return;
+  all_well(with_members(kind, 3, [&](Communicator& group) -> std::string {
+    const Side side(kind, group.rank());
     const int me = group.rank();
     const int next = (me + 1) % 3;
     const int before = (me + 2) % 3;
-    const Tensor from_before = Tensor::zeros(DType::kFloat32, Shape{kLarge});
-    const Tensor from_next = Tensor::zeros(DType::kUInt8, Shape{5});
+    const Tensor from_before = side.zeros(DType::kFloat32, kLarge);
+    const Tensor from_next = side.zeros(DType::kUInt8, 5);
     using Kind = Transfer::Kind;
-    const Work crossed = group.transfer({{Kind::kSend, filled(DType::kFloat32, kLarge, me), next, 1},
-                                         {Kind::kSend, filled(DType::kUInt8, 5, me), before, 2},
+    const Work crossed = group.transfer({{Kind::kSend, side.filled(DType::kFloat32, kLarge, me), next, 1},
+                                         {Kind::kSend, side.filled(DType::kUInt8, 5, me), before, 2},
                                          {Kind::kReceive, from_before, before, 1},
                                          {Kind::kReceive, from_next, next, 2}});
     if (auto e = failed(crossed.wait()); !e.empty()) return e;
-    if (auto d = differences(from_before, [&](std::int64_t i) { return value_at(before, i); }); !d.empty())
+    if (auto d = side.differences(from_before, [&](std::int64_t i) { return value_at(before, i); });
+        !d.empty())
       return d;
-    if (auto d = differences(from_next, [&](std::int64_t i) { return value_at(next, i); }); !d.empty())
+    if (auto d = side.differences(from_next, [&](std::int64_t i) { return value_at(next, i); }); !d.empty())
       return d;
     // Two of them alone; the third does nothing meanwhile.
-    const Tensor one = filled(DType::kInt64, 1, 0);
-    const Tensor taken = Tensor::zeros(DType::kInt64, Shape{1});
+    const Tensor one = side.filled(DType::kInt64, 1, 0);
+    const Tensor taken = side.zeros(DType::kInt64, 1);
     if (me == 0 && !group.send(one, 2).wait()) return "send";
-    if (me == 2 && (!group.receive(taken, 0).wait() || element(taken, 0) != value_at(0, 0))) return "receive";
+    if (me == 2 && (!group.receive(taken, 0).wait() || side.element(taken, 0) != value_at(0, 0)))
+      return "receive";
     return failed(group.barrier().wait());
   }));
 }
 
-void works_may_be_many_and_are_told_in_order(const MakeCommunicator& make) {
+void works_may_be_many_and_are_told_in_order(const CommunicatorKind& kind) {
   constexpr int kMany = 300;
-  all_well(with_members(make, 3, [&](Communicator& group) -> std::string {
+  if (!enough_for(kind, 2)) return;
+  const int members = std::min(3, kind.most_members);
+  all_well(with_members(kind, members, [&](Communicator& group) -> std::string {
+    const Side side(kind, group.rank());
     std::vector<Tensor> tensors;
     std::vector<Work> works;
     std::vector<int> order;  // with the group's thread until the last has ended
     for (int i = 0; i < kMany; ++i) {
-      tensors.push_back(filled(DType::kInt32, i, group.rank()));
+      tensors.push_back(side.filled(DType::kInt32, i, group.rank()));
       works.push_back(group.all_reduce(tensors.back(), ReduceOp::kSum));
       works.back().then([&order, i](const Result<void>& ended) {
         if (ended) order.push_back(i);
@@ -272,8 +288,8 @@ void works_may_be_many_and_are_told_in_order(const MakeCommunicator& make) {
     if (order.size() != kMany || !std::is_sorted(order.begin(), order.end())) return "not in order";
     for (int i = 0; i < kMany; ++i) {
       if (!works[static_cast<std::size_t>(i)].done()) return "not done";
-      const auto expected = [&](std::int64_t k) { return reduced(ReduceOp::kSum, 3, k); };
-      if (auto d = differences(tensors[static_cast<std::size_t>(i)], expected); !d.empty()) return d;
+      const auto expected = [&](std::int64_t k) { return reduced(ReduceOp::kSum, members, k); };
+      if (auto d = side.differences(tensors[static_cast<std::size_t>(i)], expected); !d.empty()) return d;
     }
     bool at_once = false;
     last.then([&](const Result<void>& ended) { at_once = ended.ok(); });
@@ -283,11 +299,12 @@ void works_may_be_many_and_are_told_in_order(const MakeCommunicator& make) {
   few.max_waiting = 2;
   few.timeout = std::chrono::seconds(20);
   all_well(with_members(
-               make, 2,
+               kind, 2,
                [&](Communicator& group) -> std::string {
+                 const Side side(kind, group.rank());
                  if (group.rank() == 1) return failed(group.barrier().wait());
                  std::vector<Work> works;
-                 const Tensor taken = Tensor::zeros(DType::kFloat32, Shape{1});
+                 const Tensor taken = side.zeros(DType::kFloat32, 1);
                  std::vector<Tensor> kept;
                  // The first may run already; of the others two wait.
                  bool refused = false;
@@ -306,8 +323,10 @@ void works_may_be_many_and_are_told_in_order(const MakeCommunicator& make) {
                : std::vector<std::string>{"the first was not refused"});
 }
 
-void parts_of_a_group_are_groups(const MakeCommunicator& make) {
-  all_well(with_members(make, 5, [&](Communicator& group) -> std::string {
+void parts_of_a_group_are_groups(const CommunicatorKind& kind) {
+  if (!enough_for(kind, 5)) return;
+  all_well(with_members(kind, 5, [&](Communicator& group) -> std::string {
+    const Side side(kind, group.rank());
     const int me = group.rank();
     // 0, 2, 4 in descending order; 3 alone; 1 in none.
     const int color = me == 1 ? -1 : me == 3 ? 7 : 0;
@@ -317,18 +336,20 @@ void parts_of_a_group_are_groups(const MakeCommunicator& make) {
     Communicator& small = **part;
     if (small.size() != (me == 3 ? 1 : 3) || small.rank() != (me == 3 ? 0 : (4 - me) / 2))
       return "rank or size";
-    const Tensor sum = Tensor::of<std::int64_t>({me});
+    const Tensor sum = side.place(Tensor::of<std::int64_t>({me}));
     if (auto e = failed(small.all_reduce(sum, ReduceOp::kSum).wait()); !e.empty()) return e;
-    if (element(sum, 0) != (me == 3 ? 3 : 6)) return "sum";
+    if (side.element(sum, 0) != (me == 3 ? 3 : 6)) return "sum";
     return failed(group.barrier().wait());
   }));
 }
 
-void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const MakeCommunicator& make) {
-  all_well(with_members(make, 2, [&](Communicator& group) -> std::string {
-    const Tensor four = filled(DType::kFloat32, 4, 0);
-    const Tensor whole = filled(DType::kInt32, 4, 0);
-    const Tensor flags = Tensor::zeros(DType::kBool, Shape{4});
+void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const CommunicatorKind& kind) {
+  if (!enough_for(kind, 2)) return;
+  all_well(with_members(kind, 2, [&](Communicator& group) -> std::string {
+    const Side side(kind, group.rank());
+    const Tensor four = side.filled(DType::kFloat32, 4, 0);
+    const Tensor whole = side.filled(DType::kInt32, 4, 0);
+    const Tensor flags = side.zeros(DType::kBool, 4);
     const Tensor strided(DType::kFloat32, Shape{2}, Shape{2}, four.buffer(), 0);
     using Kind = Transfer::Kind;
     const std::vector<Work> refused = {
@@ -338,10 +359,10 @@ void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const MakeCommunic
         group.reduce(four, ReduceOp::kSum, 2),
         group.broadcast(four, -1),
         group.all_gather(four, four),
-        group.all_gather(four, filled(DType::kInt32, 8, 0)),
-        group.all_gather(four, filled(DType::kFloat32, 8, 0), {4, 4, 0}),
-        group.all_gather(four, filled(DType::kFloat32, 8, 0), {3, 5}),
-        group.all_gather(four, filled(DType::kFloat32, 8, 0), {12, -4}),
+        group.all_gather(four, side.filled(DType::kInt32, 8, 0)),
+        group.all_gather(four, side.filled(DType::kFloat32, 8, 0), {4, 4, 0}),
+        group.all_gather(four, side.filled(DType::kFloat32, 8, 0), {3, 5}),
+        group.all_gather(four, side.filled(DType::kFloat32, 8, 0), {12, -4}),
         group.reduce_scatter(four, four, ReduceOp::kSum),
         group.all_to_all(four, {2, 2}, four, {2, 3}),
         group.all_to_all(four, {INT64_MAX, 5}, four, {2, 2}),

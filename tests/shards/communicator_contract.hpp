@@ -18,6 +18,25 @@ namespace troupe::shards::test {
 using MakeCommunicator = std::function<Result<std::unique_ptr<Communicator>>(CommunicatorOptions options,
                                                                              AddressExchange exchange)>;
 
+/// A kind of communicator, and where its tensors lie.
+struct CommunicatorKind {
+  MakeCommunicator make;
+  int most_members = 5;
+  /// Of members that do different things, those that agree with all they exchange something with may be done.
+  bool done_beside_others = false;
+  /// A member's tensor where this kind works on it, with what a host's holds; and back.
+  std::function<Tensor(int rank, const Tensor& host)> place = [](int, const Tensor& host) { return host; };
+  std::function<Tensor(int rank, const Tensor& there)> fetch = [](int, const Tensor& there) { return there; };
+  std::function<bool(DType, ReduceOp)> reduces = [](DType, ReduceOp) { return true; };
+};
+
+/// Whether a kind can have so many members here; if not, says that the test is skipped.
+inline bool enough_for(const CommunicatorKind& kind, int members) {
+  if (kind.most_members >= members) return true;
+  MESSAGE("skipped: there are GPUs for ", kind.most_members, " members, not ", members);
+  return false;
+}
+
 /// Members of one process, each a thread, tell each other their addresses.
 class Rendezvous {
  public:
@@ -42,7 +61,7 @@ class Rendezvous {
 
 /// Forms a group and has each member do `body`, on a thread of its own. What the members find wrong is
 /// returned: doctest's own checks are for one thread.
-inline std::vector<std::string> with_members(const MakeCommunicator& make, int members,
+inline std::vector<std::string> with_members(const CommunicatorKind& kind, int members,
                                              const std::function<std::string(Communicator&)>& body,
                                              CommunicatorOptions options = {}) {
   Rendezvous rendezvous(members);
@@ -53,7 +72,7 @@ inline std::vector<std::string> with_members(const MakeCommunicator& make, int m
     threads.emplace_back([&, rank, options]() mutable {
       options.rank = rank;
       options.size = members;
-      auto made = make(options, rendezvous.of(rank));
+      auto made = kind.make(options, rendezvous.of(rank));
       found[static_cast<std::size_t>(rank)] = made ? body(**made) : made.error().to_string();
     });
   }
@@ -79,18 +98,37 @@ void set_element(const Tensor& tensor, std::int64_t i, double value);
 Tensor filled(DType dtype, std::int64_t n, int rank);
 /// Empty if tensor[i] is expected(i) for all, else what is not.
 std::string differences(const Tensor& tensor, const std::function<double(std::int64_t)>& expected);
+/// One member's tensors of a kind.
+class Side {
+ public:
+  Side(const CommunicatorKind& kind, int rank) : kind_(kind), rank_(rank) {}
+  Tensor place(const Tensor& host) const { return kind_.place(rank_, host); }
+  Tensor filled(DType dtype, std::int64_t n, int rank) const { return place(test::filled(dtype, n, rank)); }
+  Tensor zeros(DType dtype, std::int64_t n) const { return place(Tensor::zeros(dtype, Shape{n})); }
+  double element(const Tensor& tensor, std::int64_t i) const {
+    return test::element(kind_.fetch(rank_, tensor), i);
+  }
+  std::string differences(const Tensor& tensor, const std::function<double(std::int64_t)>& expected) const {
+    return test::differences(kind_.fetch(rank_, tensor), expected);
+  }
+
+ private:
+  const CommunicatorKind& kind_;
+  const int rank_;
+};
+
 /// What the members' elements give, one after the other.
 double reduced(ReduceOp op, int members, std::int64_t i);
 
-void collectives_give_what_a_plain_loop_gives(const MakeCommunicator& make);
-void unequal_parts_find_their_places(const MakeCommunicator& make);
-void transfers_meet_by_tag_and_cross(const MakeCommunicator& make);
-void works_may_be_many_and_are_told_in_order(const MakeCommunicator& make);
-void parts_of_a_group_are_groups(const MakeCommunicator& make);
-void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const MakeCommunicator& make);
-void members_that_do_different_things_are_told(const MakeCommunicator& make);
-void who_does_not_come_ends_it_in_time(const MakeCommunicator& make);
-void aborting_ends_what_waits_everywhere(const MakeCommunicator& make);
-void a_group_that_does_not_come_together_says_so(const MakeCommunicator& make);
+void collectives_give_what_a_plain_loop_gives(const CommunicatorKind& kind);
+void unequal_parts_find_their_places(const CommunicatorKind& kind);
+void transfers_meet_by_tag_and_cross(const CommunicatorKind& kind);
+void works_may_be_many_and_are_told_in_order(const CommunicatorKind& kind);
+void parts_of_a_group_are_groups(const CommunicatorKind& kind);
+void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const CommunicatorKind& kind);
+void members_that_do_different_things_are_told(const CommunicatorKind& kind);
+void who_does_not_come_ends_it_in_time(const CommunicatorKind& kind);
+void aborting_ends_what_waits_everywhere(const CommunicatorKind& kind);
+void a_group_that_does_not_come_together_says_so(const CommunicatorKind& kind);
 
 }  // namespace troupe::shards::test

@@ -149,6 +149,15 @@ class CudaDriver final : public gpu::Driver {
     }
     return checked(state, "cudaStreamQuery");
   }
+  int enter() override {
+    int before = 0;
+    cudaGetDevice(&before);
+    if (before != ordinal_) cudaSetDevice(ordinal_);
+    return before;
+  }
+  void leave(int before) override {
+    if (before != ordinal_) cudaSetDevice(before);
+  }
   Error error_of(int native_error) override {
     return error_of_cuda(static_cast<cudaError_t>(native_error), "CUDA");
   }

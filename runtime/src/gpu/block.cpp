@@ -119,6 +119,10 @@ Result<void> end_write(const Buffer& buffer, const Stream& stream) {
   return block ? block->end_write(stream) : Result<void>();
 }
 
+void end_write(const Buffer& buffer, const Event& written) {
+  if (gpu::Block* const block = gpu::block_of(buffer)) block->end_write(written);
+}
+
 Event readable_after(const Buffer& buffer) {
   const gpu::Block* const block = gpu::block_of(buffer);
   return block ? block->written() : Event();

@@ -18,6 +18,10 @@ class Block : public MemoryBlock {
   Result<void> begin_read(const Stream& stream);
   Result<void> begin_write(const Stream& stream);
   Result<void> end_write(const Stream& stream);
+  void end_write(const Event& written) {
+    const std::lock_guard lock(mutex_);
+    written_ = written;
+  }
   Event written() const {
     const std::lock_guard lock(mutex_);
     return written_;

@@ -163,6 +163,12 @@ Result<void> Gpu::check() const {
   return state_->check_any();
 }
 
+CurrentGpu::CurrentGpu(Gpu gpu) : gpu_(std::move(gpu)), before_(gpu_.state()->driver().enter()) {}
+
+CurrentGpu::~CurrentGpu() {
+  gpu_.state()->driver().leave(before_);
+}
+
 std::size_t Gpu::release_idle() const {
   state_->collect();
   return state_->free_slabs();

@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -13,8 +12,6 @@
 namespace troupe::shards {
 namespace {
 
-constexpr std::array<const char*, 7> kNames = {"all_reduce",     "reduce",     "broadcast", "all_gather",
-                                               "reduce_scatter", "all_to_all", "barrier"};
 using Steady = std::chrono::steady_clock;
 
 /// Gloo would ask the resolver for anything else, and wait for it.
@@ -71,9 +68,6 @@ class FormingWatch {
   std::thread thread_;
 };
 
-/// Longer times are none that a clock can add to.
-constexpr Duration kLongest = std::chrono::hours(24 * 365);
-
 /// What Gloo threw, without the place in its sources.
 std::string text_of(const std::exception& error) {
   const std::string text = error.what();
@@ -84,7 +78,10 @@ std::string text_of(const std::exception& error) {
 }  // namespace
 
 GlooCommunicator::GlooCommunicator(CommunicatorOptions options, std::shared_ptr<GlooMesh> mesh)
-    : options_(std::move(options)), mesh_(std::move(mesh)), heard_(static_cast<std::size_t>(options_.size)) {
+    : options_(std::move(options)),
+      rules_(options_.name, options_.rank, options_.size, std::nullopt),
+      mesh_(std::move(mesh)),
+      heard_(static_cast<std::size_t>(options_.size)) {
   const NoSigpipe inherited;
   try {
     for (void (GlooCommunicator::*body)() :
@@ -111,8 +108,9 @@ void GlooCommunicator::close() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-Work GlooCommunicator::begin(Job job) {
-  job.work = std::make_shared<Work::State>();
+Work GlooCommunicator::begin(Result<DescribedCall> call, UniqueFunction<Result<void>()> run) {
+  if (!call) return ended_work(call.error());
+  Job job{*std::move(call), std::move(run), std::make_shared<Work::State>()};
   Work handle(job.work);
   Result<void> refused;
   {
@@ -200,13 +198,14 @@ Result<void> GlooCommunicator::agree(const Job& job) {
   for (int i = 0; i < size(); ++i) {
     const Call& other = theirs[static_cast<std::size_t>(i)];
     if (i == rank() || !differs(mine[static_cast<std::size_t>(i)], other)) continue;
-    const bool known = other.what < kNames.size();
+    const bool known = other.what < kCallNames.size();
     return Error{
         Code::kInvalidArgument,
         options_.name + ": the members do not do the same: member " + std::to_string(rank()) +
             "'s collective " + std::to_string(job.call->number) + " is " + job.text + ", member " +
             std::to_string(i) + "'s " + std::to_string(other.number) + " is " +
-            (known ? kNames[other.what] : "unknown") + " of " + std::to_string(other.elements) + " elements" +
+            (known ? kCallNames[other.what] : "unknown") + " of " + std::to_string(other.elements) +
+            " elements" +
             (known && other.what == job.call->what ? ": dtypes, operations, roots or counts differ" : "")};
   }
   return {};
@@ -238,7 +237,10 @@ void GlooCommunicator::watch_time() {
                        std::to_string(std::chrono::duration<double>(options_.timeout).count()) + " s: " +
                        (missing.empty() ? "a member is stuck, or too slow" : "no sign of member " + missing)};
   }
+  auto told = std::move(told_of_end_);
+  const Error why = *ended_;
   lock.unlock();
+  if (told) told(why);
   mesh_->abort();  // waits for Gloo's thread: so whoever ends the group leaves it to this one
 }
 
@@ -249,6 +251,17 @@ void GlooCommunicator::end(Error why) {
     ended_ = std::move(why);
   }
   changed_.notify_all();
+}
+
+void GlooCommunicator::when_ended(UniqueFunction<void(const Error& why)> told) {
+  std::unique_lock lock(mutex_);
+  if (!ended_) {
+    told_of_end_ = std::move(told);
+    return;
+  }
+  const Error why = *ended_;
+  lock.unlock();
+  told(why);
 }
 
 void GlooCommunicator::abort(Error why) {
@@ -263,21 +276,20 @@ Result<void> GlooCommunicator::state() const {
 
 Result<std::unique_ptr<Communicator>> make_gloo_communicator(CommunicatorOptions options,
                                                              AddressExchange exchange) {
-  constexpr int kMostMembers = 4096;
-  if (options.size < 1 || options.size > kMostMembers || options.rank < 0 || options.rank >= options.size)
-    return Error{Code::kInvalidArgument, options.name + ": rank " + std::to_string(options.rank) + " of " +
-                                             std::to_string(options.size) +
-                                             " members: ranks go from 0 on, and there are at most " +
-                                             std::to_string(kMostMembers)};
+  auto made = make_gloo(std::move(options), std::move(exchange));
+  if (!made) return std::move(made).error();
+  return std::unique_ptr<Communicator>(*std::move(made));
+}
+
+Result<std::unique_ptr<GlooCommunicator>> make_gloo(CommunicatorOptions options, AddressExchange exchange) {
+  if (auto fault = fault_of(options)) return *std::move(fault);
   if (!is_number(options.address))
     return Error{Code::kInvalidArgument,
                  options.name + ": '" + options.address +
                      "' is no address in numbers: give one of this machine's that the other "
                      "members can reach"};
-  options.timeout = std::min<Duration>(options.timeout, kLongest);
+  options.timeout = std::min<Duration>(options.timeout, kLongestTimeout);
   const auto timeout = std::chrono::ceil<std::chrono::milliseconds>(options.timeout);
-  if (timeout.count() <= 0 || options.max_waiting == 0)
-    return Error{Code::kInvalidArgument, options.name + ": timeout and max_waiting must be above 0"};
   const auto due = Steady::now() + timeout;
   const auto left = [&] { return std::max<Duration>(due - Steady::now(), Duration::zero()); };
   std::shared_ptr<GlooMesh> mesh;
@@ -297,7 +309,7 @@ Result<std::unique_ptr<Communicator>> make_gloo_communicator(CommunicatorOptions
     watch.start(mesh);
     mesh->connect(*all);
     if (std::optional<Error> given_up = watch.stop()) return *given_up;
-    return std::unique_ptr<Communicator>(std::make_unique<GlooCommunicator>(std::move(options), mesh));
+    return std::make_unique<GlooCommunicator>(std::move(options), mesh);
   } catch (const std::bad_alloc&) {
     (void)watch.stop();
     return Error{Code::kResourceExhausted, options.name + ": no memory to form it"};

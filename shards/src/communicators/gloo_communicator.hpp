@@ -14,6 +14,7 @@
 
 #include <troupe/shards/communicator.hpp>
 
+#include "communicators/calls.hpp"
 #include "communicators/gloo_mesh.hpp"
 #include "communicators/reduction.hpp"
 #include "communicators/work.hpp"
@@ -46,30 +47,22 @@ class GlooCommunicator final : public Communicator {
   void abort(Error why) override;
   Result<void> state() const override;
 
+  /// For a communicator that has its collectives done by others: tells the members what is about to be done,
+  /// in the order of these calls, and hears from them. Needs check_calls.
+  Work agree_on(DescribedCall call);
+  /// Tensors are looked at for their type and size alone.
+  Work agree_on(std::vector<Transfer> transfers);
+  /// Calls `told` once it has ended, at once if it has; on a thread of its own, which ends the sockets after
+  /// that. Once.
+  void when_ended(UniqueFunction<void(const Error& why)> told);
+
  private:
-  /// What a member says of a collective before it begins. All but `count` must be the same at all; `count` is
-  /// what the two of them expect to go from here to there, and back.
-  struct Call {
-    std::uint64_t number = 0;
-    std::uint32_t what = 0;  ///< index in kNames
-    std::uint32_t op = 0;
-    std::uint32_t dtype = 0;
-    std::int32_t root = 0;
-    std::uint64_t elements = 0;
-    std::uint64_t counts = 0;  ///< a hash of them
-    std::int64_t sends = 0;    ///< to this member
-    std::int64_t takes = 0;    ///< from it
-  };
-  struct Job {
-    std::optional<Call> call;  ///< none: not all take part
-    std::vector<std::int64_t> sends;
-    std::vector<std::int64_t> takes;
+  struct Job : DescribedCall {
     UniqueFunction<Result<void>()> run;
     std::shared_ptr<Work::State> work;
-    std::string text;  ///< "all_reduce of float32[50]"
   };
 
-  Work begin(Job job);
+  Work begin(Result<DescribedCall> call, UniqueFunction<Result<void>()> run);
   void work();
   void watch_time();
   void watch_members();
@@ -81,6 +74,9 @@ class GlooCommunicator final : public Communicator {
   Result<void> run_reduce(const Tensor& tensor, Combine combine, ReduceOp op, int root);
   Result<void> run_broadcast(const Tensor& tensor, int root);
   Result<void> run_transfers(const std::vector<Transfer>& transfers);
+  /// Whether the other members' ends of these are of the same type, size and tag. Those of one tag meet, or,
+  /// if not by_tag, those at the same place in the order.
+  Result<void> check_transfers(const std::vector<Transfer>& transfers, bool by_tag);
   /// `out` = this member's part of all members' tensors combined; it may lie in that part. `combined` is told
   /// of each piece that is there.
   void combine_part(const Tensor& tensor, const std::vector<GlooMesh::Part>& parts, Combine combine,
@@ -97,10 +93,9 @@ class GlooCommunicator final : public Communicator {
   void end(Error why);
   /// The first who has not said yet what it is about to do; empty: all have.
   std::string missing_member() const;
-  std::optional<Error> fault_of(const Tensor& tensor, const char* what) const;
-  std::optional<Error> fault_of_rank(int rank) const;
 
   const CommunicatorOptions options_;
+  const CallRules rules_;
   const std::shared_ptr<GlooMesh> mesh_;
   Buffer scratch_;           // with the thread
   std::uint64_t calls_ = 0;  // collectives so far; with the thread
@@ -109,11 +104,15 @@ class GlooCommunicator final : public Communicator {
   std::condition_variable changed_;
   std::deque<Job> waiting_;
   std::optional<Error> ended_;
+  UniqueFunction<void(const Error&)> told_of_end_;
   bool closing_ = false;
   std::optional<std::chrono::steady_clock::time_point> due_;  // of what runs
   std::string running_;                                       // its text
   std::vector<bool> heard_;                                   // who has said what it is about to do, by rank
   std::vector<std::thread> threads_;
 };
+
+/// make_gloo_communicator() for those who need more of it.
+Result<std::unique_ptr<GlooCommunicator>> make_gloo(CommunicatorOptions options, AddressExchange exchange);
 
 }  // namespace troupe::shards

@@ -167,37 +167,48 @@ Result<void> GlooCommunicator::run_broadcast(const Tensor& tensor, int root) {
   return {};
 }
 
+Result<void> GlooCommunicator::check_transfers(const std::vector<Transfer>& transfers, bool by_tag) {
+  struct Header {
+    std::uint64_t bytes = 0;
+    std::uint32_t dtype = 0;
+    std::uint32_t tag = 0;
+  };
+  const auto header_of = [](const Transfer& each) {
+    return Header{each.tensor.bytes(), static_cast<std::uint32_t>(each.tensor.dtype()), each.tag};
+  };
+  std::vector<Header> headers(transfers.size());
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(headers));
+  GlooMesh::Exchange exchange(*mesh_, bytes, bytes);
+  for (std::size_t i = 0; i < transfers.size(); ++i) {
+    const Transfer& each = transfers[i];
+    const Part part{each.member, i * sizeof(Header), sizeof(Header)};
+    const std::uint64_t slot = own_slot(8, by_tag ? each.tag : 0);
+    if (each.kind == Transfer::Kind::kReceive) {
+      exchange.receive(slot, part);
+      continue;
+    }
+    headers[i] = header_of(each);
+    exchange.send(slot, part);
+  }
+  exchange.finish();
+  for (std::size_t i = 0; i < transfers.size(); ++i) {
+    const Transfer& each = transfers[i];
+    const Header& theirs = headers[i];
+    const Header mine = header_of(each);
+    if (theirs.bytes == mine.bytes && theirs.dtype == mine.dtype && theirs.tag == mine.tag) continue;
+    return Error{Code::kInvalidArgument,
+                 options_.name + ": member " + std::to_string(each.member) + " sends " +
+                     std::to_string(theirs.bytes) + " bytes of type " + std::to_string(theirs.dtype) +
+                     ", tag " + std::to_string(theirs.tag) + ", where member " + std::to_string(rank()) +
+                     " expects " + each.tensor.to_string() + ", tag " + std::to_string(each.tag)};
+  }
+  return {};
+}
+
 Result<void> GlooCommunicator::run_transfers(const std::vector<Transfer>& transfers) {
   const auto is_send = [](const Transfer& each) { return each.kind == Transfer::Kind::kSend; };
-  if (options_.check_calls) {
-    struct Header {
-      std::uint64_t bytes = 0;
-      std::uint64_t dtype = 0;
-    };
-    std::vector<Header> headers(transfers.size());
-    const std::span<std::byte> bytes = std::as_writable_bytes(std::span(headers));
-    GlooMesh::Exchange exchange(*mesh_, bytes, bytes);
-    for (std::size_t i = 0; i < transfers.size(); ++i) {
-      const Transfer& each = transfers[i];
-      const Part part{each.member, i * sizeof(Header), sizeof(Header)};
-      if (!is_send(each)) exchange.receive(own_slot(8, each.tag), part);
-      if (!is_send(each)) continue;
-      headers[i] = {each.tensor.bytes(), static_cast<std::uint64_t>(each.tensor.dtype())};
-      exchange.send(own_slot(8, each.tag), part);
-    }
-    exchange.finish();
-    for (std::size_t i = 0; i < transfers.size(); ++i) {
-      const Transfer& each = transfers[i];
-      if (is_send(each) || (headers[i].bytes == each.tensor.bytes() &&
-                            headers[i].dtype == static_cast<std::uint64_t>(each.tensor.dtype())))
-        continue;
-      return Error{Code::kInvalidArgument, options_.name + ": member " + std::to_string(each.member) +
-                                               " sends " + std::to_string(headers[i].bytes) +
-                                               " bytes of type " + std::to_string(headers[i].dtype) +
-                                               " where member " + std::to_string(rank()) + " expects " +
-                                               each.tensor.to_string()};
-    }
-  }
+  if (options_.check_calls)
+    if (Result<void> checked = check_transfers(transfers, /*by_tag=*/true); !checked) return checked;
   std::vector<std::unique_ptr<GlooMesh::Exchange>> exchanges;
   for (const Transfer& each : transfers) {
     const Part part{each.member, 0, each.tensor.bytes()};

@@ -2,24 +2,61 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 namespace troupe::shards {
 
-bool Work::State::done() const {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+
+// Whoever waits for a GPU asks again at once for so long, which is when being told would cost more than what
+// is waited for; then every so often.
+constexpr auto kAskAtOnce = std::chrono::milliseconds(10);
+constexpr auto kAskEvery = std::chrono::microseconds(100);
+
+}  // namespace
+
+std::optional<Result<void>> Work::State::result() const {
   const std::lock_guard lock(mutex_);
-  return result_.has_value();
+  return result_;
 }
 
-Result<void> Work::State::wait(std::optional<Duration> timeout) const {
+bool Work::State::done() {
+  if (visible() && !result()) look();
+  return result().has_value();
+}
+
+void Work::State::look_until(std::optional<Steady::time_point> due) {
+  const auto begin = Steady::now();
+  for (auto now = begin; !result() && (!due || now < *due); now = Steady::now()) {
+    look();
+    if (now - begin < kAskAtOnce) {
+      std::this_thread::yield();
+      continue;
+    }
+    std::unique_lock lock(mutex_);
+    ended_.wait_for(lock, kAskEvery, [&] { return result_.has_value(); });
+  }
+}
+
+Result<void> Work::State::wait(std::optional<Duration> timeout) {
+  std::optional<Steady::time_point> due;
+  if (timeout) due = Steady::now() + std::min<Duration>(*timeout, std::chrono::hours(24 * 365));
+  if (visible()) look_until(due);
   std::unique_lock lock(mutex_);
   const auto there = [&] { return result_.has_value(); };
-  if (!timeout) {
+  if (!due) {
     ended_.wait(lock, there);
-  } else if (!ended_.wait_for(lock, std::min<Duration>(*timeout, std::chrono::hours(24 * 365)), there)) {
+  } else if (!ended_.wait_until(lock, *due, there)) {
     return Error{Code::kDeadlineExceeded, "the collective has not ended yet; it goes on"};
   }
   return *result_;
+}
+
+Result<void> Work::State::before(const Stream&) {
+  return wait(std::nullopt);
 }
 
 void Work::State::then(UniqueFunction<void(const Result<void>&)> told) {
@@ -52,6 +89,10 @@ Result<void> Work::wait() const {
 
 Result<void> Work::wait(Duration timeout) const {
   return state_->wait(timeout);
+}
+
+Result<void> Work::before(const Stream& stream) const {
+  return state_->before(stream);
 }
 
 void Work::then(UniqueFunction<void(const Result<void>&)> told) const {

@@ -12,15 +12,31 @@ namespace troupe::shards {
 /// What a Work and the communicator's thread share.
 class Work::State {
  public:
-  bool done() const;
-  Result<void> wait(std::optional<Duration> timeout) const;
+  State() = default;
+  virtual ~State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  bool done();
+  Result<void> wait(std::optional<Duration> timeout);
   void then(UniqueFunction<void(const Result<void>&)> told);
+  virtual Result<void> before(const Stream& stream);
   /// The first call counts. Runs what waits for it.
   void finish(Result<void> ended);
 
+ protected:
+  /// The end, if it is known.
+  std::optional<Result<void>> result() const;
+
  private:
+  /// For one whose end can be seen before anybody finishes it: whether it can.
+  virtual bool visible() const { return false; }
+  /// Looks, and finishes what can be finished. Called by whoever waits or asks.
+  virtual void look() {}
+  void look_until(std::optional<std::chrono::steady_clock::time_point> due);
+
   mutable std::mutex mutex_;
-  mutable std::condition_variable ended_;
+  std::condition_variable ended_;
   std::optional<Result<void>> result_;
   std::vector<UniqueFunction<void(const Result<void>&)>> told_;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/gpu.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/shards/communicator.hpp>
 
@@ -40,6 +41,10 @@ class Collectives {
     /// reached.
     std::string address = {};
     bool check_calls = true;
+    /// For tensors in this GPU's memory, by NCCL; none: in host memory, by Gloo. All members do the same,
+    /// each with a GPU of its own.
+    std::optional<Gpu> gpu = {};
+    std::string nccl_library = "libnccl.so.2";  ///< see shards::NcclOptions
   };
   /// Waits until all members of the group have called it. kUnavailable soon after one of them dies or leaves;
   /// kDeadlineExceeded names one who did not come; kInvalidArgument: this node is not among the members, a

@@ -56,4 +56,18 @@ class Gpu {
   std::shared_ptr<gpu::State> state_;
 };
 
+/// Makes a GPU the calling thread's current device while it lives, for libraries that ask for that one. Ours
+/// does not.
+class CurrentGpu {
+ public:
+  explicit CurrentGpu(Gpu gpu);
+  ~CurrentGpu();
+  CurrentGpu(const CurrentGpu&) = delete;
+  CurrentGpu& operator=(const CurrentGpu&) = delete;
+
+ private:
+  const Gpu gpu_;
+  const int before_;
+};
+
 }  // namespace troupe

@@ -78,6 +78,8 @@ Result<void> begin_read(const Buffer& buffer, const Stream& stream);
 Result<void> begin_write(const Buffer& buffer, const Stream& stream);
 /// What `stream` has been given so far has written it: whoever reads comes after that.
 Result<void> end_write(const Buffer& buffer, const Stream& stream);
+/// The same, at a point that `stream` has recorded: for several buffers that are written together.
+void end_write(const Buffer& buffer, const Event& written);
 /// After which it may be read; has passed for buffers of other kinds.
 Event readable_after(const Buffer& buffer);
 

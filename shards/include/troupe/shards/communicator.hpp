@@ -10,7 +10,9 @@
 #include <vector>
 
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/gpu.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/stream.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/runtime/tensor.hpp>
 
@@ -33,8 +35,12 @@ class Work {
   Result<void> wait() const;
   /// kDeadlineExceeded if it has not ended within `timeout`; it goes on.
   Result<void> wait(Duration timeout) const;
+  /// What `stream` is given from now on comes after it. On a GPU that is said to the device, and nobody waits
+  /// here; a collective of tensors in host memory is waited for. Errors: the stream's, or what is known to
+  /// have ended the collective.
+  Result<void> before(const Stream& stream) const;
   /// Runs `told` once it has ended, at once if it has; on the communicator's thread, which does nothing else
-  /// meanwhile. It must not throw.
+  /// meanwhile, or on that of somebody who waits. In the order of the calls. It must not throw.
   void then(UniqueFunction<void(const Result<void>& ended)> told) const;
 
  private:
@@ -134,6 +140,31 @@ using AddressExchange = UniqueFunction<Result<std::vector<std::string>>(std::str
 /// Whoever reaches the ports that are open while it is formed can disturb that; what is sent is not
 /// encrypted: a network for collectives is one that is trusted.
 Result<std::unique_ptr<Communicator>> make_gloo_communicator(CommunicatorOptions options,
+                                                             AddressExchange exchange);
+
+struct NcclOptions {
+  Gpu gpu;  ///< where the tensors lie; each member needs another one
+  /// Where NCCL is: a path, or a name that the dynamic linker finds. 2.19 or newer, the same for all members.
+  std::string library = "libnccl.so.2";
+};
+
+/// For tensors in the memory of a GPU, by NCCL, which is loaded here: nothing of ours is linked to it. The
+/// members also keep a connection over TCP, as make_gloo_communicator's, over which they form the group, hear
+/// of each other's death, and say what they are about to do if calls are checked.
+///
+/// A collective is given to a stream of the communicator's own by the thread that calls it, and the call
+/// returns; only the first between two members waits for their connection. It comes after what has been
+/// written into its tensors, and whoever reads them by begin_read() comes after it: see gpu_memory.hpp. For
+/// memory that does not know who uses it, let the writers finish first and readers begin by Work::before().
+/// Its timeout runs from when the collective before it has passed on this GPU. When a member is lost, NCCL's
+/// kernels are ended on this GPU; what the tensors hold then is undefined.
+///
+/// Of what lies in two transfers of one call, those of one tag meet; transfers of different calls meet in
+/// their order. NCCL has no reductions of int16 and uint16.
+///
+/// Errors as for make_gloo_communicator(), and kUnavailable: no NCCL is there; kFailedPrecondition: it is too
+/// old, or the members' are not the same.
+Result<std::unique_ptr<Communicator>> make_nccl_communicator(CommunicatorOptions options, NcclOptions nccl,
                                                              AddressExchange exchange);
 
 }  // namespace troupe::shards

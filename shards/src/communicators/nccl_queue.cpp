@@ -1,0 +1,290 @@
+#include "communicators/nccl_queue.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <troupe/runtime/gpu_memory.hpp>
+
+namespace troupe::shards {
+namespace {
+
+// How often the watcher looks while something is under way: the longer that takes, the less often.
+constexpr auto kLookFirst = std::chrono::microseconds(20);
+constexpr auto kLookLast = std::chrono::microseconds(200);
+// For so long after the last it goes on looking: being woken costs whoever calls more than a look.
+constexpr auto kStaysAwake = std::chrono::milliseconds(50);
+constexpr auto kAskForFaults = std::chrono::milliseconds(1);
+// Who did not come is told by the members' agreement, which knows the name; so it may be the first to be
+// late.
+constexpr auto kAgreementFirst = std::chrono::seconds(1);
+// What NCCL says of a lost member, its connection says better: if it does within so long.
+constexpr auto kLossFirst = std::chrono::milliseconds(200);
+// A member that has gone may have done its part of what is under way here.
+constexpr auto kMayStillPass = std::chrono::milliseconds(20);
+constexpr auto kEndsWithin = std::chrono::seconds(10);
+
+std::string seconds_text(Duration time) {
+  return std::to_string(std::chrono::duration<double>(time).count()) + " s";
+}
+
+}  // namespace
+
+/// A work on the stream.
+class NcclQueue::Passing final : public Work::State {
+ public:
+  Passing(Event event, std::optional<Work> agreed, std::weak_ptr<NcclQueue> queue)
+      : event_(std::move(event)), agreed_(std::move(agreed)), queue_(std::move(queue)) {}
+
+  bool passed() const { return event_.done() && (!agreed_ || (agreed_->done() && agreed_->wait())); }
+  bool disagreed() const { return agreed_ && agreed_->done() && !agreed_->wait(); }
+  bool waits_for_members() const { return agreed_ && !agreed_->done(); }
+  const Event& event() const { return event_; }
+
+  Result<void> before(const Stream& stream) override {
+    if (const auto known = result()) return *known;
+    return stream.wait_for(event_);
+  }
+
+ private:
+  bool visible() const override { return true; }
+  void look() override {
+    if (!passed()) return;
+    if (const auto queue = queue_.lock()) queue->progress();
+  }
+
+  const Event event_;
+  const std::optional<Work> agreed_;
+  const std::weak_ptr<NcclQueue> queue_;
+};
+
+NcclQueue::NcclQueue(CommunicatorOptions options, Gpu gpu, Stream stream, std::shared_ptr<NcclComms> comms,
+                     std::unique_ptr<GlooCommunicator> control)
+    : options_(std::move(options)),
+      gpu_(std::move(gpu)),
+      stream_(std::move(stream)),
+      comms_(std::move(comms)),
+      control_(std::move(control)) {}
+
+void NcclQueue::start() {
+  watcher_ = std::thread([this] { watch(); });
+  control_->when_ended([this](const Error& why) { why.code == Code::kUnavailable ? lose(why) : end(why); });
+}
+
+void NcclQueue::close() {
+  end({Code::kCancelled, options_.name + " has been destroyed"});
+  if (watcher_.joinable()) watcher_.join();
+  control_.reset();  // waits until its threads, which know this queue, have ended
+}
+
+Work NcclQueue::begin(Given given, UniqueFunction<int(NcclComm, NcclStream)> launch) {
+  if (!given.call) return ended_work(given.call.error());
+  const std::lock_guard order(calls_);
+  const auto begun = Steady::now();
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_ || lost_) return ended_work(ended_ ? *ended_ : *lost_);
+    if (under_way_.size() >= options_.max_waiting)
+      return ended_work(Error{Code::kResourceExhausted, options_.name + ": " +
+                                                            std::to_string(options_.max_waiting) +
+                                                            " collectives are under way: wait for some"});
+    calling_ = begun;
+    calling_what_ = given.call->text;
+    if (idle_) changed_.notify_all();
+  }
+  std::optional<Work> agreed;
+  if (options_.check_calls && options_.size > 1)
+    agreed = given.call->call ? control_->agree_on(*given.call) : control_->agree_on(given.transfers);
+  const Result<Event> event = give(given, launch);
+
+  std::unique_lock lock(mutex_);
+  calling_.reset();
+  if (event && !finished_) {
+    active_ = Steady::now();
+    auto work = std::make_shared<Passing>(*event, std::move(agreed), weak_from_this());
+    given.reads.insert(given.reads.end(), std::make_move_iterator(given.writes.begin()),
+                       std::make_move_iterator(given.writes.end()));
+    under_way_.push_back({work, std::move(given.reads), std::move(given.call->text), begun});
+    return Work(std::move(work));
+  }
+  // Members that were given it wait for this one in vain.
+  if (!ended_) end_unless_lost(lock, event.error());
+  return ended_work(*ended_);
+}
+
+void NcclQueue::set_ended(Error why) {
+  if (ended_) return;
+  ended_ = std::move(why);
+  over_ = true;
+  changed_.notify_all();
+}
+
+void NcclQueue::end_unless_lost(std::unique_lock<std::mutex>& lock, Error why) {
+  if (why.code != Code::kInvalidArgument)
+    changed_.wait_for(lock, kLossFirst, [&] { return ended_ || lost_; });
+  set_ended(lost_ ? *lost_ : std::move(why));
+}
+
+Result<Event> NcclQueue::give(const Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch) {
+  const auto about = [&](const Error& error) {
+    return with_context(error, options_.name + ", " + given.call->text);
+  };
+  for (const Tensor& tensor : given.reads)
+    if (auto begun = begin_read(tensor.buffer(), stream_); !begun) return about(begun.error());
+  for (const Tensor& tensor : given.writes)
+    if (auto begun = begin_write(tensor.buffer(), stream_); !begun) return about(begun.error());
+  if (!comms_->enter()) return Error{Code::kCancelled, options_.name + " has ended"};
+  std::optional<Error> failed;
+  {
+    const CurrentGpu here(gpu_);
+    int status = launch(comms_->comm(), stream_.native());
+    // A second communicator that does not wait either: somebody has set NCCL's environment so.
+    while (status == kNcclInProgress && !over_) {
+      std::this_thread::yield();
+      if (const int asked = api().async_error(comms_->comm(), &status); asked != kNcclSuccess) status = asked;
+    }
+    if (status != kNcclSuccess) failed = about(api().error_of(status, "NCCL", comms_->comm()));
+  }
+  comms_->leave();
+  if (failed) return *std::move(failed);
+  Result<Event> event = stream_.record();
+  if (!event) return about(event.error());
+  for (const Tensor& tensor : given.writes) end_write(tensor.buffer(), *event);
+  return event;
+}
+
+void NcclQueue::progress() {
+  if (telling_.exchange(true)) return;
+  for (;;) {
+    Entry entry;
+    {
+      const std::lock_guard lock(mutex_);
+      // Kernels that have been ended have passed, too: but that begins after ended_ is there.
+      if (under_way_.empty() || ended_ || !under_way_.front().work->passed()) break;
+      entry = std::move(under_way_.front());
+      under_way_.pop_front();
+      turn_ = active_ = Steady::now();
+    }
+    entry.kept.clear();  // given back before anybody is told
+    entry.work->finish({});
+  }
+  telling_ = false;
+}
+
+void NcclQueue::end(Error why) {
+  const std::lock_guard lock(mutex_);
+  set_ended(std::move(why));
+}
+
+void NcclQueue::lose(Error why) {
+  const std::lock_guard lock(mutex_);
+  lost_ = std::move(why);
+  lost_at_ = Steady::now();
+  changed_.notify_all();
+}
+
+bool NcclQueue::lost_for_good() const {
+  if (!lost_) return false;
+  if (Steady::now() - lost_at_ >= kMayStillPass) return true;
+  return under_way_.empty() ? !calling_ : under_way_.front().work->disagreed();
+}
+
+Result<void> NcclQueue::state() const {
+  const std::lock_guard lock(mutex_);
+  if (ended_ || lost_) return ended_ ? *ended_ : *lost_;
+  return {};
+}
+
+void NcclQueue::wait_while_idle(std::unique_lock<std::mutex>& lock) {
+  const auto nothing = [&] { return under_way_.empty() && !calling_ && !ended_ && !lost_; };
+  if (!nothing() || Steady::now() - active_ < kStaysAwake) return;
+  idle_ = true;
+  changed_.wait(lock, [&] { return !nothing(); });
+  idle_ = false;
+}
+
+void NcclQueue::watch() {
+  std::unique_lock lock(mutex_);
+  auto look = kLookFirst;
+  auto asked = Steady::now();
+  while (!ended_) {
+    wait_while_idle(lock);
+    const std::size_t before = under_way_.size();
+    lock.unlock();
+    progress();
+    std::optional<Error> wrong;
+    if (Steady::now() - asked >= kAskForFaults) {
+      wrong = fault();
+      asked = Steady::now();
+    }
+    lock.lock();
+    if (wrong && !ended_) end_unless_lost(lock, *std::move(wrong));
+    if (lost_for_good()) set_ended(*lost_);
+    if (std::optional<Error> time = late()) set_ended(*std::move(time));
+    if (ended_) break;
+    look = under_way_.size() < before ? kLookFirst : std::min(2 * look, kLookLast);
+    changed_.wait_for(lock, look, [&] { return ended_.has_value(); });
+  }
+  const Error why = *ended_;
+  lock.unlock();
+  control_->abort(why);
+  NcclComms::end(comms_, std::min<Duration>(kEndsWithin, options_.timeout));
+  finish_all();
+}
+
+std::optional<Error> NcclQueue::fault() {
+  std::optional<Event> front;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!under_way_.empty()) front = under_way_.front().work->event();
+  }
+  if (front && !front->done())
+    if (auto checked = front->check(); !checked) return with_context(checked.error(), options_.name);
+  // NCCL is not asked while somebody is inside: it may be about to change what it would say.
+  const std::unique_lock order(calls_, std::try_to_lock);
+  if (!order || !comms_->enter()) return {};
+  int status = kNcclSuccess;
+  const int asked = api().async_error(comms_->comm(), &status);
+  if (asked != kNcclSuccess) status = asked;
+  std::optional<Error> wrong;
+  if (status != kNcclSuccess && status != kNcclInProgress)
+    wrong = with_context(api().error_of(status, "NCCL", comms_->comm()), options_.name);
+  comms_->leave();
+  return wrong;
+}
+
+std::optional<Error> NcclQueue::late() const {
+  const auto now = Steady::now();
+  const auto error = [&](const std::string& what, const std::string& why) {
+    return Error{Code::kDeadlineExceeded, options_.name + ": " + what + " has not ended within " +
+                                              seconds_text(options_.timeout) + ": " + why};
+  };
+  if (!under_way_.empty()) {
+    const Entry& front = under_way_.front();
+    auto due = std::max(turn_, front.begun) + options_.timeout;
+    if (front.work->waits_for_members()) due += kAgreementFirst;
+    if (now >= due)
+      return error(front.text, "a member is stuck, or too slow, or what comes before it on this GPU is");
+  }
+  if (calling_ && now >= *calling_ + options_.timeout + kAgreementFirst)
+    return error(calling_what_, "its members are not connected yet");
+  return {};
+}
+
+void NcclQueue::finish_all() {
+  while (telling_.exchange(true)) std::this_thread::yield();
+  std::deque<Entry> left;
+  std::optional<Error> why;
+  {
+    const std::lock_guard lock(mutex_);
+    finished_ = true;
+    left.swap(under_way_);
+    why = ended_;
+  }
+  for (Entry& entry : left) {
+    entry.kept.clear();
+    entry.work->finish(*why);
+  }
+  telling_ = false;
+}
+
+}  // namespace troupe::shards
