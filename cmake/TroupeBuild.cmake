@@ -78,7 +78,11 @@ function(troupe_library folder)
   target_sources(${target} PUBLIC FILE_SET HEADERS
                  BASE_DIRS ${CMAKE_CURRENT_SOURCE_DIR}/include FILES ${headers})
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src)
-  target_link_libraries(${target} PUBLIC ${ARG_PUBLIC} PRIVATE troupe_options ${ARG_PRIVATE})
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_link_libraries(${target} PUBLIC ${ARG_PUBLIC} PRIVATE $<BUILD_INTERFACE:troupe_options> ${ARG_PRIVATE})
+  if(TROUPE_INSTALL)
+    troupe_install_library(${folder})
+  endif()
 endfunction()
 
 # troupe_program(<name> SOURCES <files>... [LINK <targets>...])

@@ -1,7 +1,7 @@
 # CAF: Debian's 0.17, or another in TROUPE_CAF_ROOT. Only actors/ minds which: see its caf_compat.hpp.
 #
-# troupe_caf: the core library. troupe_caf_io: its I/O module, which only a test uses; missing where an own CAF was
-# built without.
+# troupe::caf: the core library. troupe::caf_io: its I/O module, which only a test uses; missing where an own CAF was
+# built without. Installed beside TroupeConfig.cmake, which includes it, too.
 
 set(TROUPE_CAF_ROOT "" CACHE PATH "Where another CAF than Debian's 0.17 is installed, /opt/caf for instance; empty: Debian's")
 if(TROUPE_CAF_ROOT)
@@ -14,16 +14,16 @@ endif()
 find_library(CAF_CORE_LIBRARY caf_core REQUIRED ${where} lib lib64)
 find_path(CAF_INCLUDE caf/all.hpp REQUIRED ${where} include)
 
-add_library(troupe_caf INTERFACE)
-target_include_directories(troupe_caf SYSTEM INTERFACE ${CAF_INCLUDE})
-target_link_libraries(troupe_caf INTERFACE ${CAF_CORE_LIBRARY} Threads::Threads)
+add_library(troupe::caf INTERFACE IMPORTED GLOBAL)
+target_include_directories(troupe::caf INTERFACE ${CAF_INCLUDE})
+target_link_libraries(troupe::caf INTERFACE ${CAF_CORE_LIBRARY} Threads::Threads)
 if(CAF_IO_LIBRARY)
-  add_library(troupe_caf_io INTERFACE)
-  target_link_libraries(troupe_caf_io INTERFACE troupe_caf ${CAF_IO_LIBRARY})
+  add_library(troupe::caf_io INTERFACE IMPORTED GLOBAL)
+  target_link_libraries(troupe::caf_io INTERFACE troupe::caf ${CAF_IO_LIBRARY})
 endif()
 if(TROUPE_CAF_ROOT)
   message(STATUS "CAF: ${CAF_CORE_LIBRARY}, ${CAF_INCLUDE}")
   # What 1.0 would have written in another way (mail() for send() and request(), handlers of down_msg) is the only
   # way there is in 0.17.
-  target_compile_options(troupe_caf INTERFACE -Wno-deprecated-declarations)
+  target_compile_options(troupe::caf INTERFACE -Wno-deprecated-declarations)
 endif()

@@ -1,6 +1,6 @@
 # CUDA: used where its toolkit is, compiled to nothing where it is not. Sets TROUPE_WITH_CUDA, and makes
 #
-# troupe_cuda: the CUDA runtime, linked statically: a program of ours starts on machines without a GPU, too.
+# troupe::cuda: the CUDA runtime, linked statically: a program of ours starts on machines without a GPU, too.
 # troupe_cuda_sources(<folder>): compiles every src/**/*.cu of the calling folder into troupe_<folder>.
 
 set(TROUPE_WITH_CUDA OFF)
@@ -25,10 +25,10 @@ if(NOT TROUPE_CUDA STREQUAL "OFF" AND NOT TROUPE_FUZZ)
 endif()
 message(STATUS "CUDA: ${TROUPE_WITH_CUDA}")
 
-add_library(troupe_cuda INTERFACE)
+add_library(troupe::cuda INTERFACE IMPORTED GLOBAL)
 if(TROUPE_WITH_CUDA)
-  target_link_libraries(troupe_cuda INTERFACE CUDA::cudart_static)
-  target_include_directories(troupe_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(troupe::cuda INTERFACE CUDA::cudart_static)
+  target_include_directories(troupe::cuda INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
 endif()
 
 function(troupe_cuda_sources folder)
