@@ -1,10 +1,12 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include <doctest/doctest.h>
 #include <troupe/tools/meeting.hpp>
@@ -47,6 +49,27 @@ TEST_CASE("a port in use is a problem that names it, and is not chosen") {
   CHECK(std::get<Problem>(taken).text.find(std::to_string(port)) != std::string::npos);
   ::close(fd);
   CHECK(port_of(choose_registry("127.0.0.1:" + std::to_string(port))) == port);
+}
+
+TEST_CASE("where the loopback device is down it is said before anything is started") {
+  std::string problem;
+  std::thread other([&] {  // the namespace is the thread's own
+    if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWNET) != 0) {
+      problem = "skipped";
+      return;
+    }
+    for (const char* wanted : {"tcp", "127.0.0.1:4711"}) {
+      const auto chosen = choose_registry(wanted);
+      problem = std::holds_alternative<Problem>(chosen) ? std::get<Problem>(chosen).text : "none";
+      if (problem == "none") return;
+    }
+  });
+  other.join();
+  if (problem == "skipped") {
+    MESSAGE("skipped: no network namespace can be made here");
+    return;
+  }
+  CHECK(problem.find("loopback device is down") != std::string::npos);
 }
 
 }  // namespace troupe::tools

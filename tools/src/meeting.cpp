@@ -20,6 +20,18 @@ namespace {
 
 constexpr std::string_view kLoopback = "127.0.0.1:";
 
+// A port of a loopback device that is down can be bound, but nobody gets there: processes would try until
+// they give up.
+bool is_loopback_down() {
+  UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(1);  // to which nothing is sent: only the way is looked up
+  return connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 &&
+         (errno == ENETUNREACH || errno == ENETDOWN);
+}
+
 // Binds a loopback port (0: any) for a moment. Returns the port, or -1 with errno set.
 int try_port(int port) {
   UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -78,6 +90,8 @@ Outcome<std::string> choose_registry(const std::string& wanted) {
   if (!any_port && !wanted.starts_with(kLoopback)) return wanted;
   int port = any_port ? 0 : std::atoi(wanted.c_str() + kLoopback.size());
   if (port < 0 || port > 65535) return Problem{wanted + ": no such port"};
+  if (is_loopback_down())
+    return Problem{"127.0.0.1 cannot be reached: the loopback device is down here (ip link set lo up)"};
   int bound = any_port ? free_port() : try_port(port);
   if (bound >= 0) return std::string(kLoopback) + std::to_string(bound);
   if (errno == EADDRINUSE) return Problem{"port " + std::to_string(port) + " is in use"};

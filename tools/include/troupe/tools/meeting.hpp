@@ -14,6 +14,7 @@ namespace troupe::tools {
 /// - "unix": the path of a socket, yet to be made, in a fresh folder of the temporary directory;
 /// - `127.0.0.1:PORT`: itself, after a look that the port is free; a problem if it is in use;
 /// - anything else: itself.
+/// Where the loopback device is down, as in a new network namespace, the second and fourth are problems.
 Outcome<std::string> choose_registry(const std::string& wanted);
 
 /// Removes what choose_registry("unix") made.
