@@ -141,6 +141,53 @@ TEST_CASE_TEMPLATE("budget: a peer has its share of the places for calls, and ot
   for (std::size_t i = 0; i < 3; ++i) CHECK(others[i].code() == Code::kOk);
 }
 
+TEST_CASE_TEMPLATE("budget: a node that hangs up and comes back has no more places for it", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  auto for_b = options_of(2, "bob");
+  for_b.limits.max_inbound_calls = 16;
+  for_b.limits.max_inbound_calls_per_peer = 4;
+  Duo<Kind> duo(options_of(1, "alice"), for_b);
+  duo.connect();
+  auto& answers = duo.answers(12);
+  for (std::size_t i = 0; i < 3; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 60s, answers[i]);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 3; }));
+  const auto come_back = [&] {
+    const std::size_t met = duo.b.sessions.size(), closed = duo.b.closed.size();
+    duo.a.endpoint->close(duo.ab, {Code::kCancelled, "back soon"});
+    REQUIRE(duo.until([&] { return duo.b.closed.size() > closed; }));
+    duo.ab = duo.a.endpoint->connect(duo.address).value();
+    REQUIRE(duo.until([&] { return duo.b.sessions.size() > met; }));
+  };
+  come_back();
+  // Three of the calls run still, so there is one place.
+  for (std::size_t i = 3; i < 6; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 60s, answers[i]);
+  REQUIRE(duo.until([&] { return answers[4].count == 1 && answers[5].count == 1; }));
+  CHECK(answers[4].code() == Code::kResourceExhausted);
+  CHECK(answers[5].code() == Code::kResourceExhausted);
+  CHECK(answers[5].error->message.find("4 calls of alice") != std::string::npos);
+  CHECK(duo.b.service.kept.size() == 4);
+  // Two sessions at once have one share, too.
+  const SessionId second = duo.a.endpoint->connect(duo.address).value();
+  start_call(*duo.a.endpoint, {second, Side::kKeeper}, "k", 60s, answers[6]);
+  REQUIRE(duo.until([&] { return answers[6].count == 1; }));
+  CHECK(answers[6].code() == Code::kResourceExhausted);
+  // Others have theirs.
+  Side c;
+  c.endpoint =
+      std::make_unique<Endpoint>(duo.world.a, duo.world.make(duo.world.a, "c"), options_of(3, "carol"), c);
+  const SessionId cb = c.endpoint->connect(duo.address).value();
+  for (std::size_t i = 7; i < 11; ++i) start_call(*c.endpoint, {cb, Side::kKeeper}, "k", 60s, answers[i]);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 8; }));
+  // What has run to its end makes room.
+  duo.b.service.kept.clear();
+  come_back();
+  start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 60s, answers[11]);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 1; }));
+  c.endpoint->shut_down();
+}
+
 TEST_CASE_TEMPLATE("budget: requests that are held take none of their peer's share", Kind,
                    TROUPE_BUDGET_TRANSPORTS) {
   auto for_b = bounded(2, "bob", 4 * kMiB);

@@ -1,4 +1,5 @@
 // What is done for one peer or one call costs the same, however much others have open.
+#include <algorithm>
 #include <ctime>
 
 #include "endpoint_support.hpp"
@@ -106,6 +107,107 @@ TEST_CASE("crowd: the end of a session costs what that one has open") {
   CAPTURE(beside);
   CHECK(beside < 5 * alone + 0.005);
   CHECK(others.ended == 0);
+}
+
+namespace {
+/// Goes on until `count()` is `all`, and returns by how much it grew at most in one step of the world.
+std::size_t most_in_a_step(SimDuo& duo, std::size_t all, const std::function<std::size_t()>& count) {
+  std::size_t most = 0;
+  for (std::size_t seen = count(); seen < all;) {
+    auto& world = duo.world.world;
+    world.run_until([&] { return count() != seen; }, world.clock().now() + 10s);
+    const std::size_t now = count();
+    REQUIRE(now > seen);
+    most = std::max(most, now - seen);
+    seen = now;
+  }
+  return most;
+}
+}  // namespace
+
+TEST_CASE(
+    "crowd: what a peer leaves open ends in slices at the caller, and its end is told after all of it") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  constexpr std::size_t kMany = 20'000;
+  Ignored crowd;
+  for (std::size_t i = 0; i < kMany; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, crowd);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == kMany; }));
+  std::size_t ended_when_told = 0;
+  duo.a.closed_hook = [&](SessionId) { ended_when_told = crowd.ended; };
+  duo.b.endpoint->close(duo.ba, {Code::kUnavailable, "enough"});
+  CHECK(most_in_a_step(duo, kMany, [&] { return crowd.ended; }) <= 1024);
+  REQUIRE(duo.until([&] { return duo.a.closed.size() == 1; }));
+  CHECK(ended_when_told == kMany);
+  CHECK(crowd.ended == kMany);
+  CHECK(duo.a.endpoint->open_calls() == 0);
+}
+
+TEST_CASE("crowd: what a peer leaves open is cancelled in slices at the callee") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  constexpr std::size_t kMany = 20'000;
+  Ignored crowd;
+  for (std::size_t i = 0; i < kMany; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, crowd);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == kMany; }));
+  duo.a.endpoint->close(duo.ab, {Code::kUnavailable, "enough"});
+  const auto cancelled = [&] {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(duo.b.service.kept, [](const auto& call) { return call->cancelled(); }));
+  };
+  CHECK(most_in_a_step(duo, kMany, cancelled) <= 1024);
+  REQUIRE(duo.until([&] { return duo.b.closed.size() == 1 && crowd.ended == kMany; }));
+  CHECK(duo.b.endpoint->inbound_calls() == kMany);
+  duo.b.service.kept.clear();
+  CHECK(duo.b.endpoint->inbound_calls() == 0);
+}
+
+TEST_CASE("crowd: an endpoint that ends in the middle of a session's end answers the rest") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  constexpr std::size_t kMany = 5'000;
+  Ignored crowd;
+  for (std::size_t i = 0; i < kMany; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, crowd);
+  duo.a.endpoint->close(duo.ab, {Code::kUnavailable, "enough"});
+  CHECK(crowd.ended < kMany);
+  SUBCASE("all at once") {
+    duo.a.endpoint->shut_down();
+  }
+  SUBCASE("calls that are cancelled meanwhile end once") {
+    Answer own;
+    const std::uint64_t id = start_call(*duo.a.endpoint, {kLocal, Side::kKeeper}, "k", 95s, own);
+    duo.a.endpoint->cancel(id);
+    CHECK(own.count == 1);
+    REQUIRE(duo.until([&] { return crowd.ended == kMany; }));
+  }
+  CHECK(crowd.ended == kMany);
+  CHECK(duo.a.endpoint->open_calls() == 0);
+}
+
+TEST_CASE("crowd: who is told of an end may wait for others of the same end") {
+  SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
+  duo.connect();
+  constexpr std::size_t kMany = 5'000;
+  Ignored crowd;
+  for (std::size_t i = 0; i < kMany / 2; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, crowd);
+  Answer& patient = duo.answer();
+  start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, patient);
+  for (std::size_t i = 0; i < kMany / 2; ++i)
+    start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, crowd);
+  bool all = false;
+  patient.hook = [&] {
+    all = duo.world.a.wait_until([&] { return crowd.ended == kMany && duo.a.closed.size() == 1; },
+                                 duo.world.a.clock().now() + 5s);
+  };
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == kMany + 1; }));
+  duo.b.endpoint->close(duo.ba, {Code::kUnavailable, "enough"});
+  REQUIRE(duo.until([&] { return patient.count == 1; }));
+  CHECK(all);
+  CHECK(duo.a.closed.size() == 1);
 }
 
 TEST_CASE("crowd: calls that expire together leave room between them for what others want") {

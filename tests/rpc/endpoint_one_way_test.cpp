@@ -113,6 +113,59 @@ TEST_CASE_TEMPLATE("one way: a message longer than the window goes alone, though
   REQUIRE(duo.until([&] { return slow.seen.size() == static_cast<std::size_t>(sent) + 2; }));
 }
 
+TEST_CASE_TEMPLATE("one way: what waits for long is overtaken by calls and answers, not by its kind", Kind,
+                   TROUPE_ONE_WAY_TRANSPORTS) {
+  constexpr std::size_t kWindow = 256 * kKiB;
+  Duo<Kind> duo(windowed(1, "alice", kWindow), windowed(2, "bob", kWindow));
+  Slow slow(duo.b);
+  duo.connect();
+  for (std::int64_t i = 0; i < 2; ++i) REQUIRE(tell(*duo.a.endpoint, duo.ab, i, 100 * kKiB).ok());
+  REQUIRE(duo.until([&] { return slow.kept.size() == 2; }));
+  REQUIRE(tell(*duo.a.endpoint, duo.ab, 2, 100 * kKiB).ok());  // for which there is no room
+  Answer& before = duo.answer();
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "short", 30s, before);
+  REQUIRE(tell(*duo.a.endpoint, duo.ab, 3, 10).ok());  // for which there would be
+  Answer& behind = duo.answer();
+  start_call(*duo.a.endpoint, {duo.ab, 1}, "short", 30s, behind);
+  Answer& other_way = duo.answer();
+  start_call(*duo.b.endpoint, {duo.ba, 1}, "echo", 30s, other_way, std::string_view("text"));
+  REQUIRE(duo.until([&] { return before.count == 1 && other_way.count == 1; }));
+  CHECK(before.code() == Code::kOk);
+  CHECK(other_way.code() == Code::kOk);
+  duo.settle();
+  CHECK(slow.seen == std::vector<std::int64_t>{0, 1});
+  CHECK(behind.count == 0);  // short messages stay in their order
+  slow.kept.erase(slow.kept.begin());
+  REQUIRE(duo.until([&] { return slow.seen.size() == 4 && behind.count == 1; }));
+  CHECK(behind.code() == Code::kOk);
+  std::ranges::sort(slow.seen);  // on the wire a long one may be overtaken
+  CHECK(slow.seen == std::vector<std::int64_t>{0, 1, 2, 3});
+}
+
+TEST_CASE_TEMPLATE("one way: of a peer that heeds no window no more is read than its bytes allow", Kind,
+                   TROUPE_ONE_WAY_TRANSPORTS) {
+  constexpr std::size_t kWindow = 4 * kKiB * kKiB;
+  // Alice believes that bob takes everything.
+  Duo<Kind> duo(windowed(1, "alice", std::size_t{1} << 40), windowed(2, "bob", kWindow));
+  Slow slow(duo.b);
+  duo.connect();
+  constexpr std::int64_t kMessages = 256;
+  for (std::int64_t i = 0; i < kMessages; ++i) REQUIRE(tell(*duo.a.endpoint, duo.ab, i, kKiB * kKiB).ok());
+  REQUIRE(duo.until([&] { return duo.b.endpoint->stats().pauses > 0; }));
+  duo.settle(100ms);
+  CHECK(slow.bytes < 64 * kKiB * kKiB);  // the bound, and what was on its way
+  CHECK(duo.b.endpoint->ready(duo.ba));
+  const bool all = duo.until([&] {
+    slow.let_go();
+    return slow.seen.size() == static_cast<std::size_t>(kMessages);
+  });
+  CAPTURE(slow.seen.size());
+  CAPTURE(duo.a.endpoint->waiting().calls);
+  CAPTURE(duo.b.closed.size());
+  REQUIRE(all);
+  CHECK(std::ranges::is_sorted(slow.seen));
+}
+
 TEST_CASE("one way: whoever has little under way sends nothing but its messages") {
   Duo<Sim> duo;
   Slow slow(duo.b);

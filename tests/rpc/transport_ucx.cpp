@@ -278,7 +278,7 @@ TEST_CASE(
     pair.tb.reset();
     most_parked = std::max(most_parked, ParkedWorkers::all().count());
   }
-  CHECK(most_parked > others);
+  CHECK((most_parked > others || others >= ParkedWorkers::kMostKept));
   CHECK(most_parked <= others + ParkedWorkers::kMostKept + 2);
 }
 

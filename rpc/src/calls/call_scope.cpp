@@ -80,7 +80,7 @@ void CallScope::cancel() {
   const auto calls = std::exchange(calls_, {});
   for (auto& told : std::exchange(told_, {}))
     endpoint.shield("who is told of a cancellation", [&] { told(); });
-  for (const std::uint64_t call : calls) endpoint.cancel(call);
+  endpoint.cancel_all(calls);
 }
 
 void CallScope::finish() {
@@ -171,18 +171,21 @@ void EndpointCore::cancel_inbound(PeerCalls& calls, std::uint64_t call_id) {
   cancelling.tell();
 }
 
-/// The peer has gone: its calls that still run are nobody's.
-void EndpointCore::cancel_all_inbound(PeerCalls& calls) {
-  while (!calls.held.empty()) forget(*calls.held.pop());
+/// The peer, `node_id`, has gone: its calls that still run are nobody's. Does so for `most` of them, and says
+/// for how many; `chain` is 0 in the first call.
+std::size_t EndpointCore::cancel_some_inbound(PeerCalls& calls, std::uint64_t node_id, std::size_t& chain,
+                                              std::size_t most) {
+  std::size_t did = 0;
+  for (; did < most && !calls.held.empty(); ++did) forget(*calls.held.pop());
   Cancelling cancelling(*this);
-  std::size_t chain = 0;
-  while (InboundCall* call = calls.in.any(chain)) {
+  for (InboundCall* call = nullptr; did < most && (call = calls.in.any(chain)); ++did) {
     calls.in.remove(*call);
-    orphans_.add(*call);
+    orphans_.add(*call, node_id);
     // One with a token may come back for its answer, on another link.
     if (call->header().kind == MessageKind::kRequest && call->token_owner_ == 0) cancelling.mark(*call);
   }
   cancelling.tell();
+  return did;
 }
 
 /// The endpoint goes. Those with a token, and messages, too: whoever works on one, perhaps in the pool, is to

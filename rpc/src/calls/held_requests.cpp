@@ -15,7 +15,7 @@ constexpr std::size_t kFewPlaces = 32;
 void HeldRequests::push(InboundCallPtr call) {
   call->held_ = ++last_;
   earliest_ = std::min(earliest_, call->deadline());
-  calls_.push_back(std::move(call));
+  calls_.push_back(std::move(call));  // a look that is under way comes to it
   ++count_;
 }
 
@@ -35,22 +35,36 @@ InboundCallPtr HeldRequests::take(const InboundCall& call) {
 
 std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
   std::vector<InboundCallPtr> expired;
-  if (now < earliest_ || now < look_again_) return expired;
-  look_again_ = now + kBetweenLooks;
-  earliest_ = TimePoint::never();
-  for (std::size_t i = first_; i < calls_.size(); ++i) {
-    InboundCallPtr& call = calls_[i];
+  if (!looking_) {
+    if (now < earliest_ || now < look_again_) return expired;
+    look_again_ = now + kBetweenLooks;
+    begin_look();
+  }
+  looked_ = std::max(looked_, first_);
+  const std::size_t end = std::min(calls_.size(), looked_ + kLook);
+  for (; looked_ < end; ++looked_) {
+    InboundCallPtr& call = calls_[looked_];
     if (!call) continue;
     if (call->deadline() > now) {
-      earliest_ = std::min(earliest_, call->deadline());
+      kept_ = std::min(kept_, call->deadline());
       continue;
     }
-    call->held_ = 0;
     expired.push_back(std::move(call));
+    expired.back()->held_ = 0;
     --count_;
+  }
+  if (looked_ == calls_.size()) {
+    earliest_ = kept_;
+    looking_ = false;
   }
   trim();
   return expired;
+}
+
+void HeldRequests::begin_look() {
+  looking_ = true;
+  looked_ = first_;
+  kept_ = TimePoint::never();
 }
 
 /// What is done with is moved out of the way when it is more than half of all, wherever it was: behind a
@@ -59,10 +73,12 @@ void HeldRequests::trim() {
   while (first_ < calls_.size() && !calls_[first_]) ++first_;
   if (first_ == calls_.size()) {
     calls_ = std::vector<InboundCallPtr>();
-    first_ = 0;
+    first_ = looked_ = 0;
+    looking_ = false;
   } else if (calls_.size() > 2 * count_ + kFewPlaces) {
     std::erase(calls_, nullptr);
     first_ = 0;
+    if (looking_) begin_look();
     for (std::size_t i = 0; i < calls_.size(); ++i) calls_[i]->held_ = last_ - (calls_.size() - 1 - i);
   }
 }

@@ -21,10 +21,15 @@ class HeldRequests {
   InboundCallPtr pop();
   /// Precondition: it is held here.
   InboundCallPtr take(const InboundCall& call);
-  /// Those that are too late at `now`, or soon after they are. Looks at all, if any may be.
+  /// Some of those that are too late at `now`: all of them in a number of calls, soon after they are. Each
+  /// looks at kLook at most.
   std::vector<InboundCallPtr> take_expired(TimePoint now);
+  static constexpr std::size_t kLook = 256;
+  /// Whether it has not looked at all yet.
+  bool is_looking() const { return looking_; }
 
  private:
+  void begin_look();
   void trim();
 
   std::vector<InboundCallPtr> calls_;  // null: taken. That at `first_` is not
@@ -33,6 +38,10 @@ class HeldRequests {
   std::size_t count_ = 0;
   TimePoint earliest_ = TimePoint::never();  // no deadline is earlier
   TimePoint look_again_{};
+  // While all are being looked at:
+  bool looking_ = false;
+  std::size_t looked_ = 0;               // those before it have been
+  TimePoint kept_ = TimePoint::never();  // of these, what earliest_ is to be
 };
 
 }  // namespace troupe::rpc

@@ -27,7 +27,10 @@ void EndpointCore::enlist(InboundCall& call) {
   PeerCalls* calls = calls_of(call.session_);
   if (calls && call.session_ != kLocal)
     call.counted_bytes_ = std::min(call.bytes(), options_.limits.max_bytes_in_flight);
-  (calls ? calls->in : orphans_).add(call);
+  if (calls)
+    calls->in.add(call);
+  else
+    orphans_.add(call, 0);
   ++inbound_calls_;
 }
 

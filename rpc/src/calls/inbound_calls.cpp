@@ -46,4 +46,24 @@ void InboundCalls::shrink() {
   }
 }
 
+// ---- Those whose session has ended ----------------------------------------------------------------
+
+std::size_t Orphans::count(std::uint64_t node_id) const {
+  const auto found = by_node_.find(node_id);
+  return found == by_node_.end() ? 0 : found->second.count();
+}
+
+InboundCalls& Orphans::of(std::uint64_t node_id) noexcept {
+  if (node_id == 0) return others_;
+  try {
+    if (by_node_.size() >= look_at_) {
+      std::erase_if(by_node_, [](const auto& entry) { return entry.second.count() == 0; });
+      look_at_ = 2 * by_node_.size() + 16;
+    }
+    return by_node_.try_emplace(node_id, random_).first->second;
+  } catch (const std::bad_alloc&) {  // a link's end needs no memory
+    return others_;
+  }
+}
+
 }  // namespace troupe::rpc

@@ -83,6 +83,28 @@ class InboundCalls {
   std::size_t bytes_ = 0;
 };
 
+/// Calls whose session has ended, while they run, by the node of their caller.
+class Orphans {
+ public:
+  explicit Orphans(std::uint64_t random) : random_(random), others_(random) {}
+
+  void add(InboundCall& call, std::uint64_t node_id) { of(node_id).add(call); }
+  std::size_t count(std::uint64_t node_id) const;
+  template <class F>
+  void for_each(F&& visit) const {
+    others_.for_each(visit);
+    for (const auto& [node_id, calls] : by_node_) calls.for_each(visit);
+  }
+
+ private:
+  InboundCalls& of(std::uint64_t node_id) noexcept;
+
+  const std::uint64_t random_;
+  InboundCalls others_;  // of no node that is known, or there was no memory
+  std::unordered_map<std::uint64_t, InboundCalls> by_node_;
+  std::size_t look_at_ = 16;  // the number of nodes at which those that have none left are dropped
+};
+
 /// What one peer has open here, and we with it; an endpoint has one more for what it calls of itself.
 struct PeerCalls {
   explicit PeerCalls(std::uint64_t random) : in(random) {}

@@ -304,12 +304,4 @@ void EndpointCore::forget_stream(SessionId session, std::uint64_t call_id) {
   if (PeerCalls* calls = calls_of(session)) calls->streams.erase(call_id);
 }
 
-void EndpointCore::end_streams(PeerCalls& calls, const Error& error) {
-  while (!calls.streams.empty()) {
-    const auto stream = std::move(calls.streams.begin()->second);
-    calls.streams.erase(calls.streams.begin());
-    stream->end_by_reader(error);
-  }
-}
-
 }  // namespace troupe::rpc

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -46,6 +47,8 @@ class EndpointCore final : private TransportEvents {
   CallMetrics* metrics() { return metrics_.get(); }
   bool is_open(std::uint64_t call_id) const;
   void cancel(std::uint64_t call_id);
+  /// Soon: see Endings.
+  void cancel_all(std::span<const std::uint64_t> call_ids);
   /// Runs what belongs to others. What it throws ends here, and is told once.
   template <class F>
   void shield(std::string_view where, F&& run) noexcept {
@@ -67,6 +70,7 @@ class EndpointCore final : private TransportEvents {
   class Cancelling;
   class RetryingCall;
   class FlowPump;
+  class Endings;
   struct LocalDelivery;
 
   // endpoint.cpp: the registry of sessions
@@ -78,9 +82,8 @@ class EndpointCore final : private TransportEvents {
   bool ready(SessionId session) const;
   Session* find(SessionId session);
   Session* look_up(SessionId session);
-  /// Ends a session: answers its calls, tells the layer above.
+  /// Ends a session: answers its calls, tells the layer above. See Endings for when.
   void end_session(SessionId session, Error error, bool tell);
-  static void fail_calls(PeerCalls& calls, const Error& error);
   void on_thrown(std::string_view where);
   /// What is open with a peer, or with ourselves; null: there is no such session.
   PeerCalls* calls_of(SessionId session);
@@ -157,6 +160,7 @@ class EndpointCore final : private TransportEvents {
   void on_request(SessionId session, std::unique_ptr<InMessage>&& message);
   void begin_request(InboundCallPtr call);
   Result<void> check_inbound(const InboundCall& call);
+  std::size_t running_of(std::uint64_t node_id);
   /// To the layer above.
   void hand_on(InboundCallPtr call);
   void on_reply(SessionId session, std::unique_ptr<InMessage>&& message);
@@ -173,7 +177,8 @@ class EndpointCore final : private TransportEvents {
   void answer_error(const InboundCall& call, const Error& error);
   /// Their caller wants no answer any more: to one, or to any of a peer's.
   void cancel_inbound(PeerCalls& calls, std::uint64_t call_id);
-  void cancel_all_inbound(PeerCalls& calls);
+  std::size_t cancel_some_inbound(PeerCalls& calls, std::uint64_t node_id, std::size_t& chain,
+                                  std::size_t most);
   void cancel_orphans();
 
   // answers.cpp: calls with a token
@@ -191,7 +196,6 @@ class EndpointCore final : private TransportEvents {
   void on_credit(SessionId session, const MessageHeader& header);
   void send_credit(std::uint64_t call_id, std::uint64_t items, std::uint64_t bytes);
   void forget_stream(SessionId session, std::uint64_t call_id);
-  static void end_streams(PeerCalls& calls, const Error& error);
 
   // tracing.cpp
   TraceContext trace_of(const CallOptions& options) const;
@@ -242,7 +246,7 @@ class EndpointCore final : private TransportEvents {
   std::map<const std::byte*, const std::byte*> into_;  // memory that they receive into: begin and end
   std::size_t inbound_calls_ = 0;                      // open ones of others, and of ourselves
   PeerCalls own_;                                      // calls to ourselves, from both ends
-  InboundCalls orphans_;                               // calls whose session has ended, while they run
+  Orphans orphans_;                                    // calls whose session has ended, while they run
   int local_depth_ = 0;                                // of deliveries to ourselves in one another
   std::deque<Local> local_waiting_;                    // deliveries that were too deep
   FlowQueue::Total waiting_;                           // of all sessions
@@ -250,6 +254,7 @@ class EndpointCore final : private TransportEvents {
   std::unordered_multimap<std::uint64_t, SessionId> with_node_;  // those that have met, by the peer's node id
   Session* last_found_ = nullptr;  // by find(): the next message is likely to be of the same session
   std::unique_ptr<FlowPump> pump_;
+  std::unique_ptr<Endings> endings_;
   std::size_t long_from_;  // bytes from which a message counts as long: it goes by rendezvous
   std::unique_ptr<Answers> answers_;
   std::unordered_map<std::uint64_t, std::unique_ptr<RetryingCall>> retrying_;

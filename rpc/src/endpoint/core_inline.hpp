@@ -22,6 +22,14 @@ inline void EndpointCore::attend(Session& session) {
     liveness_->attend(session);
 }
 
+inline void Session::end_of_flow(OpenCall& call) {
+  call.session = nullptr;
+  if (call.waits) [[unlikely]]
+    return end_of_wait(call);
+  --calls_in_flight_;
+  (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes;
+}
+
 /// What a call that is made now is part of: what its caller says, or the call that is being answered.
 inline TraceContext EndpointCore::trace_of(const CallOptions& options) const {
   if (!loop_.context() || options.trace.decided()) return options.trace;

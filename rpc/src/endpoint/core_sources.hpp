@@ -1,5 +1,11 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "endpoint/core.hpp"
@@ -22,6 +28,48 @@ class EndpointCore::FlowPump final : public Source, private TimerNode {
 
   EndpointCore& endpoint_;
   std::vector<SessionId> sessions_;  // those with something that waits, either way
+};
+
+/// What ends together, but not at once: what sessions that have ended leave open, and the calls of a call
+/// that was cancelled. So many calls end in a round of the loop and the others in further ones, so that
+/// messages of others go between. A session's end is told when nothing of it is left.
+class EndpointCore::Endings final : private TimerNode {
+ public:
+  static constexpr std::string_view kWhere = "the end of a session";
+
+  explicit Endings(EndpointCore& owner) : endpoint_(owner) {}
+  /// Takes a session that is not in the registry any more. Needs no memory.
+  void begin(std::unique_ptr<Session> session, Error error, bool is_told);
+  /// Cancels all these calls of ours, likewise.
+  void cancel(std::span<const std::uint64_t> call_ids);
+  /// All that is left, at once.
+  void finish();
+  /// What this node's ended sessions have begun here that has not been looked at yet.
+  std::size_t running(std::uint64_t node_id) const;
+
+  /// Of one peer, `most` at once; returns how many.
+  static std::size_t end_streams(PeerCalls& calls, const Error& error, std::size_t most);
+  static std::size_t fail_calls(PeerCalls& calls, const Error& error, std::size_t most);
+
+ private:
+  struct Ended {
+    std::unique_ptr<Session> session;
+    Error error;
+    bool is_told;           // the layer above
+    std::size_t chain = 0;  // of InboundCalls::any()
+  };
+  void on_timer() override;
+  void go_on(bool to_the_end);
+  std::size_t room();
+  void take_room(std::size_t count);
+  bool end_some(Ended& ended, std::size_t most);
+  void tell(Ended& ended);
+
+  EndpointCore& endpoint_;
+  std::deque<std::shared_ptr<Ended>> ended_;
+  std::deque<std::uint64_t> cancelled_;  // calls
+  std::uint64_t round_ = 0;              // of the loop, in which
+  std::size_t room_ = 0;                 // so many may still end
 };
 
 /// Fires when messages of an endpoint to itself wait.

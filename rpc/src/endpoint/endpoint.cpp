@@ -141,6 +141,7 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       own_(random_()),
       orphans_(random_()),
       pump_(std::make_unique<FlowPump>(*this)),
+      endings_(std::make_unique<Endings>(*this)),
       long_from_(transport->limits().eager_bytes),
       answers_(std::make_unique<Answers>(options_.answers)),
       liveness_(std::make_unique<Liveness>(*this)),
@@ -156,10 +157,12 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
 void EndpointCore::shut_down() {
   closing_ = true;
   while (!sessions_.empty()) close(sessions_.begin()->first, shutting_down());
-  end_streams(own_, shutting_down());
-  fail_calls(own_, shutting_down());
+  endings_->finish();
+  Endings::end_streams(own_, shutting_down(), SIZE_MAX);
+  Endings::fail_calls(own_, shutting_down(), SIZE_MAX);
   while (!retrying_.empty()) retrying_.begin()->second->finish(shutting_down());
-  cancel_all_inbound(own_);
+  std::size_t chain = 0;
+  cancel_some_inbound(own_, 0, chain, SIZE_MAX);
   cancel_orphans();
 }
 
@@ -221,7 +224,7 @@ void EndpointCore::close_all_with(std::uint64_t node_id, const Error& why) {
 void EndpointCore::end_session(SessionId session, Error error, bool tell) {
   const auto found = sessions_.find(session);
   if (found == sessions_.end()) return;
-  const std::unique_ptr<Session> ended = std::move(found->second);
+  std::unique_ptr<Session> ended = std::move(found->second);
   last_found_ = nullptr;
   sessions_.erase(found);
   const auto [first, last] = with_node_.equal_range(ended->peer().node_id);
@@ -231,20 +234,11 @@ void EndpointCore::end_session(SessionId session, Error error, bool tell) {
     break;
   }
   // Each whatever the others throw: nothing may be left that knows of the session.
-  constexpr std::string_view kWhere = "the end of a session";
-  shield(kWhere, [&] { transport_->close(session); });
-  shield(kWhere, [&] {
+  shield(Endings::kWhere, [&] { transport_->close(session); });
+  shield(Endings::kWhere, [&] {
     if (!ended->peer().node_name.empty()) error.message = ended->peer().node_name + ": " + error.message;
   });
-  shield(kWhere, [&] { cancel_all_inbound(ended->calls); });
-  shield(kWhere, [&] { end_streams(ended->calls, error); });
-  fail_calls(ended->calls, error);
-  if (tell) shield(kWhere, [&] { events_.on_session_closed(session, ended->peer(), error); });
-}
-
-void EndpointCore::fail_calls(PeerCalls& calls, const Error& error) {
-  // What a sink calls anew goes elsewhere: the peer is not in the registry any more.
-  while (OpenCall* call = calls.out.first()) call->endpoint.complete(*call, frugal_error(error));
+  endings_->begin(std::move(ended), std::move(error), tell);
 }
 
 void EndpointCore::on_thrown(std::string_view where) {

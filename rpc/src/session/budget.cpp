@@ -71,7 +71,7 @@ bool EndpointCore::begin_held(SessionId id) {
     session = find(id);
   }
   if (session) session->resume_if_due();
-  return begun > 0;
+  return begun > 0 || (session && session->calls.held.is_looking());
 }
 
 }  // namespace troupe::rpc

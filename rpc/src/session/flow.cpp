@@ -105,14 +105,9 @@ void Session::begin_flow(OpenCall& call, std::size_t bytes) {
   (bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) += bytes;
 }
 
-void Session::end_of_flow(OpenCall& call) {
-  call.session = nullptr;
-  if (call.waits) {
-    call.set_waits(false);
-    return queue_.erase(call.position);
-  }
-  --calls_in_flight_;
-  (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes;
+void Session::end_of_wait(OpenCall& call) {
+  call.set_waits(false);
+  queue_.erase(call.position);
 }
 
 Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t bytes, OpenCall* call,

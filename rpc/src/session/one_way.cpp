@@ -59,7 +59,7 @@ void EndpointCore::note_done(SessionId id, std::size_t bytes) {
 
 void Session::note_done(std::size_t bytes) {
   one_way_.note_done(bytes);
-  if (one_way_.must_tell()) [[unlikely]]
+  if (one_way_.must_tell() || paused_) [[unlikely]]
     endpoint_.shield("what tells of one-way messages", [&] { endpoint_.pump_->hurry(*this); });
 }
 

@@ -138,6 +138,7 @@ class Session {
   bool may_call(std::size_t bytes) const;
   Result<void> send_now(OutFrame&& frame, std::size_t bytes, Flow flow);
   void begin_flow(OpenCall& call, std::size_t bytes);
+  void end_of_wait(OpenCall& call);
   Result<void> wait_for_room(OutFrame&& frame, Flow flow, std::size_t bytes, OpenCall* call,
                              TimePoint deadline);
   void send_first_of(FlowQueue::Lane lane);

@@ -125,4 +125,43 @@ TEST_CASE("no memory: a message that cannot be queued is not sent by half, and i
   CHECK(duo.call<std::int64_t>("add", 1, 2).value() == 3);
 }
 
+TEST_CASE("no memory: a link over UCX ends without any, whatever is under way on it") {
+  contract::Pair<contract::UcxTcp> pair;
+  pair.warm_up();
+  const auto send = [&](Transport& transport, LinkId link, std::uint64_t number) {
+    REQUIRE(transport.send(link, contract::make_frame(number, {std::size_t{1} << 20})).ok());
+  };
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    send(*pair.ta, pair.a.link(), i);
+    send(*pair.tb, pair.b.link(), i);
+  }
+  for (int polls = 0; polls < 20; ++polls) {  // some are announced, some on their way
+    pair.world.a.poll();
+    pair.world.b.poll();
+  }
+  const LinkId first = pair.a.link();
+  missing_from = 1;
+  bool thrown = false;
+  try {
+    pair.ta->close(first);
+  } catch (const std::bad_alloc&) {
+    thrown = true;  // and yet it is closed
+  }
+  missing_from = 0;
+  CAPTURE(thrown);
+  REQUIRE(pair.until([&] { return pair.b.closed() == 1; }));
+  // The next one is as any.
+  const auto open = [](const contract::Peer& peer) {
+    return std::ranges::count_if(peer.links, [](const auto& link) { return link.second.open; });
+  };
+  REQUIRE(pair.ta->dial(pair.address).ok());
+  REQUIRE(pair.until([&] { return open(pair.a) == 2 && open(pair.b) == 2; }));
+  const auto second =
+      std::ranges::find_if(pair.a.links, [&](const auto& link) { return link.first != first; });
+  pair.b.frames.clear();
+  send(*pair.ta, second->first, 77);
+  REQUIRE(pair.until([&] { return !pair.b.frames.empty(); }));
+  CHECK(pair.b.damaged() == 0);
+}
+
 }  // namespace troupe::rpc::testing

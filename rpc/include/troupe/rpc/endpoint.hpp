@@ -30,7 +30,7 @@ struct AnswerLimits {
 struct CallLimits {
   std::uint32_t max_open_calls = 1 << 18;              ///< of this endpoint; past it calls are refused
   std::uint32_t max_inbound_calls = 1 << 18;           ///< unanswered calls of others, likewise
-  std::uint32_t max_inbound_calls_per_peer = 1 << 16;  ///< those of one session that have begun, likewise
+  std::uint32_t max_inbound_calls_per_peer = 1 << 16;  ///< those of one node that have begun, likewise
   // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
   std::uint32_t max_calls_in_flight = 1 << 14;  ///< sent and not answered
   /// Of long messages; as much again of short ones, and of one-way messages. Calls count until they are

@@ -1,0 +1,146 @@
+// What ends together, but in slices: see EndpointCore::Endings.
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include <troupe/rpc/stream_ends.hpp>
+
+#include "calls/frugal_error.hpp"
+#include "endpoint/core_sources.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+/// Calls that end in one round of the loop: less than a millisecond's work.
+constexpr std::size_t kMostInRound = 512;
+/// ... and so many of each session, however many sessions end: most have no more.
+constexpr std::size_t kAtOnce = 16;
+}  // namespace
+
+// ---- What is to end ---------------------------------------------------------------------------------
+
+void EndpointCore::Endings::begin(std::unique_ptr<Session> session, Error error, bool is_told) {
+  Ended now{std::move(session), std::move(error), is_told};
+  if (!end_some(now, std::max(room(), kAtOnce))) return tell(now);
+  bool listed = false;
+  try {
+    ended_.emplace_back();
+    listed = true;
+    ended_.back() = std::make_shared<Ended>(std::move(now));
+    endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
+  } catch (const std::bad_alloc&) {  // before anything was moved
+    if (listed) ended_.pop_back();
+    while (end_some(now, SIZE_MAX)) continue;
+    tell(now);
+  }
+}
+
+void EndpointCore::Endings::cancel(std::span<const std::uint64_t> call_ids) {
+  for (const std::uint64_t id : call_ids) {
+    if (room() == 0) {
+      try {
+        cancelled_.push_back(id);
+        if (!scheduled()) endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
+        continue;
+      } catch (const std::bad_alloc&) {  // at once
+      }
+    }
+    take_room(1);
+    endpoint_.cancel(id);
+  }
+}
+
+void EndpointCore::cancel_all(std::span<const std::uint64_t> call_ids) {
+  endings_->cancel(call_ids);
+}
+
+std::size_t EndpointCore::Endings::running(std::uint64_t node_id) const {
+  std::size_t sum = 0;
+  for (const auto& ended : ended_)
+    if (ended->session->peer().node_id == node_id)
+      sum += ended->session->calls.in.count() - ended->session->calls.held.count();
+  return sum;
+}
+
+// ---- Some of it, and some more ----------------------------------------------------------------------
+
+std::size_t EndpointCore::Endings::room() {
+  if (const std::uint64_t round = endpoint_.loop_.stats().rounds; std::exchange(round_, round) != round)
+    room_ = kMostInRound;
+  return room_;
+}
+
+void EndpointCore::Endings::take_room(std::size_t count) {
+  room_ -= std::min(room_, count);
+}
+
+/// What a sink calls anew goes elsewhere: the peer is not in the registry any more.
+std::size_t EndpointCore::Endings::fail_calls(PeerCalls& calls, const Error& error, std::size_t most) {
+  std::size_t did = 0;
+  for (OpenCall* call = nullptr; did < most && (call = calls.out.first()); ++did)
+    call->endpoint.complete(*call, frugal_error(error));
+  return did;
+}
+
+std::size_t EndpointCore::Endings::end_streams(PeerCalls& calls, const Error& error, std::size_t most) {
+  std::size_t did = 0;
+  for (; did < most && !calls.streams.empty(); ++did) {
+    const auto stream = std::move(calls.streams.begin()->second);
+    calls.streams.erase(calls.streams.begin());
+    stream->end_by_reader(error);
+  }
+  return did;
+}
+
+/// Each step whatever the others throw. Whether anything is left.
+bool EndpointCore::Endings::end_some(Ended& ended, std::size_t most) {
+  PeerCalls& calls = ended.session->calls;
+  const std::uint64_t node_id = ended.session->peer().node_id;
+  std::size_t left = most;
+  const auto step = [&](auto&& some) {
+    if (left > 0) endpoint_.shield(kWhere, [&] { left -= some(); });
+  };
+  step([&] { return endpoint_.cancel_some_inbound(calls, node_id, ended.chain, left); });
+  step([&] { return end_streams(calls, ended.error, left); });
+  step([&] { return fail_calls(calls, ended.error, left); });
+  take_room(std::max<std::size_t>(most - left, 1));
+  return !calls.held.empty() || calls.in.any(ended.chain) || !calls.streams.empty() || calls.out.first();
+}
+
+void EndpointCore::Endings::tell(Ended& ended) {
+  if (!ended.is_told) return;
+  const Session& session = *ended.session;
+  endpoint_.shield(kWhere,
+                   [&] { endpoint_.events_.on_session_closed(session.id(), session.peer(), ended.error); });
+}
+
+/// A handler that is told may wait, and so have the loop come here again: the first of the list is looked at
+/// anew each time.
+void EndpointCore::Endings::go_on(bool to_the_end) {
+  while (!ended_.empty() && (to_the_end || room() > 0)) {
+    const std::shared_ptr<Ended> first = ended_.front();
+    if (end_some(*first, to_the_end ? SIZE_MAX : room())) continue;
+    if (ended_.empty() || ended_.front() != first) continue;
+    ended_.pop_front();
+    tell(*first);
+  }
+  while (!cancelled_.empty() && (to_the_end || room() > 0)) {
+    const std::uint64_t id = cancelled_.front();
+    cancelled_.pop_front();
+    take_room(1);
+    endpoint_.shield("giving a call up", [&] { endpoint_.cancel(id); });
+  }
+}
+
+void EndpointCore::Endings::on_timer() {
+  endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
+  go_on(false);
+  if (ended_.empty() && cancelled_.empty()) endpoint_.loop_.cancel(*this);
+}
+
+void EndpointCore::Endings::finish() {
+  go_on(true);
+  endpoint_.loop_.cancel(*this);
+}
+
+}  // namespace troupe::rpc
