@@ -1,12 +1,12 @@
 // Layers of dense models, on the host and on a GPU, against their formulas in double precision; the ways back
 // against differences of the ways there.
-#include <troupe/kernels/cast.hpp>
 #include <troupe/kernels/dense.hpp>
 
 #include <algorithm>
 #include <functional>
 #include <numeric>
 
+#include "matrix.hpp"
 #include "places.hpp"
 
 using namespace troupe::kernels;
@@ -14,52 +14,7 @@ using namespace troupe::test;
 
 namespace {
 
-using Doubles = std::vector<double>;
-
 const std::vector<std::int64_t> kColumns = {1, 3, 4, 31, 32, 33, 128, 255, 256, 257, 1024, 1028, 5001};
-const Element kElements[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
-
-double tolerance_of(Element element) {
-  return element == Element::kFloat32 ? 5e-6 : element == Element::kFloat16 ? 1.0 / 1024 : 1.0 / 128;
-}
-
-/// A matrix as it is stored, and as doubles.
-template <class Where>
-class Matrix {
- public:
-  Matrix(Where& at, Element element, std::vector<float> values)
-      : at_(at), element_(element), n_(values.size()) {
-    const auto n = static_cast<std::int64_t>(n_);
-    if (element == Element::kFloat32) {
-      base_ = at.put(values);
-    } else {
-      std::vector<std::uint16_t> halves(n_);
-      const bool half = element == Element::kFloat16;
-      (half ? float32_to_float16 : float32_to_bfloat16)(values.data(), n, halves.data());
-      (half ? float16_to_float32 : bfloat16_to_float32)(halves.data(), n, values.data());
-      base_ = at.put(halves);
-    }
-    doubles.assign(values.begin(), values.end());
-  }
-  void* base() const { return base_; }
-  std::vector<float> get() const {
-    if (element_ == Element::kFloat32) return at_.get(static_cast<const float*>(base_), n_);
-    const auto halves = at_.get(static_cast<const std::uint16_t*>(base_), n_);
-    std::vector<float> floats(n_);
-    (element_ == Element::kFloat16 ? float16_to_float32 : bfloat16_to_float32)(
-        halves.data(), static_cast<std::int64_t>(n_), floats.data());
-    return floats;
-  }
-
-  Doubles doubles;
-
- private:
-  Where& at_;
-  Element element_;
-  std::size_t n_;
-  void* base_ = nullptr;
-};
-
 /// Some rows, fewer where they are long; past the number of pieces of column sums.
 std::int64_t rows_for(std::int64_t columns) {
   return columns < 64 ? 300 : columns < 300 ? 130 : 3;
