@@ -265,6 +265,7 @@ int main(int argc, char** argv) {
   vectors(bench);
   updates(bench);
   bench_maps(bench);
+  bench_models(bench);
   host_links(bench);
   overheads(bench);
   return 0;

@@ -107,5 +107,7 @@ struct Bench {
 
 /// Maps from keys to rows.
 void bench_maps(const Bench& bench);
+/// Products, attention, vectors made smaller.
+void bench_models(const Bench& bench);
 
 }  // namespace troupe::bench

@@ -25,17 +25,18 @@ inline double tolerance_of(kernels::Element element) {
 template <class Where>
 class Matrix {
  public:
-  Matrix(Where& at, kernels::Element element, std::vector<float> values)
+  /// Begins as many elements behind an aligned address as `shift` says.
+  Matrix(Where& at, kernels::Element element, std::vector<float> values, std::size_t shift = 0)
       : at_(at), element_(element), n_(values.size()) {
     const auto n = static_cast<std::int64_t>(n_);
     if (element == kernels::Element::kFloat32) {
-      base_ = at.put(values);
+      base_ = at.put(values, shift);
     } else {
       std::vector<std::uint16_t> halves(n_);
       const bool half = element == kernels::Element::kFloat16;
       (half ? kernels::float32_to_float16 : kernels::float32_to_bfloat16)(values.data(), n, halves.data());
       (half ? kernels::float16_to_float32 : kernels::bfloat16_to_float32)(halves.data(), n, values.data());
-      base_ = at.put(halves);
+      base_ = at.put(halves, shift);
     }
     doubles.assign(values.begin(), values.end());
   }

@@ -302,6 +302,10 @@ void works_may_be_many_and_are_told_in_order(const CommunicatorKind& kind) {
                kind, 2,
                [&](Communicator& group) -> std::string {
                  const Side side(kind, group.rank());
+                 // Connects the two, which the first transfer may have to wait for.
+                 const Tensor first = side.zeros(DType::kFloat32, 1);
+                 const Work begun = group.rank() == 1 ? group.send(first, 0) : group.receive(first, 1);
+                 if (auto e = failed(begun.wait()); !e.empty()) return e;
                  if (group.rank() == 1) return failed(group.barrier().wait());
                  std::vector<Work> works;
                  const Tensor taken = side.zeros(DType::kFloat32, 1);

@@ -391,6 +391,29 @@ TEST_CASE("stand-in NCCL: tensors elsewhere and elements that NCCL does not redu
   }));
 }
 
+TEST_CASE("NCCL in processes: members die in mid-collective, one after the other, and the others form anew") {
+  // CUDA does not live on in a forked process: the GPUs are counted by one that ends, and no test before this
+  // one may have used them in the process of the test.
+  const Member counts = begin_member([](int fd) {
+    const auto gpus = list_gpus();
+    const bool usable = gpus && Gpu::open(0);
+    return give(fd, std::to_string(usable ? gpus->size() : 0)) ? 0 : 1;
+  });
+  const int gpus = std::atoi(take(counts.socket.get()).c_str());
+  CHECK(::waitpid(counts.pid, nullptr, 0) == counts.pid);
+  if (gpus < 2 || ::dlopen(real_library().c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) {
+    MESSAGE("skipped: there are ", gpus, " GPUs, and it needs two, and NCCL");
+    return;
+  }
+  const char* const asked = std::getenv("TROUPE_TEST_DEATHS");
+  const auto kept = std::make_shared<std::optional<CommunicatorKind>>();
+  const auto kind = [kept] {
+    *kept = real_kind();
+    return kept->value();
+  };
+  die_and_form_anew(kind, std::min(gpus, 3), asked ? std::atoi(asked) : 10, 50s);
+}
+
 TEST_CASE("NCCL: collectives give what a plain loop gives") {
   if (const auto kind = real_kind()) collectives_give_what_a_plain_loop_gives(*kind);
 }
@@ -417,27 +440,6 @@ TEST_CASE("NCCL: a member that does not come ends the group in time") {
 }
 TEST_CASE("NCCL: aborting ends what waits, everywhere") {
   if (const auto kind = real_kind()) aborting_ends_what_waits_everywhere(*kind);
-}
-
-TEST_CASE("NCCL in processes: members die in mid-collective, one after the other, and the others form anew") {
-  // CUDA does not live on in a forked process: the GPUs are counted by one that ends.
-  const Member counts = begin_member([](int fd) {
-    const auto gpus = list_gpus();
-    return give(fd, std::to_string(gpus ? gpus->size() : 0)) ? 0 : 1;
-  });
-  const int gpus = std::atoi(take(counts.socket.get()).c_str());
-  CHECK(::waitpid(counts.pid, nullptr, 0) == counts.pid);
-  if (gpus < 2 || ::dlopen(real_library().c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) {
-    MESSAGE("skipped: there are ", gpus, " GPUs, and it needs two, and NCCL");
-    return;
-  }
-  const char* const asked = std::getenv("TROUPE_TEST_DEATHS");
-  const auto kept = std::make_shared<std::optional<CommunicatorKind>>();
-  const auto kind = [kept] {
-    *kept = real_kind();
-    return kept->value();
-  };
-  die_and_form_anew(kind, std::min(gpus, 3), asked ? std::atoi(asked) : 10, 50s);
 }
 
 }  // namespace troupe::shards

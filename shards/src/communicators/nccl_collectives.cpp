@@ -47,11 +47,16 @@ Result<DescribedCall> NcclCommunicator::reducible(Result<DescribedCall> call, DT
                name() + ": NCCL has no reductions of " + std::string(to_string(dtype)) + " elements"};
 }
 
+int NcclCommunicator::op_of(ReduceOp op) const {
+  // The mean of one member is its own; NCCL 2.28 leaves out the last elements of that.
+  return nccl_op_of(op == ReduceOp::kMean && size() == 1 ? ReduceOp::kSum : op);
+}
+
 Work NcclCommunicator::all_reduce(Tensor tensor, ReduceOp op) {
   Result<DescribedCall> call = reducible(rules_.all_reduce(tensor, op), tensor.dtype());
   return queue_->begin({std::move(call), {}, {tensor}}, [&](NcclComm comm, NcclStream stream) {
     return queue_->api().all_reduce(tensor.data(), tensor.data(), elements_of(tensor),
-                                    nccl_dtype_of(tensor.dtype()), nccl_op_of(op), comm, stream);
+                                    nccl_dtype_of(tensor.dtype()), op_of(op), comm, stream);
   });
 }
 
@@ -63,7 +68,7 @@ Work NcclCommunicator::reduce(Tensor tensor, ReduceOp op, int root) {
   return queue_->begin({std::move(call), std::move(reads), std::move(writes)}, [&](NcclComm comm,
                                                                                    NcclStream stream) {
     return queue_->api().reduce(tensor.data(), rank() == root ? tensor.data() : nullptr, elements_of(tensor),
-                                nccl_dtype_of(tensor.dtype()), nccl_op_of(op), root, comm, stream);
+                                nccl_dtype_of(tensor.dtype()), op_of(op), root, comm, stream);
   });
 }
 
@@ -105,7 +110,7 @@ Work NcclCommunicator::reduce_scatter(Tensor in, Tensor out, ReduceOp op) {
   Result<DescribedCall> call = reducible(rules_.reduce_scatter(in, out, op), in.dtype());
   return queue_->begin({std::move(call), {in}, {out}}, [&](NcclComm comm, NcclStream stream) {
     return queue_->api().reduce_scatter(in.data(), out.data(), elements_of(out), nccl_dtype_of(in.dtype()),
-                                        nccl_op_of(op), comm, stream);
+                                        op_of(op), comm, stream);
   });
 }
 

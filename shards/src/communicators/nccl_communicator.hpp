@@ -41,6 +41,8 @@ class NcclCommunicator final : public Communicator {
   /// Refused if NCCL does not reduce such elements.
   Result<DescribedCall> reducible(Result<DescribedCall> call, DType dtype) const;
 
+  int op_of(ReduceOp op) const;
+
   const std::shared_ptr<NcclQueue> queue_;
   const std::string library_;
   const Tensor scratch_;
