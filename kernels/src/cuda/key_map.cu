@@ -118,18 +118,6 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-/// A key's slot; kNoRow: it is not there.
-__device__ std::uint64_t find(const KeyMap& map, std::uint64_t key, const Group& group) {
-  if (key == kNoRow) return kNoRow;
-  const Homes homes = homes_of(key, map.buckets);
-  for (const std::int64_t bucket : {homes.first, homes.second}) {
-    const std::int64_t begin = bucket * kBucketSlots;
-    const unsigned found = vote(group, map.keys[begin + group.lane] == key);
-    if (found != 0) return static_cast<std::uint64_t>(begin + __ffs(static_cast<int>(found)) - 1);
-  }
-  return kNoRow;
-}
-
 /// What became of a key that wanted a slot.
 struct Placed {
   std::uint64_t slot;
@@ -173,40 +161,6 @@ __device__ Placed find_or_take_free(const KeyMap& map, std::uint64_t key, const 
   return {kNoRow, kNoRow, false};
 }
 
-/// A slot of the key used longest ago, of the 32 that this key may have; kNoRow: all were used now.
-__device__ Placed evict(const KeyMap& map, std::uint64_t key, std::uint32_t now, const Group& group) {
-  const Homes homes = homes_of(key, map.buckets);
-  for (int tries = 0; tries < 2 * kLanes; ++tries) {
-    // Age, and the slot's place among the 32 for ties, as one number; the largest number is one that may not
-    // go.
-    std::uint64_t mine = kNoRow;
-    for (int b = 0; b < 2; ++b) {
-      const std::int64_t slot = (b == 0 ? homes.first : homes.second) * kBucketSlots + group.lane;
-      const std::uint32_t used = *static_cast<volatile std::uint32_t*>(map.used + slot);
-      if (used != now)
-        mine = min(mine, static_cast<std::uint64_t>(used) << 32 |
-                             static_cast<std::uint64_t>(b * kLanes + group.lane));
-    }
-    for (int step = kLanes / 2; step > 0; step /= 2)
-      mine =
-          min(mine,
-              static_cast<std::uint64_t>(__shfl_xor_sync(group.mask, static_cast<Key>(mine), step, kLanes)));
-    if (mine == kNoRow) break;
-    const int place = static_cast<int>(mine & 0xFFU);
-    const std::int64_t slot = (place < kLanes ? homes.first : homes.second) * kBucketSlots + place % kLanes;
-    // Whoever changes `used` from what was seen has the slot: two cannot.
-    std::uint32_t before = now;
-    if (group.lane == 0) before = atomicCAS(map.used + slot, static_cast<std::uint32_t>(mine >> 32), now);
-    before = __shfl_sync(group.mask, before, 0, kLanes);
-    if (before != static_cast<std::uint32_t>(mine >> 32)) continue;
-    const std::uint64_t evicted = *static_cast<volatile std::uint64_t*>(map.keys + slot);
-    __syncwarp(group.mask);
-    if (group.lane == 0) *static_cast<volatile std::uint64_t*>(map.keys + slot) = key;
-    return {static_cast<std::uint64_t>(slot), evicted, true};
-  }
-  return {kNoRow, kNoRow, false};
-}
-
 /// What the phases of an insertion share.
 struct Insertion {
   KeyMap map;
@@ -235,7 +189,7 @@ __device__ void finish(const Insertion& all, std::int64_t i, const Placed& place
   }
 }
 
-enum class Phase : int { kFind, kTakeFree, kFindOrTakeFree, kEvict };
+enum class Phase : int { kTakeFree, kFindOrTakeFree };
 
 /// With eviction the phases are launches of their own: keys that are there, or have got a slot, have `used`
 /// of now when others look for what to evict.
@@ -243,7 +197,7 @@ template <Phase phase>
 __global__ void __launch_bounds__(kBlock) insert_kernel(Insertion all) {
   const std::int64_t i = index_of_group();
   if (i >= all.count) return;  // a whole group
-  constexpr bool kFirst = phase == Phase::kFind || phase == Phase::kFindOrTakeFree;
+  constexpr bool kFirst = phase == Phase::kFindOrTakeFree;
   const std::uint64_t key = all.keys[i];
   const Group group = this_group();
   if (key == kNoRow) {
@@ -251,12 +205,132 @@ __global__ void __launch_bounds__(kBlock) insert_kernel(Insertion all) {
     return;
   }
   if (!kFirst && all.slots[i] != kNoRow) return;
-  if constexpr (phase == Phase::kFind)
-    finish(all, i, {find(all.map, key, group), kNoRow, false}, group);
-  else if constexpr (phase == Phase::kEvict)
-    finish(all, i, evict(all.map, key, all.now, group), group);
-  else
-    finish(all, i, find_or_take_free(all.map, key, group), group);
+  finish(all, i, find_or_take_free(all.map, key, group), group);
+}
+
+/// The smallest of the lanes' numbers, in each of them.
+__device__ __forceinline__ std::uint64_t smallest_of(std::uint64_t mine, const Group& group) {
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    const Key other = __shfl_xor_sync(group.mask, static_cast<Key>(mine), step, kLanes);
+    if (other < mine) mine = other;
+  }
+  return mine;
+}
+
+/// The rows of some keys at once: values[first + k, :] to the row at slots[k], unless that is kNoRow.
+__device__ void assign_rows(const Insertion& all, std::int64_t first, const std::uint64_t (&slots)[kAtOnce],
+                            const Group& group) {
+  if (!all.values) return;
+  const std::int64_t dim = all.rows.dim;
+  if (!all.fours) {
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (slots[k] == kNoRow) continue;
+      float* const row = all.rows.base + static_cast<std::int64_t>(slots[k]) * all.rows.stride;
+      copy_row(all.values + (first + k) * dim, row, dim, false, group);
+    }
+    return;
+  }
+  for (std::int64_t at = group.lane * 4; at < dim; at += kLanes * 4) {
+    Floats<4> row[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      row[k] = slots[k] == kNoRow ? Floats<4>{} : load_floats<4>(all.values, (first + k) * dim + at);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (slots[k] != kNoRow)
+        store_floats<4>(all.rows.base, static_cast<std::int64_t>(slots[k]) * all.rows.stride + at, row[k]);
+  }
+}
+
+/// A group evicts for some keys at once, lane k what key k needs: what counts is the wait for one access
+/// after the other. A key takes the slot, of the 32 that it may have, that was used longest ago; none if all
+/// were used now.
+__global__ void __launch_bounds__(kBlock) evict_kernel(Insertion all) {
+  const std::int64_t first = index_of_group() * kAtOnce;
+  if (first >= all.count) return;  // a whole group
+  const Group group = this_group();
+  std::uint64_t keys[kAtOnce];
+  read_keys(all.keys, first, all.count, keys);
+  std::uint64_t mine = kNoRow;  // lane k: key k, if it still wants a slot
+  const bool own = group.lane < kAtOnce && first + group.lane < all.count;
+  if (own && all.slots[first + group.lane] == kNoRow) mine = all.keys[first + group.lane];
+  const unsigned wanted = vote(group, mine != kNoRow);
+  unsigned open = wanted;
+  std::uint64_t slot = kNoRow;
+  std::uint64_t evicted = kNoRow;
+  for (int tries = 0; open != 0 && tries < 2 * kLanes; ++tries) {
+    // Age, and the slot's place among the 32 for ties, as one number; the largest is one that may not go.
+    std::uint64_t oldest[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      oldest[k] = kNoRow;
+      if ((open >> k & 1U) == 0) continue;
+      const Homes homes = homes_of(keys[k], all.map.buckets);
+      std::uint32_t used[2];
+#pragma unroll
+      for (int b = 0; b < 2; ++b)
+        used[b] = __ldcg(all.map.used + (b == 0 ? homes.first : homes.second) * kBucketSlots + group.lane);
+#pragma unroll
+      for (int b = 0; b < 2; ++b)
+        if (used[b] != all.now)
+          oldest[k] = min(oldest[k], static_cast<std::uint64_t>(used[b]) << 32 |
+                                         static_cast<std::uint64_t>(b * kLanes + group.lane));
+    }
+    std::uint64_t choice = kNoRow;
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if ((open >> k & 1U) == 0) continue;
+      const std::uint64_t smallest = smallest_of(oldest[k], group);
+      if (group.lane == k) choice = smallest;
+    }
+    const bool tries_now = own && (open >> group.lane & 1U) != 0;
+    if (tries_now && choice != kNoRow) {
+      const int place = static_cast<int>(choice & 0xFFU);
+      const Homes homes = homes_of(mine, all.map.buckets);
+      const std::int64_t at = (place < kLanes ? homes.first : homes.second) * kBucketSlots + place % kLanes;
+      // Whoever changes `used` from what was seen has the slot: two cannot.
+      const auto seen = static_cast<std::uint32_t>(choice >> 32);
+      if (atomicCAS(all.map.used + at, seen, all.now) == seen) {
+        evicted = __ldcg(all.map.keys + at);
+        all.map.keys[at] = mine;
+        slot = static_cast<std::uint64_t>(at);
+      }
+    }
+    open &= ~vote(group, tries_now && (slot != kNoRow || choice == kNoRow));
+  }
+  if (wanted == 0) return;
+  if (group.lane < kAtOnce && (wanted >> group.lane & 1U) != 0) {
+    all.slots[first + group.lane] = slot;
+    all.is_new[first + group.lane] = slot != kNoRow ? 1 : 0;
+    if (all.evicted) all.evicted[first + group.lane] = evicted;
+  }
+  std::uint64_t slots[kAtOnce];
+#pragma unroll
+  for (int k = 0; k < kAtOnce; ++k) {
+    const Key of_lane = __shfl_sync(group.mask, static_cast<Key>(slot), k, kLanes);
+    slots[k] = (wanted >> k & 1U) != 0 ? of_lane : kNoRow;
+  }
+  assign_rows(all, first, slots, group);
+}
+
+/// Of some keys at once those that are there: they have `used` of now before anything is evicted.
+__global__ void __launch_bounds__(kBlock) assign_found_kernel(Insertion all) {
+  const std::int64_t first = index_of_group() * kAtOnce;
+  if (first >= all.count) return;  // a whole group
+  const Group group = this_group();
+  std::uint64_t keys[kAtOnce];
+  std::uint64_t slots[kAtOnce];
+  read_keys(all.keys, first, all.count, keys);
+  find(all.map, keys, slots, group);
+#pragma unroll
+  for (int k = 0; k < kAtOnce; ++k) {
+    if (group.lane != k || first + k >= all.count) continue;
+    all.slots[first + k] = slots[k];
+    all.is_new[first + k] = 0;
+    if (all.evicted) all.evicted[first + k] = kNoRow;
+    if (slots[k] != kNoRow && all.now != 0) all.map.used[slots[k]] = all.now;
+  }
+  assign_rows(all, first, slots, group);
 }
 
 __global__ void __launch_bounds__(kBlock)
@@ -333,9 +407,10 @@ Launch insert_or_assign(Place place, const KeyMap& map, const SlotRows& rows, co
     insert_kernel<Phase::kFindOrTakeFree><<<blocks, kBlock, 0, stream>>>(all);
     return launched("insert_or_assign");
   }
-  insert_kernel<Phase::kFind><<<blocks, kBlock, 0, stream>>>(all);
+  const unsigned fewer = blocks_for(ceil_div(count, kAtOnce));
+  assign_found_kernel<<<fewer, kBlock, 0, stream>>>(all);
   insert_kernel<Phase::kTakeFree><<<blocks, kBlock, 0, stream>>>(all);
-  insert_kernel<Phase::kEvict><<<blocks, kBlock, 0, stream>>>(all);
+  evict_kernel<<<fewer, kBlock, 0, stream>>>(all);
   return launched("insert_or_assign");
 }
 

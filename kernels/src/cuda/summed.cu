@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kChunk = 32;         // gradients
 constexpr int kPartsOfGroup = 32;  // as many a group sums by itself
+constexpr int kSegment = 64;       // chunks whose parts are added up first, where all are one row's
 constexpr int kLongBlocks = 264;   // two for each multiprocessor of an H200
 constexpr int kLongThreads = 1024;
 constexpr std::size_t kAlign = 512;  // of the workspace's pieces
@@ -207,6 +208,63 @@ __global__ void __launch_bounds__(kBlock)
   store_part<held>(work.sums, chunk, dim, sum, lane, lanes);
 }
 
+/// Of a segment that lies within one row, the sum of all parts, which then stands in the place of the first.
+/// A row of so many is none of parts_kernel's.
+template <int held>
+__global__ void __launch_bounds__(kBlock)
+    segments_kernel(std::int64_t count, std::int64_t dim, int lanes, Workspace work) {
+  constexpr int kAtOnce = held == 1 ? 4 : 2;
+  extern __shared__ float4 shared[];
+  auto* const of_groups = reinterpret_cast<float*>(shared);
+  const std::int64_t first = (std::int64_t{blockIdx.x} + 1) * kSegment;
+  const std::int64_t last = first + kSegment - 1;
+  if (last * kChunk >= count || work.keys[first * kChunk - 1] != work.keys[last * kChunk]) return;
+  const int groups = kBlock / lanes;
+  const int group = static_cast<int>(threadIdx.x) / lanes;
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
+  Floats<4> sum[held]{};
+  for (std::int64_t i = first + group; i <= last; i += std::int64_t{groups} * kAtOnce) {
+    Floats<4> part[kAtOnce][held];
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) {
+      const std::int64_t at = i + std::int64_t{groups} * r;
+      load_part<held>(part[r], work.heads, at, dim, lane, lanes, at <= last);
+    }
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) add_part<held>(sum, part[r]);
+  }
+  store_part<held>(of_groups, group, dim, sum, lane, lanes);
+  __syncthreads();
+  if (group != 0) return;
+  for (int g = 1; g < min(groups, kSegment); ++g) {
+    Floats<4> part[held];
+    load_part<held>(part, of_groups, g, dim, lane, lanes, true);
+    add_part<held>(sum, part);
+  }
+  store_part<held>(work.heads, first, dim, sum, lane, lanes);
+}
+
+/// Where the parts of a long row stand after that: those before its first whole segment, one for each whole
+/// segment, and those after.
+struct Parts {
+  std::int64_t first, lead, segments, first_segment, all;
+
+  __device__ Parts(std::int64_t begin, std::int64_t last)
+      : first(begin), lead(last + 1 - begin), segments(0), first_segment((begin + kSegment - 1) / kSegment) {
+    all = lead;
+    const std::int64_t past = (last + 1) / kSegment;
+    if (past <= first_segment) return;
+    lead = first_segment * kSegment - begin;
+    segments = past - first_segment;
+    all = lead + segments + (last + 1 - past * kSegment);
+  }
+  __device__ std::int64_t at(std::int64_t i) const {
+    if (i < lead) return first + i;
+    if (i < lead + segments) return (first_segment + i - lead) * kSegment;
+    return (first_segment + segments) * kSegment + (i - lead - segments);
+  }
+};
+
 /// Sums the parts of a row with many, a block for each: its groups take every so-manieth.
 template <int held>
 __global__ void __launch_bounds__(kLongThreads)
@@ -219,14 +277,14 @@ __global__ void __launch_bounds__(kLongThreads)
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   for (std::uint32_t which = blockIdx.x; which < *work.long_count; which += gridDim.x) {
     const std::int64_t chunk = work.long_list[which];
-    const std::int64_t last = last_chunk_of(work, chunk, count);
+    const Parts parts(chunk + 1, last_chunk_of(work, chunk, count));
     Floats<4> sum[held]{};
-    for (std::int64_t i = chunk + 1 + group; i <= last; i += std::int64_t{groups} * kAtOnce) {
+    for (std::int64_t i = group; i < parts.all; i += std::int64_t{groups} * kAtOnce) {
       Floats<4> part[kAtOnce][held];
 #pragma unroll
       for (int r = 0; r < kAtOnce; ++r) {
-        const std::int64_t at = i + std::int64_t{groups} * r;
-        load_part<held>(part[r], work.heads, at, dim, lane, lanes, at <= last);
+        const std::int64_t which_part = i + std::int64_t{groups} * r;
+        load_part<held>(part[r], work.heads, parts.at(which_part), dim, lane, lanes, which_part < parts.all);
       }
 #pragma unroll
       for (int r = 0; r < kAtOnce; ++r) add_part<held>(sum, part[r]);
@@ -279,6 +337,11 @@ Launch sum_and_step(Place place, const Step& step, const RowTable& table, const 
   });
   if (Launch first = launched("update_rows_summed"); !first.ok()) return first;
   parts_kernel<held><<<blocks, kBlock, 0, stream>>>(count, dim, lanes, work);
+  const auto segments = static_cast<unsigned>(chunks / kSegment);
+  if (segments > 1) {
+    const std::size_t room = static_cast<std::size_t>(kBlock / lanes * dim) * sizeof(float);
+    segments_kernel<held><<<segments - 1, kBlock, room, stream>>>(count, dim, lanes, work);
+  }
   const int threads = dim <= 256 ? kLongThreads : kLongThreads / 2;
   const std::size_t shared = static_cast<std::size_t>(threads / lanes * dim) * sizeof(float);
   long_kernel<held><<<kLongBlocks, threads, shared, stream>>>(count, dim, lanes, work);
