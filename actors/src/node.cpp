@@ -159,6 +159,8 @@ Result<void> NodeImpl::listen(const SharedSecret& secret) {
   endpoint_options.secret_identity = secret.identity();
   endpoint_options.default_timeout = options.default_timeout;
   endpoint_options.shared = options.shared_pool;
+  endpoint_options.gpus = options.gpus;
+  endpoint_options.map_gpu_memory = options.map_gpu_memory;
   if (options.shared_pool.max_bytes > 0 && !SharedPool::others_cannot_write())
     options.log.warn("this kernel cannot keep other processes of this user from writing into shared tensors");
   endpoint_options.metrics = options.metrics;

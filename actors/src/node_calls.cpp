@@ -214,6 +214,10 @@ void NodeImpl::on_session(rpc::SessionId session, const rpc::Peer& peer) {
     options.log.debug("met", {{"peer", peer.node_name}, {"way", peer.way}});
 }
 
+void NodeImpl::on_device_way(rpc::SessionId, const rpc::Peer& peer, const std::string& way) {
+  options.log.info("device tensors", {{"peer", peer.node_name}, {"way", way}});
+}
+
 void NodeImpl::on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) {
   std::erase_if(sessions, [&](const auto& entry) { return entry.second == session; });
   forget_found();

@@ -94,6 +94,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   Result<void> may_meet(const rpc::Peer& peer) override;
   void on_session(rpc::SessionId session, const rpc::Peer& peer) override;
   void on_session_closed(rpc::SessionId session, const rpc::Peer& peer, const Error& error) override;
+  void on_device_way(rpc::SessionId session, const rpc::Peer& peer, const std::string& way) override;
   void on_quiet(rpc::SessionId session, const rpc::Peer& peer, Duration silence) override;
   std::uint64_t news() override { return joined && !alone ? directory.version() : 0; }
   void on_news(rpc::SessionId session, std::uint64_t version) override;

@@ -266,6 +266,13 @@ std::optional<SharedPool::Location> SharedPool::locate(const Buffer& buffer) {
                   static_cast<std::uint64_t>(buffer.data() - segment.base)};
 }
 
+std::atomic<std::uint64_t>* SharedPool::progress(const Buffer& buffer) {
+  static_assert(sizeof(Header) <= kProgress);
+  if (!buffer.block() || buffer.block()->sharing() != Sharing::kOwner) return nullptr;
+  std::byte* const base = static_cast<const Block*>(buffer.block())->segment().base;
+  return reinterpret_cast<std::atomic<std::uint64_t>*>(base + kProgress);
+}
+
 bool SharedPool::is_leased(const Buffer& buffer) {
   if (!buffer.block() || buffer.block()->sharing() != Sharing::kOwner) return false;
   const auto* block = static_cast<const Block*>(buffer.block());
@@ -321,6 +328,7 @@ class GuestBlock final : public MemoryBlock {
       : MemoryBlock(const_cast<std::byte*>(data), size, Device{}, Sharing::kGuest),
         mapping_(std::move(mapping)),
         done_(std::move(done)) {}
+  const std::shared_ptr<const SharedMapping>& mapping() const { return mapping_; }
 
  private:
   void recycle() override {
@@ -370,6 +378,18 @@ Result<std::shared_ptr<const SharedMapping>> SharedMapping::open(pid_t owner,
 
 SharedMapping::~SharedMapping() {
   ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+const std::atomic<std::uint64_t>* SharedMapping::number(std::uint32_t offset) const {
+  if (offset < sizeof(Header) || offset % sizeof(std::uint64_t) != 0 ||
+      offset > kPage - sizeof(std::uint64_t))
+    return nullptr;
+  return reinterpret_cast<const std::atomic<std::uint64_t>*>(data_ + offset);
+}
+
+std::shared_ptr<const SharedMapping> SharedMapping::of(const Buffer& buffer) {
+  if (!buffer.read_only()) return nullptr;
+  return static_cast<const GuestBlock*>(buffer.block())->mapping();
 }
 
 bool SharedMapping::is_closed() const {

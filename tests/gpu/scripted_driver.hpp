@@ -4,7 +4,9 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <set>
@@ -30,6 +32,14 @@ class ScriptedDriver final : public gpu::Driver {
     int waits = 0;                ///< of streams for events
     std::optional<Error> broken;  ///< everything answers so
     std::vector<std::deque<std::function<bool()>>*> queues;
+    bool at_once = false;  ///< streams do what they are given before the call returns
+    bool can_pin = true;
+    std::set<std::byte*> pinned;
+    // Other processes' memory is that of drivers with the same script. Any thread.
+    std::mutex shared;
+    std::map<std::byte*, std::size_t> device_memory;
+    std::optional<Error> unreachable;  ///< what is not mapped says so
+    int exported = 0, opened = 0, closed = 0;
 
     /// Does what can be done in all streams; false from a task: it waits for another stream.
     void run_all() {
@@ -48,13 +58,14 @@ class ScriptedDriver final : public gpu::Driver {
     }
   };
 
-  explicit ScriptedDriver(std::shared_ptr<Script> script) : script_(std::move(script)) {}
+  explicit ScriptedDriver(std::shared_ptr<Script> script, std::int32_t ordinal = 3)
+      : script_(std::move(script)), ordinal_(ordinal) {}
   ~ScriptedDriver() override {
     for (std::byte* each : memory_) ::operator delete (each, std::align_val_t{kAlignment});
     for (Stream* each : streams_) delete each;
   }
 
-  Device device() const override { return {MemoryKind::kDevice, 3}; }
+  Device device() const override { return {MemoryKind::kDevice, ordinal_}; }
   Result<std::byte*> allocate(MemoryKind kind, std::size_t bytes) override {
     if (script_->broken) return *script_->broken;
     if (kind == MemoryKind::kDevice) {
@@ -65,10 +76,18 @@ class ScriptedDriver final : public gpu::Driver {
     }
     auto* const memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment}));
     memory_.insert(memory);
+    if (kind == MemoryKind::kDevice) {
+      const std::lock_guard lock(script_->shared);
+      script_->device_memory[memory] = bytes;
+    }
     return memory;
   }
   void free(MemoryKind kind, std::byte* memory) override {
     memory_.erase(memory);
+    {
+      const std::lock_guard lock(script_->shared);
+      script_->device_memory.erase(memory);
+    }
     script_->freed.push_back(kind);
     ::operator delete (memory, std::align_val_t{kAlignment});
   }
@@ -116,6 +135,35 @@ class ScriptedDriver final : public gpu::Driver {
   Error error_of(int native_error) override {
     return {Code::kInternal, "error " + std::to_string(native_error)};
   }
+  std::array<std::byte, 16> uuid() const override { return {static_cast<std::byte>(ordinal_ + 1)}; }
+  Result<gpu::IpcHandle> ipc_export(std::byte* memory) override {
+    const std::lock_guard lock(script_->shared);
+    ++script_->exported;
+    gpu::IpcHandle handle{};
+    std::memcpy(handle.data(), &memory, sizeof memory);
+    return handle;
+  }
+  Result<std::pair<std::byte*, std::size_t>> ipc_open(const gpu::IpcHandle& handle) override {
+    const std::lock_guard lock(script_->shared);
+    if (script_->unreachable) return *script_->unreachable;
+    std::byte* memory = nullptr;
+    std::memcpy(&memory, handle.data(), sizeof memory);
+    const auto found = script_->device_memory.find(memory);
+    if (found == script_->device_memory.end())
+      return Error{Code::kUnavailable, "the handle is of no memory that is there"};
+    ++script_->opened;
+    return std::pair(memory, found->second);
+  }
+  void ipc_close(std::byte*) override {
+    const std::lock_guard lock(script_->shared);
+    ++script_->closed;
+  }
+  Result<void> pin(std::byte* memory, std::size_t, bool) override {
+    if (!script_->can_pin) return Error{Code::kInternal, "it cannot be locked"};
+    script_->pinned.insert(memory);
+    return {};
+  }
+  void unpin(std::byte* memory) override { script_->pinned.erase(memory); }
 
  private:
   static constexpr std::size_t kAlignment = 4096;
@@ -129,10 +177,12 @@ class ScriptedDriver final : public gpu::Driver {
   Result<void> give(void* stream, std::function<bool()> task) {
     if (script_->broken) return *script_->broken;
     static_cast<Stream*>(stream)->queue.push_back(std::move(task));
+    if (script_->at_once) script_->run_all();
     return {};
   }
 
   const std::shared_ptr<Script> script_;
+  const std::int32_t ordinal_;
   std::set<std::byte*> memory_;
   std::vector<Stream*> streams_;
 };

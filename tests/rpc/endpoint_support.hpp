@@ -52,6 +52,7 @@ class Side final : public EndpointEvents {
   std::function<void(SessionId)> closed_hook;
   std::function<void()> failure_hook;
   std::vector<std::pair<SessionId, Duration>> quiet;
+  std::vector<std::string> device_ways;
   std::uint64_t own_news = 0, heard_news = 0;
 
   static constexpr std::uint64_t kKeeper = 99;  // an actor that answers nothing by itself
@@ -74,6 +75,7 @@ class Side final : public EndpointEvents {
   void on_quiet(SessionId session, const Peer&, Duration silence) override {
     quiet.emplace_back(session, silence);
   }
+  void on_device_way(SessionId, const Peer&, const std::string& way) override { device_ways.push_back(way); }
   std::uint64_t news() override { return own_news; }
   void on_news(SessionId, std::uint64_t news) override { heard_news = news; }
 

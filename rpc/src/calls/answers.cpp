@@ -214,6 +214,10 @@ void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool 
     frame = encode(header, [&](OutMessage& out) { out.error(error); });
   };
   if (!frame) replace(with_context(frame.error(), "the answer could not be sent"));
+  // It would be copied before the device has written it.
+  if (frame && frame->leases && !frame->leases->waits.empty())
+    replace({Code::kUnimplemented, "device tensors cannot be in the answer of a call with a token",
+             options_.node_name});
   if (frame && bytes_of(*frame) > options_.limits.max_message_bytes)
     replace({Code::kResourceExhausted, "the answer is longer than the messages that are allowed",
              options_.node_name});

@@ -8,6 +8,11 @@
 namespace troupe::rpc {
 
 void EndpointCore::deliver(SessionId session, std::unique_ptr<InMessage>&& message) {
+  if (devices_ && take_to_devices(session, message)) return;
+  deliver_whole(session, std::move(message));
+}
+
+void EndpointCore::deliver_whole(SessionId session, std::unique_ptr<InMessage>&& message) {
   switch (message->header().kind) {
     case MessageKind::kRequest:
     case MessageKind::kOneWay:

@@ -2,6 +2,7 @@
 #include <iterator>
 #include <string>
 
+#include "device/device_tensors.hpp"
 #include "endpoint/core.hpp"
 
 namespace troupe::rpc {
@@ -11,8 +12,10 @@ Result<void> EndpointCore::check_into(const Tensor& into) const {
   const auto refuse = [&](Code code, const std::string& why) {
     return Error{code, "an answer cannot be received into the tensor " + into.to_string() + ": " + why};
   };
-  if (into.device().kind == MemoryKind::kDevice)
-    return refuse(Code::kInvalidArgument, "it lies in device memory, not in the host's");
+  if (into.device().kind == MemoryKind::kDevice && !(devices_ && devices_->lane_of(into.device())))
+    return refuse(
+        Code::kInvalidArgument,
+        "it lies in device memory, and its GPU is not among those of this node (NodeOptions::gpus)");
   if (!into.is_contiguous()) return refuse(Code::kInvalidArgument, "it is strided, not contiguous");
   if (into.bytes() == 0) return {};
   if (into.read_only())

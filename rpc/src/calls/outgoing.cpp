@@ -138,7 +138,8 @@ std::uint64_t EndpointCore::begin(const MessageHeader& header, CallTarget target
     if (scope) scope->add(call_id);
 
     message.set_call_id(call_id);
-    if (message.has_tensors()) lease_tensors(message, target.session, options.token == 0);
+    if (message.has_tensors())
+      lease_tensors(message, target.session, options.token == 0, options.stream.get());
     auto frame = message.finish(max_head_bytes(target.session));
     if (!frame) {
       failure = std::move(frame).error();
@@ -158,11 +159,11 @@ std::size_t EndpointCore::max_head_bytes(SessionId session) const {
 }
 
 Result<OutFrame> EndpointCore::encode(const MessageHeader& header, const BodyWriter& body, SessionId to,
-                                      bool share) {
+                                      bool share, const troupe::Stream* after) {
   try {
     OutMessage message(pool_, header, heads_.get());
     body(message);
-    if (message.has_tensors()) lease_tensors(message, to, share);
+    if (message.has_tensors()) lease_tensors(message, to, share, after);
     return message.finish(max_head_bytes(to));
   } catch (...) {
     return detail::current_exception_error("encoding a message");
@@ -185,7 +186,7 @@ Result<void> EndpointCore::send(CallTarget target, MethodId method, const CallOp
   ++stats_.calls_sent;
   auto frame = encode({MessageKind::kOneWay, 0, target.actor, method.name, method.signature, own.timeout,
                        own.trace, own.token, own.metadata},
-                      body, target.session, own.token == 0);
+                      body, target.session, own.token == 0, own.stream.get());
   if (frame) count_one_way(method.name, bytes_of(*frame));
   auto sent =
       frame ? send_frame(target.session, std::move(*frame), Flow::kOneWay, nullptr, loop_.now() + own.timeout)

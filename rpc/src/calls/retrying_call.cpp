@@ -76,6 +76,7 @@ void EndpointCore::RetryingCall::make_attempt() {
   if (!target) return on_reply(target.error());
   target_ = *target;
   OutFrame frame{Buffer::copy_of(frame_.head.bytes()), frame_.parts};
+  if (frame_.leases) frame.leases = std::make_shared<FrameLeases>(FrameLeases{.waits = frame_.leases->waits});
   patch_target(frame.head, target_.actor);
   metered_.sent(bytes_of(frame));
   OpenSpan span = begin_attempt(frame);
@@ -170,7 +171,7 @@ std::uint64_t EndpointCore::call_with_retries(FindTarget find, MethodId method, 
   OpenSpan span = begin_span(own.trace, SpanKind::kInternal, {}, method);
   auto frame = encode({MessageKind::kRequest, 0, 0, method.name, method.signature, timeout, own.trace,
                        own.token, own.metadata},
-                      body);
+                      body, kElsewhere, false, own.stream.get());
   if (!frame) return refuse(frame.error());
   const std::uint64_t id = kRetryingBit | (++next_retrying_ << 32);
   auto call = std::make_unique<RetryingCall>(*this, id, std::move(find), own, std::move(*frame), sink,

@@ -23,6 +23,8 @@
 namespace troupe::rpc {
 
 class Answers;
+class DeviceArrival;
+class DeviceTensors;
 
 /// What stands behind an Endpoint: the registry of sessions (endpoint.cpp, liveness), making calls and taking
 /// them in (calls/), and delivery to oneself (calls/local.cpp). What concerns one peer is its Session's.
@@ -119,7 +121,7 @@ class EndpointCore final : private TransportEvents {
   bool tell_done(SessionId session);
   /// The tensors of a message to another process are leased from now on; the peer maps them if it can and
   /// `may_map`.
-  void lease_tensors(OutMessage& message, SessionId to, bool may_map);
+  void lease_tensors(OutMessage& message, SessionId to, bool may_map, const troupe::Stream* after = nullptr);
 
   // outgoing.cpp: making calls
   std::uint64_t call(CallTarget target, MethodId method, const CallOptions& options, const BodyWriter& body,
@@ -140,7 +142,7 @@ class EndpointCore final : private TransportEvents {
   /// `to` matters to those that may have many attachments. `share`: tensors may be mapped there; the frame
   /// then goes nowhere else, and once only.
   Result<OutFrame> encode(const MessageHeader& header, const BodyWriter& body, SessionId to = kElsewhere,
-                          bool share = false);
+                          bool share = false, const troupe::Stream* after = nullptr);
   static constexpr SessionId kElsewhere = UINT64_MAX;
   std::size_t max_head_bytes(SessionId session) const;
 
@@ -155,8 +157,26 @@ class EndpointCore final : private TransportEvents {
   std::uint64_t call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
                              ReplySink& sink, OpenSpan span);
 
+  // device/core_devices.cpp: tensors in device memory
+  /// Those of a message to another process leave; `after` may be null. Throws BadResult: they cannot.
+  void depart(OutMessage& message, Session* to, bool may_stay, const troupe::Stream* after);
+  /// Whether a frame must wait for a device; what has passed is forgotten.
+  static bool must_wait(const OutFrame& frame);
+  void hold_for_devices(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call, TimePoint deadline);
+  void send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id, TimePoint deadline);
+  void fail_held(SessionId session, const OutFrame& frame, std::uint64_t call_id, const Error& why);
+  /// Takes a message with tensors that are to be brought into devices, or out of a peer's, first.
+  bool take_to_devices(SessionId session, std::unique_ptr<InMessage>& message);
+  void map_slabs(SessionId session, const std::shared_ptr<DeviceArrival>& arrival);
+  void bring(SessionId session, const std::shared_ptr<DeviceArrival>& arrival);
+  void brought(SessionId session, DeviceArrival& arrival, const Result<void>& outcome);
+  void fail_arrival(SessionId session, DeviceArrival& arrival, const Error& why);
+  void meet_devices(Session& session);
+  void leave_devices(Session& session);
+
   // incoming.cpp: what comes in
   void deliver(SessionId session, std::unique_ptr<InMessage>&& message);
+  void deliver_whole(SessionId session, std::unique_ptr<InMessage>&& message);
   void on_request(SessionId session, std::unique_ptr<InMessage>&& message);
   void begin_request(InboundCallPtr call);
   Result<void> check_inbound(const InboundCall& call);
@@ -239,6 +259,7 @@ class EndpointCore final : private TransportEvents {
   EndpointEvents& events_;
   MemoryPool pool_;
   SharedPool shared_pool_;
+  std::unique_ptr<DeviceTensors> devices_;  // null: without GPUs
   std::unique_ptr<CallMetrics> metrics_;
   std::unique_ptr<HeadPool> heads_;  // for short messages of ours
   Random random_;                    // for pauses between attempts, and where calls lie in their tables

@@ -10,6 +10,7 @@
 #include "calls/call_scope.hpp"
 #include "calls/frugal_error.hpp"
 #include "calls/retrying_call.hpp"
+#include "device/device_tensors.hpp"
 #include "endpoint/core_sources.hpp"
 #include "wire/flat_writer.hpp"
 
@@ -135,6 +136,8 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       default_timeout_ns_(options_.default_timeout.count()),
       events_(events),
       shared_pool_(options_.shared),
+      devices_(options_.gpus.empty() ? nullptr
+                                     : std::make_unique<DeviceTensors>(loop, options_.gpus, shared_pool_)),
       metrics_(options_.metrics ? std::make_unique<CallMetrics>(loop) : nullptr),
       heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       random_(options_.seed != 0 ? options_.seed : options_.node_id),
@@ -238,6 +241,7 @@ void EndpointCore::end_session(SessionId session, Error error, bool tell) {
   shield(Endings::kWhere, [&] {
     if (!ended->peer().node_name.empty()) error.message = ended->peer().node_name + ": " + error.message;
   });
+  if (devices_) shield(Endings::kWhere, [&] { leave_devices(*ended); });
   endings_->begin(std::move(ended), std::move(error), tell);
 }
 
@@ -295,7 +299,10 @@ Result<void> EndpointCore::begin_message(LinkId link, std::span<const std::byte>
   auto message = InMessage::begin(head);
   if (!message) return message.error();
   const Tensor* const into = destination(link, (*message)->header());
-  if (auto made = (*message)->allocate_parts(total_bytes, pool_, parts, into); !made) return made;
+  if (auto made = (*message)->allocate_parts(total_bytes, pool_, parts, into,
+                                             devices_ ? devices_->staging() : nullptr);
+      !made)
+    return made;
   session->begun_messages.add(head.data(), std::move(*message));
   return {};
 }

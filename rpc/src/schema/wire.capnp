@@ -56,6 +56,8 @@ struct Control {
     mapping   @8 :Void;        # Both sides, at most once, between hello and `ready`, only in answer to a hello
                                # with a probe: "I have opened it: you may send shared tensors".
     alive     @9 :UInt64;      # Both sides: the answer to a `heartbeat`, with the sender's own news.
+    reaches   @10 :List(Reach);  # Both sides, at most once, after hello, only in answer to a hello with gpus: "of
+                               # your GPUs' memory I can map this, each for this one of mine".
   }
 }
 
@@ -74,6 +76,19 @@ struct Hello {
   poolPid         @4 :UInt32;  # The sender's process; 0: it shares no memory with this peer, which then may not say `mapping`.
   poolFd          @5 :UInt32;
   poolCookie      @6 :UInt64;
+  # The sender's GPUs, at most 16; only beside a probe. Whoever can map the slab of one can map all of its.
+  gpus            @7 :List(Gpu);
+}
+
+struct Gpu {
+  uuid       @0 :Data;         # 16 bytes, the GPU's own; zeros: unknown.
+  handle     @1 :Data;         # 64 bytes: CUDA's for other processes, of a slab of its memory; empty: it shares none.
+  slab       @2 :UInt64;       # That slab's number.
+}
+
+struct Reach {
+  owner      @0 :UInt8;        # One of the GPUs in the other side's hello, from 0.
+  reader     @1 :UInt8;        # One of those in the sender's.
 }
 
 # One message of the data way, and a Body apart, is of a single segment with pointers inside of it only: such a
@@ -206,6 +221,19 @@ struct Value {
 # Shared tensors go only to a peer that has sent `mapping`, in requests, one-way calls and replies, and never in
 # a message with a token or with the list of attachments in its body. From anyone else, or out of bounds, they
 # end the link with DATA_LOSS; a segment that cannot be opened does so with UNAVAILABLE.
+#
+# A tensor that its sender held in device memory (`memoryKind` 2) comes in one of two ways. *Staged*, its bytes
+# come as any: by the time they are sent the device has written them to host memory. A receiver that has a GPU
+# brings them to it; one that has none, or knows nothing of this, has a tensor in host memory. To a receiver whose
+# hello names GPUs a shared one may come earlier, with `written`: the number there grows to `bytes`; if it becomes
+# larger, the sender's device has failed, and the rest will not come. Or they stay in
+# the device (`slab` is not 0): they lie in a slab of plain device memory of the sender's, `offset` from its
+# beginning, which the receiver maps by `handle` and copies from. They are not counted among the bytes that
+# follow; their `lease` is not 0, and returned by `release` when the copy is done. The sender has waited for
+# whoever writes them. Only to a peer that has said `reaches` for the GPU that holds them, and as seldom as
+# shared tensors: in requests, one-way calls and replies without a token, and never with the list of attachments
+# in the body. From anyone else, out of bounds, or with a number of a GPU that is not in a hello they end the
+# link with DATA_LOSS; a slab that cannot be mapped does so with UNAVAILABLE.
 struct Attachment {
   dtype      @0 :UInt8;
   memoryKind @1 :UInt8;       # Where the sender held it: 0 host, 1 pinned host, 2 device.
@@ -215,4 +243,10 @@ struct Attachment {
   cookie     @5 :UInt64;      # The segment's, random.
   offset     @6 :UInt64;      # Of the bytes, from the segment's beginning.
   fd         @7 :UInt32;
+  gpu        @8 :UInt8;        # memoryKind 2: which of the sender's GPUs held it, as in its hello.
+  target     @9 :UInt8;        # memoryKind 2: which of the receiver's GPUs it is for, counted from 1; 0: any.
+  slab       @10 :UInt64;      # 0, or the number of the slab, random and never used again.
+  handle     @11 :Data;        # The slab's, 64 bytes.
+  written    @12 :UInt32;      # memoryKind 2, of a shared one: 0, or where in the segment's first page a number of 64
+                               # bits says how many of the bytes are there.
 }

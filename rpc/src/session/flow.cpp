@@ -33,11 +33,15 @@ Result<void> EndpointCore::send_frame(SessionId session, OutFrame&& frame, Flow 
   if (call) call->metered.sent(bytes);
   if (session == kLocal) {
     if (call) own_.out.add(*call);
+    if (frame.leases && must_wait(frame)) [[unlikely]]
+      return hold_for_devices(session, std::move(frame), flow, call, deadline), Result<void>();
     return send_local(std::move(frame));
   }
   Session* to = find(session);
   if (!to) return Error{Code::kUnavailable, "the peer is gone"};
   if (call) to->calls.out.add(*call);
+  if (frame.leases && must_wait(frame)) [[unlikely]]
+    return hold_for_devices(session, std::move(frame), flow, call, deadline), Result<void>();
   try {
     return to->send(std::move(frame), bytes, flow, call, deadline);
   } catch (...) {
@@ -191,12 +195,14 @@ bool EndpointCore::send_waiting(SessionId id) {
   return any;
 }
 
-void EndpointCore::lease_tensors(OutMessage& message, SessionId to, bool may_map) {
+void EndpointCore::lease_tensors(OutMessage& message, SessionId to, bool may_map,
+                                 const troupe::Stream* after) {
   if (to == kLocal) return;
+  Session* const session = to == kElsewhere ? nullptr : find(to);
+  if (message.has_device_tensors()) [[unlikely]]
+    depart(message, session, may_map, after);
   message.lease();
-  if (!may_map || to == kElsewhere) return;
-  if (Session* session = find(to); session && session->memory().peer_maps)
-    message.share(session->memory().next_lease);
+  if (may_map && session && session->memory().peer_maps) message.share(session->memory().next_lease);
 }
 
 Endpoint::Waiting EndpointCore::waiting() const {

@@ -7,10 +7,44 @@
 #include <cassert>
 
 #include "calls/answers.hpp"
+#include "device/device_tensors.hpp"
 #include "endpoint/core_sources.hpp"
 #include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
+
+namespace {
+
+void write_gpus(wire::Hello::Builder hello, const std::vector<PeerGpu>& gpus) {
+  auto list = hello.initGpus(static_cast<unsigned>(gpus.size()));
+  const auto copy = [](capnp::Data::Builder to, std::span<const std::byte> from) {
+    std::memcpy(to.begin(), from.data(), from.size());
+  };
+  for (unsigned i = 0; i < gpus.size(); ++i) {
+    copy(list[i].initUuid(gpus[i].uuid.size()), gpus[i].uuid);
+    if (gpus[i].probe.id == 0) continue;
+    copy(list[i].initHandle(gpus[i].probe.handle.size()), gpus[i].probe.handle);
+    list[i].setSlab(gpus[i].probe.id);
+  }
+}
+
+/// What is malformed reads as a GPU of which nothing can be mapped.
+std::vector<PeerGpu> read_gpus(wire::Hello::Reader hello) {
+  std::vector<PeerGpu> gpus;
+  for (const auto gpu : hello.getGpus()) {
+    if (gpus.size() == kMostGpus) break;
+    PeerGpu& read = gpus.emplace_back();
+    const auto uuid = bytes_of(gpu.getUuid());
+    const auto handle = bytes_of(gpu.getHandle());
+    if (uuid.size() == read.uuid.size()) std::ranges::copy(uuid, read.uuid.begin());
+    if (handle.size() != read.probe.handle.size()) continue;
+    std::ranges::copy(handle, read.probe.handle.begin());
+    read.probe.id = gpu.getSlab();
+  }
+  return gpus;
+}
+
+}  // namespace
 
 Session::Session(EndpointCore& endpoint, LinkId link, Peer peer)
     : calls(endpoint.random_()),
@@ -48,6 +82,10 @@ void Session::send_hello() {
       hello.setPoolPid(static_cast<std::uint32_t>(::getpid()));
       hello.setPoolFd(probe->fd);
       hello.setPoolCookie(probe->cookie);
+      if (endpoint_.devices_) {
+        memory_.devices.told = true;
+        write_gpus(hello, endpoint_.devices_->own_gpus(endpoint_.options_.map_gpu_memory));
+      }
     }
     auto data = hello.initDataAddress(static_cast<unsigned>(address.size()));
     if (!address.empty()) std::memcpy(data.begin(), address.data(), address.size());
@@ -73,9 +111,11 @@ void Session::on_control(std::span<const std::byte> message) {
     switch (control.which()) {
       case wire::Control::HELLO: {
         auto hello = control.getHello();
-        if (state_ == State::kMeeting)
+        if (state_ == State::kMeeting) {
           memory_.set_owner(static_cast<pid_t>(hello.getPoolPid()),
                             {hello.getPoolFd(), hello.getPoolCookie(), 0});
+          memory_.devices.gpus = read_gpus(hello);
+        }
         return on_hello({hello.getNodeId(), std::string(to_view(hello.getNodeName())), peer_.address,
                          peer_.incoming, !endpoint_.options_.secret.empty()},
                         bytes_of(hello.getDataAddress()), hello.getProtocolVersion());
@@ -100,6 +140,11 @@ void Session::on_control(std::span<const std::byte> message) {
       case wire::Control::MAPPING:
         if (state_ != State::kOpening || !probe_told_) break;
         memory_.peer_maps = true;
+        return;
+      case wire::Control::REACHES:
+        if (!met() || !memory_.devices.told || std::exchange(memory_.devices.answered, true)) break;
+        for (const auto reach : control.getReaches())
+          memory_.devices.it_reaches.push_back({reach.getOwner(), reach.getReader()});
         return;
     }
     end({Code::kDataLoss, "a control message came that is unknown, or out of order"});
@@ -161,6 +206,19 @@ void Session::open_peer_memory() {
   };
   if (memory_.open_probe(endpoint_.loop_, flush))
     send_control(*endpoint_.transport_, link_, [](wire::Control::Builder control) { control.setMapping(); });
+  if (memory_.maps_peer() && endpoint_.devices_ && !memory_.devices.gpus.empty())
+    endpoint_.meet_devices(*this);
+}
+
+void Session::tell_reaches() {
+  send_control(*endpoint_.transport_, link_, [&](wire::Control::Builder control) {
+    const std::vector<Reach>& reaches = memory_.devices.we_reach;
+    auto list = control.initReaches(static_cast<unsigned>(reaches.size()));
+    for (unsigned i = 0; i < reaches.size(); ++i) {
+      list[i].setOwner(reaches[i].owner);
+      list[i].setReader(reaches[i].reader);
+    }
+  });
 }
 
 void Session::return_leases() {

@@ -102,6 +102,8 @@ class Session {
   SessionMemory& memory() { return memory_; }
   /// Leases that have come back from our own readers go back to the peer.
   void return_leases();
+  /// Tells the peer what of its device memory is mapped here.
+  void tell_reaches();
   /// False: the message is no list of leases.
   [[nodiscard]] bool take_back_leases(const InMessage& message);
 

@@ -44,6 +44,7 @@ class SessionMemory::Returns : public std::enable_shared_from_this<Returns> {
 
 void SessionMemory::lend(FrameLeases leases) {
   for (SharedLease& lease : leases.leases) leases_.emplace(leases.first++, std::move(lease));
+  for (auto& [lease, memory] : leases.device) device_leases_.emplace(lease, std::move(memory));
 }
 
 bool SessionMemory::open_probe(Loop& loop, std::function<void()> flush) {
@@ -67,7 +68,10 @@ Result<Buffer> SessionMemory::open(const SharedPool::Location& location, std::ui
 }
 
 std::vector<std::uint64_t> SessionMemory::leases_to_return() {
-  return returns_ ? returns_->take() : std::vector<std::uint64_t>{};
+  auto leases = returns_ ? returns_->take() : std::vector<std::uint64_t>{};
+  leases.insert(leases.end(), returned_.begin(), returned_.end());
+  returned_.clear();
+  return leases;
 }
 
 void SessionMemory::drop_closed() {
@@ -77,6 +81,7 @@ void SessionMemory::drop_closed() {
 void SessionMemory::end() {
   for (auto& [lease, held] : leases_) held.abandon();
   leases_.clear();
+  device_leases_.clear();
   mappings_.clear();
   if (returns_) std::exchange(returns_, nullptr)->close();
 }

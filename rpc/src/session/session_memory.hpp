@@ -7,11 +7,15 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <troupe/rpc/message.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/shared_pool.hpp>
+#include <troupe/runtime/stream.hpp>
+
+#include "device/peer_devices.hpp"
 
 namespace troupe::rpc {
 
@@ -19,7 +23,10 @@ namespace troupe::rpc {
 /// a message, and become leases of the session when it is sent.
 struct FrameLeases {
   std::uint64_t first = 0;  ///< the first one's number; the others' follow
-  std::vector<SharedLease> leases;
+  std::vector<SharedLease> leases = {};
+  std::vector<std::pair<std::uint64_t, Buffer>> device =
+      {};                         ///< likewise in device memory, each with its number
+  std::vector<Event> waits = {};  ///< which must have passed before the frame is sent
 };
 
 /// What the two sides of a session read of each other's memory. With the loop's turn only.
@@ -32,8 +39,10 @@ class SessionMemory final : public SharedTensors {
   std::uint64_t next_lease = 1;
   void lend(FrameLeases leases);
   /// What the peer returns; others than its own do not count.
-  void take_back(std::uint64_t lease) { leases_.erase(lease); }
-  std::size_t leases() const { return leases_.size(); }
+  void take_back(std::uint64_t lease) {
+    if (leases_.erase(lease) == 0 && !device_leases_.empty()) device_leases_.erase(lease);
+  }
+  std::size_t leases() const { return leases_.size() + device_leases_.size(); }
 
   // ---- The peer's, read by us ---------------------------------------------------------------------
   void set_owner(pid_t owner, const SharedPool::Location& probe) { owner_ = owner, probe_ = probe; }
@@ -42,18 +51,29 @@ class SessionMemory final : public SharedTensors {
   bool open_probe(Loop& loop, std::function<void()> flush);
   Result<Buffer> open(const SharedPool::Location& location, std::uint64_t lease,
                       std::uint64_t bytes) override;
+  bool takes_device_slabs() const override { return !devices.we_reach.empty(); }
+  bool follows_devices() const override { return devices.told; }
+  /// A copy from the peer's device memory is done, or will not be made.
+  void return_lease(std::uint64_t lease) { returned_.push_back(lease); }
   std::vector<std::uint64_t> leases_to_return();
+  /// Whether its memory was opened: so it is on this machine.
+  bool maps_peer() const { return returns_ != nullptr; }
   /// Whether segments of the peer are mapped.
   bool maps() const { return !mappings_.empty(); }
   /// Forgets segments that their owner has given up.
   void drop_closed();
 
-  /// The session has ended: whether the peer still reads our memory cannot be known any more.
+  PeerDevices devices;  ///< GPUs, and their memory
+
+  /// The session has ended: whether the peer still reads our memory cannot be known any more. (Of device
+  /// memory it copies, and the copy goes nowhere: that is used again.)
   void end();
 
  private:
   class Returns;
   std::unordered_map<std::uint64_t, SharedLease> leases_;
+  std::unordered_map<std::uint64_t, Buffer> device_leases_;
+  std::vector<std::uint64_t> returned_;
   pid_t owner_ = 0;
   SharedPool::Location probe_;
   std::unordered_map<std::uint64_t, std::shared_ptr<const SharedMapping>> mappings_;  // by cookie

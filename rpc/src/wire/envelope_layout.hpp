@@ -48,10 +48,11 @@ struct ValueLayout {
 
 struct AttachmentLayout {
   static constexpr flat::Layout kLayout{2, 1};
-  static constexpr flat::Layout kSharedLayout{5, 1};  // of lists with a shared one: all that there is
-  static constexpr std::size_t kDtype = 0, kMemoryKind = 1, kFd = 4, kBytes = 8, kLease = 16, kCookie = 24,
-                               kOffset = 32;
-  static constexpr unsigned kShape = 0;
+  static constexpr flat::Layout kSharedLayout{5, 1};  // of lists with a shared one
+  static constexpr flat::Layout kDeviceLayout{7, 2};  // with one of device memory: all that there is
+  static constexpr std::size_t kDtype = 0, kMemoryKind = 1, kGpu = 2, kTarget = 3, kFd = 4, kBytes = 8,
+                               kLease = 16, kCookie = 24, kOffset = 32, kSlab = 40, kWritten = 48;
+  static constexpr unsigned kShape = 0, kHandle = 1;
 };
 
 }  // namespace troupe::rpc

@@ -6,6 +6,7 @@
 #include <troupe/rpc/message.hpp>
 
 #include "calls/recycled.hpp"
+#include "device/part_memory.hpp"
 #include "wire/capnp_support.hpp"
 #include "wire/message_impl.hpp"
 
@@ -21,6 +22,12 @@ Buffer memory_of(const Tensor& tensor) {
 
 bool is_body_apart(const flat::StructView& envelope) {
   return (envelope.get<std::uint8_t>(EnvelopeLayout::kFlags) & EnvelopeLayout::kBodyApart) != 0;
+}
+
+/// Whether its sender held it in device memory.
+bool is_of_device(const flat::StructView& attachment) {
+  return attachment.get<std::uint8_t>(AttachmentLayout::kMemoryKind) ==
+         static_cast<std::uint8_t>(MemoryKind::kDevice);
 }
 
 }  // namespace
@@ -160,8 +167,20 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
       message.locations.push_back({});
       continue;
     }
+    from_device_ |= is_of_device(entry);
+    if (is_of_device(entry) && entry.get<std::uint64_t>(AttachmentLayout::kSlab) != 0) [[unlikely]] {
+      if (!shared || !shared->takes_device_slabs()) return corrupt("device memory was not agreed upon");
+      if (entry.get<std::uint64_t>(AttachmentLayout::kLease) == 0)
+        return corrupt("device memory without a lease");
+      message.left.push_back(i);
+      message.locations.push_back({parts_.size(), 0});
+      parts_.emplace_back();  // what it will be copied to: see DeviceArrival
+      continue;
+    }
     if (const auto lease = entry.get<std::uint64_t>(AttachmentLayout::kLease); lease != 0) [[unlikely]] {
       if (!shared) return corrupt("shared tensors were not agreed upon");
+      if (entry.get<std::uint32_t>(AttachmentLayout::kWritten) != 0 && !shared->follows_devices())
+        return corrupt("it comes before its bytes");
       auto buffer = shared->open({entry.get<std::uint32_t>(AttachmentLayout::kFd),
                                   entry.get<std::uint64_t>(AttachmentLayout::kCookie),
                                   entry.get<std::uint64_t>(AttachmentLayout::kOffset)},
@@ -194,6 +213,7 @@ Result<void> InMessage::find_tensors() {
   for (std::uint32_t i = 0; i < message.tensors.count; ++i) {
     const auto bytes = message.tensors[i].get<std::uint64_t>(AttachmentLayout::kBytes);
     if (bytes > total - offset) return corrupt("its tensors are longer than what came");
+    from_device_ |= bytes > 0 && is_of_device(message.tensors[i]);
     message.locations.push_back(bytes == 0 ? Impl::Location{} : Impl::Location{1, offset});
     offset += bytes;
   }
@@ -202,8 +222,9 @@ Result<void> InMessage::find_tensors() {
 }
 
 Result<void> InMessage::allocate_parts(std::size_t total_bytes, MemoryPool& pool, std::vector<Buffer>& parts,
-                                       const Tensor* into) const {
+                                       const Tensor* into, PartMemory* staging) const {
   const flat::StructView& envelope = impl().envelope;
+  const bool into_device = into && into->device().kind == MemoryKind::kDevice;
   const flat::StructsView& attachments = impl().attachments;
   try {
     std::size_t left = total_bytes;
@@ -213,8 +234,15 @@ Result<void> InMessage::allocate_parts(std::size_t total_bytes, MemoryPool& pool
       if (bytes > left) return corrupt("its attachments are longer than what came");
       if (bytes == 0) continue;
       const bool is_first = i == (is_body_apart(envelope) ? 1U : 0U);
-      parts.push_back(into && is_first && into->bytes() == bytes ? memory_of(*into) : pool.allocate(bytes));
       left -= bytes;
+      if (into && !into_device && is_first && into->bytes() == bytes) {
+        parts.push_back(memory_of(*into));
+        continue;
+      }
+      Buffer part;
+      if (staging && (is_of_device(attachments[i]) || (into_device && is_first))) [[unlikely]]
+        part = staging->part(bytes);
+      parts.push_back(part.empty() ? pool.allocate(bytes) : std::move(part));
     }
     if (left != 0) return corrupt("its attachments are shorter than what came");
     return {};
@@ -234,6 +262,10 @@ Result<void> InMessage::receive_into(const Tensor& into) {
     return Error{Code::kInvalidArgument,
                  "the answer is " + came.to_string() + ", and was to be received into " + into.to_string()};
   if (came.bytes() == 0 || came.data() == into.data()) return {};
+  if (into.device().kind == MemoryKind::kDevice || came.device().kind == MemoryKind::kDevice)
+    return Error{Code::kFailedPrecondition, "the answer " + came.to_string() +
+                                                " was to be received into another device's memory, and the "
+                                                "node has not been given the GPU (NodeOptions::gpus)"};
   std::memcpy(into.data(), came.data(), came.bytes());
   Impl& message = impl();
   message.locations[message.first_tensor] = {parts_.size(), 0};

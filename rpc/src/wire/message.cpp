@@ -52,6 +52,19 @@ void write_bytes_attachment(flat::Writer& writer, std::uint32_t at, std::size_t 
   write_attachment(writer, at, DType::kUInt8, MemoryKind::kHost, {&length, 1}, bytes, layout);
 }
 
+void write_device(flat::Writer& writer, std::uint32_t at, const DevicePlace& place) {
+  writer.put(at, AttachmentLayout::kMemoryKind, MemoryKind::kDevice);
+  writer.put(at, AttachmentLayout::kGpu, place.gpu);
+  writer.put(at, AttachmentLayout::kTarget, place.target);
+  if (place.follows) writer.put(at, AttachmentLayout::kWritten, SharedPool::kProgress);
+  if (place.lease == 0) return;
+  writer.put(at, AttachmentLayout::kLease, place.lease);
+  writer.put(at, AttachmentLayout::kOffset, place.location.offset);
+  writer.put(at, AttachmentLayout::kSlab, place.location.slab.id);
+  writer.add_bytes(slot_of(at, AttachmentLayout::kDeviceLayout, AttachmentLayout::kHandle),
+                   place.location.slab.handle);
+}
+
 void write_shared(flat::Writer& writer, std::uint32_t at, const SharedPool::Location& location,
                   std::uint64_t lease) {
   writer.put(at, AttachmentLayout::kFd, location.fd);
@@ -72,17 +85,18 @@ void OutMessage::Impl::write_table(flat::Writer& to, std::uint32_t at) {
     for (std::size_t axis = 0; axis < tensor.rank(); ++axis) shape[axis] = tensor.shape()[axis];
     write_attachment(to, at, tensor.dtype(), tensor.device().kind, {shape, tensor.rank()}, tensor.bytes(),
                      layout);
+    if (const DevicePlace* const place = place_of(i)) [[unlikely]]
+      write_device(to, at, *place);
     if (is_shared(i)) write_shared(to, at, locations[i], (*next_lease)++);
     at += static_cast<std::uint32_t>(layout.words());
   }
 }
 
 void detail::require_sendable(const Tensor& tensor) {
-  if (tensor.device().kind == MemoryKind::kDevice)
-    throw BadResult(
-        {Code::kUnimplemented, "a tensor " + tensor.to_string() +
-                                   " lies in device memory, which calls do not carry yet: bring it "
-                                   "to host memory"});
+  if (tensor.device().kind == MemoryKind::kDevice && !tensor.is_contiguous())
+    throw BadResult({Code::kUnimplemented, "a tensor " + tensor.to_string() +
+                                               " lies in device memory and is strided, which calls do not "
+                                               "carry: make it dense"});
 }
 
 void detail::make_as_sent(Tensor& tensor) {
@@ -176,6 +190,32 @@ void OutMessage::lease() {
 
 void OutMessage::share(std::uint64_t& next_lease) {
   impl().next_lease = &next_lease;
+}
+
+bool OutMessage::has_device_tensors() {
+  return impl().has_devices;
+}
+
+void OutMessage::depart(DeviceDeparture& departure, std::size_t max_head_bytes) {
+  Impl& message = impl();
+  message.attempt([&] {
+    // A list that stands in the body names nothing that stays where it is.
+    std::size_t words = 1;
+    for (const Tensor& tensor : message.tensors)
+      words += AttachmentLayout::kDeviceLayout.words() + tensor.rank() + Impl::kHandleWords;
+    const bool may_stay = words * flat::kWord + kShortHead <= max_head_bytes;
+    message.places = std::make_unique<DevicePlaces>();
+    message.places->of.resize(message.tensors.size());
+    for (std::size_t i = 0; i < message.tensors.size(); ++i) {
+      Tensor& tensor = message.tensors[i];
+      if (tensor.device().kind != MemoryKind::kDevice || tensor.bytes() == 0) continue;
+      auto place = departure.place(tensor, may_stay);
+      if (!place) throw BadResult(place.error());
+      message.places->any_stays |= place->lease != 0 || place->follows;
+      message.places->of[i] = *std::move(place);
+    }
+    message.places->waits = std::move(departure.waits());
+  });
 }
 
 Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {

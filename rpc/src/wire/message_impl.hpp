@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -10,6 +11,7 @@
 #include <troupe/rpc/message.hpp>
 #include <troupe/runtime/tensor.hpp>
 
+#include "device/departure.hpp"
 #include "session/session_memory.hpp"
 #include "wire/envelope_layout.hpp"
 #include "wire/flat_reader.hpp"
@@ -54,6 +56,7 @@ struct OutMessage::Impl {
   /// Notes the tensor and returns its index among the attachments, not counting a body.
   std::uint32_t attach(const Tensor& tensor) {
     detail::require_sendable(tensor);
+    has_devices |= tensor.device().kind == MemoryKind::kDevice;
     tensors.push_back(tensor.contiguous(&pool));
     return static_cast<std::uint32_t>(tensors.size() - 1);
   }
@@ -63,12 +66,23 @@ struct OutMessage::Impl {
     return sum;
   }
   flat::Layout table_layout() const {
+    if (places && places->any_stays) return AttachmentLayout::kDeviceLayout;
     return locations.empty() ? AttachmentLayout::kLayout : AttachmentLayout::kSharedLayout;
   }
+  /// How a tensor in device memory leaves; null: it is in the host's, or goes nowhere.
+  const DevicePlace* place_of(std::size_t index) const {
+    return places && places->of[index].is_device ? &places->of[index] : nullptr;
+  }
+  bool stays(std::size_t index) const {
+    const DevicePlace* const place = place_of(index);
+    return place && place->lease != 0;
+  }
+  static constexpr std::size_t kHandleWords = sizeof(GpuSlab::handle) / flat::kWord;
   /// The length of the list of all tensors, in words.
   std::size_t table_words() const {
     std::size_t words = 1;
-    for (const Tensor& tensor : tensors) words += table_layout().words() + tensor.rank();
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      words += table_layout().words() + tensors[i].rank() + (stays(i) ? kHandleWords : 0);
     return words;
   }
   static Buffer bytes_of(const Tensor& tensor) {
@@ -96,13 +110,21 @@ struct OutMessage::Impl {
   void add_parts(OutFrame& frame) const {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].bytes() == 0) continue;
+      if (stays(i)) {
+        leases_in(frame).device.emplace_back(places->of[i].lease, places->of[i].memory);
+        continue;
+      }
       if (!is_shared(i)) {
         frame.parts.push_back(leased ? SharedPool::leased(bytes_of(tensors[i])) : bytes_of(tensors[i]));
         continue;
       }
-      if (!frame.leases) frame.leases = std::make_shared<FrameLeases>(FrameLeases{first_lease, {}});
-      frame.leases->leases.emplace_back(bytes_of(tensors[i]));
+      leases_in(frame).leases.emplace_back(bytes_of(tensors[i]));
     }
+    if (places) leases_in(frame).waits = places->waits;
+  }
+  FrameLeases& leases_in(OutFrame& frame) const {
+    if (!frame.leases) frame.leases = std::make_shared<FrameLeases>(FrameLeases{.first = first_lease});
+    return *frame.leases;
   }
 
   MemoryPool& pool;
@@ -121,6 +143,8 @@ struct OutMessage::Impl {
   std::uint64_t* next_lease = nullptr;          // null: nothing is shared
   std::uint64_t first_lease = 0;                // of those taken for this message
   std::vector<SharedPool::Location> locations;  // of the tensors; offset 0: not shared. Empty: none is
+  bool has_devices = false;                     // some lie in device memory
+  std::unique_ptr<DevicePlaces> places;         // of those that go to another process
   std::optional<Error> failure;  // why the message cannot be sent; then nothing more is written
 };
 
@@ -142,7 +166,8 @@ struct InMessage::Impl {
     std::size_t offset = 0;
   };
   std::vector<Location> locations;
-  std::size_t own_parts = 0;  // those that came; the rest is shared
+  std::size_t own_parts = 0;        // those that came; the rest is shared
+  std::vector<std::uint32_t> left;  // attachments of the envelope that are in their sender's device
 
   /// Of the segment that the body lies in.
   flat::Reader& body_reader() { return body_apart ? apart : head; }

@@ -202,7 +202,7 @@ bool ValueReader::read(Tensor& tensor) const {
          message_->read_tensor(view().get<std::uint32_t>(ValueLayout::kNumber), tensor);
 }
 
-bool InMessage::read_tensor(std::size_t number, Tensor& tensor) const {
+bool InMessage::read_description(std::size_t number, DType& dtype, Shape& shape, std::size_t& size) const {
   auto& message = impl();
   const std::size_t index = number + message.first_tensor;
   if (index >= message.locations.size()) return false;
@@ -215,27 +215,38 @@ bool InMessage::read_tensor(std::size_t number, Tensor& tensor) const {
   const std::size_t rank = numbers.size() / sizeof(std::int64_t);
   const auto dtype_number = attachment.get<std::uint8_t>(AttachmentLayout::kDtype);
   if (rank > Shape::kMaxRank || dtype_number > static_cast<std::uint8_t>(DType::kBool)) return false;
-  const auto dtype = static_cast<DType>(dtype_number);
-  std::int64_t shape[Shape::kMaxRank];
-  if (rank > 0) std::memcpy(shape, numbers.data(), numbers.size());
+  dtype = static_cast<DType>(dtype_number);
+  std::int64_t extents[Shape::kMaxRank];
+  if (rank > 0) std::memcpy(extents, numbers.data(), numbers.size());
   // The product must be exactly the bytes that came, and must not overflow on the way there.
   auto bytes = static_cast<std::int64_t>(size_of(dtype));
   bool zero = false;
   for (std::size_t axis = 0; axis < rank; ++axis) {
-    if (shape[axis] < 0) return false;
-    zero |= shape[axis] == 0;
+    if (extents[axis] < 0) return false;
+    zero |= extents[axis] == 0;
     // Strides are products too, so those of an empty tensor must not overflow either.
-    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(shape[axis], 1), &bytes)) return false;
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(extents[axis], 1), &bytes)) return false;
   }
   if (zero) bytes = 0;
   if (static_cast<std::uint64_t>(bytes) != attachment.get<std::uint64_t>(AttachmentLayout::kBytes))
     return false;
-  const auto [part, offset] = message.locations[index];
+  shape = Shape(std::span<const std::int64_t>(extents, rank));
+  size = static_cast<std::size_t>(bytes);
+  return true;
+}
+
+bool InMessage::read_tensor(std::size_t number, Tensor& tensor) const {
+  DType dtype{};
+  Shape shape;
+  std::size_t bytes = 0;
+  if (!read_description(number, dtype, shape, bytes)) return false;
+  const auto [part, offset] = impl().locations[number + impl().first_tensor];
   Buffer data;
-  if (part != SIZE_MAX) data = parts_[part].slice(offset, static_cast<std::size_t>(bytes));
-  if (reinterpret_cast<std::uintptr_t>(data.data()) % size_of(dtype) != 0)
+  if (part != SIZE_MAX) data = parts_[part].slice(offset, bytes);
+  if (reinterpret_cast<std::uintptr_t>(data.data()) % size_of(dtype) != 0 &&
+      data.device().kind != MemoryKind::kDevice)
     data = Buffer::copy_of(data.bytes());  // behind a tensor of smaller elements, in one part with it
-  tensor = Tensor(dtype, Shape(std::span<const std::int64_t>(shape, rank)), std::move(data));
+  tensor = Tensor(dtype, shape, std::move(data));
   return true;
 }
 

@@ -1,9 +1,11 @@
-// The device's driver: CUDA's runtime, and of the driver itself the one call that the runtime does not have.
+// The device's driver: CUDA's runtime, and of the driver itself the calls that the runtime does not have.
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include <troupe/runtime/gpu.hpp>
 
@@ -43,26 +45,38 @@ class OnDevice {
   bool changed_ = false;
 };
 
-/// Has a stream write a number when it gets there.
-struct WriteValue {
-  CUresult (*call)(CUstream, CUdeviceptr, cuuint64_t, unsigned int);
+/// What the runtime does not have of the driver's own calls.
+struct DriverCalls {
+  /// Has a stream write a number when it gets there.
+  CUresult (*write_value)(CUstream, CUdeviceptr, cuuint64_t, unsigned int) = nullptr;
+  /// The allocation in which an address lies.
+  CUresult (*address_range)(CUdeviceptr*, size_t*, CUdeviceptr) = nullptr;
 };
 
-Result<WriteValue> find_write_value() {
-  constexpr unsigned kSince = 11070;  // CUDA 11.7 gave the call its present form
+/// `since`: the version of CUDA that gave the call its present form.
+template <class Call>
+Result<void> find_call(Call& call, const char* name, unsigned since) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
   const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &function, kSince, cudaEnableDefault, &found);
+      cudaGetDriverEntryPointByVersion(name, &function, since, cudaEnableDefault, &found);
   if (error != cudaSuccess) return error_of_cuda(error, "cudaGetDriverEntryPointByVersion");
   if (found != cudaDriverEntryPointSuccess)
-    return Error{Code::kUnavailable, "the GPU's driver is too old: it has no cuStreamWriteValue64"};
-  return WriteValue{reinterpret_cast<decltype(WriteValue::call)>(function)};
+    return Error{Code::kUnavailable, std::string("the GPU's driver is too old: it has no ") + name};
+  call = reinterpret_cast<Call>(function);
+  return {};
+}
+
+Result<DriverCalls> find_calls() {
+  DriverCalls calls;
+  if (auto found = find_call(calls.write_value, "cuStreamWriteValue64", 11070); !found) return found.error();
+  if (auto found = find_call(calls.address_range, "cuMemGetAddressRange", 3020); !found) return found.error();
+  return calls;
 }
 
 class CudaDriver final : public gpu::Driver {
  public:
-  CudaDriver(int ordinal, WriteValue write_value) : ordinal_(ordinal), write_value_(write_value) {}
+  CudaDriver(int ordinal, DriverCalls calls) : ordinal_(ordinal), calls_(calls) {}
 
   Device device() const override { return {MemoryKind::kDevice, ordinal_}; }
 
@@ -124,8 +138,8 @@ class CudaDriver final : public gpu::Driver {
     static_assert(sizeof(gpu::Word) == sizeof(std::uint64_t));
     const OnDevice here(ordinal_);
     const CUresult outcome =
-        write_value_.call(static_cast<CUstream>(stream), reinterpret_cast<CUdeviceptr>(word), value,
-                          CU_STREAM_WRITE_VALUE_DEFAULT);
+        calls_.write_value(static_cast<CUstream>(stream), reinterpret_cast<CUdeviceptr>(word), value,
+                           CU_STREAM_WRITE_VALUE_DEFAULT);
     if (outcome == CUDA_SUCCESS) return {};
     return Error{Code::kInternal, "cuStreamWriteValue64: error " + std::to_string(outcome)};
   }
@@ -162,9 +176,68 @@ class CudaDriver final : public gpu::Driver {
     return error_of_cuda(static_cast<cudaError_t>(native_error), "CUDA");
   }
 
+  std::array<std::byte, 16> uuid() const override {
+    std::array<std::byte, 16> bytes{};
+    cudaDeviceProp found{};
+    if (cudaGetDeviceProperties(&found, ordinal_) == cudaSuccess)
+      std::memcpy(bytes.data(), &found.uuid, bytes.size());
+    else
+      cudaGetLastError();
+    return bytes;
+  }
+  Result<gpu::IpcHandle> ipc_export(std::byte* memory) override {
+    static_assert(sizeof(cudaIpcMemHandle_t) == sizeof(gpu::IpcHandle));
+    const OnDevice here(ordinal_);
+    cudaIpcMemHandle_t native{};
+    if (const cudaError_t error = cudaIpcGetMemHandle(&native, memory); error != cudaSuccess)
+      return error_of_cuda(error, "cudaIpcGetMemHandle");
+    gpu::IpcHandle handle;
+    std::memcpy(handle.data(), &native, handle.size());
+    return handle;
+  }
+  Result<std::pair<std::byte*, std::size_t>> ipc_open(const gpu::IpcHandle& handle) override {
+    const OnDevice here(ordinal_);
+    cudaIpcMemHandle_t native{};
+    std::memcpy(&native, handle.data(), handle.size());
+    void* memory = nullptr;
+    const cudaError_t error = cudaIpcOpenMemHandle(&memory, native, cudaIpcMemLazyEnablePeerAccess);
+    if (error != cudaSuccess) {
+      Error failed = error_of_cuda(error, "cudaIpcOpenMemHandle");
+      failed.code = Code::kUnavailable;
+      return failed;
+    }
+    // Its owner may say that it is longer than it is, and a copy past its end would be the end of this
+    // context.
+    CUdeviceptr base = 0;
+    std::size_t bytes = 0;
+    const CUresult asked = calls_.address_range(&base, &bytes, reinterpret_cast<CUdeviceptr>(memory));
+    if (asked != CUDA_SUCCESS || base != reinterpret_cast<CUdeviceptr>(memory)) {
+      ipc_close(static_cast<std::byte*>(memory));
+      return Error{Code::kUnavailable,
+                   "cuMemGetAddressRange of another process's memory: error " + std::to_string(asked)};
+    }
+    return std::pair(static_cast<std::byte*>(memory), bytes);
+  }
+  void ipc_close(std::byte* memory) override {
+    const OnDevice here(ordinal_);
+    cudaIpcCloseMemHandle(memory);
+    cudaGetLastError();
+  }
+  Result<void> pin(std::byte* memory, std::size_t bytes, bool read_only) override {
+    const OnDevice here(ordinal_);
+    unsigned flags = cudaHostRegisterPortable | cudaHostRegisterMapped;
+    if (read_only) flags |= cudaHostRegisterReadOnly;
+    return checked(cudaHostRegister(memory, bytes, flags), "cudaHostRegister");
+  }
+  void unpin(std::byte* memory) override {
+    const OnDevice here(ordinal_);
+    cudaHostUnregister(memory);
+    cudaGetLastError();
+  }
+
  private:
   const int ordinal_;
-  const WriteValue write_value_;
+  const DriverCalls calls_;
 };
 
 }  // namespace
@@ -204,9 +277,9 @@ Result<Gpu> Gpu::open(std::int32_t ordinal) {
   const OnDevice here(ordinal);
   if (const cudaError_t error = cudaFree(nullptr); error != cudaSuccess)  // makes the context
     return error_of_cuda(error, "the GPU's context");
-  const auto write_value = find_write_value();
-  if (!write_value) return write_value.error();
-  return Gpu(std::make_unique<CudaDriver>(ordinal, *write_value));
+  const auto calls = find_calls();
+  if (!calls) return calls.error();
+  return Gpu(std::make_unique<CudaDriver>(ordinal, *calls));
 }
 
 }  // namespace troupe

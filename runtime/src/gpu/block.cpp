@@ -62,11 +62,11 @@ Result<std::vector<Mark>> Block::marks() {
   return marks;
 }
 
-namespace {
-
 Block* block_of(const Buffer& buffer) {
   return buffer.device().kind == MemoryKind::kHost ? nullptr : dynamic_cast<Block*>(buffer.block());
 }
+
+namespace {
 
 class AdoptedBlock final : public Block {
  public:

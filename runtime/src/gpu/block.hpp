@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/gpu_sharing.hpp>
 #include <troupe/runtime/stream.hpp>
 
 #include "state.hpp"
@@ -26,6 +27,10 @@ class Block : public MemoryBlock {
     const std::lock_guard lock(mutex_);
     return written_;
   }
+  /// Which slab of device memory it is a part of. kFailedPrecondition: of none.
+  virtual Result<GpuLocation> locate() {
+    return Error{Code::kFailedPrecondition, "the memory is of no GpuPool"};
+  }
 
  protected:
   Block(std::byte* data, std::size_t capacity, Device device, const Stream& stream, Event written = {})
@@ -43,5 +48,8 @@ class Block : public MemoryBlock {
   Event written_;
   std::vector<std::shared_ptr<StreamState>> users_;  // each once; few
 };
+
+/// Null: nobody keeps account of who uses it.
+Block* block_of(const Buffer& buffer);
 
 }  // namespace troupe::gpu

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/result.hpp>
@@ -11,6 +13,9 @@ namespace troupe::gpu {
 
 /// Written by the device, read by the host: how far a stream has come.
 using Word = std::atomic<std::uint64_t>;
+
+/// A device allocation, as another process of the machine finds it.
+using IpcHandle = std::array<std::byte, 64>;
 
 /// What the rest of this folder needs of a device: CUDA's (src/cuda), or a test's, whose streams go on when
 /// it says so. Streams and events are whatever the driver makes them. Any thread. kResourceExhausted where
@@ -39,6 +44,23 @@ class Driver {
   virtual void leave(int /*before*/) {}
   /// The error of a launch's number.
   virtual Error error_of(int native_error) = 0;
+
+  /// Which device it is, the same in every process; zeros: nobody knows.
+  virtual std::array<std::byte, 16> uuid() const { return {}; }
+  /// Of memory that allocate() has given.
+  virtual Result<IpcHandle> ipc_export(std::byte*) { return cannot_share(); }
+  /// Maps another process's memory, of whichever device that this one reaches, and says how long it is. Takes
+  /// milliseconds. kUnavailable: it cannot be mapped.
+  virtual Result<std::pair<std::byte*, std::size_t>> ipc_open(const IpcHandle&) { return cannot_share(); }
+  /// May wait for the device.
+  virtual void ipc_close(std::byte*) {}
+  /// Locks host memory, page by page, for the copy engines; takes milliseconds.
+  virtual Result<void> pin(std::byte*, std::size_t, bool /*read_only*/) { return cannot_share(); }
+  /// May wait for the device.
+  virtual void unpin(std::byte*) {}
+
+ private:
+  static Error cannot_share() { return {Code::kUnimplemented, "this driver shares no memory"}; }
 };
 
 }  // namespace troupe::gpu

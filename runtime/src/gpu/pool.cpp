@@ -47,6 +47,7 @@ class PoolState::PoolBlock final : public Block {
  public:
   PoolBlock(Ranges::iterator range, Device device, const Stream& stream, std::shared_ptr<PoolState> home)
       : Block(range->first, range->second.bytes, device, stream), range_(range), home_(std::move(home)) {}
+  Result<GpuLocation> locate() override { return home_->locate(*range_->second.slab, range_->first); }
 
  private:
   void recycle() override {
@@ -62,8 +63,17 @@ PoolState::~PoolState() {
     std::vector<Point> busy;
     for (const auto& [at, range] : slab->ranges)
       for (const Mark& mark : range.busy) busy.push_back(mark.point());
-    gpu_->keep_slab({options_.kind, slab->data, slab->bytes, std::move(busy)});
+    gpu_->keep_slab({options_.kind, slab->data, slab->bytes, std::move(busy), slab->exported});
   }
+}
+
+// A slab stays where it is, and its beginning and length the same, as long as a buffer of it does.
+Result<GpuLocation> PoolState::locate(const Slab& slab, const std::byte* at) {
+  if (options_.kind != MemoryKind::kDevice)
+    return Error{Code::kFailedPrecondition, "the memory is the host's, not a GPU's"};
+  auto handle = slab.exported->handle(gpu_->driver(), slab.data);
+  if (!handle) return handle.error();
+  return GpuLocation{{slab.exported->id(), slab.bytes, *handle}, static_cast<std::uint64_t>(at - slab.data)};
 }
 
 // The smallest that nobody is at work in but `stream` itself.
@@ -116,7 +126,8 @@ Result<PoolState::FreeRanges::iterator> PoolState::add_slab(std::size_t bytes) {
     if (!memory) return memory.error();
     slab = {options_.kind, *memory, wanted, {}};
   }
-  slabs_.push_back(std::make_unique<Slab>(Slab{slab.data, slab.bytes, {}}));
+  if (!slab.exported) slab.exported = std::make_shared<SlabExport>();
+  slabs_.push_back(std::make_unique<Slab>(Slab{slab.data, slab.bytes, {}, std::move(slab.exported)}));
   stats_.bytes_reserved += slab.bytes;
   Slab& added = *slabs_.back();
   const auto range = added.ranges.emplace(added.data, Range{&added, added.bytes}).first;

@@ -39,6 +39,7 @@ class PoolState : public std::enable_shared_from_this<PoolState> {
     std::byte* data;
     std::size_t bytes;
     Ranges ranges;
+    std::shared_ptr<SlabExport> exported;
   };
   struct Range {
     Slab* slab;
@@ -51,6 +52,7 @@ class PoolState : public std::enable_shared_from_this<PoolState> {
   FreeRanges::iterator find_passed(std::size_t bytes, const Stream& stream);
   Result<FreeRanges::iterator> find_waiting(std::size_t bytes, const Stream& stream);
   Result<FreeRanges::iterator> add_slab(std::size_t bytes);
+  Result<GpuLocation> locate(const Slab& slab, const std::byte* at);
   Ranges::iterator use(FreeRanges::iterator found, std::size_t bytes);
   void make_free(Ranges::iterator range);
   bool merge_if_alike(Ranges::iterator first, Ranges::iterator second);

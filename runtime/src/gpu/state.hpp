@@ -45,12 +45,27 @@ class EventHandle {
   void* native_;
 };
 
+/// How other processes know a slab: by a number that is never another's, and its handle, which is made when
+/// it is first asked for.
+class SlabExport {
+ public:
+  std::uint64_t id() const { return id_; }
+  Result<IpcHandle> handle(Driver& driver, std::byte* slab);
+
+ private:
+  static std::uint64_t random_id();
+  const std::uint64_t id_ = random_id();
+  std::mutex mutex_;
+  std::optional<Result<IpcHandle>> handle_;
+};
+
 /// Memory of a pool that is gone, and when it can be used.
 struct IdleSlab {
   MemoryKind kind;
   std::byte* data;
   std::size_t bytes;
   std::vector<Point> busy;
+  std::shared_ptr<SlabExport> exported = {};
 };
 
 /// What a Gpu is.

@@ -6,10 +6,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <troupe/rpc/endpoint.hpp>
 #include <troupe/rpc/transport.hpp>
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/gpu.hpp>
 #include <troupe/runtime/log.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/result.hpp>
@@ -40,6 +42,8 @@ struct NodeOptions {
   std::string secret_file = {};  ///< only its owner, and group, may be able to read it
   rpc::TransportOptions transport = {};
   SharedPool::Limits shared_pool = {};  ///< of endpoint().shared_pool(); max_bytes 0: nothing is shared
+  std::vector<Gpu> gpus = {};           ///< whose tensors may travel: see EndpointOptions::gpus
+  bool map_gpu_memory = true;           ///< see EndpointOptions::map_gpu_memory
   Duration join_timeout{std::chrono::seconds(10)};     ///< the first node may start later than this one
   Duration default_timeout{std::chrono::seconds(60)};  ///< rpc::kNoDeadline: none
   Duration heartbeat_interval{std::chrono::seconds(1)};

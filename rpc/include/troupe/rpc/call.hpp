@@ -15,6 +15,7 @@
 #include <troupe/rpc/tracing.hpp>
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/result.hpp>
+#include <troupe/runtime/stream.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/runtime/tensor.hpp>
 
@@ -90,6 +91,9 @@ struct CallOptions {
   bool help = true;
   /// Where the answer's first tensor is to lie: see into(). Not with retries.
   std::shared_ptr<const Tensor> into = {};
+  /// Device tensors among the arguments are read after what it has been given so far, besides what their
+  /// memory knows (end_write()).
+  std::shared_ptr<const troupe::Stream> stream = {};
 };
 
 /// Those of a call that says nothing. Not made anew for each: whoever reads them at once would wait for the
@@ -97,10 +101,10 @@ struct CallOptions {
 inline const CallOptions kPlainCall;
 
 /// For CallOptions::into: the answer's first tensor is received in the memory of this one, which must be
-/// contiguous, in host memory, and of the very dtype and shape. A long one comes straight from the network,
-/// and the answer shares it. kInvalidArgument: another tensor came, or none. The memory belongs to the call
-/// until it is answered, and after an error until nothing refers to it: what was on its way may still be
-/// written there.
+/// contiguous, in memory of the host or of a GPU of the endpoint's, and of the very dtype and shape. A long
+/// one comes straight from the network, and the answer shares it. kInvalidArgument: another tensor came, or
+/// none. The memory belongs to the call until it is answered, and after an error until nothing refers to it:
+/// what was on its way may still be written there.
 inline std::shared_ptr<const Tensor> into(Tensor tensor) {
   return std::make_shared<const Tensor>(std::move(tensor));
 }

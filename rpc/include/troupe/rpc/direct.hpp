@@ -65,7 +65,7 @@ void for_each_tensor([[maybe_unused]] T& value, [[maybe_unused]] Visit&& visit) 
   }
 }
 
-/// As it would come from another node: dense. BadResult: in device memory, where no way leads yet.
+/// As it would come from another node: dense. BadResult: strided, in device memory.
 void make_as_sent(Tensor& tensor);
 
 /// A copy that owns what the value refers to.

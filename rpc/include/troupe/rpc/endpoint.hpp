@@ -9,6 +9,7 @@
 
 #include <troupe/rpc/call.hpp>
 #include <troupe/rpc/transport.hpp>
+#include <troupe/runtime/gpu.hpp>
 #include <troupe/runtime/loop.hpp>
 #include <troupe/runtime/memory_pool.hpp>
 
@@ -70,7 +71,12 @@ struct EndpointOptions {
   CallLimits limits;
   AnswerLimits answers;
   SharedPool::Limits shared;  ///< of shared_pool(); max_bytes 0: nothing is shared, either way
-  std::uint64_t seed = 0;     ///< of the pauses between attempts; 0: the node id
+  /// Those whose tensors may travel; at most 16. What a peer held on a device comes on the first, or on the
+  /// one that is the peer's own; without any it comes in host memory.
+  std::vector<Gpu> gpus = {};
+  /// False: device tensors go through the host's memory also where one GPU reaches the other's memory.
+  bool map_gpu_memory = true;
+  std::uint64_t seed = 0;  ///< of the pauses between attempts; 0: the node id
   Tracer* tracer =
       nullptr;          ///< makes spans of calls; null: contexts are only passed on. Outlives the endpoint.
   bool metrics = true;  ///< calls are counted by function: see Endpoint::function_metrics()
@@ -128,6 +134,10 @@ class EndpointEvents {
   virtual void on_quiet(SessionId session, const Peer& peer, Duration silence) {
     (void)session, (void)peer, (void)silence;
   }
+  /// It is known how device tensors of this peer come here, and, if not in the best way, why; for people.
+  virtual void on_device_way(SessionId session, const Peer& peer, const std::string& way) {
+    (void)session, (void)peer, (void)way;
+  }
   /// A number that goes with each sign of life.
   virtual std::uint64_t news() { return 0; }
   /// A peer's.
@@ -148,6 +158,9 @@ class Endpoint final {
     std::uint64_t exceptions = 0;        ///< thrown by what was called from here
     std::uint64_t requests_held = 0;     ///< of others, that waited for their answers' room
     std::uint64_t pauses = 0;            ///< times that nothing was read from a peer any more
+    // Device tensors to other nodes: those that they copy from our memory, and those that go through the
+    // host's.
+    std::uint64_t device_mapped = 0, device_staged = 0;
   };
 
   /// `loop` and `events` must outlive it.

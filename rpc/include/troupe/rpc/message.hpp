@@ -19,7 +19,10 @@
 
 namespace troupe::rpc {
 
+class DeviceArrival;
+class DeviceDeparture;
 class HeadPool;
+class PartMemory;
 
 using troupe::TraceContext;
 
@@ -36,7 +39,7 @@ enum class MessageKind : std::uint8_t {
 };
 
 namespace detail {
-/// BadResult: it lies in device memory, which no way to another node or actor carries yet.
+/// BadResult: it lies in device memory and is strided, which nobody here makes dense.
 void require_sendable(const Tensor& tensor);
 }  // namespace detail
 
@@ -75,6 +78,9 @@ class OutMessage {
   void lease();
   /// The receiver maps those of its tensors that lie in a SharedPool, under leases counted by `next_lease`.
   void share(std::uint64_t& next_lease);
+  bool has_device_tensors();
+  /// It goes to another process: `departure` says how, for each of its tensors in device memory.
+  void depart(DeviceDeparture& departure, std::size_t max_head_bytes);
 
   /// The frame to send: the envelope, and the attachments' bytes. An envelope longer than
   /// `max_head_bytes` has its body moved beside it. kInvalidArgument: a value was too long.
@@ -83,7 +89,7 @@ class OutMessage {
  private:
   friend class ValueWriter;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 368;
+  static constexpr std::size_t kImplBytes = 400;
   Impl& impl();
   OutFrame finish_with_body_apart(std::size_t max_head_bytes);
   alignas(16) std::byte storage_[kImplBytes];
@@ -94,6 +100,10 @@ class SharedTensors {
  public:
   virtual Result<Buffer> open(const SharedPool::Location& location, std::uint64_t lease,
                               std::uint64_t bytes) = 0;
+  /// Whether tensors may be left in its device memory for the receiver to copy.
+  virtual bool takes_device_slabs() const { return false; }
+  /// Whether tensors may come whose bytes a device of the sender's is still writing.
+  virtual bool follows_devices() const { return false; }
 
  protected:
   virtual ~SharedTensors() = default;
@@ -121,13 +131,17 @@ class InMessage {
                                                    std::vector<Buffer>&& parts,
                                                    SharedTensors* shared = nullptr);
   /// Makes a buffer for each of the attachments (from `pool`; the first tensor's is that of `into`, if it is
-  /// as long), whose sizes must add up to `total_bytes`. kDataLoss: they do not.
+  /// as long and in host memory; what goes on to a device from `staging`, if that is given and has it), whose
+  /// sizes must add up to `total_bytes`. kDataLoss: they do not.
   Result<void> allocate_parts(std::size_t total_bytes, MemoryPool& pool, std::vector<Buffer>& parts,
-                              const Tensor* into = nullptr) const;
+                              const Tensor* into = nullptr, PartMemory* staging = nullptr) const;
   /// Sees to it that the first tensor lies in `into`: it does already if allocate_parts() was given it, else
   /// it is copied. kInvalidArgument: there is none, or one of another dtype or shape. Nothing if this is an
   /// error.
   Result<void> receive_into(const Tensor& into);
+
+  /// Whether its sender held tensors of it in device memory.
+  bool from_device() const { return from_device_; }
 
   const MessageHeader& header() const { return header_; }
   /// Envelope and attachments, as they came.
@@ -142,11 +156,14 @@ class InMessage {
 
  private:
   friend class ValueReader;
+  friend class DeviceArrival;
   struct Impl;
-  static constexpr std::size_t kImplBytes = 272;
+  static constexpr std::size_t kImplBytes = 304;
   InMessage(Buffer&& head, std::vector<Buffer>&& parts);
   /// The tensor of this number in the list that values refer to; false: there is none, or it is malformed.
   bool read_tensor(std::size_t number, Tensor& tensor) const;
+  /// What is said of it, and nothing of its bytes.
+  bool read_description(std::size_t number, DType& dtype, Shape& shape, std::size_t& bytes) const;
   Result<void> open_head(std::span<const std::byte> head);
   Result<void> open_rest(SharedTensors* shared);
   void count_bytes();
@@ -163,6 +180,7 @@ class InMessage {
   MessageHeader header_;
   std::uint32_t value_count_ = 0;
   bool is_error_ = false;
+  bool from_device_ = false;
   alignas(16) mutable std::byte storage_[kImplBytes];
 };
 

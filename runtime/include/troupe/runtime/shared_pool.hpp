@@ -2,11 +2,13 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/result.hpp>
@@ -58,6 +60,10 @@ class SharedPool {
 
   /// Where the buffer lies, if it is of any SharedPool of this process.
   static std::optional<Location> locate(const Buffer& buffer);
+  /// A number that stands beside the block, at kProgress bytes from the segment's beginning, for whoever
+  /// fills it to say how far he has come; null: the buffer is of no SharedPool.
+  static std::atomic<std::uint64_t>* progress(const Buffer& buffer);
+  static constexpr std::uint32_t kProgress = 64;
   /// Whether another process may still read the buffer's block: it has been handed to a call, and the reader
   /// has not said that it is done.
   static bool is_leased(const Buffer& buffer);
@@ -104,6 +110,12 @@ class SharedMapping {
                              std::uint64_t size, std::function<void()> done);
   /// Whether the owner has given the segment up: nothing new will come in it.
   bool is_closed() const;
+  /// What a buffer is a view() of; null: of none.
+  static std::shared_ptr<const SharedMapping> of(const Buffer& buffer);
+  /// A number in its first page, `offset` bytes from its beginning; null: none can be there.
+  const std::atomic<std::uint64_t>* number(std::uint32_t offset) const;
+  /// All of it, from the beginning of a page.
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
 
  private:
   const std::byte* data_;

@@ -1,0 +1,205 @@
+#include "device/arrival.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "wire/message_impl.hpp"
+
+namespace troupe::rpc {
+
+namespace {
+
+/// Bytes of a tensor on its way that are worth a copy of their own.
+constexpr std::size_t kLeastStep = std::size_t{1} << 20;
+
+Buffer memory_of(const Tensor& tensor) {
+  return tensor.buffer().slice(static_cast<std::size_t>(tensor.data() - tensor.buffer().data()),
+                               tensor.bytes());
+}
+
+bool on_device(const Buffer& buffer) {
+  return buffer.device().kind == MemoryKind::kDevice;
+}
+
+}  // namespace
+
+Result<bool> DeviceArrival::examine(const InMessage& message, const PeerDevices* from) {
+  InMessage::Impl& impl = message.impl();
+  const bool into_device = into_ && into_->device().kind == MemoryKind::kDevice;
+  for (std::size_t index = impl.first_tensor; index < impl.locations.size(); ++index) {
+    Piece piece;
+    piece.number = index - impl.first_tensor;
+    DType dtype{};
+    Shape shape;
+    // Who reads what is malformed hears of it; but what lies in a device must be right.
+    const bool is_right = message.read_description(piece.number, dtype, shape, piece.bytes);
+    const auto [part, offset] = impl.locations[index];
+    if (part == SIZE_MAX) continue;
+    const flat::StructView entry = impl.tensors[static_cast<std::uint32_t>(index)];
+    const bool stays = std::ranges::find(impl.left, index) != impl.left.end();
+    const bool of_device = entry.get<std::uint8_t>(AttachmentLayout::kMemoryKind) ==
+                           static_cast<std::uint8_t>(MemoryKind::kDevice);
+    const bool is_first = into_ && piece.number == 0;
+    const bool fits = is_right && is_first && into_->dtype() == dtype && into_->shape() == shape;
+    if (stays) {
+      std::span<const std::byte> handle;
+      if (!is_right || !impl.head.read(entry, AttachmentLayout::kHandle, handle) ||
+          handle.size() != piece.slab.handle.size())
+        return corrupt("what it says of device memory is malformed");
+      std::memcpy(piece.slab.handle.data(), handle.data(), handle.size());
+      piece.slab.id = entry.get<std::uint64_t>(AttachmentLayout::kSlab);
+      piece.lease = entry.get<std::uint64_t>(AttachmentLayout::kLease);
+      piece.offset = entry.get<std::uint64_t>(AttachmentLayout::kOffset);
+      piece.to_host = is_first && !into_device;
+    } else {
+      if (!is_right) continue;
+      piece.from = message.parts_[part].slice(offset, piece.bytes);
+      // Of this node's own it is there already; what is for the host's memory has come there.
+      if (const auto written = entry.get<std::uint32_t>(AttachmentLayout::kWritten); written != 0) {
+        const auto mapping = SharedMapping::of(piece.from);
+        piece.written = mapping ? mapping->number(written) : nullptr;
+        if (!of_device || !piece.written) return corrupt("it says wrongly where its progress is told");
+      }
+      const bool moves = fits && into_device ? piece.from.data() != into_->data()
+                                             : of_device && !on_device(piece.from) && !(fits && !into_device);
+      piece.stays = !moves;
+      if (!moves && !piece.written) continue;
+    }
+    if (fits && into_device) piece.to = memory_of(*into_);
+    const auto chosen = choose(piece, from, entry.get<std::uint8_t>(AttachmentLayout::kGpu),
+                               entry.get<std::uint8_t>(AttachmentLayout::kTarget));
+    if (!chosen) return chosen.error();
+    pieces_.push_back(std::move(piece));
+  }
+  return !pieces_.empty();
+}
+
+/// Which of our GPUs copies: the one where it is to lie, else the one that the peer has named, else any that
+/// can.
+Result<void> DeviceArrival::choose(Piece& piece, const PeerDevices* from, std::uint8_t gpu,
+                                   std::uint8_t target) const {
+  const std::size_t count = devices_.lanes().size();
+  if (count == 0) return devices_.no_lane({});
+  if (target > count) return corrupt("it is for a GPU that was not named");
+  if (target != 0) piece.lane = target - 1U;
+  std::uint8_t number = 0;
+  if (!piece.to.empty() && devices_.lane_of(piece.to.device(), &number)) piece.lane = number;
+  if (piece.lease == 0) return {};
+  const auto reaches = [&](std::size_t lane) {
+    return from && std::ranges::find(from->we_reach, Reach{gpu, static_cast<std::uint8_t>(lane)}) !=
+                       from->we_reach.end();
+  };
+  for (std::size_t lane = 0; lane < count && !reaches(piece.lane); ++lane)
+    if (reaches(lane)) piece.lane = lane;
+  if (!reaches(piece.lane)) return corrupt("a device tensor lies where this side reaches nothing");
+  return {};
+}
+
+/// Memory for the copy, of which its stream may begin to write.
+Result<void> DeviceArrival::find_place(Piece& piece) {
+  DeviceLane& lane = *devices_.lanes()[piece.lane];
+  Staging& staging = *devices_.staging();
+  if (!piece.to.empty()) return begin_write(piece.to, lane.in);
+  auto place = piece.to_host ? staging.take(piece.bytes) : lane.pool.allocate(piece.bytes, lane.in);
+  if (!place) return place.error();
+  piece.to = *std::move(place);
+  return {};
+}
+
+/// Where copy engines may read it.
+Result<void> DeviceArrival::find_source(Piece& piece) {
+  DeviceLane& lane = *devices_.lanes()[piece.lane];
+  Staging& staging = *devices_.staging();
+  if (piece.mapping) return {};
+  if (!on_device(piece.from) && !staging.can_copy(piece.from)) {
+    // A device would be told to copy pages that the system may move: copied here, it is not held up.
+    auto pinned = staging.take(piece.bytes);
+    if (!pinned) return pinned.error();
+    std::memcpy(pinned->data(), piece.from.data(), piece.bytes);
+    piece.from = *std::move(pinned);
+  }
+  return begin_read(piece.from, lane.in);
+}
+
+Result<void> DeviceArrival::begin() const {
+  for (const Piece& piece : pieces_)
+    if (piece.mapping &&
+        (piece.offset > piece.mapping->bytes() || piece.bytes > piece.mapping->bytes() - piece.offset))
+      return corrupt("a device tensor lies outside of its slab");
+  return {};
+}
+
+Result<bool> DeviceArrival::advance(Piece& piece) {
+  std::uint64_t come = piece.bytes;
+  if (piece.written) {
+    come = piece.written->load(std::memory_order_acquire);
+    if (come > piece.bytes) return Error{Code::kInternal, "the sender's device has failed"};
+    come = std::max<std::uint64_t>(come, piece.given);  // whoever says less now than before
+    const bool in_steps = piece.stays || devices_.staging()->can_copy(piece.from);
+    if (come < piece.bytes && (!in_steps || come - piece.given < kLeastStep)) return false;
+  }
+  if (piece.stays) return come == piece.bytes;
+  if (piece.given == piece.bytes) return true;
+  DeviceLane& lane = *devices_.lanes()[piece.lane];
+  if (piece.given == 0) {
+    if (auto found = find_place(piece); !found) return found.error();
+    if (auto found = find_source(piece); !found) return found.error();
+  }
+  const std::byte* const from = piece.mapping ? piece.mapping->data() + piece.offset : piece.from.data();
+  if (auto copied = lane.in.copy(piece.to.data() + piece.given, from + piece.given, come - piece.given);
+      !copied)
+    return copied.error();
+  piece.given = come;
+  return piece.given == piece.bytes;
+}
+
+Result<bool> DeviceArrival::advance() {
+  bool all = true;
+  for (Piece& piece : pieces_) {
+    const auto given = advance(piece);
+    if (!given) return given.error();
+    all = all && *given;
+  }
+  return all;
+}
+
+Result<std::vector<Event>> DeviceArrival::events() {
+  std::vector<Event> events;
+  Staging& staging = *devices_.staging();
+  for (Piece& piece : pieces_) {
+    if (piece.given == 0) continue;
+    DeviceLane& lane = *devices_.lanes()[piece.lane];
+    if (auto written = end_write(piece.to, lane.in); !written) return written.error();
+    // Memory of a pool has an event of its own.
+    Event event = readable_after(piece.to);
+    if (event.done()) {
+      auto recorded = lane.in.record();
+      if (!recorded) return recorded.error();
+      event = *std::move(recorded);
+    }
+    staging.in_use_until(piece.from, event);
+    if (piece.to_host) staging.in_use_until(piece.to, event);
+    events.push_back(std::move(event));
+  }
+  return events;
+}
+
+std::unique_ptr<InMessage> DeviceArrival::finish() {
+  InMessage::Impl& impl = message_->impl();
+  for (Piece& piece : pieces_) {
+    if (piece.stays) continue;
+    impl.locations[piece.number + impl.first_tensor] = {message_->parts_.size(), 0};
+    message_->parts_.push_back(std::move(piece.to));
+  }
+  return std::move(message_);
+}
+
+std::vector<std::uint64_t> DeviceArrival::leases() const {
+  std::vector<std::uint64_t> leases;
+  for (const Piece& piece : pieces_)
+    if (piece.lease != 0) leases.push_back(piece.lease);
+  return leases;
+}
+
+}  // namespace troupe::rpc

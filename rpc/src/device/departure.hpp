@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <troupe/runtime/stream.hpp>
+#include <troupe/runtime/tensor.hpp>
+
+#include "device/device_tensors.hpp"
+
+namespace troupe::rpc {
+
+/// How the device tensors of one message leave: they stay where they are, for a peer to copy, or are copied
+/// to pinned host memory. What is to be waited for before the message may be sent is collected.
+class DeviceDeparture {
+ public:
+  /// `to`: what is known of the peer's GPUs; null: nothing may stay, or is known. `after` may be null.
+  /// `maps`: the peer maps our host memory.
+  DeviceDeparture(DeviceTensors& devices, const PeerDevices* to, std::uint64_t& next_lease, bool maps,
+                  const troupe::Stream* after)
+      : devices_(devices), to_(to), next_lease_(next_lease), maps_(maps), after_(after) {}
+
+  /// For a dense tensor in device memory that is not empty: which then is `tensor` itself, if it stays, or
+  /// its copy. `may_stay`: the message has room for what tells where it lies.
+  Result<DevicePlace> place(Tensor& tensor, bool may_stay);
+
+  std::vector<Event>& waits() { return waits_; }
+  std::uint64_t stayed = 0, staged = 0;  ///< how many did
+
+ private:
+  Result<void> follow(const troupe::Stream& stream);
+  Result<bool> leave(Tensor& tensor, DeviceLane& lane, DevicePlace& place);
+  Result<void> stage(Tensor& tensor, DeviceLane& lane, DevicePlace& place, bool may_follow);
+  Result<void> follow_in_steps(const Buffer& host, const Buffer& memory, DeviceLane& lane);
+
+  DeviceTensors& devices_;
+  const PeerDevices* const to_;
+  std::uint64_t& next_lease_;
+  const bool maps_;
+  const troupe::Stream* const after_;
+  std::vector<Event> waits_;
+};
+
+/// What a message keeps of it until it is a frame.
+struct DevicePlaces {
+  std::vector<DevicePlace> of;  ///< each tensor
+  std::vector<Event> waits;
+  bool any_stays = false;  ///< or follows
+};
+
+}  // namespace troupe::rpc

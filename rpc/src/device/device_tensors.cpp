@@ -1,0 +1,189 @@
+#include "device/device_tensors.hpp"
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+namespace troupe::rpc {
+
+namespace {
+/// How long the end of an endpoint waits for copies; they take milliseconds, if the device works at all.
+constexpr Duration kPatience = std::chrono::seconds(5);
+constexpr std::size_t kProbeBytes = 512;
+}  // namespace
+
+struct DeviceTensors::Way {
+  std::mutex mutex;
+  Loop* loop = nullptr;  // null: the endpoint has gone
+  void post(Task task) {
+    const std::lock_guard lock(mutex);
+    if (loop) loop->post(std::move(task));
+  }
+  /// Asked on the loop, where the endpoint ends, too: whether there is somebody to be told.
+  bool open() {
+    const std::lock_guard lock(mutex);
+    return loop != nullptr;
+  }
+};
+
+DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, SharedPool& shared)
+    : loop_(loop),
+      watch_(loop),
+      giving_(loop),
+      way_(std::make_shared<Way>()),
+      threads_({.threads = 1, .waiting = std::size_t{1} << 16}) {
+  way_->loop = &loop_;
+  for (const Gpu& gpu : gpus) {
+    if (lanes_.size() == kMostGpus) break;
+    auto out = gpu.make_stream();
+    auto in = gpu.make_stream();
+    if (!out || !in) {
+      failures_.push_back(out ? in.error() : out.error());
+      continue;
+    }
+    lanes_.push_back(std::make_unique<DeviceLane>(gpu, *std::move(out), *std::move(in)));
+    if (!staging_) staging_ = std::make_unique<Staging>(gpu, shared);
+  }
+}
+
+DeviceTensors::~DeviceTensors() {
+  {
+    const std::lock_guard lock(way_->mutex);
+    way_->loop = nullptr;
+  }
+  bool done = true;
+  for (const auto& lane : lanes_)
+    done = done && lane->out.finish(kPatience).ok() && lane->in.finish(kPatience).ok();
+  (void)threads_.close(kPatience);
+  // Memory that a device may still write is nobody's any more.
+  if (done) return;
+  for (auto& lane : lanes_) (void)lane.release();
+  (void)staging_.release();
+}
+
+DeviceLane* DeviceTensors::lane_of(Device device, std::uint8_t* number) {
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    if (lanes_[i]->gpu.device() != device) continue;
+    if (number) *number = static_cast<std::uint8_t>(i);
+    return lanes_[i].get();
+  }
+  return nullptr;
+}
+
+Error DeviceTensors::no_lane(Device device) const {
+  if (!failures_.empty()) return failures_.front();
+  return {Code::kFailedPrecondition,
+          "GPU " + std::to_string(device.ordinal) + " is not among those of this node (NodeOptions::gpus)"};
+}
+
+// ---- Other processes' memory ---------------------------------------------------------------------
+
+std::vector<PeerGpu> DeviceTensors::own_gpus(bool shares) {
+  std::vector<PeerGpu> own;
+  for (const auto& lane : lanes_) {
+    PeerGpu& gpu = own.emplace_back();
+    gpu.uuid = lane->uuid;
+    if (!shares) continue;
+    if (lane->probe.empty())
+      if (auto probe = lane->pool.allocate(kProbeBytes, lane->out)) lane->probe = *std::move(probe);
+    if (auto location = locate_gpu_memory(lane->probe)) gpu.probe = location->slab;
+  }
+  return own;
+}
+
+void DeviceTensors::run(Task task) {
+  if (!threads_.run(task)) task();  // late is better than never
+}
+
+void DeviceTensors::meet(const std::vector<PeerGpu>& theirs, Met met) {
+  std::vector<Gpu> own;
+  for (const auto& lane : lanes_) own.push_back(lane->gpu);
+  run([way = way_, own, theirs, met = std::move(met)]() mutable {
+    std::vector<Reach> reached;
+    std::string words;
+    for (std::size_t owner = 0; owner < theirs.size(); ++owner) {
+      for (std::size_t reader = 0; reader < own.size(); ++reader) {
+        words += (words.empty() ? "from its GPU " : "; from its GPU ") + std::to_string(owner) + " to GPU " +
+                 std::to_string(own[reader].device().ordinal) + " ";
+        // Opened here, the driver keeps the two devices connected, and later slabs are opened in a tenth of
+        // the time.
+        auto mapping = theirs[owner].probe.id == 0 ? Result<std::shared_ptr<const GpuMapping>>(Error{
+                                                         Code::kUnavailable, "it shares none of its memory"})
+                                                   : GpuMapping::open(own[reader], theirs[owner].probe);
+        if (mapping) reached.push_back({static_cast<std::uint8_t>(owner), static_cast<std::uint8_t>(reader)});
+        words += mapping ? "by CUDA IPC" : "staged through pinned memory (" + mapping.error().message + ")";
+      }
+    }
+    way->post([way, reached = std::move(reached), words = std::move(words), met = std::move(met)]() mutable {
+      if (way->open()) met(std::move(reached), std::move(words));
+    });
+  });
+}
+
+void DeviceTensors::map(const GpuSlab& slab, std::uint8_t reader, Mapped mapped) {
+  run([way = way_, gpu = lanes_[reader]->gpu, slab, mapped = std::move(mapped)]() mutable {
+    auto mapping = GpuMapping::open(gpu, slab);
+    way->post([way, mapping = std::move(mapping), mapped = std::move(mapped)]() mutable {
+      if (way->open()) mapped(std::move(mapping));
+    });
+  });
+}
+
+void DeviceTensors::let_go(std::shared_ptr<const GpuMapping> mapping) {
+  run([mapping = std::move(mapping)]() mutable { mapping.reset(); });
+}
+
+// ---- Events --------------------------------------------------------------------------------------
+
+/// Several events that are waited for together.
+struct DeviceTensors::All {
+  std::size_t left = 0;
+  Result<void> outcome = {};
+  UniqueFunction<void(Result<void>)> told;
+};
+
+void DeviceTensors::when_all(std::vector<Event> events, UniqueFunction<void(Result<void>)> told) {
+  std::erase_if(events, [](const Event& event) { return event.done(); });
+  if (events.empty()) return told({});
+  if (events.size() == 1) return watch_.when_done(std::move(events[0]), std::move(told));
+  auto all = std::make_shared<All>(All{events.size(), {}, std::move(told)});
+  for (Event& event : events) {
+    watch_.when_done(std::move(event), [all](Result<void> outcome) {
+      if (!outcome && all->outcome) all->outcome = std::move(outcome);
+      if (--all->left == 0) all->told(std::move(all->outcome));
+    });
+  }
+}
+
+void DeviceTensors::when_given(Advance advance, UniqueFunction<void(Result<void>)> told) {
+  const Result<bool> all = advance();
+  if (!all) return told(all.error());
+  if (*all) return told({});
+  giving_.add(std::move(advance), std::move(told));
+}
+
+DeviceTensors::Giving::~Giving() {
+  if (polling_) loop_.remove_source(*this);
+}
+
+void DeviceTensors::Giving::add(Advance advance, UniqueFunction<void(Result<void>)> told) {
+  if (!std::exchange(polling_, true)) loop_.add_source(*this);
+  entries_.push_back({std::move(advance), std::move(told)});
+}
+
+int DeviceTensors::Giving::poll() {
+  std::vector<std::pair<UniqueFunction<void(Result<void>)>, Result<void>>> ended;
+  std::erase_if(entries_, [&](Entry& each) {
+    const Result<bool> all = each.advance();
+    if (all && !*all) return false;
+    ended.emplace_back(std::move(each.told), all ? Result<void>() : Result<void>(all.error()));
+    return true;
+  });
+  if (entries_.empty() && std::exchange(polling_, false)) loop_.remove_source(*this);
+  // From here on nothing of this object is touched: it may be told to go, or polled again.
+  const int count = static_cast<int>(ended.size());
+  for (auto& [told, outcome] : ended) told(std::move(outcome));
+  return count;
+}
+
+}  // namespace troupe::rpc

@@ -1,0 +1,121 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <troupe/rpc/message.hpp>
+#include <troupe/runtime/gpu_memory.hpp>
+#include <troupe/runtime/gpu_sharing.hpp>
+#include <troupe/runtime/loop.hpp>
+#include <troupe/runtime/stream.hpp>
+#include <troupe/runtime/task.hpp>
+#include <troupe/runtime/thread_pool.hpp>
+
+#include "device/peer_devices.hpp"
+#include "device/staging.hpp"
+
+namespace troupe::rpc {
+
+/// A GPU of this endpoint, with what device tensors need on their way.
+struct DeviceLane {
+  DeviceLane(Gpu own, troupe::Stream out_stream, troupe::Stream in_stream)
+      : gpu(std::move(own)),
+        out(std::move(out_stream)),
+        in(std::move(in_stream)),
+        pool(gpu),
+        uuid(uuid_of(gpu)) {}
+
+  Gpu gpu;
+  troupe::Stream out;  ///< copies to where a tensor is sent from
+  troupe::Stream in;   ///< copies to where it was sent to
+  GpuPool pool;
+  std::array<std::byte, 16> uuid;
+  Buffer probe;  ///< of a slab that peers map to see whether they can
+};
+
+/// How one device tensor of a message leaves.
+struct DevicePlace {
+  bool is_device = false;
+  std::uint8_t gpu = 0;     ///< ours, as in our hello
+  std::uint8_t target = 0;  ///< the peer's, from 1; 0: any
+  bool follows = false;     ///< it is staged in memory that the peer maps, and may still be on its way there
+  std::uint64_t lease = 0;  ///< not 0: it stays where it is, and this is where
+  GpuLocation location;
+  Buffer memory;
+};
+
+/// What the endpoint has of GPUs. Nothing here waits for a device but the destructor. Loop only.
+class DeviceTensors {
+ public:
+  DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, SharedPool& shared);
+  ~DeviceTensors();  ///< waits for copies that are under way
+  DeviceTensors(const DeviceTensors&) = delete;
+  DeviceTensors& operator=(const DeviceTensors&) = delete;
+
+  std::vector<std::unique_ptr<DeviceLane>>& lanes() { return lanes_; }
+  /// Null: there are no lanes. Locked for all of them.
+  Staging* staging() { return staging_.get(); }
+  /// Null: the device is none of this endpoint's.
+  DeviceLane* lane_of(Device device, std::uint8_t* number = nullptr);
+  /// Why a GPU's tensors cannot travel.
+  Error no_lane(Device device) const;
+
+  /// What is said of our GPUs in a hello; `shares`: with what shows whether their memory can be mapped.
+  std::vector<PeerGpu> own_gpus(bool shares);
+  /// Maps what a peer has named of its memory, off the loop; then tells on the loop what could be mapped,
+  /// with words for people.
+  using Met = std::function<void(std::vector<Reach>, std::string)>;
+  void meet(const std::vector<PeerGpu>& theirs, Met met);
+  /// Maps a slab of a peer's for one of our GPUs, off the loop.
+  using Mapped = std::function<void(Result<std::shared_ptr<const GpuMapping>>)>;
+  void map(const GpuSlab& slab, std::uint8_t reader, Mapped mapped);
+  /// Unmaps it off the loop, if nobody else has it.
+  void let_go(std::shared_ptr<const GpuMapping> mapping);
+
+  /// Calls `told` when all have passed: at once if they have already. With the first error, if work on the
+  /// device has failed.
+  void when_all(std::vector<Event> events, UniqueFunction<void(Result<void>)> told);
+  /// Calls `advance` now, and in each round of the loop, until it says true or an error; then `told`.
+  using Advance = std::function<Result<bool>()>;
+  void when_given(Advance advance, UniqueFunction<void(Result<void>)> told);
+
+ private:
+  /// What is given to devices as it comes.
+  class Giving final : public Source {
+   public:
+    explicit Giving(Loop& loop) : loop_(loop) {}
+    ~Giving() override;
+    Giving(const Giving&) = delete;
+    Giving& operator=(const Giving&) = delete;
+    void add(Advance advance, UniqueFunction<void(Result<void>)> told);
+    int poll() override;
+
+   private:
+    struct Entry {
+      Advance advance;
+      UniqueFunction<void(Result<void>)> told;
+    };
+    Loop& loop_;
+    std::vector<Entry> entries_;
+    bool polling_ = false;  // whether the loop has this as a source
+  };
+  /// The way back to the loop, for the thread that maps.
+  struct Way;
+  struct All;
+  void run(Task task);
+
+  Loop& loop_;
+  EventWatch watch_;
+  Giving giving_;
+  std::vector<std::unique_ptr<DeviceLane>> lanes_;
+  std::unique_ptr<Staging> staging_;
+  std::vector<Error> failures_;  // of GPUs that are of no use
+  std::shared_ptr<Way> way_;
+  ThreadPool threads_;
+};
+
+}  // namespace troupe::rpc

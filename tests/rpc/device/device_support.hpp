@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <troupe/runtime/gpu_memory.hpp>
+
+#include "endpoint_support.hpp"
+#include "gpu/scripted_driver.hpp"
+
+/// Two endpoints with GPUs whose streams go on when a test says so.
+namespace troupe::rpc::testing {
+
+using test::ScriptedDriver;
+
+/// GPUs of one machine.
+struct Devices {
+  std::shared_ptr<ScriptedDriver::Script> script = std::make_shared<ScriptedDriver::Script>();
+  std::vector<Gpu> gpus;
+
+  explicit Devices(int count = 2) {
+    script->at_once = true;
+    for (int i = 0; i < count; ++i) gpus.emplace_back(std::make_unique<ScriptedDriver>(script, i));
+  }
+  ~Devices() { script->queues.clear(); }  // before the drivers go, which have them
+  Devices(const Devices&) = delete;
+  Devices& operator=(const Devices&) = delete;
+
+  EndpointOptions options(std::uint64_t id, const std::string& name, std::vector<Gpu> own) const {
+    EndpointOptions options = options_of(id, name);
+    options.gpus = std::move(own);
+    return options;
+  }
+};
+
+/// A GPU's memory, as a program has it.
+struct Program {
+  explicit Program(const Gpu& gpu_) : gpu(gpu_), stream(gpu.make_stream().value()), pool(gpu) {}
+  /// Elements begin, begin + 1 ...
+  Tensor counting(std::int64_t count, int begin) {
+    Tensor tensor = pool.empty(DType::kUInt8, Shape{count}, stream).value();
+    for (std::int64_t i = 0; i < count; ++i)
+      tensor.data()[i] = static_cast<std::byte>(static_cast<std::int64_t>(begin) + i);
+    REQUIRE(end_write(tensor.buffer(), stream).ok());
+    return tensor;
+  }
+  Gpu gpu;
+  troupe::Stream stream;
+  GpuPool pool;
+};
+
+/// Device memory of the scripted driver can be read.
+inline bool counts(const Tensor& tensor, std::int64_t count, int begin) {
+  if (tensor.dtype() != DType::kUInt8 || tensor.shape() != Shape{count}) return false;
+  for (std::int64_t i = 0; i < count; ++i)
+    if (tensor.data()[i] != static_cast<std::byte>(static_cast<std::int64_t>(begin) + i)) return false;
+  return true;
+}
+
+/// `a` has the machine's first GPU, `b` the second; or as told.
+template <class Kind>
+struct DeviceDuo {
+  explicit DeviceDuo(bool b_has_gpu = true, bool shares = true)
+      : duo(options_for(1, "alice", {devices.gpus[0]}, shares),
+            options_for(2, "bob", b_has_gpu ? std::vector{devices.gpus[1]} : std::vector<Gpu>{}, shares)) {}
+  ~DeviceDuo() {
+    devices.script->broken.reset();
+    devices.script->at_once = true;
+    devices.script->run_all();
+  }
+  DeviceDuo(const DeviceDuo&) = delete;
+  DeviceDuo& operator=(const DeviceDuo&) = delete;
+
+  EndpointOptions options_for(std::uint64_t id, const std::string& name, std::vector<Gpu> own,
+                              bool shares) const {
+    EndpointOptions options = devices.options(id, name, std::move(own));
+    if (!shares) options.shared.max_bytes = 0;
+    return options;
+  }
+  /// Meets, and waits until both know what they reach.
+  void connect() {
+    duo.connect();
+    REQUIRE(duo.until([&] { return !duo.a.device_ways.empty() && !duo.b.device_ways.empty(); }));
+    duo.settle();
+  }
+  Endpoint& a() { return *duo.a.endpoint; }
+  Endpoint& b() { return *duo.b.endpoint; }
+
+  Devices devices;
+  Program program{devices.gpus[0]};
+  Program other{devices.gpus[1]};
+  Duo<Kind> duo;
+};
+
+}  // namespace troupe::rpc::testing
