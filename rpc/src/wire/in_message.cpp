@@ -179,7 +179,8 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
     }
     if (const auto lease = entry.get<std::uint64_t>(AttachmentLayout::kLease); lease != 0) [[unlikely]] {
       if (!shared) return corrupt("shared tensors were not agreed upon");
-      if (entry.get<std::uint32_t>(AttachmentLayout::kWritten) != 0 && !shared->follows_devices())
+      if (entry.get<std::uint32_t>(AttachmentLayout::kWritten) != 0 &&
+          !(is_of_device(entry) && shared->follows_devices()))
         return corrupt("it comes before its bytes");
       auto buffer = shared->open({entry.get<std::uint32_t>(AttachmentLayout::kFd),
                                   entry.get<std::uint64_t>(AttachmentLayout::kCookie),
