@@ -59,6 +59,16 @@ inline bool counts(const Tensor& tensor, std::int64_t count, int begin) {
   return true;
 }
 
+/// Keeps the tensors that come, and answers with nothing.
+inline void keep_at(Side& side, std::vector<Tensor>& kept) {
+  side.handler = [&kept](InboundCallPtr call) {
+    Tensor tensor;
+    REQUIRE(Codec<Tensor>::decode(call->message().value(0), tensor));
+    kept.push_back(tensor);
+    call->reply_void();
+  };
+}
+
 /// `a` has the machine's first GPU, `b` the second; or as told.
 template <class Kind>
 struct DeviceDuo {

@@ -104,18 +104,23 @@ class OtherProcess {
   pid_t pid_ = 0;
 };
 
-EndpointOptions options_with(std::uint64_t id, const std::string& name, std::vector<Gpu> gpus, bool shares) {
+/// How tensors go: see docs/gpu.md.
+enum class By : std::uint8_t { kMapping, kFollowing, kStaging };
+constexpr By kAllWays[] = {By::kMapping, By::kFollowing, By::kStaging};
+
+EndpointOptions options_with(std::uint64_t id, const std::string& name, std::vector<Gpu> gpus, By by) {
   EndpointOptions options = options_of(id, name);
   options.gpus = std::move(gpus);
   options.default_timeout = kLong;
-  if (!shares) options.shared.max_bytes = 0;
+  options.map_gpu_memory = by == By::kMapping;
+  if (by == By::kStaging) options.shared.max_bytes = 0;
   return options;
 }
 
 /// This process's endpoint, and the other process's session with it.
 struct Near {
-  Near(const Gpu& gpu, const std::string& work, int ordinal, bool shares)
-      : side_endpoint(side, world, gpu, shares), other(side_endpoint.address, work, ordinal) {
+  Near(const Gpu& gpu, const std::string& work, int ordinal, By by)
+      : side_endpoint(side, world, gpu, by), other(side_endpoint.address, work, ordinal) {
     REQUIRE(until([&] { return side.sessions.size() == 1; }));
     session = side.sessions[0].first;
   }
@@ -127,13 +132,25 @@ struct Near {
     return future.get();
   }
   Endpoint& endpoint() { return *side.endpoint; }
+  /// Until the other side has said that it reaches this one's memory, if it is to.
+  void meet(RealDevice& device, By by) {
+    if (by != By::kMapping) return;
+    const Tensor tensor = device.make(64, 0);
+    const RealClock clock;
+    const TimePoint deadline = clock.now() + kLong;
+    while (endpoint().stats().device_mapped == 0 && clock.now() < deadline)
+      REQUIRE(call<Tensor>({}, "echo", tensor).ok());
+    CHECK(endpoint().stats().device_mapped > 0);
+    REQUIRE(until([&] { return !side.device_ways.empty(); }));
+    MESSAGE(side.device_ways[0]);
+  }
 
   contract::Shm world;
   Side side;
   struct Listening {
-    Listening(Side& of, contract::Shm& in, const Gpu& gpu, bool shares) {
+    Listening(Side& of, contract::Shm& in, const Gpu& gpu, By by) {
       of.endpoint =
-          std::make_unique<Endpoint>(in.a, in.make(in.a, "near"), options_with(1, "near", {gpu}, shares), of);
+          std::make_unique<Endpoint>(in.a, in.make(in.a, "near"), options_with(1, "near", {gpu}, by), of);
       address = of.endpoint->listen("127.0.0.1:0").value();
     }
     std::string address;
@@ -159,7 +176,7 @@ TEST_CASE("device tensors: the other process" * doctest::skip()) {
   contract::Shm world;
   Side side;
   side.endpoint = std::make_unique<Endpoint>(world.a, world.make(world.a, "far"),
-                                             options_with(2, "far", gpus, true), side);
+                                             options_with(2, "far", gpus, By::kMapping), side);
   std::vector<Tensor> kept;
   side.handler = [&](InboundCallPtr call) {
     Tensor tensor;
@@ -197,13 +214,12 @@ TEST_CASE("device tensors: between two processes, on one GPU and on two, mapped 
   auto device = open_device();
   if (!device) return;
   for (int ordinal = 0; ordinal < std::min(gpu_count(), 2); ++ordinal) {
-    for (const bool shares : {true, false}) {
+    for (const By by : kAllWays) {
       CAPTURE(ordinal);
-      CAPTURE(shares);
-      Near near(device->gpu, "serve", ordinal, shares);
-      if (shares) REQUIRE(near.until([&] { return !near.side.device_ways.empty(); }));
-      if (shares) MESSAGE(near.side.device_ways[0]);
-      (void)near.world.run_until([] { return false; }, 500ms);  // for the other side to have met, too
+      CAPTURE(static_cast<int>(by));
+      Near near(device->gpu, "serve", ordinal, by);
+      near.meet(*device, by);
+      const std::uint64_t staged = near.endpoint().stats().device_staged;
       unsigned seed = 0;
       for (const std::size_t bytes :
            {std::size_t{1}, std::size_t{64}, 65'537 * std::size_t{3}, 96 * kMiB + 3}) {
@@ -225,8 +241,8 @@ TEST_CASE("device tensors: between two processes, on one GPU and on two, mapped 
         REQUIRE(near.call<Tensor>({.into = into(host)}, "echo", tensor).ok());
         CHECK(device->holds(host, bytes, seed));
       }
-      CHECK((near.endpoint().stats().device_mapped > 0) == shares);
-      CHECK((near.endpoint().stats().device_staged > 0) == !shares);
+      CHECK((near.endpoint().stats().device_mapped > 0) == (by == By::kMapping));
+      CHECK((near.endpoint().stats().device_staged > staged) == (by != By::kMapping));
       CHECK(device->gpu.check().ok());
     }
   }
@@ -235,7 +251,7 @@ TEST_CASE("device tensors: between two processes, on one GPU and on two, mapped 
 TEST_CASE("device tensors: a process without a GPU has them in host memory") {
   auto device = open_device();
   if (!device) return;
-  Near near(device->gpu, "serve", -1, true);
+  Near near(device->gpu, "serve", -1, By::kMapping);
   const Tensor tensor = device->make(5 * kMiB, 4);
   CHECK(near.call<std::pair<std::int64_t, std::int64_t>>({}, "where", tensor).value().first == 0);
   CHECK(device->holds(near.call<Tensor>({}, "echo", tensor).value(), 5 * kMiB, 4));
@@ -248,12 +264,11 @@ TEST_CASE("device tensors: a callee that is killed with copies under way ends it
   auto device = open_device();
   if (!device) return;
   for (int ordinal = 0; ordinal < std::min(gpu_count(), 2); ++ordinal) {
-    for (const bool shares : {true, false}) {
+    for (const By by : kAllWays) {
       CAPTURE(ordinal);
-      CAPTURE(shares);
-      Near near(device->gpu, "serve", ordinal, shares);
-      if (shares) REQUIRE(near.until([&] { return !near.side.device_ways.empty(); }));
-      (void)near.world.run_until([] { return false; }, 500ms);
+      CAPTURE(static_cast<int>(by));
+      Near near(device->gpu, "serve", ordinal, by);
+      near.meet(*device, by);
       Tensor tensor = device->make(256 * kMiB, 1);
       REQUIRE(near.call<Tensor>({}, "echo", tensor).ok());
       std::vector<Future<void>> open;
@@ -284,7 +299,7 @@ TEST_CASE("device tensors: a caller that is killed while its memory is copied le
     int came = 0;
     int wrong = 0;
     {
-      Near near(device->gpu, "flood", ordinal, true);
+      Near near(device->gpu, "flood", ordinal, By::kMapping);
       near.side.handler = [&](InboundCallPtr call) {
         Tensor tensor;
         if (!Codec<Tensor>::decode(call->message().value(0), tensor) || tensor.bytes() != 256 * kMiB) ++wrong;

@@ -1,0 +1,228 @@
+// Device tensors whose devices take their time, fail, or are left by the other side.
+#include "device_support.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <troupe/rpc/stream.hpp>
+
+namespace troupe::rpc::testing {
+
+using contract::Shm;
+
+TEST_CASE("device tensors: a peer that maps the host's memory follows the copy to it step by step") {
+  DeviceDuo<Shm> pair;
+  pair.devices.script->unreachable = Error{Code::kUnavailable, "the devices are not connected"};
+  pair.connect();
+  std::vector<Tensor> kept;
+  keep_at(pair.duo.b, kept);
+  constexpr std::int64_t kCount = 20'000'000;
+  const Tensor tensor = pair.program.counting(kCount, 3);
+  REQUIRE(pair.duo.call<void>("keep", tensor).ok());  // memory is there
+  kept.clear();
+  pair.duo.settle();
+  pair.devices.script->at_once = false;
+  auto call = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, tensor);
+  pair.duo.settle();
+  // Of the streams one has work, step by step; as it goes on, the receiver's gets some, too.
+  const auto with_work = [&] {
+    std::size_t count = 0;
+    for (const auto* queue : pair.devices.script->queues) count += queue->empty() ? 0 : 1;
+    return count;
+  };
+  REQUIRE(with_work() == 1);
+  int steps = 0;
+  std::size_t most = 0;
+  while (with_work() > 0 && !call.ready()) {
+    for (auto* queue : pair.devices.script->queues) {
+      if (queue->empty() || !queue->front()()) continue;
+      queue->pop_front();
+      break;  // the sender's comes first
+    }
+    ++steps;
+    pair.duo.settle(1ms);
+    most = std::max(most, with_work());
+  }
+  REQUIRE(pair.duo.until([&] {
+    pair.devices.script->run_all();
+    return call.ready();
+  }));
+  REQUIRE(call.get().ok());
+  CHECK(counts(kept.at(0), kCount, 3));
+  CHECK(most == 2);
+  CHECK(steps > 8);
+  CHECK(pair.a().stats().device_staged == 2);
+}
+
+TEST_CASE("device tensors: the sender waits for who writes them, and other calls go on meanwhile") {
+  for (const bool shares : {true, false}) {
+    CAPTURE(shares);
+    DeviceDuo<Shm> pair(true, shares);
+    pair.duo.connect();
+    if (shares) REQUIRE(pair.duo.until([&] { return !pair.duo.b.device_ways.empty(); }));
+    pair.duo.settle();
+    std::vector<Tensor> kept;
+    const auto keep = [&](InboundCallPtr call) {
+      if (call->message().value_count() != 1) return call->reply(std::int64_t{3});
+      Tensor tensor;
+      REQUIRE(Codec<Tensor>::decode(call->message().value(0), tensor));
+      kept.push_back(tensor);
+      call->reply_void();
+    };
+    pair.duo.b.handler = keep;
+    // Settled: what this needs is there.
+    REQUIRE(pair.duo.call<void>("keep", pair.program.counting(5000, 0)).ok());
+    pair.devices.script->at_once = false;
+    Tensor late = pair.program.pool.empty(DType::kUInt8, Shape{5000}, pair.program.stream).value();
+    REQUIRE(pair.program.stream.fill(late.data(), 8, late.bytes()).ok());
+    REQUIRE(end_write(late.buffer(), pair.program.stream).ok());
+    auto call = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, late);
+    for (int i = 0; i < 3; ++i)
+      CHECK(pair.duo.call<std::int64_t>("add", std::int64_t{1}, std::int64_t{2}).value() == 3);
+    CHECK(kept.size() == 1);
+    REQUIRE(pair.duo.until([&] {
+      pair.devices.script->run_all();
+      return call.ready();
+    }));
+    REQUIRE(call.get().ok());
+    CHECK(kept.at(1).data()[4999] == std::byte{8});
+  }
+}
+
+TEST_CASE("device tensors: a stream in the options comes before the arguments are read") {
+  for (const bool shares : {true, false}) {
+    CAPTURE(shares);
+    DeviceDuo<Shm> pair(true, shares);
+    pair.duo.connect();
+    pair.duo.settle(100ms);
+    std::vector<Tensor> kept;
+    keep_at(pair.duo.b, kept);
+    const auto stream = std::make_shared<const troupe::Stream>(pair.program.gpu.make_stream().value());
+    const Tensor tensor = pair.program.counting(5000, 0);
+    pair.devices.script->at_once = false;
+    REQUIRE(stream->fill(tensor.data(), 9, tensor.bytes()).ok());  // and nobody has said so
+    auto call = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {.stream = stream}, tensor);
+    pair.duo.settle();
+    CHECK(kept.empty());
+    REQUIRE(pair.duo.until([&] {
+      pair.devices.script->run_all();
+      return call.ready();
+    }));
+    CHECK(kept.at(0).data()[0] == std::byte{9});
+  }
+}
+
+TEST_CASE(
+    "device tensors: items of a stream come into the reader's device, in order, whatever they wait for") {
+  struct Writer {
+    std::vector<StreamWriter<Tensor>> out;
+    static void methods(Methods<Writer>& methods) {
+      methods.add("open", [](Writer& self, StreamWriter<Tensor> out) { self.out.push_back(std::move(out)); });
+    }
+  } writer;
+  Methods<Writer> methods;
+  Writer::methods(methods);
+  const auto table = methods.table();
+  DeviceDuo<Shm> pair;
+  pair.connect();
+  pair.duo.b.handler = [&](InboundCallPtr call) { table->invoke(&writer, std::move(call)); };
+  auto reader = open_stream<Tensor>(pair.a(), {pair.duo.ab, 5}, "open", "open", {});
+  REQUIRE(pair.duo.until([&] { return writer.out.size() == 1; }));
+  pair.devices.script->at_once = false;
+  constexpr int kItems = 20;
+  for (int i = 0; i < kItems; ++i)
+    REQUIRE(writer.out[0].write(pair.other.counting(i % 2 ? 64 : 90'000, i)).ok());
+  writer.out[0].end();
+  for (int i = 0; i <= kItems; ++i) {
+    CAPTURE(i);
+    auto next = reader.next_async(30s);
+    REQUIRE(pair.duo.until([&] {
+      pair.devices.script->run_all();
+      return next.ready();
+    }));
+    const auto item = next.get();
+    REQUIRE_MESSAGE(item.ok(), item.error().to_string());
+    REQUIRE(item->has_value() == (i < kItems));
+    if (i == kItems) break;
+    CHECK((*item)->device() == Device{MemoryKind::kDevice, 0});
+    CHECK(counts(**item, i % 2 ? 64 : 90'000, i));
+  }
+  CHECK(pair.b().stats().device_staged == kItems);
+}
+
+TEST_CASE("device tensors: a device that fails ends the calls that wait for it, on both sides") {
+  int pair_count = 0;
+  for (const bool at_sender : {true, false, true}) {
+    const bool follows = pair_count++ == 2;
+    CAPTURE(at_sender);
+    CAPTURE(follows);
+    DeviceDuo<Shm> pair;
+    if (follows) pair.devices.script->unreachable = Error{Code::kUnavailable, "not connected"};
+    pair.connect();
+    std::vector<Tensor> kept;
+    keep_at(pair.duo.b, kept);
+    REQUIRE(pair.duo.call<void>("keep", pair.program.counting(100'000, 0)).ok());
+    const Tensor tensor = pair.program.counting(100'000, 1);
+    pair.devices.script->at_once = false;
+    if (at_sender) {
+      REQUIRE(pair.program.stream.fill(tensor.data(), 1, 100'000).ok());
+      REQUIRE(end_write(tensor.buffer(), pair.program.stream).ok());
+    }
+    auto call = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, tensor);
+    pair.duo.settle();
+    CHECK_FALSE(call.ready());
+    pair.devices.script->broken = Error{Code::kInternal, "an address that is not there"};
+    REQUIRE(pair.duo.until([&] { return call.ready(); }));
+    const Error failed = call.get().error();
+    CHECK(failed.code == Code::kInternal);
+    if (!follows) CHECK(failed.message.find("an address that is not there") != std::string::npos);
+    CHECK(kept.size() == 1);
+  }
+}
+
+TEST_CASE("device tensors: a peer that goes in the middle of a copy costs neither side memory") {
+  for (const bool follows : {false, true})
+    for (const bool sender_goes : {true, false}) {
+      CAPTURE(sender_goes);
+      CAPTURE(follows);
+      DeviceDuo<Shm> pair;
+      if (follows) pair.devices.script->unreachable = Error{Code::kUnavailable, "not connected"};
+      pair.connect();
+      std::vector<Tensor> kept;
+      keep_at(pair.duo.b, kept);
+      REQUIRE(pair.duo.call<void>("keep", pair.program.counting(100'000, 0)).ok());
+      pair.duo.settle();
+      kept.clear();
+      Tensor tensor = pair.program.counting(100'000, 1);
+      pair.devices.script->at_once = false;
+      auto call = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, tensor);
+      pair.duo.settle();  // the copy has been given to the receiver's stream
+      CHECK_FALSE(call.ready());
+      (sender_goes ? pair.a() : pair.b())
+          .close(sender_goes ? pair.duo.ab : pair.duo.ba, {Code::kUnavailable, "it has gone"});
+      REQUIRE(pair.duo.until([&] { return call.ready(); }));
+      CHECK(call.get().error().code == Code::kUnavailable);
+      REQUIRE(pair.duo.until([&] { return pair.duo.a.closed.size() + pair.duo.b.closed.size() == 1; }));
+      pair.devices.script->run_all();
+      pair.devices.script->at_once = true;
+      pair.duo.settle();
+      CHECK(kept.empty());
+      tensor = Tensor();
+      CHECK(pair.program.pool.stats().bytes_in_use == 0);
+      // They meet again, and go on.
+      pair.duo.ab = pair.a().connect(pair.duo.address).value();
+      REQUIRE(pair.duo.until([&] { return pair.duo.a.device_ways.size() == 2; }));
+      REQUIRE(pair.duo.call<void>("keep", pair.program.counting(64, 3)).ok());
+      CHECK(counts(kept.at(0), 64, 3));
+      // What was mapped of the first is not any more: its probes and its slab, of both sides.
+      if (!follows)
+        REQUIRE(pair.duo.until([&] {
+          const std::lock_guard lock(pair.devices.script->shared);
+          return pair.devices.script->closed >= 3;
+        }));
+    }
+}
+
+}  // namespace troupe::rpc::testing
