@@ -42,6 +42,11 @@ std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
   }
   looked_ = std::max(looked_, first_);
   const std::size_t end = std::min(calls_.size(), looked_ + kLook);
+  // Memory first: nothing is moved if there is none.
+  expired.reserve(static_cast<std::size_t>(
+      std::count_if(calls_.begin() + static_cast<std::ptrdiff_t>(looked_),
+                    calls_.begin() + static_cast<std::ptrdiff_t>(end),
+                    [&](const InboundCallPtr& call) { return call && call->deadline() <= now; })));
   for (; looked_ < end; ++looked_) {
     InboundCallPtr& call = calls_[looked_];
     if (!call) continue;

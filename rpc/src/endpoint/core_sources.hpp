@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "endpoint/core.hpp"
+#include "session/session.hpp"
 
 /// What the loop calls of an endpoint.
 namespace troupe::rpc {
@@ -28,6 +29,17 @@ class EndpointCore::FlowPump final : public Source, private TimerNode {
 
   EndpointCore& endpoint_;
   std::vector<SessionId> sessions_;  // those with something that waits, either way
+};
+
+/// A session that has ended, and what is to be said of it. Whoever works on it holds it: a handler that is
+/// told may wait, and so have the loop go on with it, to its end.
+struct EndedSession {
+  std::unique_ptr<Session> session;
+  Error error;
+  bool is_told = false;   // the layer above
+  bool done = false;      // nothing of it is left, and that has been told
+  std::size_t chain = 0;  // of InboundCalls::any()
+  EndedSessions::iterator at;
 };
 
 /// What ends together, but not at once: what sessions that have ended leave open, and the calls of a call
@@ -52,21 +64,15 @@ class EndpointCore::Endings final : private TimerNode {
   static std::size_t fail_calls(PeerCalls& calls, const Error& error, std::size_t most);
 
  private:
-  struct Ended {
-    std::unique_ptr<Session> session;
-    Error error;
-    bool is_told;           // the layer above
-    std::size_t chain = 0;  // of InboundCalls::any()
-  };
   void on_timer() override;
   void go_on(bool to_the_end);
   std::size_t room();
   void take_room(std::size_t count);
-  bool end_some(Ended& ended, std::size_t most);
-  void tell(Ended& ended);
+  bool end_some(EndedSession& ended, std::size_t most);
+  void finished(EndedSession& ended);
 
   EndpointCore& endpoint_;
-  std::deque<std::shared_ptr<Ended>> ended_;
+  EndedSessions ended_;                  // the first is worked on
   std::deque<std::uint64_t> cancelled_;  // calls
   std::uint64_t round_ = 0;              // of the loop, in which
   std::size_t room_ = 0;                 // so many may still end

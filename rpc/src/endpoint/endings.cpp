@@ -19,20 +19,18 @@ constexpr std::size_t kAtOnce = 16;
 
 // ---- What is to end ---------------------------------------------------------------------------------
 
+/// It is listed before anybody is told, so that who is told and waits has the loop go on with it.
 void EndpointCore::Endings::begin(std::unique_ptr<Session> session, Error error, bool is_told) {
-  Ended now{std::move(session), std::move(error), is_told};
-  if (!end_some(now, std::max(room(), kAtOnce))) return tell(now);
-  bool listed = false;
-  try {
-    ended_.emplace_back();
-    listed = true;
-    ended_.back() = std::make_shared<Ended>(std::move(now));
-    endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
-  } catch (const std::bad_alloc&) {  // before anything was moved
-    if (listed) ended_.pop_back();
-    while (end_some(now, SIZE_MAX)) continue;
-    tell(now);
-  }
+  EndedSessions place = std::move(session->place);
+  const std::shared_ptr<EndedSession> now = place.front();
+  now->session = std::move(session);
+  now->error = std::move(error);
+  now->is_told = is_told;
+  now->at = place.begin();
+  ended_.splice(ended_.end(), place);
+  if (!scheduled()) endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
+  if (!end_some(*now, std::max(room(), kAtOnce))) finished(*now);
+  if (ended_.empty() && cancelled_.empty()) endpoint_.loop_.cancel(*this);
 }
 
 void EndpointCore::Endings::cancel(std::span<const std::uint64_t> call_ids) {
@@ -93,7 +91,7 @@ std::size_t EndpointCore::Endings::end_streams(PeerCalls& calls, const Error& er
 }
 
 /// Each step whatever the others throw. Whether anything is left.
-bool EndpointCore::Endings::end_some(Ended& ended, std::size_t most) {
+bool EndpointCore::Endings::end_some(EndedSession& ended, std::size_t most) {
   PeerCalls& calls = ended.session->calls;
   const std::uint64_t node_id = ended.session->peer().node_id;
   std::size_t left = most;
@@ -107,7 +105,10 @@ bool EndpointCore::Endings::end_some(Ended& ended, std::size_t most) {
   return !calls.held.empty() || calls.in.any(ended.chain) || !calls.streams.empty() || calls.out.first();
 }
 
-void EndpointCore::Endings::tell(Ended& ended) {
+/// Nothing of it is left. Once: others may have come to that first.
+void EndpointCore::Endings::finished(EndedSession& ended) {
+  if (std::exchange(ended.done, true)) return;
+  ended_.erase(ended.at);  // whoever works on it holds it
   if (!ended.is_told) return;
   const Session& session = *ended.session;
   endpoint_.shield(kWhere,
@@ -118,11 +119,8 @@ void EndpointCore::Endings::tell(Ended& ended) {
 /// anew each time.
 void EndpointCore::Endings::go_on(bool to_the_end) {
   while (!ended_.empty() && (to_the_end || room() > 0)) {
-    const std::shared_ptr<Ended> first = ended_.front();
-    if (end_some(*first, to_the_end ? SIZE_MAX : room())) continue;
-    if (ended_.empty() || ended_.front() != first) continue;
-    ended_.pop_front();
-    tell(*first);
+    const std::shared_ptr<EndedSession> first = ended_.front();
+    if (!end_some(*first, to_the_end ? SIZE_MAX : room())) finished(*first);
   }
   while (!cancelled_.empty() && (to_the_end || room() > 0)) {
     const std::uint64_t id = cancelled_.front();

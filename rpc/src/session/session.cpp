@@ -51,7 +51,9 @@ Session::Session(EndpointCore& endpoint, LinkId link, Peer peer)
       endpoint_(endpoint),
       link_(link),
       peer_(std::move(peer)),
-      queue_(endpoint.waiting_) {}
+      queue_(endpoint.waiting_) {
+  place.push_back(std::make_shared<EndedSession>());
+}
 
 /// Destroys this.
 void Session::end(Error why) {

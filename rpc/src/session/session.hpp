@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <list>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +20,9 @@
 #include "session/session_memory.hpp"
 
 namespace troupe::rpc {
+
+struct EndedSession;
+using EndedSessions = std::list<std::shared_ptr<EndedSession>>;
 
 /// Of the envelope and its attachments.
 inline std::size_t bytes_of(const OutFrame& frame) {
@@ -116,6 +121,7 @@ class Session {
   /// Whether anything of ours is open with it.
   bool is_waited_for() const { return calls_in_flight_ > 0 || !queue_.empty() || !calls.streams.empty(); }
   bool pumped = false;  ///< the endpoint's pump looks after it
+  EndedSessions place;  ///< one, kept for its end, which needs no memory then
 
  private:
   /// A greeting or a challenge, as it came.
