@@ -84,7 +84,7 @@ Result<std::unique_ptr<Communicator>> form_nccl(CommunicatorOptions options, Ncc
   if (!api) return failed(std::move(api).error());
   const auto comms = std::make_shared<NcclComms>(nccl.gpu, *api);
   const auto given_up = [&](const Error& why) {
-    const Error told = failed(why);
+    Error told = failed(why);
     NcclComms::end(comms, kEndsWithin);
     return told;
   };
