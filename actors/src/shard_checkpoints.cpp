@@ -28,7 +28,7 @@ shards::SlotSet ShardServer::own_slots(const shards::TableSpec& spec) const {
 /// Any thread: nothing of this that it reads changes.
 Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards::TableSpec& spec,
                                                                     shards::SlotSet slots) const {
-  auto shard = shards::TableShard::create(spec, std::move(slots));
+  auto shard = shards::TableShard::create(spec, std::move(slots), make_store_);
   if (!shard) return shard.error();
   return std::make_unique<Table>(std::move(*shard), node_.loop());
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/shard_server.hpp>
@@ -104,12 +105,34 @@ inline shards::PushHeader header_of(const PushHead& head) {
   return {head.clock.worker, head.clock.clock, head.sequence, head.pulled_version, head.step};
 }
 
-/// Memory for an answer's rows [keys, dim]: of many, such that a caller on this machine reads them where they
-/// are.
-inline Tensor rows_for(std::size_t keys, std::uint64_t dim, Node& node, MemoryPool& pool) {
+/// Memory for an answer's rows [keys, dim]: that which suits the table's store best, if it has such; of many
+/// rows, such that a caller on this machine reads them where they are.
+inline Tensor rows_for(std::size_t keys, shards::TableShard& shard, Node& node, MemoryPool& pool) {
+  const std::uint64_t dim = shard.spec().dim;
   const Shape shape{static_cast<std::int64_t>(keys), static_cast<std::int64_t>(dim)};
-  if (keys * dim * sizeof(float) < SharedPool::kSmallest) return Tensor::empty(DType::kFloat32, shape, &pool);
+  const std::size_t bytes = keys * dim * sizeof(float);
+  if (bytes > 0) {
+    if (auto memory = shard.memory_for(bytes); memory && !memory->empty())
+      return Tensor(DType::kFloat32, shape, *std::move(memory));
+  }
+  if (bytes < SharedPool::kSmallest) return Tensor::empty(DType::kFloat32, shape, &pool);
   return Tensor::empty(DType::kFloat32, shape, node.endpoint().shared_pool());
+}
+
+/// Where a shard is to put the rows of an answer, from row `first` on.
+inline shards::RowsOut rows_out(Tensor& rows, std::size_t first = 0) {
+  float* const data = rows.as<float>().data();
+  const auto dim = static_cast<std::size_t>(rows.shape()[1]);
+  return {first == 0 ? data : data + first * dim, rows.device().kind};
+}
+
+/// Answers with `reply` when its rows are there. `then` may do anything.
+template <class Reply, class Then>
+void when_there(const shards::Completion& later, Result<Reply> reply, Then then) {
+  if (!reply || later.done()) return then(std::move(reply));
+  later.then([reply = std::move(reply), then = std::move(then)](Result<void> there) mutable {
+    then(there ? std::move(reply) : Result<Reply>(std::move(there).error()));
+  });
 }
 
 /// Counts the time of its own life as work done for a caller.

@@ -24,11 +24,13 @@ constexpr std::size_t kMaxCallers = 4096;
 
 }  // namespace
 
-ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, shards::OptimizerList known)
+ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, shards::OptimizerList known,
+                         shards::MakeRowStore make_store)
     : index_(index),
       count_(count),
       node_(node),
       known_(std::move(known)),
+      make_store_(std::move(make_store)),
       generation_(node.id() << kRestoreBits),
       disk_(std::make_unique<DiskThread>()) {
   watch_ = node_.watch([this](const MembershipChange& change) {
@@ -108,29 +110,28 @@ std::optional<PushReply> ShardServer::refuse(const Table& table, const PushHead&
   return reply;
 }
 
-Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::uint64_t route) {
-  const shards::TableSpec& spec = table.shard.spec();
-  const std::uint64_t dim = spec.dim;
+Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::uint64_t route,
+                                         shards::Completion& later) {
   PullReply reply{.rows = {}, .generation = table.generation, .route = newer_route(table, route)};
   if (reply.route) {
-    reply.rows = rows_for(0, dim, node_, pool_);
+    reply.rows = rows_for(0, table.shard, node_, pool_);
     return reply;
   }
-  auto wanted = copy_wanted(spec, keys, pulled_keys_);
+  auto wanted = copy_wanted(table.shard.spec(), keys, pulled_keys_);
   if (!wanted) return wanted.error();
-  reply.rows = rows_for(wanted->size(), dim, node_, pool_);
-  auto receipt = table.shard.pull(*wanted, reply.rows.as<float>().data());
+  reply.rows = rows_for(wanted->size(), table.shard, node_, pool_);
+  auto receipt = table.shard.pull(*wanted, rows_out(reply.rows), &later);
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
   return reply;
 }
 
 Result<PullReply> ShardServer::read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns,
-                                        const Tensor& keys, std::uint64_t route) {
+                                        const Tensor& keys, std::uint64_t route, shards::Completion& later) {
   CallerTimes* const times = times_of(table, caller);
   if (times) times->bound_ns += waited_ns;
   const Work work(*this, times);
-  return read_rows(table, keys, route);
+  return read_rows(table, keys, route, later);
 }
 
 rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& name,
@@ -177,16 +178,16 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
 }
 
 Result<PullReply> ShardServer::peek_now(const std::string& table_name, const Tensor& keys,
-                                        const PullHead& head) {
+                                        const PullHead& head, shards::Completion& later) {
   auto table = find(table_name);
   if (!table) return table.error();
-  const auto& shard = (*table)->shard;
+  auto& shard = (*table)->shard;
   PullReply reply{.rows = {}, .generation = (*table)->generation, .route = newer_route(**table, head.route)};
   auto wanted = copy_wanted(shard.spec(), keys, pulled_keys_);
   if (!wanted) return wanted.error();
   if (reply.route) *wanted = {};
-  reply.rows = rows_for(wanted->size(), shard.spec().dim, node_, pool_);
-  auto receipt = shard.peek(*wanted, reply.rows.as<float>().data());
+  reply.rows = rows_for(wanted->size(), shard, node_, pool_);
+  auto receipt = shard.peek(*wanted, rows_out(reply.rows), &later);
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
   return reply;
@@ -217,16 +218,15 @@ Result<PushReply> ShardServer::push_now(const rpc::CallContext& context, const s
 Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context,
                                                  const std::string& table_name, const Tensor& keys,
                                                  const Tensor& gradients, const PushHead& head,
-                                                 const Tensor& pull_keys) {
+                                                 const Tensor& pull_keys, shards::Completion& later) {
   auto table = find(table_name);
   if (!table) return table.error();
   shards::TableShard& shard = (*table)->shard;
-  const std::uint64_t dim = shard.spec().dim;
   PushPullReply reply;
   reply.pull.generation = (*table)->generation;
   if (auto refused = refuse(**table, head)) {
     reply.push = *refused;
-    reply.pull.rows = rows_for(0, dim, node_, pool_);
+    reply.pull.rows = rows_for(0, shard, node_, pool_);
     return reply;
   }
   if (shards::in_rounds(shard.spec().consistency))
@@ -238,10 +238,10 @@ Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context
   if (!pulled) return pulled.error();
   auto values = gradients_of(gradients);
   if (!values) return values.error();
-  reply.pull.rows = rows_for(pulled->size(), dim, node_, pool_);
+  reply.pull.rows = rows_for(pulled->size(), shard, node_, pool_);
   const Work work(*this, times_of(**table, context.session));
   auto receipt = shard.push_pull(header_of(head), *pushed, values->as<const float>(), *pulled,
-                                 reply.pull.rows.as<float>().data());
+                                 rows_out(reply.pull.rows), &later);
   if (!receipt) return receipt.error();
   reply.push = to_reply(receipt->push, (*table)->generation);
   reply.pull.version = receipt->pull.version;

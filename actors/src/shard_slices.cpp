@@ -46,7 +46,7 @@ class ShardServer::Slices {
   Slices(ShardServer& server, Table& table, rpc::SessionId caller)
       : server_(server), table_(table), caller_(caller), slice_(slice_keys(table.shard.spec())) {
     reply_.push.generation = reply_.pull.generation = table.generation;
-    reply_.pull.rows = rows_for(0, table.shard.spec().dim, server.node_, server.pool_);
+    reply_.pull.rows = rows_for(0, table.shard, server.node_, server.pool_);
   }
   Result<void> add_push(const Tensor& keys, const Tensor& gradients, const PushHead& head) {
     auto pushed = copy_keys(table_.shard.spec(), keys, pushed_);
@@ -63,7 +63,7 @@ class ShardServer::Slices {
     auto wanted = copy_wanted(table_.shard.spec(), keys, wanted_);
     if (!wanted) return wanted.error();
     peeks_ = how == Read::kPeek;
-    reply_.pull.rows = rows_for(wanted->size(), table_.shard.spec().dim, server_.node_, server_.pool_);
+    reply_.pull.rows = rows_for(wanted->size(), table_.shard, server_.node_, server_.pool_);
     reads_ = true;
     return {};
   }
@@ -77,7 +77,7 @@ class ShardServer::Slices {
       over = go_on();
     }
     if (over && !*over) return false;
-    then_(over ? Result<PushPullReply>(std::move(reply_)) : over.error());
+    when_there(later_, over ? Result<PushPullReply>(std::move(reply_)) : over.error(), std::move(then_));
     return true;
   }
 
@@ -122,11 +122,12 @@ class ShardServer::Slices {
   }
   Result<bool> read() {
     const auto keys = next_keys();
-    float* const out = reply_.pull.rows.as<float>().data() + at_ * table_.shard.spec().dim;
+    const shards::RowsOut out = rows_out(reply_.pull.rows, at_);
     shards::TableShard& shard = table_.shard;
-    const auto receipt = peeks_     ? shard.peek(keys, out)
-                         : at_ == 0 ? shard.pull(keys, out)
-                                    : shard.pull_more(keys, out);
+    // The last slice's rows are there after all others.
+    const auto receipt = peeks_     ? shard.peek(keys, out, &later_)
+                         : at_ == 0 ? shard.pull(keys, out, &later_)
+                                    : shard.pull_more(keys, out, &later_);
     if (!receipt) return receipt.error();
     reply_.pull.version = receipt->version;
     at_ += keys.size();
@@ -144,6 +145,7 @@ class ShardServer::Slices {
   bool reads_ = false, peeks_ = false;
   std::size_t at_ = 0;  // of wanted_
   PushPullReply reply_;
+  shards::Completion later_;
   Then then_;
 };
 
@@ -151,11 +153,19 @@ template <class Reply, class Call>
 rpc::Future<Reply> ShardServer::in_turn(Table& table, const rpc::CallContext& context, Call call) {
   rpc::Promise<Reply> promise(node_.loop(), context.deadline);
   auto future = promise.future();
+  auto answer = [](Call& asked, rpc::Promise<Reply>& waiting) {
+    shards::Completion later;
+    Result<Reply> reply = asked(later);
+    // Last: it may do anything.
+    when_there(later, std::move(reply), [waiting = std::move(waiting)](Result<Reply> there) mutable {
+      waiting.set(std::move(there));
+    });
+  };
   if (table.work->free()) {
-    promise.set(call());
+    answer(call, promise);
   } else {
-    table.work->add([context, call = std::move(call), promise = std::move(promise)]() mutable {
-      if (!context.cancelled()) promise.set(call());  // last: it may do anything
+    table.work->add([context, answer, call = std::move(call), promise = std::move(promise)]() mutable {
+      if (!context.cancelled()) answer(call, promise);
       return true;
     });
   }
@@ -165,10 +175,16 @@ rpc::Future<Reply> ShardServer::in_turn(Table& table, const rpc::CallContext& co
 void ShardServer::read_then(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
                             std::uint64_t route, UniqueFunction<void(Result<PullReply>)> then) {
   const bool large = is_large(table.shard.spec(), keys);
-  if (table.work->free() && !large) return then(read_for(table, caller, waited_ns, keys, route));
+  if (table.work->free() && !large) {
+    shards::Completion later;
+    auto reply = read_for(table, caller, waited_ns, keys, route, later);
+    return when_there(later, std::move(reply), std::move(then));
+  }
   table.work->add([this, &table, caller, waited_ns, keys, route, large, then = std::move(then)]() mutable {
     if (!large || newer_route(table, route)) {
-      then(read_for(table, caller, waited_ns, keys, route));
+      shards::Completion later;
+      auto reply = read_for(table, caller, waited_ns, keys, route, later);
+      when_there(later, std::move(reply), std::move(then));
       return true;
     }
     if (CallerTimes* times = times_of(table, caller)) times->bound_ns += waited_ns;
@@ -191,12 +207,17 @@ rpc::Future<PullReply> ShardServer::peek(const rpc::CallContext& context, const 
   const Tensor keys = own_ranges(named);
   auto table = find(name);
   if (table && !is_large((*table)->shard.spec(), keys) && !(*table)->work->free())
-    return in_turn<PullReply>(**table, context,
-                              [this, name, keys, head] { return peek_now(name, keys, head); });
+    return in_turn<PullReply>(**table, context, [this, name, keys, head](shards::Completion& later) {
+      return peek_now(name, keys, head, later);
+    });
   auto future = promise.future();
   Table* const at = table ? *table : nullptr;
   if (!at || newer_route(*at, head.route) || !is_large(at->shard.spec(), keys)) {
-    promise.set(peek_now(name, keys, head));
+    shards::Completion later;
+    auto reply = peek_now(name, keys, head, later);
+    when_there(later, std::move(reply), [promise = std::move(promise)](Result<PullReply> there) mutable {
+      promise.set(std::move(there));
+    });
     return future;
   }
   Slices slices(*this, *at, context.session);
@@ -224,9 +245,10 @@ rpc::Future<PushReply> ShardServer::push(const rpc::CallContext& context, const 
   const shards::TableSpec& spec = (*table)->shard.spec();
   const bool whole = !is_large(spec, keys) || shards::in_rounds(spec.consistency);
   if (whole && !(*table)->work->free())
-    return in_turn<PushReply>(**table, context, [this, context, name, keys, gradients, head] {
-      return push_now(context, name, keys, gradients, head);
-    });
+    return in_turn<PushReply>(**table, context,
+                              [this, context, name, keys, gradients, head](shards::Completion& /*later*/) {
+                                return push_now(context, name, keys, gradients, head);
+                              });
   rpc::Promise<PushReply> promise(node_.loop(), context.deadline);
   auto future = promise.future();
   if (whole) {
@@ -267,11 +289,15 @@ rpc::Future<PushPullReply> ShardServer::push_pull(const rpc::CallContext& contex
   auto future = promise.future();
   const bool small = !is_large(spec, keys) && !is_large(spec, pull_keys);
   if (small && (*table)->work->free()) {
-    promise.set(push_pull_now(context, name, keys, gradients, head, pull_keys));
+    shards::Completion later;
+    auto reply = push_pull_now(context, name, keys, gradients, head, pull_keys, later);
+    when_there(later, std::move(reply), [promise = std::move(promise)](Result<PushPullReply> there) mutable {
+      promise.set(std::move(there));
+    });
     return future;
   }
-  auto now = [this, context, name, keys, gradients, head, pull_keys] {
-    return push_pull_now(context, name, keys, gradients, head, pull_keys);
+  auto now = [this, context, name, keys, gradients, head, pull_keys](shards::Completion& later) {
+    return push_pull_now(context, name, keys, gradients, head, pull_keys, later);
   };
   if (small) return in_turn<PushPullReply>(**table, context, std::move(now));
   (*table)->work->add([this, at = *table, context, keys, gradients, head, pull_keys, now = std::move(now),
@@ -281,7 +307,8 @@ rpc::Future<PushPullReply> ShardServer::push_pull(const rpc::CallContext& contex
     auto good = slices.add_push(keys, gradients, head);
     if (good) good = slices.add_read(pull_keys, Slices::Read::kPull);
     if (!good || refuse(*at, head) || shards::in_rounds(at->shard.spec().consistency)) {
-      promise.set(good ? now() : good.error());  // which says why not
+      shards::Completion later;                       // of no rows
+      promise.set(good ? now(later) : good.error());  // which says why not
       return true;
     }
     slices.answer([promise = std::move(promise)](Result<PushPullReply> reply) mutable {
@@ -301,7 +328,9 @@ rpc::Future<void> ShardServer::carry_out(const rpc::CallContext& context, const 
     refused.set(table.error());
     return refused.future();
   }
-  return in_turn<void>(**table, context, [at = *table, order] { return at->shard.carry_out(order); });
+  return in_turn<void>(**table, context, [at = *table, order](shards::Completion& /*later*/) {
+    return at->shard.carry_out(order);
+  });
 }
 
 }  // namespace troupe

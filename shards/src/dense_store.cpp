@@ -22,72 +22,16 @@ std::unique_ptr<RowStore> make_host_store(const TableSpec& spec, const SlotSet& 
   return std::make_unique<HostStore>(spec, slots);
 }
 
-DenseStore::DenseStore(const TableSpec& spec, const SlotSet& slots) : spec_(spec), rows_(spec) {
-  for (const RowRange& range : rows_of_slots(spec, slots)) {
-    runs_.push_back({range.begin, range.end, count_});
-    count_ += range.size();
-  }
-  rows_.reserve(count_);
+DenseStore::DenseStore(const TableSpec& spec, const SlotSet& slots)
+    : spec_(spec), rows_(spec), runs_(spec, slots) {
+  rows_.reserve(runs_.rows());
   rows_.reserve_step(kPiece_rows);
-  for (const Run& run : runs_)
+  for (const DenseRuns::Run& run : runs_.all())
     for (std::uint64_t row = run.begin; row < run.end; ++row) rows_.make(run.number(row), row);
 }
 
 std::uint64_t DenseStore::bytes() const {
-  return count_ * rows_.row_bytes() + runs_.capacity() * sizeof(Run);
-}
-
-// ---- Finding rows -------------------------------------------------------------------------------
-
-DenseStore::Run DenseStore::run_of(std::uint64_t row) const {
-  const auto next = std::upper_bound(runs_.begin(), runs_.end(), row,
-                                     [](std::uint64_t r, const Run& run) { return r < run.begin; });
-  return next == runs_.begin() || row >= std::prev(next)->end ? Run{} : *std::prev(next);
-}
-
-Error DenseStore::not_here(std::uint64_t row) const {
-  return row < spec_.rows ? slot_error(spec_, row) : row_error(spec_, row);
-}
-
-Error DenseStore::stay_forever() const {
-  return {Code::kFailedPrecondition,
-          "table '" + spec_.name + "': it is dense, whose rows are there as long as the table"};
-}
-
-// Rows usually come in ranges, so the run of the last key is tried first.
-Result<void> DenseStore::check(const RowKeys& keys) const {
-  if (!keys.in_ranges()) {
-    Run run;
-    for (const std::uint64_t key : keys.list()) {
-      if (!run.has(key)) run = run_of(key);
-      if (!run.has(key)) return not_here(key);
-    }
-    return {};
-  }
-  if (auto good = check_ranges(spec_, keys); !good) return good;
-  std::optional<std::uint64_t> missing;
-  keys.for_each_range([&](const RowRange& range) {
-    if (missing) return;
-    const Run run = run_of(range.begin);
-    if (range.end > run.end) missing = std::max(range.begin, run.end);
-  });
-  return missing ? Result<void>(not_here(*missing)) : Result<void>();
-}
-
-template <class Visit>
-void DenseStore::for_each_number(const RowKeys& keys, Visit visit) const {
-  Run run;
-  if (keys.in_ranges()) {
-    keys.for_each_range([&](const RowRange& range) {
-      if (!run.has(range.begin)) run = run_of(range.begin);
-      for (std::uint64_t row = range.begin; row < range.end; ++row) visit(run.number(row));
-    });
-    return;
-  }
-  for (const std::uint64_t key : keys.list()) {
-    if (!run.has(key)) run = run_of(key);
-    visit(run.number(key));
-  }
+  return runs_.rows() * rows_.row_bytes() + runs_.bytes();
 }
 
 template <class Work>
@@ -96,7 +40,7 @@ void DenseStore::in_pieces(const RowKeys& keys, Work work) {
   for (std::size_t at = 0; at < keys.size();) {
     const std::size_t some = std::min(kPiece_rows, left.size());
     std::size_t i = 0;
-    for_each_number(left.subspan(0, some), [&](std::uint64_t number) { rows_.name(i++, number); });
+    runs_.for_each_number(left.subspan(0, some), [&](std::uint64_t number) { rows_.name(i++, number); });
     work(at, some);
     at += some;
     left = left.subspan(some, left.size() - some);
@@ -105,16 +49,16 @@ void DenseStore::in_pieces(const RowKeys& keys, Work work) {
 
 // ---- Rows in batches ----------------------------------------------------------------------------
 
-Result<Completion> DenseStore::read(const RowKeys& keys, IfMissing /*missing*/, float* out,
+Result<Completion> DenseStore::read(const RowKeys& keys, IfMissing /*missing*/, RowsOut out,
                                     Stream* /*stream*/) {
-  if (auto good = check(keys); !good) return good.error();
-  in_pieces(keys, [&](std::size_t at, std::size_t some) { rows_.read(some, out + at * spec_.dim); });
+  if (auto good = runs_.check(keys); !good) return good.error();
+  in_pieces(keys, [&](std::size_t at, std::size_t some) { rows_.read(some, out.data + at * spec_.dim); });
   return Completion();
 }
 
 Result<Completion> DenseStore::make(const RowKeys& keys, Stream* /*stream*/) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
-    if (auto good = check(keys); !good) return good.error();
+    if (auto good = runs_.check(keys); !good) return good.error();
     keep_for_cut(keys);
     return Completion();
   });
@@ -123,7 +67,7 @@ Result<Completion> DenseStore::make(const RowKeys& keys, Stream* /*stream*/) {
 Result<Completion> DenseStore::update(const RowKeys& keys, const float* gradients, float scale,
                                       Stream* /*stream*/) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
-    if (auto good = check(keys); !good) return good.error();
+    if (auto good = runs_.check(keys); !good) return good.error();
     keep_for_cut(keys);
     // Nothing can fail from here on.
     in_pieces(keys,
@@ -137,10 +81,10 @@ Result<Completion> DenseStore::insert(const RowBatch& rows, Stream* /*stream*/) 
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (rows.records.size() != rows.keys.size() * bytes) return batch_error(spec_, layout(), rows);
     const RowKeys keys = rows.keys;
-    if (auto good = check(keys); !good) return good.error();
+    if (auto good = runs_.check(keys); !good) return good.error();
     keep_for_cut(keys);
     const std::byte* from = rows.records.data();
-    for_each_number(keys, [&](std::uint64_t number) {
+    runs_.for_each_number(keys, [&](std::uint64_t number) {
       std::memcpy(rows_.record(number), from, bytes);
       from += bytes;
     });
@@ -148,15 +92,28 @@ Result<Completion> DenseStore::insert(const RowBatch& rows, Stream* /*stream*/) 
   });
 }
 
+Result<void> DenseStore::copy(std::span<const std::uint64_t> keys, RowBatch& into) {
+  return with_memory_errors(spec_, [&]() -> Result<void> {
+    if (auto good = runs_.check(keys); !good) return good;
+    into.keys.insert(into.keys.end(), keys.begin(), keys.end());
+    runs_.for_each_number(keys, [&](std::uint64_t number) {
+      const std::byte* from = rows_.record(number);
+      into.records.insert(into.records.end(), from, from + layout().bytes());
+    });
+    return {};
+  });
+}
+
 template <class Wanted>
 void DenseStore::append(ExtractPage& page, std::uint64_t most, RowBatch& into, Wanted wanted,
                         Cut* cut) const {
-  auto run = std::upper_bound(runs_.begin(), runs_.end(), page.next_cursor,
-                              [](std::uint64_t number, const Run& r) { return number < r.base; });
-  for (; page.rows < most && page.next_cursor < count_; ++page.next_cursor) {
+  const auto& runs = runs_.all();
+  auto run = std::upper_bound(runs.begin(), runs.end(), page.next_cursor,
+                              [](std::uint64_t number, const DenseRuns::Run& r) { return number < r.base; });
+  for (; page.rows < most && page.next_cursor < runs_.rows(); ++page.next_cursor) {
     const std::uint64_t number = page.next_cursor;
-    if (run != runs_.end() && number >= run->base) ++run;
-    const Run& own = *std::prev(run);
+    if (run != runs.end() && number >= run->base) ++run;
+    const DenseRuns::Run& own = *std::prev(run);
     const std::uint64_t row = own.begin + number - own.base;
     if (!wanted(row)) continue;
     const auto kept = cut ? cut->kept.extract(number) : Kept::node_type();
@@ -165,7 +122,7 @@ void DenseStore::append(ExtractPage& page, std::uint64_t most, RowBatch& into, W
     into.records.insert(into.records.end(), from, from + layout().bytes());
     ++page.rows;
   }
-  page.done = page.next_cursor >= count_;
+  page.done = page.next_cursor >= runs_.rows();
 }
 
 Result<ExtractPage> DenseStore::extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
@@ -179,13 +136,13 @@ Result<ExtractPage> DenseStore::extract(const SlotSet& slots, std::uint64_t curs
 }
 
 Result<std::uint64_t> DenseStore::erase(std::span<const std::uint64_t> /*keys*/) {
-  return stay_forever();
+  return runs_.stay_forever();
 }
 Result<std::uint64_t> DenseStore::erase(const SlotSet& /*slots*/) {
-  return stay_forever();
+  return runs_.stay_forever();
 }
 Result<std::uint64_t> DenseStore::evict(std::uint64_t /*most*/) {
-  return stay_forever();
+  return runs_.stay_forever();
 }
 
 // ---- Cuts ---------------------------------------------------------------------------------------
@@ -193,12 +150,12 @@ Result<std::uint64_t> DenseStore::evict(std::uint64_t /*most*/) {
 Result<std::uint64_t> DenseStore::open_cut() {
   if (cut_) return cut_error(spec_);
   cut_ = Cut{.next = 0, .kept = {}};
-  return count_;
+  return runs_.rows();
 }
 
 void DenseStore::keep_for_cut(const RowKeys& keys) {
   if (!cut_) return;
-  for_each_number(keys, [&](std::uint64_t number) {
+  runs_.for_each_number(keys, [&](std::uint64_t number) {
     if (number < cut_->next || cut_->kept.contains(number)) return;
     const std::byte* from = rows_.record(number);
     cut_->kept.emplace(number, std::vector<std::byte>(from, from + layout().bytes()));

@@ -7,6 +7,7 @@
 
 #include <troupe/shards/row_store.hpp>
 
+#include "dense_runs.hpp"
 #include "host_rows.hpp"
 
 namespace troupe::shards {
@@ -18,13 +19,14 @@ class DenseStore final : public RowStore {
   DenseStore(const TableSpec& spec, const SlotSet& slots);
 
   const RowLayout& layout() const override { return rows_.layout(); }
-  std::uint64_t rows() const override { return count_; }
+  std::uint64_t rows() const override { return runs_.rows(); }
   std::uint64_t bytes() const override;
-  Result<Completion> read(const RowKeys& keys, IfMissing missing, float* out, Stream* stream) override;
+  Result<Completion> read(const RowKeys& keys, IfMissing missing, RowsOut out, Stream* stream) override;
   Result<Completion> make(const RowKeys& keys, Stream* stream) override;
   Result<Completion> update(const RowKeys& keys, const float* gradients, float scale,
                             Stream* stream) override;
   Result<Completion> insert(const RowBatch& rows, Stream* stream) override;
+  Result<void> copy(std::span<const std::uint64_t> keys, RowBatch& into) override;
   Result<ExtractPage> extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
                               RowBatch& into) const override;
   Result<std::uint64_t> erase(std::span<const std::uint64_t> keys) override;
@@ -35,14 +37,6 @@ class DenseStore final : public RowStore {
   void close_cut() override { cut_.reset(); }
 
  private:
-  /// Owned rows [begin, end) have the numbers from `base` on, within this store. No two runs touch.
-  struct Run {
-    std::uint64_t begin = 0;
-    std::uint64_t end = 0;
-    std::uint64_t base = 0;
-    bool has(std::uint64_t row) const { return row >= begin && row < end; }
-    std::uint64_t number(std::uint64_t row) const { return base + row - begin; }
-  };
   /// What rows were, by number.
   using Kept = std::unordered_map<std::uint64_t, std::vector<std::byte>>;
   /// What is still to be read of a cut.
@@ -51,14 +45,6 @@ class DenseStore final : public RowStore {
     Kept kept;               // of those that have changed since and have not been read
   };
 
-  /// The run that has `row`; one without rows if none has.
-  Run run_of(std::uint64_t row) const;
-  Error not_here(std::uint64_t row) const;
-  Error stay_forever() const;
-  Result<void> check(const RowKeys& keys) const;
-  /// The numbers of rows that check() has seen, in their order.
-  template <class Visit>
-  void for_each_number(const RowKeys& keys, Visit visit) const;
   /// Some rows at a time, named in rows_: work(how many came before, how many these are).
   template <class Work>
   void in_pieces(const RowKeys& keys, Work work);
@@ -69,8 +55,7 @@ class DenseStore final : public RowStore {
 
   TableSpec spec_;
   HostRows rows_;
-  std::uint64_t count_ = 0;
-  std::vector<Run> runs_;  // ascending
+  DenseRuns runs_;
   std::optional<Cut> cut_;
 };
 

@@ -1,6 +1,7 @@
 #include "host_store.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <utility>
 
@@ -98,7 +99,8 @@ void HostStore::mark_used(std::size_t count) {
     if (numbers_[i] != kMissing) used_[numbers_[i]] = 1;
 }
 
-Result<Completion> HostStore::read(const RowKeys& wanted, IfMissing missing, float* out, Stream* /*stream*/) {
+Result<Completion> HostStore::read(const RowKeys& wanted, IfMissing missing, RowsOut out,
+                                   Stream* /*stream*/) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (auto good = check_ranges(spec_, wanted); !good) return good.error();
     const std::span<const std::uint64_t> keys = wanted.list();
@@ -112,9 +114,9 @@ Result<Completion> HostStore::read(const RowKeys& wanted, IfMissing missing, flo
       else
         rows_.name(i, numbers_[i]);
     }
-    rows_.read(keys.size(), out);
+    rows_.read(keys.size(), out.data);
     for (std::size_t i = 0; i < keys.size() && missing == IfMissing::kShow; ++i)
-      if (!rows_.named(i)) rows_.show(keys[i], out + i * spec_.dim);
+      if (!rows_.named(i)) rows_.show(keys[i], out.data + i * spec_.dim);
     return Completion();
   });
 }
@@ -163,6 +165,17 @@ void HostStore::append(std::uint64_t number, RowBatch& into) const {
   into.keys.push_back(keys_[number]);
   const std::byte* from = rows_.record(number);
   into.records.insert(into.records.end(), from, from + layout().bytes());
+}
+
+Result<void> HostStore::copy(std::span<const std::uint64_t> keys, RowBatch& into) {
+  return with_memory_errors(spec_, [&]() -> Result<void> {
+    if (Result<void> found = find(keys); !found) return found;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      assert(numbers_[i] != kMissing);
+      append(numbers_[i], into);
+    }
+    return {};
+  });
 }
 
 Result<ExtractPage> HostStore::extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,

@@ -22,11 +22,12 @@ class HostStore final : public RowStore {
   const RowLayout& layout() const override { return rows_.layout(); }
   std::uint64_t rows() const override { return numbered_ - free_.size(); }
   std::uint64_t bytes() const override;
-  Result<Completion> read(const RowKeys& wanted, IfMissing missing, float* out, Stream* stream) override;
+  Result<Completion> read(const RowKeys& wanted, IfMissing missing, RowsOut out, Stream* stream) override;
   Result<Completion> make(const RowKeys& wanted, Stream* stream) override;
   Result<Completion> update(const RowKeys& pushed, const float* gradients, float scale,
                             Stream* stream) override;
   Result<Completion> insert(const RowBatch& rows, Stream* stream) override;
+  Result<void> copy(std::span<const std::uint64_t> keys, RowBatch& into) override;
   Result<ExtractPage> extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
                               RowBatch& into) const override;
   Result<std::uint64_t> erase(std::span<const std::uint64_t> keys) override;

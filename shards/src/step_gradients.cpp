@@ -16,7 +16,7 @@ Result<void> TableShard::State::note(const RowKeys& keys) {
   const std::size_t most = adjusted.size() / spec.dim;
   for (std::size_t begin = 0; begin < keys.size(); begin += most) {
     const auto some = keys.subspan(begin, std::min(most, keys.size() - begin));
-    if (auto read = rows->read(some, IfMissing::kMake, adjusted.data()); !read) return read.error();
+    if (auto there = read(some, IfMissing::kMake, adjusted.data(), nullptr); !there) return there;
     history->note(stats.version + 1, list_of(some), adjusted.data());
   }
   return {};

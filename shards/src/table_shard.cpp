@@ -199,8 +199,17 @@ Result<void> TableShard::State::carry_out(const StepOrder& order) {
   return {};
 }
 
-Result<PullReceipt> TableShard::State::pull(const RowKeys& keys, float* out) {
-  if (auto done = rows->read(keys, IfMissing::kMake, out); !done) return done.error();
+Result<void> TableShard::State::read(const RowKeys& keys, IfMissing missing, RowsOut out,
+                                     Completion* later) const {
+  Result<Completion> done = rows->read(keys, missing, out);
+  if (!done) return done.error();
+  if (!later) return done->wait();
+  *later = *std::move(done);
+  return {};
+}
+
+Result<PullReceipt> TableShard::State::pull(const RowKeys& keys, RowsOut out, Completion* later) {
+  if (auto done = read(keys, IfMissing::kMake, out, later); !done) return done.error();
   ++stats.pulls;
   stats.pulled_keys += keys.size();
   return PullReceipt{.version = stats.version};
@@ -219,7 +228,9 @@ Result<TableShard> TableShard::create(TableSpec spec, SlotSet slots, const MakeR
                                              std::to_string(spec.slots)};
   }
   return with_memory_errors(spec, [&]() -> Result<TableShard> {
-    return TableShard(std::make_unique<State>(spec, std::move(slots), make_store));
+    Result<std::unique_ptr<RowStore>> rows = make_store(spec, slots);
+    if (!rows) return rows.error();
+    return TableShard(std::make_unique<State>(spec, std::move(slots), *std::move(rows)));
   });
 }
 
@@ -239,13 +250,17 @@ std::uint64_t TableShard::version() const {
   return state_->stats.version;
 }
 
-Result<PullReceipt> TableShard::pull(const RowKeys& keys, float* out) {
-  return state_->pull(keys, out);
+Result<PullReceipt> TableShard::pull(const RowKeys& keys, RowsOut out, Completion* later) {
+  return state_->pull(keys, out, later);
 }
 
-Result<PullReceipt> TableShard::peek(const RowKeys& keys, float* out) const {
-  if (auto done = state_->rows->read(keys, IfMissing::kShow, out); !done) return done.error();
+Result<PullReceipt> TableShard::peek(const RowKeys& keys, RowsOut out, Completion* later) const {
+  if (auto done = state_->read(keys, IfMissing::kShow, out, later); !done) return done.error();
   return PullReceipt{.version = version()};
+}
+
+Result<Buffer> TableShard::memory_for(std::size_t bytes) {
+  return state_->rows->memory_for(bytes);
 }
 
 Result<PushReceipt> TableShard::push(const PushHeader& header, const RowKeys& keys,
@@ -253,8 +268,8 @@ Result<PushReceipt> TableShard::push(const PushHeader& header, const RowKeys& ke
   return state_->push(header, keys, gradients);
 }
 
-Result<PullReceipt> TableShard::pull_more(const RowKeys& keys, float* out) {
-  Result<PullReceipt> receipt = state_->pull(keys, out);
+Result<PullReceipt> TableShard::pull_more(const RowKeys& keys, RowsOut out, Completion* later) {
+  Result<PullReceipt> receipt = state_->pull(keys, out, later);
   if (receipt) --state_->stats.pulls;
   return receipt;
 }
@@ -262,11 +277,11 @@ Result<PullReceipt> TableShard::pull_more(const RowKeys& keys, float* out) {
 // The rows to pull are made first, so that all that can fail comes before the push.
 Result<PushPullReceipt> TableShard::push_pull(const PushHeader& header, const RowKeys& keys,
                                               std::span<const float> gradients, const RowKeys& pull_keys,
-                                              float* out) {
+                                              RowsOut out, Completion* later) {
   if (auto made = state_->rows->make(pull_keys); !made) return made.error();
   Result<PushReceipt> pushed = state_->push(header, keys, gradients);
   if (!pushed) return pushed.error();
-  Result<PullReceipt> pulled = state_->pull(pull_keys, out);
+  Result<PullReceipt> pulled = state_->pull(pull_keys, out, later);
   if (!pulled) return pulled.error();
   return PushPullReceipt{.push = *pushed, .pull = *pulled};
 }

@@ -22,10 +22,10 @@ namespace troupe::shards {
 struct TableShard::State {
   static constexpr std::uint64_t kAdjusted_floats = 16384;
 
-  State(TableSpec table_spec, SlotSet owned, const MakeRowStore& make_store)
+  State(TableSpec table_spec, SlotSet owned, std::unique_ptr<RowStore> store)
       : spec(std::move(table_spec)),
         slots(std::move(owned)),
-        rows(make_store(spec, slots)),
+        rows(std::move(store)),
         groups(groups_of(slots)) {
     if (spec.delay_compensation.lambda > 0) history.emplace(spec.dim, spec.delay_compensation.history);
     if (adjusts()) adjusted.resize(std::max<std::uint64_t>(spec.dim, kAdjusted_floats));
@@ -50,7 +50,9 @@ struct TableShard::State {
   Result<void> carry_out(const StepOrder& order);
   Result<PushReceipt> push(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
   Result<PushReceipt> apply(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
-  Result<PullReceipt> pull(const RowKeys& keys, float* out);
+  /// Waits, unless the caller wants to know when.
+  Result<void> read(const RowKeys& keys, IfMissing missing, RowsOut out, Completion* later) const;
+  Result<PullReceipt> pull(const RowKeys& keys, RowsOut out, Completion* later);
 
   /// A push that is looked at, and what is to be done with it.
   struct Admitted {

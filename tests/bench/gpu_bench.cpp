@@ -266,6 +266,7 @@ int main(int argc, char** argv) {
   updates(bench);
   bench_maps(bench);
   bench_models(bench);
+  bench_stores(bench);
   host_links(bench);
   overheads(bench);
   return 0;

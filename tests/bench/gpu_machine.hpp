@@ -105,6 +105,8 @@ struct Bench {
   }
 };
 
+/// Tables in device memory.
+void bench_stores(const Bench& bench);
 /// Maps from keys to rows.
 void bench_maps(const Bench& bench);
 /// Products, attention, vectors made smaller.

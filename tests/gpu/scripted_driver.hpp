@@ -31,6 +31,7 @@ class ScriptedDriver final : public gpu::Driver {
     int events = 0;
     int waits = 0;                ///< of streams for events
     std::optional<Error> broken;  ///< everything answers so
+    bool goes_on = false;  ///< whoever asks how it stands makes it go on: for what waits for the device
     std::vector<std::deque<std::function<bool()>>*> queues;
     bool at_once = false;  ///< streams do what they are given before the call returns
     bool can_pin = true;
@@ -130,7 +131,12 @@ class ScriptedDriver final : public gpu::Driver {
   }
   Result<void> check(void*) override {
     if (script_->broken) return *script_->broken;
+    if (script_->goes_on) script_->run_all();
     return {};
+  }
+  /// Another thing that a stream does when it gets there.
+  static void give_to(void* stream, std::function<void()> work) {
+    static_cast<Stream*>(stream)->queue.push_back([work = std::move(work)] { return work(), true; });
   }
   Error error_of(int native_error) override {
     return {Code::kInternal, "error " + std::to_string(native_error)};

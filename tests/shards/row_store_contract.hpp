@@ -17,6 +17,8 @@ using MakeStore = std::function<std::unique_ptr<RowStore>(const TableSpec& spec,
 /// Waits for operations that complete later; a host store's are done at once.
 inline void finished(const Result<Completion>& result) {
   REQUIRE_MESSAGE(result.ok(), (result.ok() ? "" : result.error().message));
+  const Result<void> waited = result->wait();
+  REQUIRE_MESSAGE(waited.ok(), (waited.ok() ? "" : waited.error().message));
   REQUIRE(result->done());
 }
 
@@ -112,6 +114,10 @@ inline void store_takes_what_another_gave(const MakeStore& make, const TableSpec
     const auto other = make(spec, halves.slots_of(half));
     const RowBatch part = every_row(*store, halves.slots_of(half), 17);
     rows += part.keys.size();
+    RowBatch copied;
+    REQUIRE(store->copy(part.keys, copied).ok());
+    CHECK(copied.keys == part.keys);
+    CHECK(copied.records == part.records);
     finished(other->insert(part));
     const std::size_t bytes = store->layout().bytes();
     CHECK(by_key(every_row(*other, halves.slots_of(half), 1000), bytes) == by_key(part, bytes));

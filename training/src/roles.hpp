@@ -52,8 +52,14 @@ inline std::string process_actor(const std::string& name) {
 /// `command`: the program's path, for the line that says how to resume.
 int run_chief(const Place& place, const Program& program, const FlagWords& flags, const Resume& resume,
               const std::string& command);
-/// Holds shard number `index` of `count` of each table.
-int run_server(const Place& place, const Program& program, std::uint32_t index, std::uint32_t count);
+/// Which shard of each table a server holds, and where: see check_device().
+struct ServerPlan {
+  std::uint32_t index = 0;
+  std::uint32_t count = 1;
+  std::string device = "cpu";
+};
+/// Holds that shard.
+int run_server(const Place& place, const Program& program, const ServerPlan& plan);
 /// Does batches at `speed` (1: full, 0.4: 40 % of it) until the coordinator says that the job is over.
 int run_worker(const Place& place, const Program& program, double speed);
 

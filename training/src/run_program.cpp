@@ -20,6 +20,7 @@
 #include "flags.hpp"
 #include "roles.hpp"
 #include "run_progress.hpp"
+#include "shard_memory.hpp"
 
 namespace troupe::training {
 
@@ -43,7 +44,8 @@ struct TrainCommand {
   bool allow_older = false, allow_added = false;
   std::string transport = "auto";
   std::string registry = "tcp";
-  FlagWords words;  // of job and task
+  std::string device = "cpu";  // checkpoints are the same, wherever rows lie
+  FlagWords words;             // of job and task
 
   void add_flags(CLI::App& app);
   Result<void> settle(const CLI::App& app);
@@ -51,8 +53,8 @@ struct TrainCommand {
 };
 
 /// The flags of the launch alone, of which no checkpoint tells.
-const std::vector<std::string> kOfLaunch{"--help",        "--resume",    "--allow-older",
-                                         "--allow-added", "--transport", "--registry"};
+const std::vector<std::string> kOfLaunch{"--help",      "--resume",   "--allow-older", "--allow-added",
+                                         "--transport", "--registry", "--device"};
 
 void TrainCommand::add_flags(CLI::App& app) {
   task->add_flags(app);
@@ -67,6 +69,7 @@ void TrainCommand::add_flags(CLI::App& app) {
   app.add_option("--transport", transport, "auto, shm or tcp")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "shm", "tcp"}));
+  app.add_option("--device", device, kDeviceHelp)->capture_default_str();
   app.add_option("--registry", registry,
                  "Where the processes meet: 'tcp' for a free loopback port, or 127.0.0.1:PORT")
       ->capture_default_str();
@@ -134,7 +137,8 @@ tools::JobPlan plan_of(const TrainCommand& command, const std::string& self,
   if (command.allow_added) chief.command.emplace_back("--allow-added");
   chief.marks.console = chief.marks.main = true;
   auto server = role("ps", static_cast<int>(s.servers),
-                     {self, "server", "--name", "{name}", "--index", "{index}", "--count", "{count}"});
+                     {self, "server", "--name", "{name}", "--index", "{index}", "--count", "{count}",
+                      "--device", command.device});
   auto worker = role("worker", static_cast<int>(s.workers), {self, "worker", "--name", "{name}"});
   for (const auto& [name, speed] : s.speeds) worker.workers[name].args = {"--speed", std::to_string(speed)};
   tools::JobPlan plan;
@@ -147,6 +151,7 @@ tools::JobPlan plan_of(const TrainCommand& command, const std::string& self,
 int train(TrainCommand& command, const CLI::App& app, const std::string& self) {
   const Program& program = command.program;
   if (auto settled = command.settle(app); !settled) return complain(program, settled.error().message);
+  if (auto there = check_device(command.device); !there) return complain(program, there.error().message);
   const JobSettings& settings = command.settings;
   std::error_code failed;
   std::filesystem::create_directories(settings.out, failed);
@@ -199,12 +204,13 @@ int run(const Program& program, int argc, char** argv) {
   chief->add_flag("--resume", resume.wanted, "Go on from the checkpoint in the job's folder");
   chief->add_flag("--allow-older", resume.allow_older, "As of train");
   chief->add_flag("--allow-added", resume.allow_added, "As of train");
-  std::uint32_t index = 0, count = 1;
+  ServerPlan server_plan;
   CLI::App* server = app.add_subcommand("server", "One process of the job: a shard server");
   add_place_flags(*server, place);
   server->add_option("--name", place.name, "Its name, unique in the job")->required();
-  server->add_option("--index", index, "Its number, from 0")->required();
-  server->add_option("--count", count, "How many there are")->required();
+  server->add_option("--index", server_plan.index, "Its number, from 0")->required();
+  server->add_option("--count", server_plan.count, "How many there are")->required();
+  server->add_option("--device", server_plan.device, kDeviceHelp)->capture_default_str();
   double speed = 1;
   CLI::App* worker = app.add_subcommand("worker", "One process of the job: a worker");
   add_place_flags(*worker, place);
@@ -227,7 +233,7 @@ int run(const Program& program, int argc, char** argv) {
     const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
     return train(command, *train_command, failed ? argv[0] : self.string());
   }
-  if (*server) return run_server(place, program, index, count);
+  if (*server) return run_server(place, program, server_plan);
   if (*worker) return run_worker(place, program, speed);
 
   place.name = "chief";

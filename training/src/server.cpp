@@ -7,6 +7,7 @@
 #include <troupe/actors/stop_signals.hpp>
 
 #include "roles.hpp"
+#include "shard_memory.hpp"
 
 namespace troupe::training {
 
@@ -21,8 +22,12 @@ struct ProcessEnd {
   static void methods(rpc::Methods<ProcessEnd>& methods) { methods.add("end", &ProcessEnd::end); }
 };
 
-int serve(Node& node, const Program& program, std::uint32_t index, std::uint32_t count) {
-  auto spawned = node.spawn<ShardServer>(node.name(), index, count, node, program.make_task()->optimizers());
+int serve(Node& node, const Program& program, const ServerPlan& plan) {
+  auto stores = stores_for(plan.device, plan.index, node.loop());
+  Result<void> spawned = stores ? Result<void>() : stores.error();
+  if (spawned)
+    spawned = node.spawn<ShardServer>(node.name(), plan.index, plan.count, node,
+                                      program.make_task()->optimizers(), *std::move(stores));
   if (spawned) spawned = node.spawn<ProcessEnd>(process_actor(node.name()), node);
   if (!spawned) {
     std::fprintf(stderr, "%s: %s\n", program.name.c_str(), spawned.error().message.c_str());
@@ -35,7 +40,7 @@ int serve(Node& node, const Program& program, std::uint32_t index, std::uint32_t
 
 }  // namespace
 
-int run_server(const Place& place, const Program& program, std::uint32_t index, std::uint32_t count) {
+int run_server(const Place& place, const Program& program, const ServerPlan& plan) {
   StopSignals signals;
   std::atomic<Node*> joined{nullptr};
   // Ctrl-C goes to all processes of the job: the chief ends it, and with the chief this one ends.
@@ -58,7 +63,7 @@ int run_server(const Place& place, const Program& program, std::uint32_t index, 
     return node.error().code == Code::kUnavailable ? 1 : 2;
   }
   joined = node->get();
-  const int code = serve(**node, program, index, count);
+  const int code = serve(**node, program, plan);
   signals.stop();
   return code;
 }

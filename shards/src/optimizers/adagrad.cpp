@@ -1,6 +1,7 @@
 // Adagrad, diagonal form (Duchi, Hazan, Singer 2011): a += g^2; w -= learning_rate * g / (sqrt(a) + epsilon).
 #include <troupe/kernels/optimizer.hpp>
 
+#include "device_step.hpp"
 #include "families.hpp"
 #include "list.hpp"
 
@@ -16,7 +17,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kAdagrad{
-    .name = "adagrad", .parameters = kAdagradParameters, .state = kState, .step = step};
+constexpr OptimizerDef kAdagrad{.name = "adagrad",
+                                .parameters = kAdagradParameters,
+                                .state = kState,
+                                .step = step,
+                                .device_step = device_step<kernels::Rule::kAdagrad>};
 
 }  // namespace troupe::shards::optimizers

@@ -1,6 +1,7 @@
 // Adam (Kingma and Ba 2015, algorithm 1). Each row counts its own steps.
 #include <troupe/kernels/optimizer.hpp>
 
+#include "device_step.hpp"
 #include "families.hpp"
 #include "list.hpp"
 
@@ -20,6 +21,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kAdam{.name = "adam", .parameters = kParameters, .state = kAdamState, .step = step};
+constexpr OptimizerDef kAdam{.name = "adam",
+                             .parameters = kParameters,
+                             .state = kAdamState,
+                             .step = step,
+                             .device_step = device_step<kernels::Rule::kAdam>};
 
 }  // namespace troupe::shards::optimizers

@@ -3,6 +3,7 @@
 #include <troupe/kernels/elementwise.hpp>
 #include <troupe/kernels/optimizer.hpp>
 
+#include "device_step.hpp"
 #include "families.hpp"
 #include "list.hpp"
 
@@ -30,6 +31,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kAdamW{.name = "adamw", .parameters = kParameters, .state = kAdamState, .step = step};
+constexpr OptimizerDef kAdamW{.name = "adamw",
+                              .parameters = kParameters,
+                              .state = kAdamState,
+                              .step = step,
+                              .device_step = device_step<kernels::Rule::kAdamW>};
 
 }  // namespace troupe::shards::optimizers

@@ -4,6 +4,7 @@
 // What a row was when it was made counts for as little as the formula says: tables begin with zeros.
 #include <cmath>
 
+#include "device_step.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
 
@@ -46,6 +47,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kFtrl{.name = "ftrl", .parameters = kParameters, .state = kState, .step = step};
+constexpr OptimizerDef kFtrl{.name = "ftrl",
+                             .parameters = kParameters,
+                             .state = kState,
+                             .step = step,
+                             .device_step = device_step<kernels::Rule::kFtrl>};
 
 }  // namespace troupe::shards::optimizers

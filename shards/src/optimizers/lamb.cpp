@@ -3,6 +3,7 @@
 // one of the norms is 0. Each row counts its own steps.
 #include <cmath>
 
+#include "device_step.hpp"
 #include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
@@ -52,6 +53,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kLamb{.name = "lamb", .parameters = kParameters, .state = kAdamState, .step = step};
+constexpr OptimizerDef kLamb{.name = "lamb",
+                             .parameters = kParameters,
+                             .state = kAdamState,
+                             .step = step,
+                             .device_step = device_step<kernels::Rule::kLamb>};
 
 }  // namespace troupe::shards::optimizers

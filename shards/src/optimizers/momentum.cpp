@@ -1,5 +1,6 @@
 // SGD with momentum, as PyTorch defines it (dampening 0): b = momentum * b + g; w -= learning_rate * b,
 // with g + weight_decay * w in place of g.
+#include "device_step.hpp"
 #include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
@@ -25,7 +26,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kMomentum{
-    .name = "momentum", .parameters = kMomentumParameters, .state = kMomentumState, .step = step};
+constexpr OptimizerDef kMomentum{.name = "momentum",
+                                 .parameters = kMomentumParameters,
+                                 .state = kMomentumState,
+                                 .step = step,
+                                 .device_step = device_step<kernels::Rule::kMomentum>};
 
 }  // namespace troupe::shards::optimizers

@@ -1,6 +1,7 @@
 // SGD with Nesterov's momentum in PyTorch's form (Sutskever et al. 2013, rewritten for the point where the
 // gradient is taken): b = momentum * b + g; w -= learning_rate * (g + momentum * b), with
 // g + weight_decay * w in place of g.
+#include "device_step.hpp"
 #include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
@@ -26,7 +27,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kNesterov{
-    .name = "nesterov", .parameters = kMomentumParameters, .state = kMomentumState, .step = step};
+constexpr OptimizerDef kNesterov{.name = "nesterov",
+                                 .parameters = kMomentumParameters,
+                                 .state = kMomentumState,
+                                 .step = step,
+                                 .device_step = device_step<kernels::Rule::kNesterov>};
 
 }  // namespace troupe::shards::optimizers

@@ -3,6 +3,7 @@
 // in place of g.
 #include <cmath>
 
+#include "device_step.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
 
@@ -36,6 +37,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kRmsprop{.name = "rmsprop", .parameters = kParameters, .state = kState, .step = step};
+constexpr OptimizerDef kRmsprop{.name = "rmsprop",
+                                .parameters = kParameters,
+                                .state = kState,
+                                .step = step,
+                                .device_step = device_step<kernels::Rule::kRmsprop>};
 
 }  // namespace troupe::shards::optimizers

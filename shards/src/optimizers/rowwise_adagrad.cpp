@@ -4,6 +4,7 @@
 
 #include <troupe/kernels/elementwise.hpp>
 
+#include "device_step.hpp"
 #include "families.hpp"
 #include "for_rows.hpp"
 #include "list.hpp"
@@ -28,7 +29,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kRowwiseAdagrad{
-    .name = "rowwise_adagrad", .parameters = kAdagradParameters, .state = kState, .step = step};
+constexpr OptimizerDef kRowwiseAdagrad{.name = "rowwise_adagrad",
+                                       .parameters = kAdagradParameters,
+                                       .state = kState,
+                                       .step = step,
+                                       .device_step = device_step<kernels::Rule::kRowwiseAdagrad>};
 
 }  // namespace troupe::shards::optimizers

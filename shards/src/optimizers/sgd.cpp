@@ -1,6 +1,7 @@
 // Stochastic gradient descent with L2 regularisation: w -= learning_rate * (g + weight_decay * w).
 #include <troupe/kernels/optimizer.hpp>
 
+#include "device_step.hpp"
 #include "list.hpp"
 
 namespace troupe::shards::optimizers {
@@ -18,6 +19,10 @@ void step(const StepBatch& batch) {
 
 }  // namespace
 
-constexpr OptimizerDef kSgd{.name = "sgd", .parameters = kParameters, .state = {}, .step = step};
+constexpr OptimizerDef kSgd{.name = "sgd",
+                            .parameters = kParameters,
+                            .state = {},
+                            .step = step,
+                            .device_step = device_step<kernels::Rule::kSgd>};
 
 }  // namespace troupe::shards::optimizers

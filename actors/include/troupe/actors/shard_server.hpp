@@ -29,9 +29,11 @@ class TableWork;
 class ShardServer {
  public:
   /// `node`, on which it lives, tells of deaths of workers: their clocks then hold nobody back. Tables may
-  /// have the optimizers that are `known`.
+  /// have the optimizers that are `known`. Where the rows of each lie is `make_store`'s choice, which is
+  /// called on any thread: shards::make_device_stores() has them in the memory of a GPU.
   ShardServer(std::uint32_t index, std::uint32_t count, Node& node,
-              shards::OptimizerList known = shards::builtin_optimizers());
+              shards::OptimizerList known = shards::builtin_optimizers(),
+              shards::MakeRowStore make_store = shards::make_host_store);
   ~ShardServer();
   ShardServer(const ShardServer&) = delete;
   ShardServer& operator=(const ShardServer&) = delete;
@@ -176,21 +178,24 @@ class ShardServer {
   static std::optional<TableRoute> newer_route(const Table& table, std::uint64_t version);
   /// Why a push is not taken, if it is not.
   static std::optional<PushReply> refuse(const Table& table, const PushHead& head);
-  Result<PullReply> read_rows(Table& table, const Tensor& keys, std::uint64_t route);
+  /// Its rows are there when `later` is done; so with all that answer rows.
+  Result<PullReply> read_rows(Table& table, const Tensor& keys, std::uint64_t route,
+                              shards::Completion& later);
   /// The same, as work done for a caller, who waited so long.
   Result<PullReply> read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
-                             std::uint64_t route);
+                             std::uint64_t route, shards::Completion& later);
   // The same at once.
-  Result<PullReply> peek_now(const std::string& table, const Tensor& keys, const PullHead& head);
+  Result<PullReply> peek_now(const std::string& table, const Tensor& keys, const PullHead& head,
+                             shards::Completion& later);
   Result<PushReply> push_now(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                              const Tensor& gradients, const PushHead& head);
   Result<PushPullReply> push_pull_now(const rpc::CallContext& context, const std::string& table,
                                       const Tensor& keys, const Tensor& gradients, const PushHead& head,
-                                      const Tensor& pull_keys);
+                                      const Tensor& pull_keys, shards::Completion& later);
   /// read_for() when it is its turn, in slices if there are many; `then` may do anything.
   void read_then(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
                  std::uint64_t route, UniqueFunction<void(Result<PullReply>)> then);
-  /// `call`, which returns a Result<Reply>, when it is the table's turn.
+  /// `call`, which takes when its rows are there and returns a Result<Reply>, when it is the table's turn.
   template <class Reply, class Call>
   rpc::Future<Reply> in_turn(Table& table, const rpc::CallContext& context, Call call);
   class Slices;
@@ -209,6 +214,7 @@ class ShardServer {
   shards::RowKeyList pulled_keys_;
   shards::RowKeyList pushed_keys_;
   const shards::OptimizerList known_;
+  const shards::MakeRowStore make_store_;
   std::uint64_t generation_;  // of tables that are made or restored now
   Tables tables_;
   std::map<std::string, std::shared_ptr<Deciding>> deciding_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
@@ -49,6 +50,28 @@ struct StepBatch {
   std::span<const float> parameters;  ///< in the order of the definition; the rate scaled already
 };
 
+/// The same for records in the memory of a GPU, as which all pointers are; no row comes twice. Record i
+/// begins at base + rows[i] * stride bytes and is as RowLayout says: weights of `weights`, then the state in
+/// float32 from state_at on.
+struct DeviceStepBatch {
+  void* stream = nullptr;  ///< a cudaStream_t, to which the step is given; null: it is done here, on the host
+  int device = 0;          ///< the stream's
+  std::byte* base = nullptr;
+  std::int64_t stride = 0;
+  std::int64_t state_at = 0;
+  const std::uint64_t* rows = nullptr;  ///< [count]
+  const float* gradients = nullptr;     ///< [count, dim]
+  std::int64_t count = 0;
+  std::int64_t dim = 0;
+  DType weights = DType::kFloat32;
+  std::span<const float> parameters;  ///< the host's, not to be used later
+};
+/// The name of what was given to the stream, which lives for ever, and CUDA's number of the error.
+struct DeviceStepOutcome {
+  const char* kernel = "";
+  int error = 0;
+};
+
 /// An optimizer, all of it: from this follow its JSON, its validation, the layout of rows and checkpoints.
 /// Definitions live as long as whoever uses them: make them constants.
 struct OptimizerDef {
@@ -58,6 +81,8 @@ struct OptimizerDef {
   std::span<const OptimizerParameter> parameters;  ///< the first is "learning_rate"
   std::span<const OptimizerState> state;
   void (*step)(const StepBatch& batch) = nullptr;
+  /// For tables in device memory; without it there are none.
+  DeviceStepOutcome (*device_step)(const DeviceStepBatch& batch) = nullptr;
 };
 
 /// The optimizers that a program knows, by name.

@@ -1,9 +1,14 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 
+#include <troupe/runtime/buffer.hpp>
+#include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/shards/partition.hpp>
@@ -19,28 +24,47 @@ class Stream;
 namespace troupe::shards {
 
 /// When what an operation of a store does is there: at once on the host, when a stream gets there on a
-/// device. Errors that can be known beforehand are the operation's Result; a Completion never fails.
+/// device. Errors that can be known beforehand are the operation's Result; what is left to fail is the device
+/// itself, for good: kInternal.
 class Completion {
  public:
-  /// What a store implements whose work is done later. Loop only.
+  /// What a store implements whose work is done later. With the loop only, or before it has the store.
   class Pending {
    public:
     virtual ~Pending() = default;
-    virtual bool done() const = 0;
-    virtual void when_done(UniqueFunction<void()> told) = 0;
+    virtual bool done() = 0;
+    /// Blocks. kDeadlineExceeded: it is not done within `timeout`.
+    virtual Result<void> wait(Duration timeout) = 0;
+    virtual void when_done(UniqueFunction<void(Result<void>)> told) = 0;
   };
+  /// So long is waited for a device that has not failed.
+  static constexpr Duration kLongest = std::chrono::seconds(60);
+
   /// Done.
   Completion() = default;
   explicit Completion(std::shared_ptr<Pending> pending) : pending_(std::move(pending)) {}
   bool done() const { return pending_ == nullptr || pending_->done(); }
+  /// Blocks until it is done.
+  Result<void> wait(Duration timeout = kLongest) const {
+    return pending_ ? pending_->wait(timeout) : Result<void>();
+  }
   /// Runs `told` on the loop once it is done; at once if it is.
-  void then(UniqueFunction<void()> told) {
-    if (done()) return told();
+  void then(UniqueFunction<void(Result<void>)> told) const {
+    if (pending_ == nullptr) return told({});
     pending_->when_done(std::move(told));
   }
 
  private:
   std::shared_ptr<Pending> pending_;
+};
+
+/// Where rows that are read are to go: memory of the host, or such as a device reaches, which it then writes
+/// itself. What lies on a device is of the store's own.
+struct RowsOut {
+  // NOLINTNEXTLINE(google-explicit-constructor): the host's memory is what most have
+  RowsOut(float* to, MemoryKind kind = MemoryKind::kHost) : data(to), memory(kind) {}
+  float* data;
+  MemoryKind memory;
 };
 
 enum class IfMissing : std::uint8_t {
@@ -61,8 +85,10 @@ struct ExtractPage {
 /// One loop owns it and makes every call. An operation that fails changes nothing, but for rows made on the
 /// way. Keys that cannot be: kInvalidArgument for a row number out of a dense table's range, or for ranges of
 /// a table that is not dense; kFailedPrecondition for a key of a slot that is not owned. Memory that cannot
-/// be had: kResourceExhausted. Ranges are as check_ranges() wants them. `keys` and `gradients` are used until
-/// the operation's completion; for memory that may change meanwhile, give a copy.
+/// be had: kResourceExhausted. Ranges are as check_ranges() wants them. `keys`, `gradients` and records are
+/// not used after the call has returned; `out` is until the operation's completion. With a `stream` of the
+/// store's device, what it had been given before comes before the operation, and what it is given later
+/// after.
 class RowStore {
  public:
   virtual ~RowStore() = default;
@@ -70,9 +96,11 @@ class RowStore {
   virtual std::uint64_t rows() const = 0;
   /// Of memory for rows and what finds them.
   virtual std::uint64_t bytes() const = 0;
+  /// Memory for rows to be read into that suits the store best; an empty Buffer: any of the host's.
+  virtual Result<Buffer> memory_for(std::size_t /*bytes*/) { return Buffer(); }
 
   /// out[i] = the weights of keys[i] as float32, out[keys, dim].
-  virtual Result<Completion> read(const RowKeys& keys, IfMissing missing, float* out,
+  virtual Result<Completion> read(const RowKeys& keys, IfMissing missing, RowsOut out,
                                   Stream* stream = nullptr) = 0;
   /// Makes the rows of these keys that are missing, so that a read or an update of them cannot fail, also if
   /// a cut is open.
@@ -84,6 +112,8 @@ class RowStore {
   /// Makes or overwrites whole rows.
   virtual Result<Completion> insert(const RowBatch& rows, Stream* stream = nullptr) = 0;
 
+  /// Appends the whole rows of these keys, in their order. Precondition: each is there.
+  virtual Result<void> copy(std::span<const std::uint64_t> keys, RowBatch& into) = 0;
   /// Appends up to `most` rows of `slots` to `into`, from `cursor` (0 to begin) on. Rows made meanwhile come
   /// at the end, or not at all; each row that is there all the time comes once.
   virtual Result<ExtractPage> extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
@@ -111,5 +141,9 @@ class RowStore {
 /// Rows in this process's memory. Precondition: a valid spec, slots.slots() == spec.slots. Dense rows are
 /// made here; they lie in the order of their numbers, with no key and no index. Throws std::bad_alloc.
 std::unique_ptr<RowStore> make_host_store(const TableSpec& spec, const SlotSet& slots);
+
+/// Makes the store for a shard's rows, wherever they are to lie; may throw std::bad_alloc. Any thread.
+using MakeRowStore =
+    std::function<Result<std::unique_ptr<RowStore>>(const TableSpec& spec, const SlotSet& slots)>;
 
 }  // namespace troupe::shards

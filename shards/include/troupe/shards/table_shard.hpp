@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -62,9 +61,6 @@ struct ShardStats {
   StalenessHistogram staleness;
 };
 
-/// Makes the store for a shard's rows; may throw std::bad_alloc.
-using MakeRowStore = std::function<std::unique_ptr<RowStore>(const TableSpec& spec, const SlotSet& slots)>;
-
 /// One table's part on one shard server: the rows of the slots it owns, with their optimizer state beside
 /// them in a RowStore, dense or embedding behind one interface, and what has been pushed to its slot groups.
 ///
@@ -73,7 +69,8 @@ using MakeRowStore = std::function<std::unique_ptr<RowStore>(const TableSpec& sp
 class TableShard {
  public:
   /// A shard of the table that owns `slots`. Dense rows are made here, embedding rows on first use.
-  /// kInvalidArgument for an invalid spec or a SlotSet of another size than spec.slots.
+  /// kInvalidArgument for an invalid spec or a SlotSet of another size than spec.slots; what `make_store`
+  /// answers.
   static Result<TableShard> create(TableSpec spec, SlotSet slots,
                                    const MakeRowStore& make_store = make_host_store);
   /// One that owns the whole table.
@@ -90,10 +87,15 @@ class TableShard {
   /// out[i] = the weights of keys[i], out[keys, dim]. Makes missing embedding rows.
   /// kInvalidArgument for a row number out of range; kFailedPrecondition for a key of a slot that this
   /// shard does not own: the caller's SlotMap is out of date.
-  Result<PullReceipt> pull(const RowKeys& keys, float* out);
+  ///
+  /// Rows may lie where reading them takes a while. With `later` that is when they are there; else, and in
+  /// all functions that do not have it, it is waited for.
+  Result<PullReceipt> pull(const RowKeys& keys, RowsOut out, Completion* later = nullptr);
 
   /// As pull(), but makes no rows and counts nothing: a missing row reads as it would be made.
-  Result<PullReceipt> peek(const RowKeys& keys, float* out) const;
+  Result<PullReceipt> peek(const RowKeys& keys, RowsOut out, Completion* later = nullptr) const;
+  /// Memory for rows to be read into that suits the shard's store best; an empty Buffer: any of the host's.
+  Result<Buffer> memory_for(std::size_t bytes);
 
   /// One optimizer step with gradients[keys, dim]; a key's duplicates are summed first, then clipped, then
   /// compensated for the push's delay, as the spec says. All or nothing.
@@ -107,7 +109,8 @@ class TableShard {
   /// push(), then pull() of pull_keys, as one. A repeated push still pulls. Both lists of keys are checked
   /// before anything is applied.
   Result<PushPullReceipt> push_pull(const PushHeader& header, const RowKeys& keys,
-                                    std::span<const float> gradients, const RowKeys& pull_keys, float* out);
+                                    std::span<const float> gradients, const RowKeys& pull_keys, RowsOut out,
+                                    Completion* later = nullptr);
 
   /// Those for which a route sends pushes here: see SlotGroups::set_active().
   void set_active_groups(GroupMask groups);
@@ -129,7 +132,7 @@ class TableShard {
   // nothing else is to be asked of the shard but a cut's pages, so that nobody sees a half of it.
 
   /// Further rows of a pull that was begun with pull(); counted as a part of it.
-  Result<PullReceipt> pull_more(const RowKeys& keys, float* out);
+  Result<PullReceipt> pull_more(const RowKeys& keys, RowsOut out, Completion* later = nullptr);
   /// Makes the rows of these keys that are missing.
   Result<void> make_rows(const RowKeys& keys);
   /// Begins a push() whose arguments live until go_on_with_push() has answered. Precondition: none is begun.

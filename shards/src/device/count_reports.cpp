@@ -1,0 +1,67 @@
+#include "device/count_reports.hpp"
+
+#include <utility>
+
+namespace troupe::shards {
+namespace {
+
+/// Under way at most: who asks for more waits for the first.
+constexpr std::size_t kMostReports = 64;
+
+}  // namespace
+
+Result<std::unique_ptr<CountReports>> CountReports::create(DeviceWork& work) {
+  std::unique_ptr<CountReports> reports(new CountReports(work));
+  auto device = work.device_memory(sizeof(kernels::RowCounts));
+  if (!device) return device.error();
+  auto pinned = work.pinned_memory(kMostReports * sizeof(kernels::RowCounts));
+  if (!pinned) return pinned.error();
+  reports->device_ = *std::move(device);
+  reports->pinned_ = *std::move(pinned);
+  if (auto cleared = work.stream().fill(reports->device_.data(), 0, sizeof(kernels::RowCounts)); !cleared)
+    return cleared.error();
+  return reports;
+}
+
+void CountReports::look() {
+  while (!asked_.empty() && asked_.front().told.done()) {
+    known_ = *place(asked_.front().place);
+    asked_.pop_front();
+  }
+}
+
+const kernels::RowCounts& CountReports::known() {
+  look();
+  return known_;
+}
+
+std::uint64_t CountReports::under_way() {
+  look();
+  std::uint64_t keys = 0;
+  for (const Asked& each : asked_) keys += each.keys;
+  return keys;
+}
+
+Result<void> CountReports::ask(std::uint64_t keys) {
+  if (asked_.size() == kMostReports) {
+    if (auto passed = asked_.front().told.wait(Completion::kLongest); !passed) return passed;
+    look();
+  }
+  if (auto copied = work_.copy(place(next_), device_.data(), sizeof(kernels::RowCounts)); !copied)
+    return copied;
+  auto told = work_.seal();
+  if (!told) return told.error();
+  asked_.push_back({next_, keys, *std::move(told)});
+  next_ = (next_ + 1) % kMostReports;
+  return {};
+}
+
+Result<void> CountReports::wait() {
+  if (!asked_.empty()) {
+    if (auto passed = asked_.back().told.wait(Completion::kLongest); !passed) return passed;
+  }
+  look();
+  return {};
+}
+
+}  // namespace troupe::shards

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+
+#include <troupe/kernels/row_index.hpp>
+
+#include "device/device_work.hpp"
+
+namespace troupe::shards {
+
+/// What the device tells of how many rows there are, later than they are made.
+class CountReports {
+ public:
+  static Result<std::unique_ptr<CountReports>> create(DeviceWork& work);
+  kernels::RowCounts* on_device() const { return reinterpret_cast<kernels::RowCounts*>(device_.data()); }
+  /// As of the last report that has come.
+  const kernels::RowCounts& known();
+  /// Keys that may have got rows since.
+  std::uint64_t under_way();
+  /// Has it told what it has after all so far, in which so many keys came.
+  Result<void> ask(std::uint64_t keys);
+  /// Waits for all that was asked.
+  Result<void> wait();
+
+ private:
+  struct Asked {
+    std::size_t place;
+    std::uint64_t keys;
+    Event told;
+  };
+  explicit CountReports(DeviceWork& work) : work_(work) {}
+  void look();
+  kernels::RowCounts* place(std::size_t index) const {
+    return reinterpret_cast<kernels::RowCounts*>(pinned_.data()) + index;
+  }
+
+  DeviceWork& work_;
+  Buffer device_, pinned_;
+  std::deque<Asked> asked_;
+  std::size_t next_ = 0;
+  kernels::RowCounts known_;
+};
+
+}  // namespace troupe::shards

@@ -1,0 +1,452 @@
+#include "device/device_store.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <unordered_set>
+#include <utility>
+
+#include "device/device_dense_store.hpp"
+#include "device/tiered_store.hpp"
+#include "hashing.hpp"
+#include "memory_errors.hpp"
+#include "row_errors.hpp"
+
+namespace troupe::shards {
+namespace {
+
+using kernels::kNoRow;
+
+constexpr std::int64_t kFewestSlots = 1024;
+
+std::uint64_t most_filled(const kernels::RowIndex& index) {
+  return static_cast<std::uint64_t>(index.slots) / 8 * 5;
+}
+
+}  // namespace
+
+MakeRowStore make_device_stores(DeviceHome home) {
+  return [home = std::move(home)](const TableSpec& spec, const SlotSet& slots) {
+    return spec.kind == TableKind::kDense ? DeviceDenseStore::create(spec, slots, home)
+                                          : DeviceStore::create(spec, slots, home);
+  };
+}
+
+// ---- Room ---------------------------------------------------------------------------------------
+
+MakeRowStore make_tiered_stores(DeviceHome home, std::uint64_t device_bytes) {
+  return [make_near = make_device_stores(std::move(home)), device_bytes](
+             const TableSpec& spec, const SlotSet& slots) -> Result<std::unique_ptr<RowStore>> {
+    auto near = make_near(spec, slots);
+    if (!near || spec.kind == TableKind::kDense) return near;
+    const std::uint64_t rows =
+        std::max<std::uint64_t>(2, device_bytes / spec.optimizer.layout(spec.weights, spec.dim).bytes());
+    return std::unique_ptr<RowStore>(
+        std::make_unique<TieredStore>(spec, slots, *std::move(near), make_host_store(spec, slots), rows));
+  };
+}
+
+Result<std::unique_ptr<RowStore>> DeviceStore::create(const TableSpec& spec, const SlotSet& slots,
+                                                      const DeviceHome& home) {
+  auto rows = DeviceRows::create(spec, home);
+  if (!rows) return rows.error();
+  std::unique_ptr<DeviceStore> store(new DeviceStore(spec, slots));
+  store->owns_all_ = slots.count() == slots.slots();
+  store->rows_ = *std::move(rows);
+  store->index_.seed = secret_seed();
+  auto reports = CountReports::create(store->rows_->work());
+  if (!reports) return reports.error();
+  store->reports_ = *std::move(reports);
+  if (auto grown = store->grow_index(0); !grown) return grown.error();
+  return std::unique_ptr<RowStore>(std::move(store));
+}
+
+bool DeviceStore::fits(std::uint64_t keys) {
+  const kernels::RowCounts& known = reports_->known();
+  const std::uint64_t most = reports_->under_way() + keys;
+  const std::uint64_t again = rows_->cut_is_open() ? 0 : std::min(known.free, most);
+  return known.numbered + most - again <= rows_->capacity() && known.filled + most <= most_filled(index_);
+}
+
+Result<void> DeviceStore::grow(std::uint64_t rows) {
+  const kernels::RowCounts& known = reports_->known();
+  const std::uint64_t again = rows_->cut_is_open() ? 0 : std::min(known.free, rows);
+  if (auto grown = rows_->reserve(known.numbered + rows - again); !grown) return grown;
+  if (known.filled + rows > most_filled(index_)) return grow_index(rows);
+  return {};
+}
+
+Result<void> DeviceStore::make_room(std::span<const std::uint64_t> keys, std::uint64_t more) {
+  const std::uint64_t wanted = keys.size() + more;
+  if (!fits(wanted)) {
+    if (auto told = reports_->wait(); !told) return told;
+  }
+  if (!fits(wanted)) {
+    if (auto grown = grow(wanted); !grown) {
+      if (grown.error().code != Code::kResourceExhausted) return grown;
+      auto missing = count_missing(keys);
+      if (!missing) return missing.error();
+      if (!fits(*missing)) return with_context(std::move(grown).error(), "table '" + spec_.name + "'");
+    }
+  }
+  if (!rows_->cut_is_open()) return {};
+  return rows_->reserve_kept(reports_->known().kept + reports_->under_way() + wanted);
+}
+
+/// Precondition: nothing is under way, if there are keys.
+Result<void> DeviceStore::grow_index(std::uint64_t rows) {
+  DeviceWork& work = rows_->work();
+  const std::uint64_t all = reports_->known().rows + rows;
+  kernels::RowIndex to = index_;
+  to.slots =
+      static_cast<std::int64_t>(std::bit_ceil(std::max(2 * all, static_cast<std::uint64_t>(kFewestSlots))));
+  const std::size_t words = static_cast<std::size_t>(to.slots) + 1;
+  auto memory = work.device_memory(2 * words * sizeof(std::uint64_t));
+  if (!memory) return memory.error();
+  to.keys = reinterpret_cast<std::uint64_t*>(memory->data());
+  to.numbers = to.keys + words;
+  auto given = work.launch([from = index_, to, counts = counts()](kernels::Place place) {
+    const kernels::Launch cleared = kernels::clear_index(place, to);
+    return cleared.ok() && from.slots > 0 ? kernels::move_index(place, from, to, counts) : cleared;
+  });
+  if (!given) return given;
+  index_ = to;
+  index_memory_ = *std::move(memory);
+  if (auto asked = reports_->ask(0); !asked) return asked;
+  return reports_->wait();
+}
+
+Result<void> DeviceStore::grow_free_list(std::uint64_t numbers) {
+  const std::size_t needed = static_cast<std::size_t>(numbers) * sizeof(std::uint64_t);
+  if (needed <= free_memory_.size()) return {};
+  DeviceWork& work = rows_->work();
+  auto memory = work.device_memory(std::max(needed, 2 * free_memory_.size()));
+  if (!memory) return memory.error();
+  if (auto copied = work.copy(memory->data(), free_memory_.data(), free_memory_.size()); !copied)
+    return copied;
+  free_memory_ = *std::move(memory);
+  return {};
+}
+
+Result<std::uint64_t> DeviceStore::count_missing(std::span<const std::uint64_t> keys) {
+  std::unordered_set<std::uint64_t> missing;
+  std::vector<std::uint64_t> numbers(std::min(keys.size(), rows_->piece_keys()));
+  auto looked = in_pieces(keys, rows_->piece_keys(), {}, false,
+                          [&](std::size_t first, std::size_t count) -> Result<void> {
+                            auto* const from = rows_->piece().numbers;
+                            DeviceWork& work = rows_->work();
+                            auto memory = work.pinned_memory(count * sizeof(std::uint64_t));
+                            if (!memory) return memory.error();
+                            auto copied = work.copy(memory->data(), from, memory->size());
+                            if (!copied) return copied;
+                            if (auto there = work.finish(); !there) return there;
+                            const auto* found = reinterpret_cast<const std::uint64_t*>(memory->data());
+                            for (std::size_t i = 0; i < count; ++i)
+                              if (found[i] == kNoRow) missing.insert(keys[first + i]);
+                            return {};
+                          });
+  if (!looked) return looked.error();
+  return missing.size();
+}
+
+// ---- Pieces -------------------------------------------------------------------------------------
+
+Result<void> DeviceStore::check_owned(std::span<const std::uint64_t> keys) const {
+  if (owns_all_) return {};
+  for (const std::uint64_t key : keys)
+    if (!slots_.contains(slot_of(spec_, key))) return slot_error(spec_, key);
+  return {};
+}
+
+Result<void> DeviceStore::check(const RowKeys& keys) const {
+  if (auto good = check_ranges(spec_, keys); !good) return good;
+  return check_owned(keys.list());
+}
+
+Result<void> DeviceStore::begin(const Stream* stream) {
+  if (!stream) return {};
+  auto before = stream->record();
+  return before ? rows_->work().stream().wait_for(*before) : Result<void>(before.error());
+}
+
+Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading,
+                                    std::uint64_t may_be_new) {
+  if (may_be_new > 0) {
+    if (auto asked = reports_->ask(may_be_new); !asked) return asked.error();
+  }
+  auto event = rows_->work().seal();
+  if (!event) return event.error();
+  if (stream) {
+    if (auto waits = stream->wait_for(*event); !waits) return waits.error();
+  }
+  if (!reading) reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
+  reading->ends_with(*std::move(event));
+  return Completion(std::move(reading));
+}
+
+Result<void> DeviceStore::find(std::size_t count) {
+  return rows_->work().launch(
+      [index = index_, piece = rows_->piece(), n = static_cast<std::int64_t>(count)](kernels::Place place) {
+        return kernels::find_numbers(place, index, piece.keys, n, piece.numbers);
+      });
+}
+
+Result<void> DeviceStore::find_or_make(std::size_t count) {
+  const DeviceRows::Piece& piece = rows_->piece();
+  const kernels::KeyBatch batch{.keys = piece.keys,
+                                .count = static_cast<std::int64_t>(count),
+                                .numbers = piece.numbers,
+                                .is_new = piece.is_new,
+                                .slots = piece.slots,
+                                .block_counts = piece.block_counts};
+  const auto* const free_list = reinterpret_cast<const std::uint64_t*>(free_memory_.data());
+  auto given = rows_->work().launch([index = index_, counts = counts(), free_list,
+                                     use_free = !rows_->cut_is_open(), batch](kernels::Place place) {
+    return kernels::insert_numbers(place, index, counts, free_list, use_free, batch);
+  });
+  return given ? rows_->make(count, false) : given;
+}
+
+Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::size_t most, Values values,
+                                    bool make, OfPiece work) {
+  for (std::size_t at = 0; at < keys.size();) {
+    const std::size_t some = std::min(most, keys.size() - at);
+    const auto* const from = static_cast<const std::byte*>(values.data);
+    auto done = rows_->bring(rows_->piece().keys, keys.subspan(at, some),
+                             from ? from + at * values.bytes : nullptr, some * values.bytes);
+    if (done) done = make ? find_or_make(some) : find(some);
+    if (done) done = work(at, some);
+    if (done) done = rows_->end_piece();
+    if (!done) return done;
+    at += some;
+  }
+  return {};
+}
+
+// ---- Rows in batches ----------------------------------------------------------------------------
+
+Result<Buffer> DeviceStore::memory_for(std::size_t bytes) {
+  return rows_->work().pinned_memory(bytes);
+}
+
+Result<Completion> DeviceStore::read(const RowKeys& wanted, IfMissing missing, RowsOut out, Stream* stream) {
+  return with_memory_errors(spec_, [&]() -> Result<Completion> {
+    if (auto good = check(wanted); !good) return good.error();
+    const std::span<const std::uint64_t> keys = wanted.list();
+    const bool make = missing == IfMissing::kMake;
+    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (make) {
+      if (auto room = make_room(keys, 0); !room) return room.error();
+    }
+    auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
+    auto done = in_pieces(keys, rows_->piece_keys(), {}, make, [&](std::size_t first, std::size_t count) {
+      return rows_->read(count, out, first, !make, *reading);
+    });
+    if (!done) return done.error();
+    return end(stream, std::move(reading), make ? keys.size() : 0);
+  });
+}
+
+// What comes after it, for the same keys, finds room even where all of them are taken for new.
+Result<Completion> DeviceStore::make(const RowKeys& wanted, Stream* stream) {
+  return with_memory_errors(spec_, [&]() -> Result<Completion> {
+    if (auto good = check(wanted); !good) return good.error();
+    const std::span<const std::uint64_t> keys = wanted.list();
+    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (auto room = make_room(keys, keys.size()); !room) return room.error();
+    auto done = in_pieces(keys, rows_->piece_keys(), {}, true,
+                          [&](std::size_t, std::size_t count) { return rows_->keep(count, counts()); });
+    if (!done) return done.error();
+    return end(stream, nullptr, keys.size());
+  });
+}
+
+Result<Completion> DeviceStore::update(const RowKeys& pushed, const float* gradients, float scale,
+                                       Stream* stream) {
+  return with_memory_errors(spec_, [&]() -> Result<Completion> {
+    if (auto good = check(pushed); !good) return good.error();
+    const std::span<const std::uint64_t> keys = pushed.list();
+    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (auto room = make_room(keys, 0); !room) return room.error();
+    auto done = in_pieces(keys, rows_->piece_keys(), {gradients, spec_.dim * sizeof(float)}, true,
+                          [&](std::size_t, std::size_t count) -> Result<void> {
+                            if (auto kept = rows_->keep(count, counts()); !kept) return kept;
+                            return rows_->step(count, scale);
+                          });
+    if (!done) return done.error();
+    return end(stream, nullptr, keys.size());
+  });
+}
+
+Result<Completion> DeviceStore::insert(const RowBatch& rows, Stream* stream) {
+  return with_memory_errors(spec_, [&]() -> Result<Completion> {
+    if (rows.records.size() != rows.keys.size() * layout().bytes()) return batch_error(spec_, layout(), rows);
+    if (auto good = check_owned(rows.keys); !good) return good.error();
+    if (const auto once = last_of_each(rows, layout().bytes())) return insert(*once, stream);
+    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (auto room = make_room(rows.keys, 0); !room) return room.error();
+    auto done = in_pieces(rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, true,
+                          [&](std::size_t, std::size_t count) -> Result<void> {
+                            if (auto kept = rows_->keep(count, counts()); !kept) return kept;
+                            return rows_->write(count);
+                          });
+    if (!done) return done.error();
+    return end(stream, nullptr, rows.keys.size());
+  });
+}
+
+Result<void> DeviceStore::copy(std::span<const std::uint64_t> keys, RowBatch& into) {
+  return with_memory_errors(spec_, [&] {
+    return in_pieces(keys, rows_->page_rows(), {}, false,
+                     [&](std::size_t, std::size_t count) { return rows_->append_listed(count, into); });
+  });
+}
+
+Result<ExtractPage> DeviceStore::extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
+                                         RowBatch& into) const {
+  return with_memory_errors(spec_, [&]() -> Result<ExtractPage> {
+    if (auto told = reports_->wait(); !told) return told.error();
+    const std::uint64_t numbered = reports_->known().numbered;
+    ExtractPage extracted{.rows = 0, .next_cursor = cursor, .done = cursor >= numbered};
+    while (!extracted.done && extracted.rows < most) {
+      const auto some = static_cast<std::size_t>(std::min(
+          {most - extracted.rows, numbered - extracted.next_cursor, std::uint64_t{rows_->page_rows()}}));
+      auto page = rows_->begin_page(extracted.next_cursor, some, DeviceRows::PageOf::kRecords);
+      if (!page) return page.error();
+      if (auto there = DeviceRows::wait_for(*page); !there) return there.error();
+      for (std::size_t i = 0; i < some; ++i) {
+        if ((page->flags()[i] & kernels::kRowLives) == 0) continue;
+        if (!slots.contains(slot_of(spec_, page->keys()[i]))) continue;
+        rows_->append(*page, i, into);
+        ++extracted.rows;
+      }
+      extracted.next_cursor += some;
+      extracted.done = extracted.next_cursor >= numbered;
+    }
+    return extracted;
+  });
+}
+
+// ---- Forgetting rows ----------------------------------------------------------------------------
+
+Result<std::uint64_t> DeviceStore::erase_owned(std::span<const std::uint64_t> keys) {
+  if (auto told = reports_->wait(); !told) return told.error();
+  const kernels::RowCounts before = reports_->known();
+  if (auto grown = grow_free_list(before.free + keys.size()); !grown) return grown.error();
+  if (auto room = rows_->reserve_kept(before.kept + keys.size()); !room) return room.error();
+  auto done =
+      in_pieces(keys, rows_->piece_keys(), {}, false, [&](std::size_t, std::size_t count) -> Result<void> {
+        if (auto kept = rows_->keep(count, counts()); !kept) return kept;
+        auto* const free_list = reinterpret_cast<std::uint64_t*>(free_memory_.data());
+        auto given =
+            rows_->work().launch([index = index_, counts = counts(), free_list, piece = rows_->piece(),
+                                  n = static_cast<std::int64_t>(count)](kernels::Place place) {
+              return kernels::erase_numbers(place, index, counts, free_list, piece.keys, n, piece.numbers);
+            });
+        return given ? rows_->mask(count, 0) : given;
+      });
+  if (!done) return done.error();
+  if (auto asked = reports_->ask(0); !asked) return asked.error();
+  if (auto told = reports_->wait(); !told) return told.error();
+  return before.rows - reports_->known().rows;
+}
+
+Result<std::uint64_t> DeviceStore::erase(std::span<const std::uint64_t> keys) {
+  return with_memory_errors(spec_, [&]() -> Result<std::uint64_t> {
+    if (auto good = check_owned(keys); !good) return good.error();
+    return erase_owned(keys);
+  });
+}
+
+template <class Visit>
+Result<std::uint64_t> DeviceStore::walk(std::uint64_t first, Visit visit) {
+  const std::uint64_t numbered = reports_->known().numbered;
+  while (first < numbered) {
+    const auto some =
+        static_cast<std::size_t>(std::min(numbered - first, std::uint64_t{rows_->piece_keys()}));
+    auto page = rows_->begin_page(first, some, DeviceRows::PageOf::kMarks);
+    if (!page) return page.error();
+    if (auto there = DeviceRows::wait_for(*page); !there) return there.error();
+    for (std::size_t i = 0; i < some; ++i, ++first)
+      if (!visit(first, page->keys()[i], page->flags()[i])) return first;
+  }
+  return first;
+}
+
+Result<std::uint64_t> DeviceStore::erase(const SlotSet& slots) {
+  return with_memory_errors(spec_, [&]() -> Result<std::uint64_t> {
+    if (auto told = reports_->wait(); !told) return told.error();
+    std::vector<std::uint64_t> keys;
+    auto walked = walk(0, [&](std::uint64_t, std::uint64_t key, std::uint8_t marks) {
+      if ((marks & kernels::kRowLives) != 0 && slots.contains(slot_of(spec_, key))) keys.push_back(key);
+      return true;
+    });
+    if (!walked) return walked.error();
+    return erase_owned(keys);
+  });
+}
+
+Result<void> DeviceStore::forget_used(std::span<const std::uint64_t> numbers) {
+  for (std::size_t at = 0; at < numbers.size();) {
+    const std::size_t some = std::min(rows_->piece_keys(), numbers.size() - at);
+    auto done = rows_->bring(rows_->piece().numbers, numbers.subspan(at, some));
+    if (done) done = rows_->mask(some, static_cast<std::uint8_t>(~kernels::kRowUsed));
+    if (done) done = rows_->end_piece();
+    if (!done) return done;
+    at += some;
+  }
+  return {};
+}
+
+// The clock algorithm, as HostStore's.
+Result<std::uint64_t> DeviceStore::evict(std::uint64_t most) {
+  return with_memory_errors(spec_, [&]() -> Result<std::uint64_t> {
+    if (auto told = reports_->wait(); !told) return told.error();
+    const std::uint64_t numbered = reports_->known().numbered;
+    if (!std::exchange(knows_used_, true)) {
+      auto forgotten = rows_->mask_all(numbered, static_cast<std::uint8_t>(~kernels::kRowUsed));
+      if (!forgotten) return forgotten.error();
+    }
+    std::uint64_t erased = 0;
+    while (reports_->known().rows > most) {
+      const std::uint64_t too_many = reports_->known().rows - most;
+      std::vector<std::uint64_t> keys, passed_over;
+      auto walked = walk(hand_ < numbered ? hand_ : 0,
+                         [&](std::uint64_t number, std::uint64_t key, std::uint8_t marks) {
+                           if (keys.size() == too_many) return false;
+                           if ((marks & kernels::kRowLives) == 0) return true;
+                           if ((marks & kernels::kRowUsed) != 0)
+                             passed_over.push_back(number);
+                           else
+                             keys.push_back(key);
+                           return true;
+                         });
+      if (!walked) return walked.error();
+      hand_ = *walked;
+      if (auto forgotten = forget_used(passed_over); !forgotten) return forgotten.error();
+      const Result<std::uint64_t> some = erase_owned(keys);
+      if (!some) return some.error();
+      erased += *some;
+    }
+    return erased;
+  });
+}
+
+// ---- Cuts ---------------------------------------------------------------------------------------
+
+Result<std::uint64_t> DeviceStore::open_cut() {
+  if (rows_->cut_is_open()) return cut_error(spec_);
+  if (auto told = reports_->wait(); !told) return told.error();
+  rows_->open_cut(reports_->known().numbered);
+  return reports_->known().rows;
+}
+
+Result<ExtractPage> DeviceStore::read_cut(std::uint64_t cursor, std::uint64_t most, RowBatch& into) {
+  return with_memory_errors(spec_, [&] { return rows_->read_cut(cursor, most, into); });
+}
+
+void DeviceStore::close_cut() {
+  // If the device has failed, so does all that comes later.
+  if (rows_->close_cut(counts())) (void)reports_->ask(0);
+}
+
+}  // namespace troupe::shards

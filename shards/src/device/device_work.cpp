@@ -1,0 +1,90 @@
+#include "device/device_work.hpp"
+
+#include <cstring>
+
+namespace troupe::shards {
+namespace {
+
+/// Pieces of pinned memory: the host writes one while the device reads the other.
+constexpr std::size_t kStaging = 2;
+
+}  // namespace
+
+DeviceHome DeviceHome::of(const Gpu& gpu, std::shared_ptr<EventWatch> watch) {
+  return {.gpu = gpu,
+          .memory = std::make_shared<GpuPool>(gpu),
+          .pinned = std::make_shared<GpuPool>(gpu, GpuPoolOptions{.kind = MemoryKind::kPinned}),
+          .watch = std::move(watch)};
+}
+
+// ---- What is read -------------------------------------------------------------------------------
+
+void DeviceReading::copy_later(Buffer from, void* to) {
+  copies_.push_back({std::move(from), to});
+}
+
+void DeviceReading::copy_now() {
+  for (const Copy& copy : std::exchange(copies_, {}))
+    std::memcpy(copy.to, copy.from.data(), copy.from.size());
+}
+
+bool DeviceReading::done() {
+  if (!event_.done()) return false;
+  copy_now();
+  return true;
+}
+
+Result<void> DeviceReading::wait(Duration timeout) {
+  if (auto passed = event_.wait(timeout); !passed) return passed;
+  copy_now();
+  return {};
+}
+
+void DeviceReading::when_done(UniqueFunction<void(Result<void>)> told) {
+  if (done()) return told({});
+  if (!watch_) return told(wait(Completion::kLongest));
+  watch_->when_done(event_,
+                    [self = shared_from_this(), told = std::move(told)](Result<void> outcome) mutable {
+                      if (outcome) self->copy_now();
+                      told(std::move(outcome));
+                    });
+}
+
+// ---- What is given ------------------------------------------------------------------------------
+
+Result<DeviceWork> DeviceWork::create(const DeviceHome& home, std::size_t staging_bytes) {
+  auto stream = home.gpu.make_stream();
+  if (!stream) return stream.error();
+  DeviceWork work(home, *std::move(stream));
+  for (std::size_t i = 0; i < kStaging; ++i) {
+    auto memory = work.pinned_memory(staging_bytes);
+    if (!memory) return memory.error();
+    work.staging_.push_back({*std::move(memory), {}});
+  }
+  return work;
+}
+
+Result<std::byte*> DeviceWork::stage() {
+  if (open_) {  // by something that has failed
+    if (auto sealed = seal(); !sealed) return sealed.error();
+  }
+  next_ = (next_ + 1) % staging_.size();
+  if (auto passed = staging_[next_].free_after.wait(Completion::kLongest); !passed) return passed.error();
+  open_ = true;
+  return staging_[next_].memory.data();
+}
+
+Result<Event> DeviceWork::seal() {
+  auto event = stream_.record();
+  if (!event) return event.error();
+  if (open_) staging_[next_].free_after = *event;
+  open_ = false;
+  return event;
+}
+
+Result<void> DeviceWork::finish() {
+  auto event = seal();
+  return event ? event->wait(Completion::kLongest) : Result<void>(event.error());
+}
+
+}  // namespace troupe::shards

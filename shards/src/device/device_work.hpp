@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <troupe/kernels/place.hpp>
+#include <troupe/shards/device_store.hpp>
+
+namespace troupe::shards {
+
+/// What is read, on its way: done when its event has passed and what lay in pinned memory has been copied.
+class DeviceReading final : public Completion::Pending, public std::enable_shared_from_this<DeviceReading> {
+ public:
+  /// `watch` is that of the store, which is there as long as somebody may want to be told.
+  explicit DeviceReading(EventWatch* watch) : watch_(watch) {}
+
+  /// The device writes to `from`; it is to go to `to`.
+  void copy_later(Buffer from, void* to);
+  /// All has been given to the device.
+  void ends_with(Event event) { event_ = std::move(event); }
+
+  bool done() override;
+  Result<void> wait(Duration timeout) override;
+  void when_done(UniqueFunction<void(Result<void>)> told) override;
+
+ private:
+  struct Copy {
+    Buffer from;
+    void* to;
+  };
+  void copy_now();
+
+  EventWatch* watch_;
+  Event event_;
+  std::vector<Copy> copies_;
+};
+
+/// A stream with what it needs to be given work: kernels, and memory of the host that is copied from.
+class DeviceWork {
+ public:
+  /// `staging_bytes`: the most that stage() is asked for.
+  static Result<DeviceWork> create(const DeviceHome& home, std::size_t staging_bytes);
+
+  const Stream& stream() const { return stream_; }
+  const DeviceHome& home() const { return home_; }
+
+  Result<Buffer> device_memory(std::size_t bytes) const { return home_.memory->allocate(bytes, stream_); }
+  /// To be written by the device; by the host only when the stream has passed all that it had been given
+  /// before: finish().
+  Result<Buffer> pinned_memory(std::size_t bytes) const { return home_.pinned->allocate(bytes, stream_); }
+
+  /// Gives `kernel`, a function of a Place that returns a Launch, to the stream. What it captures is used
+  /// later where there is no GPU.
+  template <class Kernel>
+  Result<void> launch(Kernel kernel) const {
+    if (home_.on_host) {
+      home_.on_host(stream_, [kernel]() mutable { (void)kernel(kernels::Place::host()); });
+      return {};
+    }
+    const kernels::Launch launched = kernel(kernels::Place::gpu(stream_.native(), stream_.device().ordinal));
+    return stream_.launched(launched.kernel, launched.error);
+  }
+  Result<void> copy(void* to, const void* from, std::size_t bytes) const {
+    return stream_.copy(to, from, bytes);
+  }
+
+  /// Pinned memory to be written at once, and copied from until the next seal().
+  Result<std::byte*> stage();
+  /// The point after all so far.
+  Result<Event> seal();
+  /// Waits for all so far.
+  Result<void> finish();
+
+ private:
+  struct Staging {
+    Buffer memory;
+    Event free_after;
+  };
+  DeviceWork(const DeviceHome& home, Stream stream) : home_(home), stream_(std::move(stream)) {}
+
+  DeviceHome home_;
+  Stream stream_;
+  std::vector<Staging> staging_;
+  std::size_t next_ = 0;  // of staging_
+  bool open_ = false;     // staging_[next_] is in use, with no event yet
+};
+
+}  // namespace troupe::shards
