@@ -1,4 +1,4 @@
-#include "checked_file.hpp"
+#include <troupe/shards/checked_file.hpp>
 
 #include <algorithm>
 #include <cassert>

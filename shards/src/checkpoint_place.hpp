@@ -8,8 +8,6 @@
 
 namespace troupe::shards {
 
-inline constexpr const char* kManifestName = "manifest.json";
-
 /// Only an older checkpoint, or an empty folder, may be replaced: kFailedPrecondition for anything else.
 Result<void> check_replaceable(const std::filesystem::path& final);
 

@@ -229,8 +229,16 @@ Result<FileEntry> file_entry_from_json(std::string_view text) {
   return entry_from_json(*json);
 }
 
-Result<void> commit(const fs::path& temporary, const fs::path& final_folder, const Manifest& manifest,
+Result<void> commit(const fs::path& temporary, const fs::path& final, const Manifest& manifest,
                     std::uint32_t keep) {
+  const Result<std::string> text = manifest_to_text(manifest);
+  if (!text) return text.error();
+  if (Result<void> sizes = check_sizes(temporary, manifest); !sizes) return sizes;
+  return commit_folder(temporary, final, *text, keep);
+}
+
+Result<void> commit_folder(const fs::path& temporary, const fs::path& final_folder, std::string_view manifest,
+                           std::uint32_t keep) {
   assert(keep > 0);
   const fs::path final = final_folder.has_filename() ? final_folder : final_folder.parent_path();
   std::error_code code;
@@ -238,14 +246,11 @@ Result<void> commit(const fs::path& temporary, const fs::path& final_folder, con
     return Error{Code::kInvalidArgument,
                  "a checkpoint cannot be committed onto its own temporary folder " + temporary.string()};
   }
-  const Result<std::string> text = manifest_to_text(manifest);
-  if (!text) return text.error();
-  if (Result<void> sizes = check_sizes(temporary, manifest); !sizes) return sizes;
   if (Result<void> free = check_replaceable(final); !free) return free;
   for (std::uint32_t i = 1; i < keep; ++i)
     if (Result<void> free = check_replaceable(older_name(final, i)); !free) return free;
   const std::string path = (temporary / kManifestName).string();
-  if (Result<void> written = write_file_atomically(path, std::string_view(*text)); !written) return written;
+  if (Result<void> written = write_file_atomically(path, manifest); !written) return written;
   if (Result<void> synced = sync_directory(temporary.string()); !synced) return synced;
   return put_in_place(temporary, final, keep);
 }

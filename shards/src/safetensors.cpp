@@ -1,4 +1,4 @@
-#include "safetensors.hpp"
+#include <troupe/shards/safetensors.hpp>
 
 #include <algorithm>
 #include <bit>

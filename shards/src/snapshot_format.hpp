@@ -8,10 +8,9 @@
 #include <vector>
 
 #include <troupe/shards/row_layout.hpp>
+#include <troupe/shards/safetensors.hpp>
 #include <troupe/shards/sequence_window.hpp>
 #include <troupe/shards/table_spec.hpp>
-
-#include "safetensors.hpp"
 
 namespace troupe::shards {
 

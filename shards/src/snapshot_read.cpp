@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include <troupe/shards/checked_file.hpp>
+#include <troupe/shards/file_io.hpp>
 #include <troupe/shards/snapshot.hpp>
 
-#include "checked_file.hpp"
-#include "file_io.hpp"
 #include "finite.hpp"
 #include "snapshot_format.hpp"
 

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include <troupe/runtime/files.hpp>
+#include <troupe/shards/file_io.hpp>
+#include <troupe/shards/safetensors.hpp>
 #include <troupe/shards/snapshot.hpp>
 
-#include "file_io.hpp"
-#include "safetensors.hpp"
 #include "snapshot_format.hpp"
 
 namespace troupe::shards {

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include <troupe/runtime/files.hpp>
+#include <troupe/shards/file_io.hpp>
+#include <troupe/shards/safetensors.hpp>
 #include <troupe/shards/snapshot.hpp>
 #include <troupe/shards/table_file.hpp>
 
-#include "file_io.hpp"
-#include "safetensors.hpp"
 #include "snapshot_format.hpp"
 #include "table_file_format.hpp"
 

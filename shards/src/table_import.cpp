@@ -10,9 +10,10 @@
 #include <troupe/shards/snapshot.hpp>
 #include <troupe/shards/table_file.hpp>
 
+#include <troupe/shards/file_io.hpp>
+#include <troupe/shards/safetensors.hpp>
 #include "checkpoint_place.hpp"
-#include "file_io.hpp"
-#include "safetensors.hpp"
+
 #include "snapshot_format.hpp"
 #include "table_file_format.hpp"
 

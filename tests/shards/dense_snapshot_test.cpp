@@ -5,7 +5,7 @@
 #include <troupe/runtime/checksum.hpp>
 #include <troupe/shards/table_file.hpp>
 
-#include "file_io.hpp"
+#include <troupe/shards/file_io.hpp>
 #include "snapshot_format.hpp"
 #include "snapshot_support.hpp"
 

@@ -4,7 +4,7 @@
 
 #include <troupe/runtime/checksum.hpp>
 
-#include "checked_file.hpp"
+#include <troupe/shards/checked_file.hpp>
 #include "snapshot_support.hpp"
 
 namespace troupe::shards {

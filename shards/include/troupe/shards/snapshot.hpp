@@ -33,6 +33,9 @@
 /// error with the file's name, not a crash.
 namespace troupe::shards {
 
+/// A folder that has such a file is a checkpoint, and complete.
+inline constexpr const char* kManifestName = "manifest.json";
+
 /// One file of a checkpoint.
 struct FileEntry {
   std::string file;  ///< its name within the folder
@@ -124,6 +127,11 @@ class CheckpointLock {
 /// 0.
 Result<void> commit(const std::filesystem::path& temporary, const std::filesystem::path& final,
                     const Manifest& manifest, std::uint32_t keep = 1);
+
+/// The end of commit() for a checkpoint of another kind, whose manifest is this text: its other files are in
+/// `temporary`, on the disk.
+Result<void> commit_folder(const std::filesystem::path& temporary, const std::filesystem::path& final,
+                           std::string_view manifest, std::uint32_t keep = 1);
 
 enum class Older : std::uint8_t { kRefused, kAllowed };
 enum class Check : std::uint8_t {

@@ -7,10 +7,9 @@
 #include <vector>
 
 #include <troupe/runtime/result.hpp>
+#include <troupe/shards/file_io.hpp>
+#include <troupe/shards/safetensors.hpp>
 #include <troupe/shards/snapshot.hpp>
-
-#include "file_io.hpp"
-#include "safetensors.hpp"
 
 namespace troupe::shards {
 

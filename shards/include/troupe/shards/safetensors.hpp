@@ -7,8 +7,7 @@
 #include <vector>
 
 #include <troupe/runtime/result.hpp>
-
-#include "file_io.hpp"
+#include <troupe/shards/file_io.hpp>
 
 namespace troupe::shards {
 

@@ -1,0 +1,290 @@
+// What a member does wrong changes nothing; who dies ends the group, and parameters are of one step or
+// refused.
+#include <atomic>
+#include <limits>
+#include <mutex>
+#include <thread>
+
+#include "failing.hpp"
+#include "model.hpp"
+
+namespace troupe::training {
+namespace {
+
+using namespace test;
+
+constexpr std::int64_t kRows = 24;
+
+ZeroOptions options_of(int stage) {
+  ZeroOptions options;
+  options.stage = static_cast<ZeroStage>(stage);
+  options.bucket = 40;
+  return options;
+}
+
+Code code_of(const Result<void>& result) {
+  return result ? Code::kOk : result.error().code;
+}
+
+/// In stage 3 smaller ones stay whole.
+constexpr std::int64_t kKeepBelow = 20;
+
+/// All parameters that are whole between steps, one after the other.
+Floats whole_ones(const Zero& zero) {
+  Floats all;
+  for (int i = 0; i < static_cast<int>(zero.parameters().size()); ++i) {
+    const bool kept = zero.parameters()[static_cast<std::size_t>(i)].shape.elements() < kKeepBelow;
+    if (!kept && zero.options().stage == ZeroStage::kParameters) continue;
+    if (const Result<Tensor> tensor = zero.parameter(i)) {
+      const Floats values = floats_of(*tensor);
+      all.insert(all.end(), values.begin(), values.end());
+    }
+  }
+  return all;
+}
+
+Floats zeros(const ZeroParameter& parameter) {
+  return Floats(static_cast<std::size_t>(parameter.shape.elements()));
+}
+
+}  // namespace
+
+TEST_CASE("a gradient out of order, of another shape or type is refused, and the right one is taken") {
+  const Model model;
+  Alone one(model);
+  const double expected = one.step(batch_of(model, 0, 0, kRows));
+  const double next = one.step(batch_of(model, 1, 0, kRows));
+  for (int stage = 0; stage <= 3; ++stage) {
+    CAPTURE(stage);
+    in_group(2, [&](shards::Communicator& group) -> std::string {
+      const auto zero = member_of(model, group, options_of(stage));
+      const auto parameters = model.parameters();
+      const Tensor weight = tensor_of(zeros(parameters[0]), parameters[0].shape);
+      const Result<void> early = zero->gradient(0, weight);
+      if (code_of(early) != Code::kFailedPrecondition) return "taken out of order";
+      if (early.error().message.find("layer.2.bias") == std::string::npos) return early.error().message;
+      if (code_of(zero->gradient(5, weight)) != Code::kInvalidArgument) return "another shape";
+      if (code_of(zero->gradient(5, Tensor::zeros(DType::kInt32, parameters[5].shape))) !=
+          Code::kInvalidArgument)
+        return "another type";
+      if (code_of(zero->gradient(6, weight)) != Code::kInvalidArgument) return "there is no such parameter";
+      if (code_of(zero->begin_layer(3)) != Code::kInvalidArgument) return "there is no such layer";
+      if (code_of(zero->end_layer(0)) != Code::kFailedPrecondition) return "ended before it began";
+      return difference(train(model, *zero, group, 0, 2, kRows), {expected, next}, 1e-5);
+    });
+  }
+}
+
+TEST_CASE("a step without all gradients names the one that is missing, and can be made when it is there") {
+  for (int stage = 0; stage <= 3; ++stage) {
+    in_group(2, [&](shards::Communicator& group) -> std::string {
+      ZeroOptions options = options_of(stage);
+      options.accumulation = 2;
+      const auto zero = member_of({}, group, options);
+      const auto parameters = zero->parameters();
+      pass({}, *zero, batch_of({}, 0, 0, 4));
+      for (int i = 5; i > 0; --i)
+        zero->gradient(i, tensor_of(zeros(parameters[static_cast<std::size_t>(i)]),
+                                    parameters[static_cast<std::size_t>(i)].shape))
+            .value();
+      const Result<ZeroStep> early = zero->step();
+      if (early || early.error().code != Code::kFailedPrecondition) return "stepped";
+      if (early.error().message.find("'layer.0.weight' is missing, of pass 2 of 2") == std::string::npos)
+        return early.error().message;
+      const Tensor last = tensor_of(zeros(parameters[0]), parameters[0].shape);
+      zero->begin_layer(0).value();
+      zero->gradient(0, last).value();
+      if (code_of(zero->gradient(5, last)) != Code::kFailedPrecondition) return "a pass too many";
+      const Result<ZeroStep> used = zero->step();
+      if (used || used.error().message.find("layer 0 is in use") == std::string::npos) return "in use";
+      zero->end_layer(0).value();
+      return zero->step() ? "" : "no step";
+    });
+  }
+}
+
+TEST_CASE("gradients that are not finite are dropped at each member, and training goes on") {
+  for (int stage = 0; stage <= 3; ++stage) {
+    CAPTURE(stage);
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      const Model model;
+      Alone one(model);
+      const double first = one.step(batch_of(model, 0, 0, kRows));
+      const double second = one.step(batch_of(model, 1, 0, kRows));
+      in_group(3, [&](shards::Communicator& group) -> std::string {
+        const auto zero = member_of(model, group, options_of(stage));
+        const std::vector<double> before = train(model, *zero, group, 0, 1, kRows);
+        const Floats values = floats_of(zero->weights(2).value());
+        Batch batch = batch_of(model, 7, 0, 2);
+        if (group.rank() == 1) batch.y[3] = bad;
+        pass(model, *zero, batch);
+        const Result<ZeroStep> step = zero->step();
+        if (step || step.error().code != Code::kOutOfRange) return "stepped";
+        if (zero->steps() != 1 || floats_of(zero->weights(2).value()) != values) return "changed";
+        std::vector<double> losses = train(model, *zero, group, 1, 1, kRows);
+        losses.insert(losses.begin(), before.front());
+        return difference(losses, {first, second}, 1e-5);
+      });
+    }
+  }
+}
+
+TEST_CASE("members with other options or parameters are refused at each of them") {
+  in_group(3, [](shards::Communicator& group) -> std::string {
+    const Model model;
+    ZeroOptions options = options_of(1);
+    if (group.rank() == 2) options.max_norm = 1;
+    const auto made = Zero::create(group, model.parameters(), options, [&](int i) {
+      return Tensor::zeros(DType::kFloat32, model.parameters()[static_cast<std::size_t>(i)].shape);
+    });
+    if (made || made.error().code != Code::kInvalidArgument) return "made";
+    return group.barrier().wait() ? "" : "the communicator has ended";
+  });
+}
+
+TEST_CASE("options that cannot be are refused with what would do") {
+  ZeroOptions options;
+  CHECK(options.validate().ok());
+  options.optimizer = shards::Optimizer("lamb", {});
+  CHECK(code_of(options.validate()) == Code::kUnimplemented);
+  options = {};
+  options.dtype = DType::kFloat64;
+  CHECK(code_of(options.validate()) == Code::kInvalidArgument);
+  options = {};
+  options.bucket = 0;
+  CHECK(code_of(options.validate()) == Code::kInvalidArgument);
+  options = {};
+  options.accumulation = 0;
+  CHECK(code_of(options.validate()) == Code::kInvalidArgument);
+  options = {};
+  options.loss_scaling.first = 100;
+  CHECK(options.validate().error().message.find("power of two") != std::string::npos);
+}
+
+TEST_CASE("members that use their layers in another order are told, and nothing is stepped") {
+  const Model model{{4, 4, 4, 4}};
+  in_group(2, [&](shards::Communicator& group) -> std::string {
+    const auto zero = member_of(model, group, options_of(3));
+    const int first = group.rank();
+    for (const int layer : {first, 1 - first}) {
+      zero->begin_layer(layer).value();
+      zero->end_layer(layer).value();
+    }
+    pass(model, *zero, batch_of(model, 0, 0, 4));
+    const Result<ZeroStep> step = zero->step();
+    if (step || step.error().code != Code::kInvalidArgument) return "stepped";
+    return zero->steps() == 0 && zero->whole() ? "" : "changed";
+  });
+}
+
+TEST_CASE(
+    "a member that dies at any collective ends it with an error; parameters are of one step, or refused") {
+  const Model model;
+  for (int stage = 0; stage <= 3; ++stage) {
+    ZeroOptions options = options_of(stage);
+    options.keep_below = kKeepBelow;
+    // The collectives of a step, and what parameters are after it.
+    std::atomic<int> begin{0};
+    std::atomic<int> end{0};
+    Floats stepped;
+    in_group(3, [&](shards::Communicator& group) -> std::string {
+      Failing counted(group, -1);
+      const auto zero = member_of(model, counted, options);
+      if (group.rank() == 2) begin = counted.count();
+      pass(model, *zero, batch_of(model, 0, group.rank() * 8, 8));
+      zero->step().value();
+      if (group.rank() == 2) end = counted.count();
+      if (group.rank() == 0) stepped = whole_ones(*zero);
+      return "";
+    });
+    REQUIRE(end > begin);
+    for (int at = begin; at < end; ++at) {
+      CAPTURE(stage);
+      CAPTURE(at);
+      in_group(3, [&](shards::Communicator& group) -> std::string {
+        Failing failing(group, group.rank() == 2 ? at : -1);
+        const auto zero = member_of(model, failing, options);
+        const Floats before = whole_ones(*zero);
+        Result<void> found;
+        try {
+          pass(model, *zero, batch_of(model, 0, group.rank() * 8, 8));
+          if (const Result<ZeroStep> step = zero->step(); !step) found = step.error();
+        } catch (const BadResult& error) {
+          found = error.error();
+        }
+        // What was the last of its collectives may have been done here before it died.
+        if (found) return at + 1 == end && whole_ones(*zero) == stepped ? "" : "nothing was found";
+        if (group.rank() != 2 && found.error().code != Code::kUnavailable) return found.error().to_string();
+        const Result<ZeroStep> again = zero->step();
+        if (again || again.error().code != found.error().code) return "goes on";
+        const Floats after = whole_ones(*zero);
+        if (!zero->whole()) return after.empty() ? "" : "parameters of two steps are shown";
+        return after == before || after == stepped ? "" : "parameters are of no step";
+      });
+    }
+  }
+}
+
+TEST_CASE("in stage 0 those who live on go on in another group with what they hold") {
+  const Model model;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    Alone one(model);
+    std::vector<double> expected;
+    for (std::uint64_t step = 0; step < 6; ++step)
+      expected.push_back(one.step(batch_of(model, step, 0, kRows)));
+    ZeroOptions options = options_of(0);
+    options.dtype = dtype;
+    // Which collective of its third step is its last: some survivors may have stepped by then.
+    for (const int back : {1, 2, 3}) {
+      CAPTURE(back);
+      shards::test::Rendezvous second(2);
+      std::atomic<int> count{0};
+      in_group(3, [&](shards::Communicator& group) -> std::string {  // how many there are
+        Failing counted(group, -1);
+        const auto zero = member_of(model, counted, options);
+        train(model, *zero, counted, 0, 2, kRows);
+        pass(model, *zero, batch_of(model, 2, group.rank() * 8, 8));
+        zero->step().value();
+        if (group.rank() == 2) count = counted.count();
+        return "";
+      });
+      in_group(3, [&](shards::Communicator& group) -> std::string {
+        Failing failing(group, group.rank() == 2 ? count - back : -1);
+        std::unique_ptr<shards::Communicator> survivors;
+        const auto zero = member_of(model, failing, options);
+        Result<void> found;
+        try {
+          train(model, *zero, failing, 0, 2, kRows);
+          pass(model, *zero, batch_of(model, 2, group.rank() * 8, 8));
+          if (const Result<ZeroStep> step = zero->step(); !step) found = step.error();
+        } catch (const BadResult& error) {
+          found = error.error();
+        }
+        if (group.rank() == 2) return found ? "it has not died" : "";
+        shards::CommunicatorOptions smaller;
+        smaller.rank = group.rank();
+        smaller.size = 2;
+        auto made = shards::make_gloo_communicator(smaller, second.of(group.rank()));
+        survivors = std::move(made).value();
+        zero->reform(*survivors).value();
+        const std::uint64_t steps = zero->steps();
+        if (steps != 2 && steps != 3) return "at step " + std::to_string(steps);
+        const std::vector<double> rest(expected.begin() + static_cast<std::ptrdiff_t>(steps), expected.end());
+        const std::string differs =
+            difference(train(model, *zero, *survivors, steps, static_cast<int>(6 - steps), kRows), rest,
+                       dtype == DType::kFloat32 ? 1e-5 : 0.03);
+        if (!differs.empty()) return differs;
+        // The new one must be alive when the other member is done.
+        survivors->barrier().wait().value();
+        return "";
+      });
+    }
+  }
+  in_group(2, [&](shards::Communicator& group) -> std::string {
+    const auto zero = member_of(model, group, options_of(1));
+    return code_of(zero->reform(group)) == Code::kFailedPrecondition ? "" : "of parts";
+  });
+}
+
+}  // namespace troupe::training

@@ -1,0 +1,176 @@
+// What the members of a group tell each other: how they begin, what they find, and how they go on in another
+// group.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "zero/elements.hpp"
+#include "zero/member.hpp"
+
+namespace troupe::training::zero {
+namespace {
+
+/// FNV-1a, 64 bits.
+std::uint64_t hash_of(std::string_view text) {
+  std::uint64_t hash = 14695981039346656037U;
+  for (const char each : text) hash = (hash ^ static_cast<unsigned char>(each)) * 1099511628211U;
+  return hash;
+}
+
+/// All that must be the same at each member.
+std::string described(const std::vector<ZeroParameter>& parameters, const ZeroOptions& options) {
+  std::string text = std::to_string(static_cast<int>(options.stage)) + std::string(to_string(options.dtype)) +
+                     std::string(options.optimizer.name());
+  for (const float number : options.optimizer.numbers()) text += " " + std::to_string(number);
+  for (const float number :
+       {options.max_norm, options.loss_scaling.fixed, options.loss_scaling.first, options.loss_scaling.least})
+    text += " " + std::to_string(number);
+  for (const std::int64_t number :
+       {std::int64_t{options.accumulation}, options.bucket, options.keep_below, options.prefetch,
+        options.max_live, options.reuse_distance, std::int64_t{options.loss_scaling.window},
+        std::int64_t{options.loss_scaling.hysteresis}, std::int64_t{options.loss_scaling.refill}})
+    text += " " + std::to_string(number);
+  for (const ZeroParameter& each : parameters)
+    text += "\n" + each.name + each.shape.to_string() + std::to_string(each.layer);
+  return text;
+}
+
+/// The same numbers in a tensor of another length, which ends in zeros.
+void copy_front(const Tensor& from, const Tensor& to) {
+  std::memcpy(to.data(), from.data(), std::min(from.bytes(), to.bytes()));
+}
+
+}  // namespace
+
+Result<std::vector<std::uint64_t>> Member::exchange(const std::vector<std::uint64_t>& mine) {
+  const auto n = static_cast<std::int64_t>(mine.size());
+  const Tensor all = Tensor::zeros(DType::kUInt64, Shape{n * parts_->group.size()});
+  const Tensor in = Tensor::of(std::span<const std::uint64_t>(mine));
+  if (Result<void> told = parts_->group.all_gather(in, all).wait(); !told) return told.error();
+  const auto values = all.as<const std::uint64_t>();
+  return std::vector<std::uint64_t>(values.begin(), values.end());
+}
+
+Result<std::vector<std::string>> Member::exchange_texts(const std::string& mine) {
+  const Result<std::vector<std::uint64_t>> lengths = exchange({std::uint64_t{mine.size()}});
+  if (!lengths) return lengths.error();
+  std::vector<std::int64_t> counts(lengths->begin(), lengths->end());
+  const std::int64_t sum = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+  const Tensor in = Tensor::of(std::span(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size()));
+  const Tensor all = Tensor::zeros(DType::kUInt8, Shape{sum});
+  if (Result<void> told = parts_->group.all_gather(in, all, counts).wait(); !told) return told.error();
+  std::vector<std::string> texts;
+  const char* at = reinterpret_cast<const char*>(all.data());
+  for (const std::int64_t count : counts) {
+    texts.emplace_back(at, static_cast<std::size_t>(count));
+    at += count;
+  }
+  return texts;
+}
+
+Result<void> Member::together(const Result<void>& mine) {
+  std::string text;
+  if (!mine) text = std::string(1, static_cast<char>(mine.error().code)) + mine.error().message;
+  const Result<std::vector<std::string>> all = exchange_texts(text);
+  if (!all) return ended(all.error());
+  for (std::size_t i = 0; i < all->size(); ++i) {
+    const std::string& each = (*all)[i];
+    if (each.empty()) continue;
+    return Error{static_cast<Code>(each.front()),
+                 "member " + std::to_string(i) + " of " + parts_->group.name() + ": " + each.substr(1)};
+  }
+  return {};
+}
+
+Result<void> Member::begin(const Initial& initial) {
+  const std::uint64_t mine = hash_of(described(parameters_, options_));
+  const Result<std::vector<std::uint64_t>> all = exchange({mine});
+  if (!all) return ended(all.error());
+  for (std::size_t i = 0; i < all->size(); ++i)
+    if ((*all)[i] != all->front())
+      return Error{Code::kInvalidArgument, "members 0 and " + std::to_string(i) + " of " +
+                                               parts_->group.name() +
+                                               " have been given different parameters or options"};
+  for (int i = 0; i < parts_->plan.parameters(); ++i) {
+    const ZeroParameter& each = parameters_[static_cast<std::size_t>(i)];
+    Tensor values = flat(DType::kFloat32, each.shape.elements());
+    if (parts_->group.rank() == 0) {
+      Tensor given = initial(i);
+      if (given.dtype() != DType::kFloat32 || !(given.shape() == each.shape) || !given.is_contiguous()) {
+        const Error why{Code::kInvalidArgument, "the first values of '" + each.name + "' are " +
+                                                    given.to_string() + ", expected float32" +
+                                                    each.shape.to_string()};
+        parts_->group.abort(why);
+        return ended(why);
+      }
+      (void)put(given.reshape(Shape{each.shape.elements()}), values, 1, Put::kReplace);
+    }
+    // In pieces: a communicator keeps memory for the largest tensor that it has seen.
+    const std::int64_t n = values.elements();
+    for (std::int64_t at = 0; at < n; at += options_.bucket) {
+      const Tensor piece = part(values, {at, std::min(options_.bucket, n - at)});
+      if (Result<void> told = parts_->group.broadcast(piece, 0).wait(); !told) return ended(told.error());
+    }
+    parts_->weights.set(i, values);
+  }
+  if (Result<void> sent = publish_all(); !sent) return ended(sent.error());
+  whole_ = true;
+  return {};
+}
+
+Result<void> Member::reform(shards::Communicator& group) {
+  if (parts_->plan.cut())
+    return Error{Code::kFailedPrecondition,
+                 "in stage " + std::to_string(static_cast<int>(options_.stage)) +
+                     " no member has all of the state: go on from a checkpoint with restore()"};
+  auto parts = std::make_unique<Parts>(parameters_, options_, group);
+  if (!parts->plan.regions().empty()) {
+    copy_front(parts_->weights.whole(0), parts->weights.whole(0));
+    if (options_.dtype != DType::kFloat32) copy_front(parts_->weights.masters(), parts->weights.masters());
+    for (std::size_t k = 0; k < parts->stepper.state().size(); ++k)
+      copy_front(parts_->stepper.state()[k], parts->stepper.state()[k]);
+  }
+  parts_ = std::move(parts);
+  ended_.reset();
+
+  const LossScaler::State& scaler = scaler_.state();
+  std::uint32_t scale = 0;
+  std::memcpy(&scale, &scaler.scale, sizeof(scale));
+  const auto all = exchange({whole_ ? steps_ + 1 : 0, steps_, skipped_, scale,
+                             static_cast<std::uint64_t>(scaler.overflows_left),
+                             static_cast<std::uint64_t>(scaler.good_steps)});
+  if (!all) return ended(all.error());
+  constexpr std::size_t kNumbers = 6;
+  std::size_t root = 0;
+  bool same = true;
+  for (std::size_t i = 0; i < all->size(); i += kNumbers) {
+    if ((*all)[i] > (*all)[root]) root = i;
+    same = same && (*all)[i] == all->front() && (*all)[i + 2] == (*all)[2];
+  }
+  if ((*all)[root] == 0)
+    return ended(
+        {Code::kFailedPrecondition, "no member has parameters of one step: go on from a checkpoint"});
+  if (same) return {};
+  whole_ = false;
+  std::vector<Tensor> tensors = parts_->stepper.state();
+  if (!parts_->plan.regions().empty()) tensors.push_back(parts_->weights.whole(0));
+  if (options_.dtype != DType::kFloat32) tensors.push_back(parts_->weights.masters());
+  for (const Tensor& each : tensors)
+    if (Result<void> told = parts_->group.broadcast(each, static_cast<int>(root / kNumbers)).wait(); !told)
+      return ended(told.error());
+  const std::uint64_t* const from = all->data() + root;
+  steps_ = from[1];
+  skipped_ = from[2];
+  LossScaler::State state;
+  scale = static_cast<std::uint32_t>(from[3]);
+  std::memcpy(&state.scale, &scale, sizeof(scale));
+  state.overflows_left = static_cast<std::int32_t>(from[4]);
+  state.good_steps = static_cast<std::int64_t>(from[5]);
+  scaler_.set_state(state);
+  whole_ = true;
+  return {};
+}
+
+}  // namespace troupe::training::zero
