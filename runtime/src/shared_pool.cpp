@@ -3,12 +3,10 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cassert>
-#include <cerrno>
 #include <mutex>
 #include <new>
 #include <string>
@@ -16,12 +14,8 @@
 #include <vector>
 
 #include <troupe/runtime/fresh_memory.hpp>
+#include <troupe/runtime/memfd.hpp>
 #include <troupe/runtime/process.hpp>
-
-// In the kernel since 5.1; missing from older headers.
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
 
 namespace troupe {
 namespace {
@@ -30,8 +24,6 @@ constexpr std::size_t kPage = 4096;
 constexpr std::uint64_t kMagic = 0x316c6f6f70757274;  // "trupool1"
 constexpr char kName[] = "troupe-pool";
 constexpr std::string_view kLinkName = "/memfd:troupe-pool";
-/// What a reader asks for: without them its owner could take away pages that it reads.
-constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 
 /// What stands at the beginning of each segment; the data begins a page later.
 struct Header {
@@ -50,30 +42,19 @@ struct Segment {
   Header& header() const { return *reinterpret_cast<Header*>(base); }
 };
 
-/// After our own mapping nobody gets another one that can be written, however the file is opened, and nobody
-/// can change its length or its seals. False: the kernel does not know how to forbid the first.
-bool seal(int fd) {
-  return ::fcntl(fd, F_ADD_SEALS, kSeals | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) == 0;
-}
-
+/// After our own mapping nobody gets another one that can be written, as far as the kernel can forbid that.
 std::optional<Segment> make_segment(std::size_t size) {
   std::uint64_t cookie = 0;
   if (::getrandom(&cookie, sizeof cookie, 0) != sizeof cookie) return std::nullopt;
-  Segment segment{::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING), nullptr, size};
-  if (segment.fd < 0) return std::nullopt;
-  void* base = MAP_FAILED;
-  if (::ftruncate(segment.fd, static_cast<off_t>(size)) == 0)
-    base = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, segment.fd, 0);
-  if (base != MAP_FAILED && !seal(segment.fd) &&
-      ::fcntl(segment.fd, F_ADD_SEALS, kSeals | F_SEAL_SEAL) != 0) {
+  auto fd = make_memfd(kName, size);
+  if (!fd) return std::nullopt;
+  void* const base = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd->get(), 0);
+  if (base == MAP_FAILED) return std::nullopt;
+  if (!close_to_writers(fd->get()) && !close_seals(fd->get())) {
     ::munmap(base, size);
-    base = MAP_FAILED;
-  }
-  if (base == MAP_FAILED) {
-    ::close(segment.fd);
     return std::nullopt;
   }
-  segment.base = static_cast<std::byte*>(base);
+  const Segment segment{fd->release(), static_cast<std::byte*>(base), size};
   new (base) Header;
   segment.header().cookie = cookie;
   return segment;
@@ -245,11 +226,8 @@ Buffer SharedPool::allocate(std::size_t size) {
 }
 
 bool SharedPool::others_cannot_write() {
-  const int fd = ::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) return false;
-  const bool sealed = seal(fd);
-  ::close(fd);
-  return sealed;
+  const auto fd = make_memfd(kName, kPage);
+  return fd && close_to_writers(fd->get());
 }
 
 SharedPool::Stats SharedPool::stats() const {
@@ -344,12 +322,10 @@ Error cannot_open(const std::string& why) {
 }
 
 Result<std::shared_ptr<const SharedMapping>> map(int fd, std::uint64_t cookie) {
-  struct stat info {};
-  if (::fstat(fd, &info) != 0 || info.st_size < static_cast<off_t>(kPage))
-    return cannot_open("its size is wrong");
-  const int seals = ::fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || (seals & kSeals) != kSeals) return cannot_open("it is not sealed");
-  const auto size = static_cast<std::size_t>(info.st_size);
+  const auto sealed = sealed_size(fd);
+  if (!sealed) return sealed.error();
+  const std::size_t size = *sealed;
+  if (size < kPage) return cannot_open("its size is wrong");
   void* const base = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
   if (base == MAP_FAILED) return cannot_open("mapping it failed");
   auto mapping = std::make_shared<const SharedMapping>(static_cast<const std::byte*>(base), size);
@@ -362,18 +338,9 @@ Result<std::shared_ptr<const SharedMapping>> map(int fd, std::uint64_t cookie) {
 
 Result<std::shared_ptr<const SharedMapping>> SharedMapping::open(pid_t owner,
                                                                  const SharedPool::Location& location) {
-  if (owner <= 0) return cannot_open("no process");
-  const std::string path = "/proc/" + std::to_string(owner) + "/fd/" + std::to_string(location.fd);
-  // Looked at before it is opened, because opening can have effects of its own.
-  char target[64];
-  const ssize_t length = ::readlink(path.c_str(), target, sizeof target);
-  if (length < 0 || !std::string_view(target, static_cast<std::size_t>(length)).starts_with(kLinkName))
-    return cannot_open("it is not there");
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd < 0) return cannot_open("errno " + std::to_string(errno));
-  auto mapping = map(fd, location.cookie);
-  ::close(fd);
-  return mapping;
+  const auto fd = open_descriptor_of(owner, static_cast<int>(location.fd), kLinkName, O_RDONLY);
+  if (!fd) return Error{Code::kUnavailable, fd.error().message};
+  return map(fd->get(), location.cookie);
 }
 
 SharedMapping::~SharedMapping() {

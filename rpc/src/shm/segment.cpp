@@ -2,14 +2,14 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <string>
 #include <string_view>
 #include <utility>
+
+#include <troupe/runtime/memfd.hpp>
 
 namespace troupe::rpc::shm {
 namespace {
@@ -17,34 +17,8 @@ namespace {
 constexpr char kName[] = "troupe-ring";
 constexpr std::string_view kSegmentLink = "/memfd:troupe-ring";
 constexpr std::string_view kPipeLink = "pipe:[";
-constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 /// Of a bell that has been rung: together as much as a pipe holds.
 constexpr int kMostReads = 16;
-
-Error cannot_open(const std::string& why) {
-  return {Code::kUnavailable, "a peer's shared memory cannot be opened: " + why};
-}
-
-Error may_not() {
-  return {Code::kUnimplemented, "this process may not open the peer's shared memory: it is another user's"};
-}
-
-/// Opens another process's descriptor anew, if it is what it should be: looked at first, because opening
-/// can have effects of its own.
-Result<UniqueFd> open_of(pid_t owner, int fd, std::string_view expected) {
-  if (owner <= 0 || fd < 0) return cannot_open("no such descriptor");
-  const std::string path = "/proc/" + std::to_string(owner) + "/fd/" + std::to_string(fd);
-  std::array<char, 64> target{};
-  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
-  if (length < 0 && (errno == EACCES || errno == EPERM)) return may_not();
-  if (length < 0 || !std::string_view(target.data(), static_cast<std::size_t>(length)).starts_with(expected))
-    return cannot_open("it is not there");
-  // For reading, too: a pipe with no reader left would end the writer's process.
-  UniqueFd opened(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  if (!opened && (errno == EACCES || errno == EPERM)) return may_not();
-  if (!opened) return cannot_open("errno " + std::to_string(errno));
-  return opened;
-}
 
 }  // namespace
 
@@ -59,21 +33,19 @@ Result<Segment> Segment::map(UniqueFd fd, std::size_t size) {
 }
 
 Result<Segment> Segment::create(std::size_t size) {
-  UniqueFd fd(::memfd_create(kName, MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0 ||
-      ::fcntl(fd.get(), F_ADD_SEALS, kSeals | F_SEAL_SEAL) != 0)
-    return errno_error(errno, "making shared memory");
-  return map(std::move(fd), size);
+  auto fd = make_memfd(kName, size);
+  if (!fd) return fd.error();
+  if (!close_seals(fd->get())) return errno_error(errno, "sealing shared memory");
+  return map(std::move(*fd), size);
 }
 
 Result<Segment> Segment::open(pid_t owner, int fd, std::size_t size) {
-  auto opened = open_of(owner, fd, kSegmentLink);
+  auto opened = open_descriptor_of(owner, fd, kSegmentLink, O_RDWR);
   if (!opened) return opened.error();
-  struct stat info {};
-  if (::fstat(opened->get(), &info) != 0 || info.st_size != static_cast<off_t>(size))
-    return cannot_open("its size is wrong");
-  const int seals = ::fcntl(opened->get(), F_GET_SEALS);
-  if (seals < 0 || (seals & kSeals) != kSeals) return cannot_open("it is not sealed");
+  const auto sealed = sealed_size(opened->get());
+  if (!sealed) return sealed.error();
+  if (*sealed != size)
+    return Error{Code::kUnavailable, "a peer's shared memory cannot be opened: its size is wrong"};
   auto segment = map(std::move(*opened), size);
   if (segment) segment->close_fd();
   return segment;
@@ -110,7 +82,8 @@ void Doorbell::clear() const {
 }
 
 Result<Bell> Bell::open(pid_t owner, int fd) {
-  auto opened = open_of(owner, fd, kPipeLink);
+  // For reading, too: a pipe with no reader left would end the writer's process.
+  auto opened = open_descriptor_of(owner, fd, kPipeLink, O_RDWR);
   if (!opened) return opened.error();
   Bell bell;
   bell.fd_ = std::move(*opened);
