@@ -164,23 +164,20 @@ Result<bool> DeviceArrival::advance() {
   return all;
 }
 
+/// The memory's own event is left as it is: whoever reads it hears of it when the copy has passed.
 Result<std::vector<Event>> DeviceArrival::events() {
-  std::vector<Event> events;
+  std::vector<Event> events(devices_.lanes().size());
   Staging& staging = *devices_.staging();
   for (Piece& piece : pieces_) {
     if (piece.given == 0) continue;
-    DeviceLane& lane = *devices_.lanes()[piece.lane];
-    if (auto written = end_write(piece.to, lane.in); !written) return written.error();
-    // Memory of a pool has an event of its own.
-    Event event = readable_after(piece.to);
+    Event& event = events[piece.lane];
     if (event.done()) {
-      auto recorded = lane.in.record();
-      if (!recorded) return recorded.error();
-      event = *std::move(recorded);
+      auto point = devices_.lanes()[piece.lane]->in.point();
+      if (!point) return point.error();
+      event = *std::move(point);
     }
     staging.in_use_until(piece.from, event);
     if (piece.to_host) staging.in_use_until(piece.to, event);
-    events.push_back(std::move(event));
   }
   return events;
 }
@@ -189,6 +186,7 @@ std::unique_ptr<InMessage> DeviceArrival::finish() {
   InMessage::Impl& impl = message_->impl();
   for (Piece& piece : pieces_) {
     if (piece.stays) continue;
+    piece.from = Buffer();  // a peer may have lent it
     impl.locations[piece.number + impl.first_tensor] = {message_->parts_.size(), 0};
     message_->parts_.push_back(std::move(piece.to));
   }

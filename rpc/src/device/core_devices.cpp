@@ -181,7 +181,11 @@ void EndpointCore::brought(SessionId id, DeviceArrival& arrival, const Result<vo
   if (id != kLocal && !session) return;
   if (session)
     for (const std::uint64_t lease : arrival.leases()) session->memory().return_lease(lease);
-  deliver_whole(id, arrival.finish());
+  auto message = arrival.finish();
+  // What was staged is wanted for the next tensor, and to lock more takes longer than this; what stays where
+  // it is can wait until the callee has answered.
+  if (session && arrival.leases().empty()) session->return_leases();
+  deliver_whole(id, std::move(message));
   if (Session* const still = find(id)) still->return_leases();
 }
 

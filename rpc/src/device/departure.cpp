@@ -64,7 +64,7 @@ Result<bool> DeviceDeparture::leave(Tensor& tensor, DeviceLane& lane, DevicePlac
   auto location = locate_gpu_memory(memory);
   if (location) {
     if (after_) {
-      auto event = after_->record();
+      auto event = after_->point();
       if (!event) return event.error();
       waits_.push_back(*std::move(event));
     }
@@ -101,7 +101,7 @@ Result<void> DeviceDeparture::stage(Tensor& tensor, DeviceLane& lane, DevicePlac
                                 : lane.out.copy(host->data(), memory.data(), memory.size());
       !done)
     return done;
-  auto event = lane.out.record();
+  auto event = lane.out.point();
   if (!event) return event.error();
   devices_.staging()->in_use_until(*host, *event);
   if (place.follows)

@@ -10,6 +10,8 @@ namespace {
 /// How long the end of an endpoint waits for copies; they take milliseconds, if the device works at all.
 constexpr Duration kPatience = std::chrono::seconds(5);
 constexpr std::size_t kProbeBytes = 512;
+/// How long the loop does not sleep while a peer's device writes: a GB comes in twenty milliseconds.
+constexpr Duration kAwake = std::chrono::milliseconds(50);
 }  // namespace
 
 struct DeviceTensors::Way {
@@ -168,7 +170,13 @@ DeviceTensors::Giving::~Giving() {
 
 void DeviceTensors::Giving::add(Advance advance, UniqueFunction<void(Result<void>)> told) {
   if (!std::exchange(polling_, true)) loop_.add_source(*this);
+  added_at_ = loop_.now();
   entries_.push_back({std::move(advance), std::move(told)});
+}
+
+/// What comes comes in steps of some ten microseconds: see EventWatch.
+bool DeviceTensors::Giving::arm() {
+  return loop_.now() - added_at_ >= kAwake;
 }
 
 int DeviceTensors::Giving::poll() {

@@ -93,6 +93,7 @@ class DeviceTensors {
     Giving& operator=(const Giving&) = delete;
     void add(Advance advance, UniqueFunction<void(Result<void>)> told);
     int poll() override;
+    bool arm() override;
 
    private:
     struct Entry {
@@ -102,6 +103,7 @@ class DeviceTensors {
     Loop& loop_;
     std::vector<Entry> entries_;
     bool polling_ = false;  // whether the loop has this as a source
+    TimePoint added_at_;
   };
   /// The way back to the loop, for the thread that maps.
   struct Way;

@@ -14,6 +14,8 @@ namespace {
 constexpr int kLooksBetweenChecks = 4096;
 constexpr int kLooksBeforeYield = 64;
 constexpr Duration kCheckEvery = std::chrono::milliseconds(1);
+// After which a loop may sleep between two looks, a millisecond at most.
+constexpr Duration kAwake = std::chrono::milliseconds(10);
 
 }  // namespace
 
@@ -68,8 +70,19 @@ Result<Event> Stream::record() const {
   return event;
 }
 
+Result<Event> Stream::point() const {
+  auto mark = state_->mark();
+  if (!mark) return mark.error();
+  Event event;
+  event.stream_ = std::move(mark->stream);
+  event.number_ = mark->number;
+  return event;
+}
+
 Result<void> Stream::wait_for(const Event& event) const {
   if (event.done() || event.stream_ == state_) return {};
+  if (!event.handle_)
+    return Error{Code::kInvalidArgument, "a point in a stream is for the host alone: record() an event"};
   if (auto waits = state_->gpu().driver().wait(native(), event.handle_->native()); !waits) {
     if (auto checked = state_->check(); !checked) return checked;
     return waits;
@@ -111,7 +124,12 @@ EventWatch::~EventWatch() {
 void EventWatch::when_done(Event event, UniqueFunction<void(Result<void>)> told) {
   if (!polling_) loop_.add_source(*this);
   polling_ = true;
+  asked_at_ = loop_.now();
   waiting_.push_back({std::move(event), std::move(told)});
+}
+
+bool EventWatch::arm() {
+  return loop_.now() - asked_at_ >= kAwake;
 }
 
 int EventWatch::poll() {
