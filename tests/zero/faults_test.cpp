@@ -2,8 +2,7 @@
 // refused.
 #include <atomic>
 #include <limits>
-#include <mutex>
-#include <thread>
+#include <stdexcept>
 
 #include "failing.hpp"
 #include "model.hpp"
@@ -143,10 +142,56 @@ TEST_CASE("members with other options or parameters are refused at each of them"
   });
 }
 
+TEST_CASE("first values that cannot be, and parameters without memory for them, end the group at once") {
+  const Model model;
+  for (const bool thrown : {false, true}) {
+    in_group(3, [&](shards::Communicator& group) -> std::string {
+      const auto made = Zero::create(group, model.parameters(), options_of(2), [&](int) -> Tensor {
+        if (thrown) throw std::runtime_error("no such file");
+        return Tensor::zeros(DType::kFloat32, Shape{1});
+      });
+      if (made) return "made";
+      const Code expected = group.rank() == 0 ? Code::kInvalidArgument : Code::kUnavailable;
+      return made.error().code == expected ? "" : made.error().to_string();
+    });
+  }
+  in_group(2, [&](shards::Communicator& group) -> std::string {
+    // One alone has no memory for them; the other hears of it.
+    const std::int64_t n = group.rank() == 0 ? std::int64_t{1} << 46 : 8;
+    ZeroOptions options = options_of(0);
+    options.bucket = std::int64_t{1} << 40;
+    const auto made = Zero::create(group, {{"large", Shape{n}, 0}}, options,
+                                   [&](int) { return Tensor::zeros(DType::kFloat32, Shape{n}); });
+    if (made) return "made";
+    const Code expected = group.rank() == 0 ? Code::kResourceExhausted : Code::kUnavailable;
+    return made.error().code == expected ? "" : made.error().to_string();
+  });
+}
+
+TEST_CASE("a learning rate that is none, or another than the others', is refused, and nothing is stepped") {
+  in_group(2, [](shards::Communicator& group) -> std::string {
+    ZeroOptions options = options_of(1);
+    float rate = std::numeric_limits<float>::quiet_NaN();
+    options.learning_rate = [&](std::uint64_t) { return rate; };
+    const auto zero = member_of({}, group, options);
+    const Floats before = whole_ones(*zero);
+    pass({}, *zero, batch_of({}, 0, 0, 4));
+    if (zero->step().error().code != Code::kInvalidArgument) return "stepped";
+    rate = 0.1F;
+    zero->step().value();
+    const Floats after = whole_ones(*zero);
+    if (after == before) return "not stepped";
+    pass({}, *zero, batch_of({}, 0, 0, 4));
+    if (group.rank() == 1) rate = 0.2F;
+    if (zero->step().error().code != Code::kInvalidArgument) return "stepped by two rates";
+    return whole_ones(*zero) == after && zero->whole() ? "" : "changed";
+  });
+}
+
 TEST_CASE("options that cannot be are refused with what would do") {
   ZeroOptions options;
   CHECK(options.validate().ok());
-  options.optimizer = shards::Optimizer("lamb", {});
+  options.optimizer = shards::Optimizer("rowwise_adagrad", {});
   CHECK(code_of(options.validate()) == Code::kUnimplemented);
   options = {};
   options.dtype = DType::kFloat64;
@@ -157,6 +202,14 @@ TEST_CASE("options that cannot be are refused with what would do") {
   options = {};
   options.accumulation = 0;
   CHECK(code_of(options.validate()) == Code::kInvalidArgument);
+  in_group(1, [](shards::Communicator& group) -> std::string {
+    ZeroOptions small;
+    small.bucket = 1;
+    const auto made = Zero::create(group, {{"large", Shape{std::int64_t{1} << 40}, 0}}, small,
+                                   [](int) { return Tensor(); });
+    return !made && made.error().message.find("bucket is 1, expected more") != std::string::npos ? ""
+                                                                                                 : "made";
+  });
   options = {};
   options.loss_scaling.first = 100;
   CHECK(options.validate().error().message.find("power of two") != std::string::npos);

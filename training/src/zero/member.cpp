@@ -4,8 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
-#include <numeric>
+#include <new>
 #include <utility>
 
 #include "zero/elements.hpp"
@@ -21,6 +20,12 @@ Member::Member(shards::Communicator& group, std::vector<ZeroParameter> parameter
 Error Member::ended(Error why) {
   if (!ended_) ended_ = std::move(why);
   return *ended_;
+}
+
+Error Member::no_memory() {
+  const Error why{Code::kResourceExhausted, "no memory for parameters, or gradients, that are on their way"};
+  parts_->group.abort(why);
+  return ended(why);
 }
 
 Result<void> Member::usable() const {
@@ -54,9 +59,13 @@ ZeroMemory Member::memory() const {
 
 Result<void> Member::begin_layer(int layer) {
   if (Result<void> can = usable(); !can) return can;
-  Result<void> begun = parts_->layers.begin(layer);
-  if (!begun && begun.error().code != Code::kInvalidArgument) return ended(begun.error());
-  return begun;
+  try {
+    Result<void> begun = parts_->layers.begin(layer);
+    if (!begun && begun.error().code != Code::kInvalidArgument) return ended(begun.error());
+    return begun;
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
 }
 
 Result<void> Member::end_layer(int layer) {
@@ -103,7 +112,11 @@ Result<void> Member::gradient(int index, const Tensor& gradient) {
     return Error{Code::kInvalidArgument, "gradient of '" + given.name + "' is " + gradient.to_string() +
                                              ", expected " + given.shape.to_string() +
                                              ", contiguous and in host memory"};
-  if (Result<void> taken = parts_->gradients.take(index, gradient); !taken) return ended(taken.error());
+  try {
+    if (Result<void> taken = parts_->gradients.take(index, gradient); !taken) return ended(taken.error());
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
   if (parts_->gradients.between_passes()) parts_->layers.end_pass();
   return {};
 }
@@ -122,7 +135,15 @@ Result<void> Member::ready_to_step() const {
   return {};
 }
 
-Result<Member::Verdict> Member::agree() {
+Result<float> Member::rate() const {
+  const float rate =
+      options_.learning_rate ? options_.learning_rate(steps_) : options_.optimizer.get("learning_rate");
+  if (std::isfinite(rate) && rate >= 0) return rate;
+  return Error{Code::kInvalidArgument,
+               "the learning rate of step " + std::to_string(steps_ + 1) + " is " + std::to_string(rate)};
+}
+
+Result<Member::Verdict> Member::agree(float rate) {
   if (Result<void> done = parts_->layers.drop_all(); !done) return done.error();
   if (Result<void> done = parts_->gradients.finish(); !done) return done.error();
   bool fits = true;
@@ -130,17 +151,18 @@ Result<Member::Verdict> Member::agree() {
   for (const Segment& segment : parts_->plan.segments())
     squared += squares(parts_->gradients.share(segment), fits);
   fits = fits && parts_->gradients.fit();
-  const auto all =
-      exchange({std::bit_cast<std::uint64_t>(squared), std::uint64_t{fits}, steps_, parts_->layers.order()});
+  const std::vector<std::uint64_t> mine = {std::bit_cast<std::uint64_t>(squared), std::uint64_t{fits}, steps_,
+                                           parts_->layers.order(), std::bit_cast<std::uint32_t>(rate)};
+  const auto all = exchange(mine);
   if (!all) return all.error();
   Verdict verdict;
-  for (std::size_t i = 0; i < all->size(); i += 4) {
+  for (std::size_t i = 0; i < all->size(); i += mine.size()) {
     verdict.squares += std::bit_cast<double>((*all)[i]);
     verdict.fits = verdict.fits && (*all)[i + 1] == 1;
-    if ((*all)[i + 2] == steps_ && (*all)[i + 3] == parts_->layers.order()) continue;
-    return Error{Code::kInvalidArgument, "member " + std::to_string(i / 4) +
-                                             " has used its layers in another order, or is at another "
-                                             "step, than member " +
+    if (std::equal(mine.begin() + 2, mine.end(), all->begin() + static_cast<std::ptrdiff_t>(i) + 2)) continue;
+    return Error{Code::kInvalidArgument, "member " + std::to_string(i / mine.size()) +
+                                             " has used its layers in another order, or has another step "
+                                             "or learning rate, than member " +
                                              std::to_string(parts_->group.rank())};
   }
   return verdict;
@@ -148,9 +170,12 @@ Result<Member::Verdict> Member::agree() {
 
 Result<ZeroStep> Member::step() {
   if (Result<void> ready = ready_to_step(); !ready) return ready.error();
-  const Result<Verdict> verdict = agree();
+  const Result<float> next_rate = rate();
+  if (!next_rate) return next_rate.error();
+  const Result<Verdict> verdict = agree(*next_rate);
   if (!verdict) return ended(verdict.error());
   ZeroStep report;
+  report.learning_rate = *next_rate;
   report.loss_scale = scaler_.scale();
   const double factor = double{parts_->gradients.factor()} / double{report.loss_scale};
   report.norm = std::sqrt(verdict->squares) * factor;
@@ -177,17 +202,39 @@ Result<ZeroStep> Member::step() {
 }
 
 Result<void> Member::update(double factor, ZeroStep& report) {
-  report.learning_rate =
-      options_.learning_rate ? options_.learning_rate(steps_) : options_.optimizer.get("learning_rate");
   report.clipped = options_.max_norm > 0 && report.norm > double{options_.max_norm};
   if (report.clipped) factor *= double{options_.max_norm} / report.norm;
   ++steps_;
+  Stepper& stepper = parts_->stepper;
   for (const Segment& segment : parts_->plan.segments()) {
-    parts_->stepper.step(segment, parts_->weights.stepped(segment), parts_->gradients.stepped(segment),
-                         static_cast<float>(factor), report.learning_rate, steps_);
+    stepper.step(segment, parts_->weights.stepped(segment), parts_->gradients.stepped(segment),
+                 static_cast<float>(factor), report.learning_rate, steps_);
+    if (stepper.in_two_parts()) continue;
     if (Result<void> sent = parts_->weights.publish(segment); !sent) return sent;
   }
+  if (stepper.in_two_parts()) {
+    if (Result<void> summed = sum_norms(); !summed) return summed;
+    for (const Segment& segment : parts_->plan.segments()) {
+      stepper.finish(segment, parts_->weights.stepped(segment), report.learning_rate, steps_);
+      if (Result<void> sent = parts_->weights.publish(segment); !sent) return sent;
+    }
+    stepper.forget_norms();
+  }
   return parts_->weights.published();
+}
+
+Result<void> Member::sum_norms() {
+  const std::vector<double>& mine = parts_->stepper.norms();
+  if (!parts_->plan.cut()) return {};
+  std::vector<std::uint64_t> bits(mine.size());
+  std::transform(mine.begin(), mine.end(), bits.begin(),
+                 [](double x) { return std::bit_cast<std::uint64_t>(x); });
+  const auto all = exchange(bits);
+  if (!all) return all.error();
+  std::vector<double> sums(mine.size());
+  for (std::size_t i = 0; i < all->size(); ++i) sums[i % sums.size()] += std::bit_cast<double>((*all)[i]);
+  parts_->stepper.set_norms(std::move(sums));
+  return {};
 }
 
 Result<void> Member::publish_all() {

@@ -71,14 +71,20 @@ class Member final : public Zero {
 
   /// The communicator has ended: so has this.
   Error ended(Error why);
+  /// No memory for what is under way: this member leaves the group.
+  Error no_memory();
   Result<void> usable() const;
   std::optional<Error> fault_of(int index) const;
   Result<void> ready_to_step() const;
   /// No gradient has been taken, and no layer is in use.
   Result<void> between_steps() const;
   /// Hears from all members, in a collective, what their parts of the gradients come to.
-  Result<Verdict> agree();
+  Result<Verdict> agree(float rate);
+  /// The rate of the next step. kInvalidArgument: it is no rate.
+  Result<float> rate() const;
   Result<void> update(double factor, ZeroStep& report);
+  /// LAMB's norms of whole parameters.
+  Result<void> sum_norms();
   Result<void> publish_all();
   /// All members' numbers, by rank: [members, numbers].
   Result<std::vector<std::uint64_t>> exchange(const std::vector<std::uint64_t>& mine);

@@ -69,7 +69,11 @@ Result<void> Member::save(const fs::path& folder) {
 
   const Result<shards::FileEntry> entry =
       write_share(temporary->front(), parts_->group.rank(), parts_->plan, parts_->weights, parts_->stepper);
-  if (Result<void> written = together(entry ? Result<void>() : entry.error()); !written) return written;
+  if (Result<void> written = together(entry ? Result<void>() : entry.error()); !written) {
+    std::error_code code;
+    if (first) fs::remove_all(place->temporary, code);
+    return written;
+  }
   const auto entries = exchange_texts(shards::to_json(*entry));
   if (!entries) return ended(entries.error());
   Result<void> committed;

@@ -1,7 +1,9 @@
 // What the members of a group tell each other: how they begin, what they find, and how they go on in another
 // group.
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <exception>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -23,10 +25,11 @@ std::uint64_t hash_of(std::string_view text) {
 std::string described(const std::vector<ZeroParameter>& parameters, const ZeroOptions& options) {
   std::string text = std::to_string(static_cast<int>(options.stage)) + std::string(to_string(options.dtype)) +
                      std::string(options.optimizer.name());
-  for (const float number : options.optimizer.numbers()) text += " " + std::to_string(number);
+  const auto add = [&](float number) { text += " " + std::to_string(std::bit_cast<std::uint32_t>(number)); };
+  for (const float number : options.optimizer.numbers()) add(number);
   for (const float number :
        {options.max_norm, options.loss_scaling.fixed, options.loss_scaling.first, options.loss_scaling.least})
-    text += " " + std::to_string(number);
+    add(number);
   for (const std::int64_t number :
        {std::int64_t{options.accumulation}, options.bucket, options.keep_below, options.prefetch,
         options.max_live, options.reuse_distance, std::int64_t{options.loss_scaling.window},
@@ -35,6 +38,23 @@ std::string described(const std::vector<ZeroParameter>& parameters, const ZeroOp
   for (const ZeroParameter& each : parameters)
     text += "\n" + each.name + each.shape.to_string() + std::to_string(each.layer);
   return text;
+}
+
+/// A parameter's first values, one after the other.
+Result<Tensor> first_values(const ZeroParameter& parameter, int index, const Zero::Initial& initial) {
+  const auto refused = [&](const std::string& why) {
+    return Error{Code::kInvalidArgument, "the first values of '" + parameter.name + "' " + why};
+  };
+  try {
+    const Tensor given = initial(index);
+    if (given.dtype() != DType::kFloat32 || !(given.shape() == parameter.shape) || !given.is_contiguous() ||
+        given.device().kind == MemoryKind::kDevice)
+      return refused("are " + given.to_string() + ", expected float32" + parameter.shape.to_string() +
+                     ", contiguous and in host memory");
+    return given.reshape(Shape{parameter.shape.elements()});
+  } catch (const std::exception& error) {
+    return refused(std::string("could not be made: ") + error.what());
+  }
 }
 
 /// The same numbers in a tensor of another length, which ends in zeros.
@@ -95,17 +115,14 @@ Result<void> Member::begin(const Initial& initial) {
                                                " have been given different parameters or options"};
   for (int i = 0; i < parts_->plan.parameters(); ++i) {
     const ZeroParameter& each = parameters_[static_cast<std::size_t>(i)];
-    Tensor values = flat(DType::kFloat32, each.shape.elements());
+    const Tensor values = flat(DType::kFloat32, each.shape.elements());
     if (parts_->group.rank() == 0) {
-      Tensor given = initial(i);
-      if (given.dtype() != DType::kFloat32 || !(given.shape() == each.shape) || !given.is_contiguous()) {
-        const Error why{Code::kInvalidArgument, "the first values of '" + each.name + "' are " +
-                                                    given.to_string() + ", expected float32" +
-                                                    each.shape.to_string()};
-        parts_->group.abort(why);
-        return ended(why);
+      const Result<Tensor> given = first_values(each, i, initial);
+      if (!given) {
+        parts_->group.abort(given.error());  // the others wait for them
+        return ended(given.error());
       }
-      (void)put(given.reshape(Shape{each.shape.elements()}), values, 1, Put::kReplace);
+      (void)put(*given, values, 1, Put::kReplace);
     }
     // In pieces: a communicator keeps memory for the largest tensor that it has seen.
     const std::int64_t n = values.elements();
@@ -136,11 +153,9 @@ Result<void> Member::reform(shards::Communicator& group) {
   ended_.reset();
 
   const LossScaler::State& scaler = scaler_.state();
-  std::uint32_t scale = 0;
-  std::memcpy(&scale, &scaler.scale, sizeof(scale));
-  const auto all = exchange({whole_ ? steps_ + 1 : 0, steps_, skipped_, scale,
-                             static_cast<std::uint64_t>(scaler.overflows_left),
-                             static_cast<std::uint64_t>(scaler.good_steps)});
+  const auto all = exchange(
+      {whole_ ? steps_ + 1 : 0, steps_, skipped_, std::bit_cast<std::uint32_t>(scaler.scale),
+       static_cast<std::uint64_t>(scaler.overflows_left), static_cast<std::uint64_t>(scaler.good_steps)});
   if (!all) return ended(all.error());
   constexpr std::size_t kNumbers = 6;
   std::size_t root = 0;
@@ -164,8 +179,7 @@ Result<void> Member::reform(shards::Communicator& group) {
   steps_ = from[1];
   skipped_ = from[2];
   LossScaler::State state;
-  scale = static_cast<std::uint32_t>(from[3]);
-  std::memcpy(&state.scale, &scale, sizeof(scale));
+  state.scale = std::bit_cast<float>(static_cast<std::uint32_t>(from[3]));
   state.overflows_left = static_cast<std::int32_t>(from[4]);
   state.good_steps = static_cast<std::int64_t>(from[5]);
   scaler_.set_state(state);

@@ -1,6 +1,7 @@
 #include <troupe/training/zero.hpp>
 
 #include <cmath>
+#include <new>
 #include <set>
 #include <string>
 #include <utility>
@@ -9,6 +10,8 @@
 
 namespace troupe::training {
 namespace {
+
+constexpr std::int64_t kMostElements = std::int64_t{1} << 46;
 
 Error refused(const std::string& field, const std::string& value, const std::string& expected) {
   return {Code::kInvalidArgument, "zero: " + field + " is " + value + ", expected " + expected};
@@ -32,13 +35,24 @@ Result<void> check(const LossScaling& scaling) {
   return {};
 }
 
-Result<void> check(const std::vector<ZeroParameter>& parameters) {
+Result<void> check(const std::vector<ZeroParameter>& parameters, const ZeroOptions& options) {
   constexpr int kMostLayers = 1 << 20;
+  constexpr std::int64_t kMostBuckets = 1 << 22;
+  std::int64_t buckets = 0;
   std::set<std::string_view> names;
   for (const ZeroParameter& each : parameters) {
     if (each.name.empty()) return Error{Code::kInvalidArgument, "zero: a parameter has no name"};
     if (!names.insert(each.name).second)
       return Error{Code::kInvalidArgument, "zero: parameter '" + each.name + "' comes twice"};
+    try {
+      if (each.shape.elements() > kMostElements)
+        return refused("the size of '" + each.name + "'", each.shape.to_string(), "fewer elements");
+      buckets += each.shape.elements() / options.bucket;
+      if (buckets > kMostBuckets)
+        return refused("bucket", std::to_string(options.bucket), "more: these would be millions of buckets");
+    } catch (const BadTensor& error) {
+      return error.error();
+    }
     if (each.layer < 0 || each.layer >= kMostLayers)
       return refused("the layer of '" + each.name + "'", std::to_string(each.layer), "a number from 0 on");
   }
@@ -58,7 +72,6 @@ Result<void> ZeroOptions::validate() const {
   if (accumulation < 1) return refused("accumulation", std::to_string(accumulation), "1 or more");
   if (!(std::isfinite(max_norm) && max_norm >= 0))
     return refused("max_norm", std::to_string(max_norm), "0 or more");
-  constexpr std::int64_t kMostElements = std::int64_t{1} << 40;
   if (bucket < 1 || bucket > kMostElements) return refused("bucket", std::to_string(bucket), "1 or more");
   const std::pair<const char*, std::int64_t> sizes[] = {{"keep_below", keep_below},
                                                         {"prefetch", prefetch},
@@ -72,10 +85,16 @@ Result<void> ZeroOptions::validate() const {
 Result<std::unique_ptr<Zero>> Zero::create(shards::Communicator& group, std::vector<ZeroParameter> parameters,
                                            ZeroOptions options, const Initial& initial) {
   if (Result<void> valid = options.validate(); !valid) return valid.error();
-  if (Result<void> valid = check(parameters); !valid) return valid.error();
-  auto member = std::make_unique<zero::Member>(group, std::move(parameters), std::move(options));
-  if (Result<void> begun = member->begin(initial); !begun) return begun.error();
-  return std::unique_ptr<Zero>(std::move(member));
+  if (Result<void> valid = check(parameters, options); !valid) return valid.error();
+  try {
+    auto member = std::make_unique<zero::Member>(group, std::move(parameters), std::move(options));
+    if (Result<void> begun = member->begin(initial); !begun) return begun.error();
+    return std::unique_ptr<Zero>(std::move(member));
+  } catch (const std::bad_alloc&) {
+    const Error why{Code::kResourceExhausted, "zero: no memory for parameters, gradients and their state"};
+    group.abort(why);  // the others wait for this member
+    return why;
+  }
 }
 
 }  // namespace troupe::training

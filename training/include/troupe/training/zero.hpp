@@ -60,8 +60,8 @@ struct ZeroOptions {
   std::int64_t max_live = 1 << 30;  ///< of layers that are whole, past which nothing is prefetched or kept
   std::int64_t reuse_distance = 0;  ///< a layer is kept if it is needed again within so many of others
 
-  /// kInvalidArgument naming the field, its value and what would do; kUnimplemented for optimizers that look
-  /// at whole tensors (lamb, rowwise_adagrad) or are a program's own.
+  /// kInvalidArgument naming the field, its value and what would do; kUnimplemented: rowwise_adagrad, or a
+  /// program's own optimizer.
   Result<void> validate() const;
 };
 
@@ -102,7 +102,7 @@ class Zero {
   using Initial = std::function<Tensor(int parameter)>;
 
   /// A collective. kInvalidArgument, at each member, if they gave different parameters or options. `group`
-  /// must outlive this.
+  /// must outlive this; it ends if a member has no first values, or no memory (kResourceExhausted).
   static Result<std::unique_ptr<Zero>> create(shards::Communicator& group,
                                               std::vector<ZeroParameter> parameters, ZeroOptions options,
                                               const Initial& initial);
