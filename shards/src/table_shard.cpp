@@ -323,6 +323,7 @@ void TableShard::forget_worker(std::uint64_t worker) {
 }
 
 std::uint64_t TableShard::row_count() const {
+  (void)state_->rows->wait();  // what has failed is told by whatever comes next
   return state_->rows->rows();
 }
 

@@ -37,12 +37,12 @@ const kernels::RowCounts& CountReports::known() {
 
 std::uint64_t CountReports::under_way() {
   look();
-  std::uint64_t keys = 0;
+  std::uint64_t keys = unasked_;
   for (const Asked& each : asked_) keys += each.keys;
   return keys;
 }
 
-Result<void> CountReports::ask(std::uint64_t keys) {
+Result<void> CountReports::ask() {
   if (asked_.size() == kMostReports) {
     if (auto passed = asked_.front().told.wait(Completion::kLongest); !passed) return passed;
     look();
@@ -51,12 +51,16 @@ Result<void> CountReports::ask(std::uint64_t keys) {
     return copied;
   auto told = work_.seal();
   if (!told) return told.error();
-  asked_.push_back({next_, keys, *std::move(told)});
+  asked_.push_back({next_, unasked_, *std::move(told)});
+  unasked_ = 0;
   next_ = (next_ + 1) % kMostReports;
   return {};
 }
 
 Result<void> CountReports::wait() {
+  if (unasked_ > 0) {
+    if (auto asked = ask(); !asked) return asked;
+  }
   if (!asked_.empty()) {
     if (auto passed = asked_.back().told.wait(Completion::kLongest); !passed) return passed;
   }

@@ -20,9 +20,11 @@ class CountReports {
   const kernels::RowCounts& known();
   /// Keys that may have got rows since.
   std::uint64_t under_way();
-  /// Has it told what it has after all so far, in which so many keys came.
-  Result<void> ask(std::uint64_t keys);
-  /// Waits for all that was asked.
+  /// So many keys are about to be given to the device: they count until it has told of what came of them.
+  void expect(std::uint64_t keys) { unasked_ += keys; }
+  /// Has it told what it has after all so far. If that fails, the next time will do.
+  Result<void> ask();
+  /// Waits for all so far to be told.
   Result<void> wait();
 
  private:
@@ -40,6 +42,7 @@ class CountReports {
   DeviceWork& work_;
   Buffer device_, pinned_;
   std::deque<Asked> asked_;
+  std::uint64_t unasked_ = 0;  // keys
   std::size_t next_ = 0;
   kernels::RowCounts known_;
 };

@@ -96,6 +96,10 @@ Result<Completion> DeviceDenseStore::give(const RowKeys& keys, std::size_t most,
   return Completion(std::move(reading));
 }
 
+Result<void> DeviceDenseStore::wait() {
+  return rows_->work().finish();
+}
+
 Result<void> DeviceDenseStore::keep(std::size_t count) {
   return rows_->keep(count, reinterpret_cast<kernels::RowCounts*>(counts_.data()));
 }

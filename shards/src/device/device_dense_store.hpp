@@ -19,6 +19,7 @@ class DeviceDenseStore final : public RowStore {
 
   const RowLayout& layout() const override { return rows_->layout(); }
   std::uint64_t rows() const override { return runs_.rows(); }
+  Result<void> wait() override;
   std::uint64_t bytes() const override { return rows_->bytes() + runs_.bytes(); }
   Result<Buffer> memory_for(std::size_t bytes) override { return rows_->work().pinned_memory(bytes); }
   Result<Completion> read(const RowKeys& keys, IfMissing missing, RowsOut out, Stream* stream) override;

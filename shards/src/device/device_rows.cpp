@@ -79,6 +79,7 @@ Result<void> SlabTable::add(DeviceWork& work, Buffer slab) {
   if (at == host_.size()) {
     if (auto grown = grow(work); !grown) return grown;
   }
+  slabs_.reserve(slabs_.size() + 1);
   std::byte* const address = slab.data();
   std::memcpy(host_.data() + at, &address, sizeof(address));
   if (auto copied = work.copy(device_.data() + at, host_.data() + at, sizeof(address)); !copied)

@@ -111,7 +111,7 @@ Result<void> DeviceStore::grow_index(std::uint64_t rows) {
   if (!given) return given;
   index_ = to;
   index_memory_ = *std::move(memory);
-  if (auto asked = reports_->ask(0); !asked) return asked;
+  if (auto asked = reports_->ask(); !asked) return asked;
   return reports_->wait();
 }
 
@@ -168,17 +168,13 @@ Result<void> DeviceStore::begin(const Stream* stream) {
   return before ? rows_->work().stream().wait_for(*before) : Result<void>(before.error());
 }
 
-Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading,
-                                    std::uint64_t may_be_new) {
-  if (may_be_new > 0) {
-    if (auto asked = reports_->ask(may_be_new); !asked) return asked.error();
-  }
+Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading) {
+  if (auto asked = reports_->ask(); !asked) return asked.error();
   auto event = rows_->work().seal();
   if (!event) return event.error();
   if (stream) {
     if (auto waits = stream->wait_for(*event); !waits) return waits.error();
   }
-  if (!reading) reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
   reading->ends_with(*std::move(event));
   return Completion(std::move(reading));
 }
@@ -224,6 +220,11 @@ Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::si
 
 // ---- Rows in batches ----------------------------------------------------------------------------
 
+Result<void> DeviceStore::wait() {
+  if (auto told = reports_->wait(); !told) return told;
+  return rows_->work().finish();
+}
+
 Result<Buffer> DeviceStore::memory_for(std::size_t bytes) {
   return rows_->work().pinned_memory(bytes);
 }
@@ -238,11 +239,12 @@ Result<Completion> DeviceStore::read(const RowKeys& wanted, IfMissing missing, R
       if (auto room = make_room(keys, 0); !room) return room.error();
     }
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
+    if (make) reports_->expect(keys.size());
     auto done = in_pieces(keys, rows_->piece_keys(), {}, make, [&](std::size_t first, std::size_t count) {
       return rows_->read(count, out, first, !make, *reading);
     });
     if (!done) return done.error();
-    return end(stream, std::move(reading), make ? keys.size() : 0);
+    return end(stream, std::move(reading));
   });
 }
 
@@ -253,10 +255,12 @@ Result<Completion> DeviceStore::make(const RowKeys& wanted, Stream* stream) {
     const std::span<const std::uint64_t> keys = wanted.list();
     if (auto ordered = begin(stream); !ordered) return ordered.error();
     if (auto room = make_room(keys, keys.size()); !room) return room.error();
+    auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
+    reports_->expect(keys.size());
     auto done = in_pieces(keys, rows_->piece_keys(), {}, true,
                           [&](std::size_t, std::size_t count) { return rows_->keep(count, counts()); });
     if (!done) return done.error();
-    return end(stream, nullptr, keys.size());
+    return end(stream, std::move(reading));
   });
 }
 
@@ -267,13 +271,15 @@ Result<Completion> DeviceStore::update(const RowKeys& pushed, const float* gradi
     const std::span<const std::uint64_t> keys = pushed.list();
     if (auto ordered = begin(stream); !ordered) return ordered.error();
     if (auto room = make_room(keys, 0); !room) return room.error();
+    auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
+    reports_->expect(keys.size());
     auto done = in_pieces(keys, rows_->piece_keys(), {gradients, spec_.dim * sizeof(float)}, true,
                           [&](std::size_t, std::size_t count) -> Result<void> {
                             if (auto kept = rows_->keep(count, counts()); !kept) return kept;
                             return rows_->step(count, scale);
                           });
     if (!done) return done.error();
-    return end(stream, nullptr, keys.size());
+    return end(stream, std::move(reading));
   });
 }
 
@@ -284,13 +290,15 @@ Result<Completion> DeviceStore::insert(const RowBatch& rows, Stream* stream) {
     if (const auto once = last_of_each(rows, layout().bytes())) return insert(*once, stream);
     if (auto ordered = begin(stream); !ordered) return ordered.error();
     if (auto room = make_room(rows.keys, 0); !room) return room.error();
+    auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
+    reports_->expect(rows.keys.size());
     auto done = in_pieces(rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, true,
                           [&](std::size_t, std::size_t count) -> Result<void> {
                             if (auto kept = rows_->keep(count, counts()); !kept) return kept;
                             return rows_->write(count);
                           });
     if (!done) return done.error();
-    return end(stream, nullptr, rows.keys.size());
+    return end(stream, std::move(reading));
   });
 }
 
@@ -333,6 +341,7 @@ Result<std::uint64_t> DeviceStore::erase_owned(std::span<const std::uint64_t> ke
   const kernels::RowCounts before = reports_->known();
   if (auto grown = grow_free_list(before.free + keys.size()); !grown) return grown.error();
   if (auto room = rows_->reserve_kept(before.kept + keys.size()); !room) return room.error();
+  reports_->expect(keys.size());
   auto done =
       in_pieces(keys, rows_->piece_keys(), {}, false, [&](std::size_t, std::size_t count) -> Result<void> {
         if (auto kept = rows_->keep(count, counts()); !kept) return kept;
@@ -345,7 +354,6 @@ Result<std::uint64_t> DeviceStore::erase_owned(std::span<const std::uint64_t> ke
         return given ? rows_->mask(count, 0) : given;
       });
   if (!done) return done.error();
-  if (auto asked = reports_->ask(0); !asked) return asked.error();
   if (auto told = reports_->wait(); !told) return told.error();
   return before.rows - reports_->known().rows;
 }
@@ -446,7 +454,7 @@ Result<ExtractPage> DeviceStore::read_cut(std::uint64_t cursor, std::uint64_t mo
 
 void DeviceStore::close_cut() {
   // If the device has failed, so does all that comes later.
-  if (rows_->close_cut(counts())) (void)reports_->ask(0);
+  if (rows_->close_cut(counts())) (void)reports_->ask();
 }
 
 }  // namespace troupe::shards

@@ -23,6 +23,7 @@ class DeviceStore final : public RowStore {
 
   const RowLayout& layout() const override { return rows_->layout(); }
   std::uint64_t rows() const override { return reports_->known().rows; }
+  Result<void> wait() override;
   std::uint64_t bytes() const override { return rows_->bytes() + index_memory_.size() + free_memory_.size(); }
   Result<Buffer> memory_for(std::size_t bytes) override;
   Result<Completion> read(const RowKeys& wanted, IfMissing missing, RowsOut out, Stream* stream) override;
@@ -52,7 +53,7 @@ class DeviceStore final : public RowStore {
   Result<void> check(const RowKeys& keys) const;
   Result<void> check_owned(std::span<const std::uint64_t> keys) const;
   Result<void> begin(const Stream* stream);
-  Result<Completion> end(Stream* stream, std::shared_ptr<DeviceReading> reading, std::uint64_t may_be_new);
+  Result<Completion> end(Stream* stream, std::shared_ptr<DeviceReading> reading);
   /// Whether so many keys more surely have room.
   bool fits(std::uint64_t keys);
   /// Room for so many rows more, and for what else comes with them; exactly those that are missing, if there

@@ -125,6 +125,7 @@ void TieredStore::take_up(std::uint64_t key, bool near) {
 // The clock algorithm over those that lie near.
 std::vector<std::uint64_t> TieredStore::coldest(std::uint64_t count) {
   std::vector<std::uint64_t> cold;
+  cold.reserve(std::min<std::uint64_t>(count, near_order_.size()));
   std::size_t left = 2 * near_order_.size();
   for (; cold.size() < count && left > 0 && !near_order_.empty(); --left) {
     if (near_hand_ >= near_order_.size()) near_hand_ = 0;
@@ -145,23 +146,28 @@ std::vector<std::uint64_t> TieredStore::coldest(std::uint64_t count) {
   return cold;
 }
 
+/// Of these rows, which `from` has; all or none.
+Result<void> TieredStore::move_rows(RowStore& from, RowStore& to, std::span<const std::uint64_t> keys) {
+  RowBatch rows;
+  if (auto copied = from.copy(keys, rows); !copied) return copied;
+  if (auto inserted = to.insert(rows); !inserted) return inserted.error();
+  auto erased = from.erase(keys);
+  if (erased) return {};
+  // No store has more than the other knows of, or later a row would begin where this one ended.
+  (void)to.erase(keys);
+  return erased.error();
+}
+
 /// Some more than are needed go at once: each time the near store is waited for.
 Result<void> TieredStore::make_room(std::uint64_t incoming) {
   if (near_count_ + incoming <= near_rows_) return {};
   const std::uint64_t needed = near_count_ + incoming - near_rows_;
-  const std::vector<std::uint64_t> numbers = coldest(std::max(needed, near_rows_ / 8));
+  const std::uint64_t most = std::max(needed, near_rows_ / 8);
   Keys cold;
+  cold.reserve(std::min<std::uint64_t>(most, near_order_.size()));
+  const std::vector<std::uint64_t> numbers = coldest(most);
   for (const std::uint64_t number : numbers) cold.push_back(keys_[number]);
-  RowBatch rows;
-  auto moved = near_->copy(cold, rows);
-  if (moved) {
-    auto inserted = far_->insert(rows);
-    moved = inserted ? inserted->wait() : inserted.error();
-  }
-  if (moved) {
-    auto erased = near_->erase(cold);
-    if (!erased) moved = erased.error();
-  }
+  const auto moved = move_rows(*near_, *far_, cold);
   if (moved) return {};
   for (const std::uint64_t number : numbers) set_near(number);  // which they left room for
   return moved;
@@ -173,33 +179,24 @@ Result<void> TieredStore::bring_near(std::span<const std::uint64_t> keys, bool m
   std::unordered_set<std::uint64_t> seen;
   far.reserve(keys.size()), far_numbers.reserve(keys.size());
   wanted.reserve(keys.size()), fresh.reserve(keys.size());
+  seen.reserve(keys.size());
   if (make) reserve_for(keys);
   near_order_.reserve(near_order_.size() + keys.size());
+  for (const std::uint64_t key : keys)
+    if (make && !index_.find(key) && seen.insert(key).second) fresh.push_back(key);
+  // Nothing throws from here on: rows that are to stay would stay for ever.
   for (const std::uint64_t key : keys) {
     const auto number = index_.find(key);
-    if (!number) {
-      if (make && seen.insert(key).second) fresh.push_back(key);
-      continue;
-    }
-    if (is(*number, kStays)) continue;
+    if (!number || is(*number, kStays)) continue;
     flags_[*number] |= kLately | kUsed | kStays;
     wanted.push_back(*number);
     if (is(*number, kNear)) continue;
     far.push_back(key);
     far_numbers.push_back(*number);
   }
-  auto done = make_room(far.size() + fresh.size());
+  auto done = with_memory_errors(spec_, [&] { return make_room(far.size() + fresh.size()); });
   if (done && !far.empty()) {
-    RowBatch rows;
-    done = far_->copy(far, rows);
-    if (done) {
-      auto inserted = near_->insert(rows);
-      if (!inserted) done = inserted.error();
-    }
-    if (done) {
-      auto erased = far_->erase(far);
-      if (!erased) done = erased.error();
-    }
+    done = with_memory_errors(spec_, [&] { return move_rows(*far_, *near_, far); });
     if (done)
       for (const std::uint64_t number : far_numbers) set_near(number);
   }
@@ -370,6 +367,7 @@ Result<std::uint64_t> TieredStore::evict(std::uint64_t most) {
     if (!std::exchange(knows_used_, true))
       for (std::uint8_t& each : flags_) each = without(each, kUsed);
     Keys gone;
+    gone.reserve(rows() - std::min(rows(), most));
     for (std::uint64_t left = rows(); left > most; ++hand_) {
       if (hand_ >= keys_.size()) hand_ = 0;
       if (!is(hand_, kLives)) continue;
@@ -380,7 +378,10 @@ Result<std::uint64_t> TieredStore::evict(std::uint64_t most) {
       gone.push_back(keys_[hand_]);
       --left;
     }
-    return erase(gone);
+    auto erased = erase(gone);
+    if (!erased)
+      for (const std::uint64_t key : gone) flags_[*index_.find(key)] |= kLives;
+    return erased;
   });
 }
 

@@ -25,6 +25,7 @@ class TieredStore final : public RowStore {
 
   const RowLayout& layout() const override { return near_->layout(); }
   std::uint64_t rows() const override { return keys_.size() - free_.size(); }
+  Result<void> wait() override { return near_->wait(); }
   std::uint64_t bytes() const override;
   Result<Buffer> memory_for(std::size_t bytes) override { return near_->memory_for(bytes); }
   Result<Completion> read(const RowKeys& wanted, IfMissing missing, RowsOut out, Stream* stream) override;
@@ -52,6 +53,7 @@ class TieredStore final : public RowStore {
   template <class Work>
   Result<Completion> in_pieces(std::span<const std::uint64_t> keys, bool make, Work work);
   Result<void> bring_near(std::span<const std::uint64_t> keys, bool make);
+  static Result<void> move_rows(RowStore& from, RowStore& to, std::span<const std::uint64_t> keys);
   Result<void> make_room(std::uint64_t incoming);
   /// Numbers of rows that lie near and were not used lately, at most so many.
   std::vector<std::uint64_t> coldest(std::uint64_t count);

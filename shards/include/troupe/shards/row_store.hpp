@@ -93,7 +93,10 @@ class RowStore {
  public:
   virtual ~RowStore() = default;
   virtual const RowLayout& layout() const = 0;
+  /// Of operations that have ended.
   virtual std::uint64_t rows() const = 0;
+  /// Blocks until all operations have ended.
+  virtual Result<void> wait() { return {}; }
   /// Of memory for rows and what finds them.
   virtual std::uint64_t bytes() const = 0;
   /// Memory for rows to be read into that suits the store best; an empty Buffer: any of the host's.
