@@ -124,10 +124,11 @@ class ShardServer::Slices {
     const auto keys = next_keys();
     const shards::RowsOut out = rows_out(reply_.pull.rows, at_);
     shards::TableShard& shard = table_.shard;
-    // The last slice's rows are there after all others.
-    const auto receipt = peeks_     ? shard.peek(keys, out, &later_)
-                         : at_ == 0 ? shard.pull(keys, out, &later_)
-                                    : shard.pull_more(keys, out, &later_);
+    // What a device writes itself is there with the last slice; else each is waited for.
+    shards::Completion* const later = out.memory == MemoryKind::kHost ? nullptr : &later_;
+    const auto receipt = peeks_     ? shard.peek(keys, out, later)
+                         : at_ == 0 ? shard.pull(keys, out, later)
+                                    : shard.pull_more(keys, out, later);
     if (!receipt) return receipt.error();
     reply_.pull.version = receipt->version;
     at_ += keys.size();

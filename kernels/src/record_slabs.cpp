@@ -87,6 +87,8 @@ Launch read_records(Place place, const RecordSlabs& slabs, const KeptSlabs& kept
     return gpu::read_records(place, slabs, kept, first, numbers, count, bytes, keys, flags, records);
   for (std::int64_t i = 0; i < count; ++i) {
     const std::uint64_t number = numbers ? numbers[i] : first + static_cast<std::uint64_t>(i);
+    flags[i] = 0;
+    if (number == kNoRow) continue;
     const std::uint64_t put_aside = kept.slabs ? kept_at(slabs, number) : 0;
     keys[i] = key_at(slabs, number);
     flags[i] = static_cast<std::uint8_t>(mark_at(slabs, number) | (put_aside != 0 ? kRowKept : 0));

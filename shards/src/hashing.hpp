@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <random>
 
@@ -20,6 +21,12 @@ inline std::uint64_t secret_seed() {
   std::random_device device;
   return (std::uint64_t{device()} << 32) | device();
 }
+
+/// Of keys that somebody else chooses, for the standard's tables.
+struct KeyHash {
+  std::uint64_t seed = 0;
+  std::size_t operator()(std::uint64_t key) const { return mix64(mix64(key ^ seed) + seed); }
+};
 
 /// Added before mixing, so that 0 is not mapped to itself and so that slots have nothing to do with the
 /// buckets of a hash index that mixes the plain key.

@@ -1,7 +1,6 @@
 #include "host_store.hpp"
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 #include <utility>
 
@@ -171,7 +170,7 @@ Result<void> HostStore::copy(std::span<const std::uint64_t> keys, RowBatch& into
   return with_memory_errors(spec_, [&]() -> Result<void> {
     if (Result<void> found = find(keys); !found) return found;
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      assert(numbers_[i] != kMissing);
+      if (numbers_[i] == kMissing) return Error{Code::kInternal, "a row to be copied is not there"};
       append(numbers_[i], into);
     }
     return {};

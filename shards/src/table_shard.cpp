@@ -337,8 +337,8 @@ Result<ExtractPage> TableShard::extract(const SlotSet& slots, std::uint64_t curs
 }
 
 Result<void> TableShard::insert(const RowBatch& rows) {
-  if (auto done = state_->rows->insert(rows); !done) return done.error();
-  return {};
+  const Result<Completion> done = state_->rows->insert(rows);
+  return done ? done->wait() : Result<void>(done.error());
 }
 
 const SlotGroups& TableShard::groups() const {

@@ -17,13 +17,19 @@ using namespace troupe::test;
 namespace {
 
 /// Stores on a device, driven by `loop`. Work that the device is given is done a moment later.
-shards::MakeRowStore device_stores(Loop& loop) {
+shards::MakeRowStore device_stores(Loop& loop, bool little_pinned = false) {
   auto home =
       shards::DeviceHome::of(Gpu(std::make_unique<HostDriver>(0)), std::make_shared<EventWatch>(loop));
   home.on_host = [](const Stream& stream, std::function<void()> work) {
     (void)HostDriver::give(stream.native(), std::move(work));
   };
   home.slab_bytes = 8192;
+  if (little_pinned) {
+    home.piece_bytes = std::size_t{64} << 10;
+    home.pinned = std::make_shared<GpuPool>(home.gpu, GpuPoolOptions{.kind = MemoryKind::kPinned,
+                                                                     .limit_bytes = std::size_t{4} << 20,
+                                                                     .slab_bytes = std::size_t{256} << 10});
+  }
   return shards::make_device_stores(std::move(home));
 }
 
@@ -96,6 +102,30 @@ TEST_CASE("rows of a table in device memory are pushed and pulled in one call, a
     CHECK(rows == std::vector<float>(count * spec.dim, -2.0F));
   }
   CHECK(stats_of(node, "ps0").rows == 40'100);
+}
+
+TEST_CASE("an answer for which there is no pinned memory goes by ordinary memory, all of it") {
+  RealCluster cluster;
+  Node& server = cluster.add("server-0", "server");
+  REQUIRE(server
+              .spawn<ShardServer>("ps0", 0U, 1U, server, shards::builtin_optimizers(),
+                                  device_stores(server.loop(), true))
+              .ok());
+  Node& node = cluster.add("worker");
+  shards::TableSpec spec = exact_spec(shards::TableKind::kEmbedding);
+  spec.dim = 64;
+  spec.initializer = shards::Uniform{-1, 1};
+  const auto client = open_table(node, spec, {"ps0"}, 1);
+  std::vector<std::uint64_t> keys(40'000);  // 10 MB
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
+  std::vector<float> rows(keys.size() * spec.dim), expected(rows.size());
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    shards::initialize_row(spec, keys[i], expected.data() + i * spec.dim);
+  for (int turn = 0; turn < 2; ++turn) {
+    const auto pulled = client->pull(keys, rows.data()).get();
+    REQUIRE_MESSAGE(pulled.ok(), text_of(pulled));
+    CHECK(rows == expected);
+  }
 }
 
 TEST_CASE("a table whose optimizer has no step for devices is refused, by name") {

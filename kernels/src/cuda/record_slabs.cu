@@ -60,6 +60,10 @@ __global__ void __launch_bounds__(kBlock)
   if (i >= count) return;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const std::uint64_t number = numbers ? numbers[i] : first + static_cast<std::uint64_t>(i);
+  if (number == kNoRow) {
+    if (lane == 0) flags[i] = 0;
+    return;
+  }
   const std::uint64_t put_aside = kept.slabs ? kept_at(slabs, number) : 0;
   if (lane == 0) {
     keys[i] = key_at(slabs, number);

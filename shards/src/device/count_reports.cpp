@@ -1,5 +1,6 @@
 #include "device/count_reports.hpp"
 
+#include <cstddef>
 #include <utility>
 
 namespace troupe::shards {
@@ -16,6 +17,7 @@ Result<std::unique_ptr<CountReports>> CountReports::create(DeviceWork& work) {
   if (!device) return device.error();
   auto pinned = work.pinned_memory(kMostReports * sizeof(kernels::RowCounts));
   if (!pinned) return pinned.error();
+  reports->asked_.reserve(kMostReports);
   reports->device_ = *std::move(device);
   reports->pinned_ = *std::move(pinned);
   if (auto cleared = work.stream().fill(reports->device_.data(), 0, sizeof(kernels::RowCounts)); !cleared)
@@ -24,10 +26,11 @@ Result<std::unique_ptr<CountReports>> CountReports::create(DeviceWork& work) {
 }
 
 void CountReports::look() {
-  while (!asked_.empty() && asked_.front().told.done()) {
-    known_ = *place(asked_.front().place);
-    asked_.pop_front();
-  }
+  std::size_t told = 0;
+  while (told < asked_.size() && asked_[told].told.done()) ++told;
+  if (told == 0) return;
+  known_ = *place(asked_[told - 1].place);
+  asked_.erase(asked_.begin(), asked_.begin() + static_cast<std::ptrdiff_t>(told));
 }
 
 const kernels::RowCounts& CountReports::known() {
@@ -42,27 +45,27 @@ std::uint64_t CountReports::under_way() {
   return keys;
 }
 
-Result<void> CountReports::ask() {
+Result<Event> CountReports::ask() {
   if (asked_.size() == kMostReports) {
-    if (auto passed = asked_.front().told.wait(Completion::kLongest); !passed) return passed;
+    if (auto passed = asked_.front().told.wait(kPatience); !passed) return passed.error();
     look();
   }
   if (auto copied = work_.copy(place(next_), device_.data(), sizeof(kernels::RowCounts)); !copied)
-    return copied;
+    return copied.error();
   auto told = work_.seal();
   if (!told) return told.error();
-  asked_.push_back({next_, unasked_, *std::move(told)});
+  asked_.push_back({next_, unasked_, *told});
   unasked_ = 0;
   next_ = (next_ + 1) % kMostReports;
-  return {};
+  return told;
 }
 
 Result<void> CountReports::wait() {
   if (unasked_ > 0) {
-    if (auto asked = ask(); !asked) return asked;
+    if (auto asked = ask(); !asked) return asked.error();
   }
   if (!asked_.empty()) {
-    if (auto passed = asked_.back().told.wait(Completion::kLongest); !passed) return passed;
+    if (auto passed = asked_.back().told.wait(kPatience); !passed) return passed;
   }
   look();
   return {};

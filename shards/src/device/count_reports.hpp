@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <vector>
 
 #include <troupe/kernels/row_index.hpp>
 
@@ -22,8 +22,9 @@ class CountReports {
   std::uint64_t under_way();
   /// So many keys are about to be given to the device: they count until it has told of what came of them.
   void expect(std::uint64_t keys) { unasked_ += keys; }
-  /// Has it told what it has after all so far. If that fails, the next time will do.
-  Result<void> ask();
+  /// Has it told what it has after all so far: the point at which it has. If that fails, the next time will
+  /// do.
+  Result<Event> ask();
   /// Waits for all so far to be told.
   Result<void> wait();
 
@@ -41,7 +42,7 @@ class CountReports {
 
   DeviceWork& work_;
   Buffer device_, pinned_;
-  std::deque<Asked> asked_;
+  std::vector<Asked> asked_;   // in the order in which they were asked; room for all that there may be
   std::uint64_t unasked_ = 0;  // keys
   std::size_t next_ = 0;
   kernels::RowCounts known_;

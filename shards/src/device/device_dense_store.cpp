@@ -67,11 +67,8 @@ Result<Completion> DeviceDenseStore::give(const RowKeys& keys, std::size_t most,
     if (auto room = make_room(keys); !room) return room.error();
   }
   DeviceWork& device = rows_->work();
-  if (stream) {
-    auto before = stream->record();
-    if (!before) return before.error();
-    if (auto ordered = device.stream().wait_for(*before); !ordered) return ordered.error();
-  }
+  if (auto ordered = device.begin_after(stream); !ordered) return ordered.error();
+  if (!reading) reading = std::make_shared<DeviceReading>(device.home().watch.get());
   RowKeys left = keys;
   for (std::size_t at = 0; at < keys.size();) {
     const std::size_t some = std::min(most, left.size());
@@ -81,17 +78,21 @@ Result<Completion> DeviceDenseStore::give(const RowKeys& keys, std::size_t most,
     auto done = rows_->bring(rows_->piece().numbers, numbers_, from ? from + at * values.bytes : nullptr,
                              some * values.bytes);
     if (done) done = work(at, some);
-    if (done) done = rows_->end_piece();
-    if (!done) return done.error();
     at += some;
+    if (done && at < keys.size()) done = rows_->end_piece();            // the last ends with all of it
+    if (!done && changes && at > some) device.break_off(done.error());  // pieces before it are done
+    if (!done) return done.error();
     left = left.subspan(some, left.size() - some);
   }
-  auto event = device.seal();
-  if (!event) return event.error();
-  if (stream) {
-    if (auto waits = stream->wait_for(*event); !waits) return waits.error();
-  }
-  if (!reading) reading = std::make_shared<DeviceReading>(device.home().watch.get());
+  // As DeviceStore::end().
+  Result<Event> event = with_memory_errors(spec_, [&]() -> Result<Event> {
+    auto sealed = device.seal();
+    if (!sealed) return sealed;
+    if (auto ordered = device.end_before(stream); !ordered) return ordered.error();
+    return sealed;
+  });
+  if (!event && (!changes || event.error().code == Code::kInternal)) return event.error();
+  if (!event) return Completion();
   reading->ends_with(*std::move(event));
   return Completion(std::move(reading));
 }
@@ -108,7 +109,7 @@ Result<Completion> DeviceDenseStore::read(const RowKeys& keys, IfMissing /*missi
                                           Stream* stream) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
-    return give(keys, rows_->piece_keys(), {}, false, stream, reading,
+    return give(keys, rows_->most_read(out.memory), {}, false, stream, reading,
                 [&](std::size_t first, std::size_t count) {
                   return rows_->read(count, out, first, false, *reading);
                 });
@@ -129,7 +130,7 @@ Result<Completion> DeviceDenseStore::make(const RowKeys& keys, Stream* stream) {
 Result<Completion> DeviceDenseStore::update(const RowKeys& keys, const float* gradients, float scale,
                                             Stream* stream) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
-    return give(keys, rows_->piece_keys(), {gradients, spec_.dim * sizeof(float)}, true, stream, nullptr,
+    return give(keys, rows_->piece_rows(), {gradients, spec_.dim * sizeof(float)}, true, stream, nullptr,
                 [&](std::size_t, std::size_t count) -> Result<void> {
                   if (auto kept = keep(count); !kept) return kept;
                   return rows_->step(count, scale);
@@ -140,7 +141,7 @@ Result<Completion> DeviceDenseStore::update(const RowKeys& keys, const float* gr
 Result<Completion> DeviceDenseStore::insert(const RowBatch& rows, Stream* stream) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (rows.records.size() != rows.keys.size() * layout().bytes()) return batch_error(spec_, layout(), rows);
-    if (const auto once = last_of_each(rows, layout().bytes())) return insert(*once, stream);
+    if (const auto once = last_of_each(rows, layout().bytes(), 0)) return insert(*once, stream);
     return give(rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, true, stream, nullptr,
                 [&](std::size_t, std::size_t count) -> Result<void> {
                   if (auto kept = keep(count); !kept) return kept;

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "hashing.hpp"
 #include "initial_of.hpp"
 #include "optimizers/device_step.hpp"
 
@@ -16,6 +17,7 @@ namespace troupe::shards {
 namespace {
 
 constexpr std::size_t kMostPiece_keys = 65536;
+constexpr std::size_t kPiece_row = 64;   // bytes of rows that a key of a piece of keys stands for
 constexpr std::size_t kFirstSlabs = 64;  // addresses there is room for
 constexpr std::int64_t kRecordAlignment = 16;
 
@@ -107,12 +109,16 @@ Result<std::unique_ptr<DeviceRows>> DeviceRows::create(const TableSpec& spec, co
     return refused("has more than " + std::to_string(kernels::RecordShape::kMostFields) + " fields of state");
   const std::size_t row = spec.dim * sizeof(float);
   const std::size_t value_bytes = std::max({home.piece_bytes, row, layout.bytes()});
-  const std::size_t piece_keys = std::clamp<std::size_t>(value_bytes / row, 1, kMostPiece_keys);
+  const std::size_t piece_rows = std::clamp<std::size_t>(value_bytes / row, 1, kMostPiece_keys);
+  // Of keys alone more go in one.
+  const std::size_t piece_keys =
+      std::clamp<std::size_t>(value_bytes / kPiece_row, piece_rows, kMostPiece_keys);
   auto work = DeviceWork::create(home, 2 * Carver::bytes_of<std::uint64_t>(piece_keys) + value_bytes);
   if (!work) return work.error();
   std::unique_ptr<DeviceRows> rows(new DeviceRows(spec, *std::move(work)));
   rows->value_bytes_ = value_bytes;
   rows->piece_keys_ = piece_keys;
+  rows->piece_rows_ = piece_rows;
   rows->page_rows_ = std::clamp<std::size_t>(value_bytes / layout.bytes(), 1, piece_keys);
   rows->stride_ = aligned(static_cast<std::int64_t>(layout.bytes()), kRecordAlignment);
   constexpr std::int64_t kBesides = 17;  // bytes: key, what is kept, mark
@@ -169,8 +175,8 @@ Result<void> DeviceRows::reserve(std::uint64_t count) {
   return {};
 }
 
-std::optional<RowBatch> last_of_each(const RowBatch& rows, std::size_t record_bytes) {
-  std::unordered_map<std::uint64_t, std::size_t> last;
+std::optional<RowBatch> last_of_each(const RowBatch& rows, std::size_t record_bytes, std::uint64_t seed) {
+  std::unordered_map<std::uint64_t, std::size_t, KeyHash> last(rows.keys.size(), KeyHash{seed});
   for (std::size_t i = 0; i < rows.keys.size(); ++i) last[rows.keys[i]] = i;
   if (last.size() == rows.keys.size()) return {};
   RowBatch once;
@@ -213,7 +219,7 @@ Result<void> DeviceRows::read(std::size_t count, RowsOut out, std::size_t first,
                               DeviceReading& reading) const {
   const std::size_t bytes = count * spec_.dim * sizeof(float);
   float* const to = out.data + first * spec_.dim;
-  const bool at_once = out.memory == MemoryKind::kDevice;
+  const bool at_once = out.memory != MemoryKind::kHost;
   auto* const values = at_once ? to : reinterpret_cast<float*>(piece_.values);
   auto given = work_.launch([slabs = view(), shape = shape_, initial = initial_, piece = piece_, values,
                              shows, n = static_cast<std::int64_t>(count)](kernels::Place place) {
@@ -227,7 +233,6 @@ Result<void> DeviceRows::read(std::size_t count, RowsOut out, std::size_t first,
     return done;
   });
   if (!given || at_once) return given;
-  if (out.memory == MemoryKind::kPinned) return work_.copy(to, values, bytes);
   auto memory = work_.pinned_memory(bytes);
   if (memory) {
     if (auto copied = work_.copy(memory->data(), values, bytes); !copied) return copied;
@@ -236,7 +241,7 @@ Result<void> DeviceRows::read(std::size_t count, RowsOut out, std::size_t first,
   }
   // Rows that are there can be read whatever memory there is: by way of what is kept for this.
   if (auto copied = work_.copy(spare_.data(), values, bytes); !copied) return copied;
-  if (auto passed = work_.stream().finish(Completion::kLongest); !passed) return passed;
+  if (auto passed = work_.stream().finish(kPatience); !passed) return passed;
   std::memcpy(to, spare_.data(), bytes);
   return {};
 }
@@ -345,14 +350,17 @@ Result<void> DeviceRows::append_listed(std::size_t count, RowBatch& into) {
   auto page = begin_page(0, count, PageOf::kListed);
   if (!page) return page.error();
   if (auto there = wait_for(*page); !there) return there;
-  for (std::size_t i = 0; i < count; ++i) append(*page, i, into);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (page->flags()[i] == 0) return Error{Code::kInternal, "a row to be copied is not there"};
+    append(*page, i, into);
+  }
   return {};
 }
 
 // ---- Cuts ---------------------------------------------------------------------------------------
 
 Result<void> DeviceRows::reserve_kept(std::uint64_t count) {
-  if (!cut_) return {};
+  if (!cut_ || cut_->next >= cut_->end) return {};
   const std::uint64_t needed = std::min(count, cut_->end);
   while ((std::uint64_t{kept_.size()} << shift_) < needed) {
     auto slab = work_.pinned_memory(static_cast<std::size_t>(keys_at_));

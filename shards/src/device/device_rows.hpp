@@ -34,7 +34,7 @@ class SlabTable {
 
 /// The rows without those whose keys come again behind; nothing if there are none. Threads write in any
 /// order: of a key that comes twice the last record is to count.
-std::optional<RowBatch> last_of_each(const RowBatch& rows, std::size_t record_bytes);
+std::optional<RowBatch> last_of_each(const RowBatch& rows, std::size_t record_bytes, std::uint64_t seed);
 
 /// Records in a GPU's memory, by number: how they are made, read, stepped, written and kept for a cut. Which
 /// number a key has is the store's business. All is given to one stream, in pieces of at most piece_keys()
@@ -47,6 +47,12 @@ class DeviceRows {
   DeviceWork& work() { return work_; }
   std::uint64_t bytes() const { return slabs_.size() * slab_bytes(); }
   std::size_t piece_keys() const { return piece_keys_; }
+  /// Keys of a piece with a row of float32 for each.
+  std::size_t piece_rows() const { return piece_rows_; }
+  /// Keys of a piece that is read into such memory: what the device does not write itself takes room here.
+  std::size_t most_read(MemoryKind memory) const {
+    return memory == MemoryKind::kHost ? piece_rows_ : piece_keys_;
+  }
   /// Whole records that a piece has.
   std::size_t page_rows() const { return page_rows_; }
   std::uint64_t capacity() const { return std::uint64_t{slabs_.size()} << shift_; }
@@ -106,7 +112,7 @@ class DeviceRows {
   };
   /// Begins to copy rows first .. first+count-1, of which there are so many.
   Result<Page> begin_page(std::uint64_t first, std::size_t count, PageOf what);
-  static Result<void> wait_for(const Page& page) { return page.ready.wait(Completion::kLongest); }
+  static Result<void> wait_for(const Page& page) { return page.ready.wait(kPatience); }
   void append(const Page& page, std::size_t i, RowBatch& into) const;
   /// Appends the `count` rows whose numbers piece() has; waits for them.
   Result<void> append_listed(std::size_t count, RowBatch& into);
@@ -144,7 +150,7 @@ class DeviceRows {
   kernels::RecordShape shape_;
   kernels::Initial initial_;
   DeviceWork work_;
-  std::size_t piece_keys_ = 0, page_rows_ = 0, value_bytes_ = 0;
+  std::size_t piece_keys_ = 0, piece_rows_ = 0, page_rows_ = 0, value_bytes_ = 0;
   unsigned shift_ = 0;
   std::int64_t stride_ = 0, keys_at_ = 0, kept_at_ = 0, marks_at_ = 0;
   SlabTable slabs_, kept_;

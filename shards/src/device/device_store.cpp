@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
@@ -38,8 +39,10 @@ MakeRowStore make_tiered_stores(DeviceHome home, std::uint64_t device_bytes) {
              const TableSpec& spec, const SlotSet& slots) -> Result<std::unique_ptr<RowStore>> {
     auto near = make_near(spec, slots);
     if (!near || spec.kind == TableKind::kDense) return near;
-    const std::uint64_t rows =
-        std::max<std::uint64_t>(2, device_bytes / spec.optimizer.layout(spec.weights, spec.dim).bytes());
+    // A row takes room for alignment, its key and marks, and its place in an index that may be growing.
+    constexpr std::uint64_t kBeside = 16 + 17 + 64;
+    const std::uint64_t bytes = spec.optimizer.layout(spec.weights, spec.dim).bytes() + kBeside;
+    const std::uint64_t rows = std::max<std::uint64_t>(2, device_bytes / bytes);
     return std::unique_ptr<RowStore>(
         std::make_unique<TieredStore>(spec, slots, *std::move(near), make_host_store(spec, slots), rows));
   };
@@ -81,15 +84,29 @@ Result<void> DeviceStore::make_room(std::span<const std::uint64_t> keys, std::ui
     if (auto told = reports_->wait(); !told) return told;
   }
   if (!fits(wanted)) {
-    if (auto grown = grow(wanted); !grown) {
-      if (grown.error().code != Code::kResourceExhausted) return grown;
-      auto missing = count_missing(keys);
-      if (!missing) return missing.error();
-      if (!fits(*missing)) return with_context(std::move(grown).error(), "table '" + spec_.name + "'");
+    // Where there was no memory before, rows that are there need none: that is looked at first.
+    std::optional<std::uint64_t> missing;
+    if (refused_at_ == rows_->capacity()) {
+      auto counted = count_missing(keys);
+      if (!counted) return counted.error();
+      missing = *counted;
+    }
+    if (!missing || !fits(*missing)) {
+      auto grown = grow(missing.value_or(wanted));
+      if (!grown) {
+        if (grown.error().code != Code::kResourceExhausted) return grown;
+        refused_at_ = rows_->capacity();
+        auto counted = missing ? Result<std::uint64_t>(*missing) : count_missing(keys);
+        if (!counted) return counted.error();
+        if (!fits(*counted)) return with_context(std::move(grown).error(), "table '" + spec_.name + "'");
+      }
     }
   }
   if (!rows_->cut_is_open()) return {};
-  return rows_->reserve_kept(reports_->known().kept + reports_->under_way() + wanted);
+  auto kept = rows_->reserve_kept(reports_->known().kept + reports_->under_way() + wanted);
+  if (kept) return kept;
+  if (auto told = reports_->wait(); !told) return told;
+  return rows_->reserve_kept(reports_->known().kept + wanted);
 }
 
 /// Precondition: nothing is under way, if there are keys.
@@ -111,7 +128,7 @@ Result<void> DeviceStore::grow_index(std::uint64_t rows) {
   if (!given) return given;
   index_ = to;
   index_memory_ = *std::move(memory);
-  if (auto asked = reports_->ask(); !asked) return asked;
+  if (auto asked = reports_->ask(); !asked) return asked.error();
   return reports_->wait();
 }
 
@@ -128,7 +145,7 @@ Result<void> DeviceStore::grow_free_list(std::uint64_t numbers) {
 }
 
 Result<std::uint64_t> DeviceStore::count_missing(std::span<const std::uint64_t> keys) {
-  std::unordered_set<std::uint64_t> missing;
+  std::unordered_set<std::uint64_t, KeyHash> missing(0, KeyHash{index_.seed});
   std::vector<std::uint64_t> numbers(std::min(keys.size(), rows_->piece_keys()));
   auto looked = in_pieces(keys, rows_->piece_keys(), {}, false,
                           [&](std::size_t first, std::size_t count) -> Result<void> {
@@ -162,19 +179,17 @@ Result<void> DeviceStore::check(const RowKeys& keys) const {
   return check_owned(keys.list());
 }
 
-Result<void> DeviceStore::begin(const Stream* stream) {
-  if (!stream) return {};
-  auto before = stream->record();
-  return before ? rows_->work().stream().wait_for(*before) : Result<void>(before.error());
-}
-
-Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading) {
-  if (auto asked = reports_->ask(); !asked) return asked.error();
-  auto event = rows_->work().seal();
-  if (!event) return event.error();
-  if (stream) {
-    if (auto waits = stream->wait_for(*event); !waits) return waits.error();
-  }
+// What has been given to the device is done, whatever fails here: only a device that has failed is told of,
+// and what is to be read.
+Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading, Ends how) {
+  Result<Event> event = with_memory_errors(spec_, [&]() -> Result<Event> {
+    auto told = reports_->ask();
+    if (!told) return told;
+    if (auto ordered = rows_->work().end_before(stream); !ordered) return ordered.error();
+    return told;
+  });
+  if (!event && (how == Ends::kRead || event.error().code == Code::kInternal)) return event.error();
+  if (!event) return Completion();
   reading->ends_with(*std::move(event));
   return Completion(std::move(reading));
 }
@@ -203,7 +218,7 @@ Result<void> DeviceStore::find_or_make(std::size_t count) {
 }
 
 Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::size_t most, Values values,
-                                    bool make, OfPiece work) {
+                                    bool make, OfPiece work, bool changes) {
   for (std::size_t at = 0; at < keys.size();) {
     const std::size_t some = std::min(most, keys.size() - at);
     const auto* const from = static_cast<const std::byte*>(values.data);
@@ -211,9 +226,10 @@ Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::si
                              from ? from + at * values.bytes : nullptr, some * values.bytes);
     if (done) done = make ? find_or_make(some) : find(some);
     if (done) done = work(at, some);
-    if (done) done = rows_->end_piece();
-    if (!done) return done;
     at += some;
+    if (done && at < keys.size()) done = rows_->end_piece();                   // the last ends with all of it
+    if (!done && changes && at > some) rows_->work().break_off(done.error());  // pieces before it are done
+    if (!done) return done;
   }
   return {};
 }
@@ -234,17 +250,18 @@ Result<Completion> DeviceStore::read(const RowKeys& wanted, IfMissing missing, R
     if (auto good = check(wanted); !good) return good.error();
     const std::span<const std::uint64_t> keys = wanted.list();
     const bool make = missing == IfMissing::kMake;
-    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (make) {
       if (auto room = make_room(keys, 0); !room) return room.error();
     }
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     if (make) reports_->expect(keys.size());
-    auto done = in_pieces(keys, rows_->piece_keys(), {}, make, [&](std::size_t first, std::size_t count) {
-      return rows_->read(count, out, first, !make, *reading);
-    });
+    auto done =
+        in_pieces(keys, rows_->most_read(out.memory), {}, make, [&](std::size_t first, std::size_t count) {
+          return rows_->read(count, out, first, !make, *reading);
+        });
     if (!done) return done.error();
-    return end(stream, std::move(reading));
+    return end(stream, std::move(reading), Ends::kRead);
   });
 }
 
@@ -253,14 +270,14 @@ Result<Completion> DeviceStore::make(const RowKeys& wanted, Stream* stream) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (auto good = check(wanted); !good) return good.error();
     const std::span<const std::uint64_t> keys = wanted.list();
-    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (auto room = make_room(keys, keys.size()); !room) return room.error();
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     reports_->expect(keys.size());
     auto done = in_pieces(keys, rows_->piece_keys(), {}, true,
                           [&](std::size_t, std::size_t count) { return rows_->keep(count, counts()); });
     if (!done) return done.error();
-    return end(stream, std::move(reading));
+    return end(stream, std::move(reading), Ends::kChanged);
   });
 }
 
@@ -269,17 +286,19 @@ Result<Completion> DeviceStore::update(const RowKeys& pushed, const float* gradi
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (auto good = check(pushed); !good) return good.error();
     const std::span<const std::uint64_t> keys = pushed.list();
-    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (auto room = make_room(keys, 0); !room) return room.error();
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     reports_->expect(keys.size());
-    auto done = in_pieces(keys, rows_->piece_keys(), {gradients, spec_.dim * sizeof(float)}, true,
-                          [&](std::size_t, std::size_t count) -> Result<void> {
-                            if (auto kept = rows_->keep(count, counts()); !kept) return kept;
-                            return rows_->step(count, scale);
-                          });
+    auto done = in_pieces(
+        keys, rows_->piece_rows(), {gradients, spec_.dim * sizeof(float)}, true,
+        [&](std::size_t, std::size_t count) -> Result<void> {
+          if (auto kept = rows_->keep(count, counts()); !kept) return kept;
+          return rows_->step(count, scale);
+        },
+        true);
     if (!done) return done.error();
-    return end(stream, std::move(reading));
+    return end(stream, std::move(reading), Ends::kChanged);
   });
 }
 
@@ -287,18 +306,20 @@ Result<Completion> DeviceStore::insert(const RowBatch& rows, Stream* stream) {
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (rows.records.size() != rows.keys.size() * layout().bytes()) return batch_error(spec_, layout(), rows);
     if (auto good = check_owned(rows.keys); !good) return good.error();
-    if (const auto once = last_of_each(rows, layout().bytes())) return insert(*once, stream);
-    if (auto ordered = begin(stream); !ordered) return ordered.error();
+    if (const auto once = last_of_each(rows, layout().bytes(), index_.seed)) return insert(*once, stream);
+    if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (auto room = make_room(rows.keys, 0); !room) return room.error();
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     reports_->expect(rows.keys.size());
-    auto done = in_pieces(rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, true,
-                          [&](std::size_t, std::size_t count) -> Result<void> {
-                            if (auto kept = rows_->keep(count, counts()); !kept) return kept;
-                            return rows_->write(count);
-                          });
+    auto done = in_pieces(
+        rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, true,
+        [&](std::size_t, std::size_t count) -> Result<void> {
+          if (auto kept = rows_->keep(count, counts()); !kept) return kept;
+          return rows_->write(count);
+        },
+        true);
     if (!done) return done.error();
-    return end(stream, std::move(reading));
+    return end(stream, std::move(reading), Ends::kChanged);
   });
 }
 

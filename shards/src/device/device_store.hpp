@@ -52,8 +52,8 @@ class DeviceStore final : public RowStore {
   DeviceStore(const TableSpec& spec, const SlotSet& slots) : spec_(spec), slots_(slots) {}
   Result<void> check(const RowKeys& keys) const;
   Result<void> check_owned(std::span<const std::uint64_t> keys) const;
-  Result<void> begin(const Stream* stream);
-  Result<Completion> end(Stream* stream, std::shared_ptr<DeviceReading> reading);
+  enum class Ends : std::uint8_t { kRead, kChanged };
+  Result<Completion> end(Stream* stream, std::shared_ptr<DeviceReading> reading, Ends how);
   /// Whether so many keys more surely have room.
   bool fits(std::uint64_t keys);
   /// Room for so many rows more, and for what else comes with them; exactly those that are missing, if there
@@ -64,7 +64,7 @@ class DeviceStore final : public RowStore {
   Result<void> grow_free_list(std::uint64_t numbers);
   Result<std::uint64_t> count_missing(std::span<const std::uint64_t> keys);
   Result<void> in_pieces(std::span<const std::uint64_t> keys, std::size_t most, Values values, bool make,
-                         OfPiece work);
+                         OfPiece work, bool changes = false);
   Result<void> find(std::size_t count);
   Result<void> find_or_make(std::size_t count);
   Result<std::uint64_t> erase_owned(std::span<const std::uint64_t> keys);
@@ -82,8 +82,9 @@ class DeviceStore final : public RowStore {
   std::unique_ptr<CountReports> reports_;
   kernels::RowIndex index_;
   Buffer index_memory_, free_memory_;
-  bool knows_used_ = false;  // whether evict() has been called
-  std::uint64_t hand_ = 0;   // where it looks next
+  std::uint64_t refused_at_ = UINT64_MAX;  // the capacity at which there was no memory for more
+  bool knows_used_ = false;                // whether evict() has been called
+  std::uint64_t hand_ = 0;                 // where it looks next
 };
 
 }  // namespace troupe::shards

@@ -1,6 +1,7 @@
 #include "device/device_work.hpp"
 
 #include <cstring>
+#include <utility>
 
 namespace troupe::shards {
 namespace {
@@ -42,7 +43,7 @@ Result<void> DeviceReading::wait(Duration timeout) {
 
 void DeviceReading::when_done(UniqueFunction<void(Result<void>)> told) {
   if (done()) return told({});
-  if (!watch_) return told(wait(Completion::kLongest));
+  if (!watch_) return told(wait(kPatience));
   watch_->when_done(event_,
                     [self = shared_from_this(), told = std::move(told)](Result<void> outcome) mutable {
                       if (outcome) self->copy_now();
@@ -61,30 +62,48 @@ Result<DeviceWork> DeviceWork::create(const DeviceHome& home, std::size_t stagin
     if (!memory) return memory.error();
     work.staging_.push_back({*std::move(memory), {}});
   }
+  // What the pool gave may be what another stream still writes, for which this one waits: the host is to.
+  if (auto passed = work.finish(); !passed) return passed.error();
   return work;
 }
 
 Result<std::byte*> DeviceWork::stage() {
+  if (broken_) return *broken_;
   if (open_) {  // by something that has failed
     if (auto sealed = seal(); !sealed) return sealed.error();
   }
   next_ = (next_ + 1) % staging_.size();
-  if (auto passed = staging_[next_].free_after.wait(Completion::kLongest); !passed) return passed.error();
+  if (auto passed = staging_[next_].free_after.wait(kPatience); !passed) return passed.error();
   open_ = true;
   return staging_[next_].memory.data();
 }
 
 Result<Event> DeviceWork::seal() {
-  auto event = stream_.record();
+  if (const char* const kernel = std::exchange(given_, nullptr)) {
+    if (auto told = stream_.launched(kernel, 0); !told) return told.error();
+  }
+  auto event = stream_.point();
   if (!event) return event.error();
   if (open_) staging_[next_].free_after = *event;
   open_ = false;
   return event;
 }
 
+Result<void> DeviceWork::begin_after(const Stream* other) const {
+  if (!other) return {};
+  auto before = other->record();
+  return before ? stream_.wait_for(*before) : Result<void>(before.error());
+}
+
+Result<void> DeviceWork::end_before(const Stream* other) {
+  if (!other) return {};
+  auto all = stream_.record();
+  return all ? other->wait_for(*all) : Result<void>(all.error());
+}
+
 Result<void> DeviceWork::finish() {
   auto event = seal();
-  return event ? event->wait(Completion::kLongest) : Result<void>(event.error());
+  return event ? event->wait(kPatience) : Result<void>(event.error());
 }
 
 }  // namespace troupe::shards

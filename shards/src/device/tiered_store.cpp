@@ -71,7 +71,8 @@ TieredStore::TieredStore(const TableSpec& spec, const SlotSet& slots, std::uniqu
       near_(std::move(near)),
       far_(std::move(far)),
       near_rows_(near_rows),
-      index_(0, secret_seed()) {
+      seed_(secret_seed()),
+      index_(0, seed_) {
   assert(near_rows >= 2);
 }
 
@@ -98,7 +99,12 @@ void TieredStore::reserve_for(std::span<const std::uint64_t> keys) {
   const std::size_t most = keys_.size() + keys.size();
   if (keys_.capacity() < most) keys_.reserve(std::max(most, 2 * keys_.capacity()));
   if (flags_.capacity() < most) flags_.reserve(std::max(most, 2 * flags_.capacity()));
-  near_order_.reserve(near_order_.size() + keys.size());
+  reserve_order(keys.size());
+}
+
+void TieredStore::reserve_order(std::size_t more) {
+  const std::size_t most = near_order_.size() + more;
+  if (near_order_.capacity() < most) near_order_.reserve(std::max(most, 2 * near_order_.capacity()));
 }
 
 void TieredStore::set_near(std::uint64_t number) {
@@ -176,12 +182,12 @@ Result<void> TieredStore::make_room(std::uint64_t incoming) {
 Result<void> TieredStore::bring_near(std::span<const std::uint64_t> keys, bool make) {
   Keys far, fresh;
   std::vector<std::uint64_t> far_numbers, wanted;
-  std::unordered_set<std::uint64_t> seen;
+  std::unordered_set<std::uint64_t, KeyHash> seen(0, KeyHash{seed_});
   far.reserve(keys.size()), far_numbers.reserve(keys.size());
   wanted.reserve(keys.size()), fresh.reserve(keys.size());
   seen.reserve(keys.size());
   if (make) reserve_for(keys);
-  near_order_.reserve(near_order_.size() + keys.size());
+  reserve_order(keys.size());
   for (const std::uint64_t key : keys)
     if (make && !index_.find(key) && seen.insert(key).second) fresh.push_back(key);
   // Nothing throws from here on: rows that are to stay would stay for ever.
@@ -266,7 +272,7 @@ Result<Completion> TieredStore::insert(const RowBatch& rows, Stream* stream) {
     if (auto good = check_owned(rows.keys); !good) return good.error();
     reserve_for(rows.keys);
     RowBatch near, far;
-    std::unordered_set<std::uint64_t> fresh_near;
+    std::unordered_set<std::uint64_t, KeyHash> fresh_near(0, KeyHash{seed_});
     std::uint64_t room = near_rows_ - std::min(near_rows_, near_count_);
     for (std::size_t i = 0; i < rows.keys.size(); ++i) {
       const std::uint64_t key = rows.keys[i];
@@ -333,7 +339,8 @@ Result<std::uint64_t> TieredStore::erase(std::span<const std::uint64_t> keys) {
       const auto number = index_.find(key);
       if (number) (is(*number, kNear) ? near : far).push_back(key);
     }
-    free_.reserve(free_.size() + near.size() + far.size());
+    const std::size_t freed = free_.size() + near.size() + far.size();
+    if (free_.capacity() < freed) free_.reserve(std::max(freed, 2 * free_.capacity()));
     std::uint64_t erased = 0;
     for (const bool is_near : {true, false}) {
       auto some = (is_near ? near_ : far_)->erase(is_near ? near : far);

@@ -16,7 +16,8 @@ namespace troupe::shards {
 ///
 /// Rows that move keep what they were for a cut in the store that they leave, so that a cut of both is one.
 /// But a walk by extract() sees each row once only if nothing is read or stepped meanwhile. Memory that ends
-/// in the middle of an update of more rows than half of the near ones leaves a part of them stepped.
+/// in the middle of an update of more rows than half of the near ones, or of a push in slices that has more,
+/// leaves a part of them stepped. While a cut is open rows that come near take new places there.
 class TieredStore final : public RowStore {
  public:
   /// Precondition: near_rows >= 2; both are empty.
@@ -61,6 +62,7 @@ class TieredStore final : public RowStore {
   void reserve_for(std::span<const std::uint64_t> keys);
   void take_up(std::uint64_t key, bool near);
   void set_near(std::uint64_t number);
+  void reserve_order(std::size_t more);
   bool is(std::uint64_t number, std::uint8_t flag) const { return (flags_[number] & flag) != 0; }
 
   TableSpec spec_;
@@ -68,6 +70,7 @@ class TieredStore final : public RowStore {
   std::unique_ptr<RowStore> near_, far_;
   std::uint64_t near_rows_;
   std::uint64_t near_count_ = 0;
+  std::uint64_t seed_;
   // Rows have numbers here, too.
   kernels::HashIndex index_;
   Keys keys_;                              // by number

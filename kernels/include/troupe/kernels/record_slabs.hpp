@@ -69,7 +69,7 @@ Launch write_records(Place place, const RecordSlabs& slabs, std::int64_t bytes, 
 
 /// Of these rows, or if `numbers` is null of first .. first + count - 1, whatever they are: keys, marks with
 /// kRowKept, and the first `bytes` of their records, or of what is kept of them if `kept` has slabs:
-/// records[count, bytes].
+/// records[count, bytes]. Flags of kNoRow are 0.
 Launch read_records(Place place, const RecordSlabs& slabs, const KeptSlabs& kept, std::uint64_t first,
                     const std::uint64_t* numbers, std::int64_t count, std::int64_t bytes, std::uint64_t* keys,
                     std::uint8_t* flags, std::byte* records);
