@@ -17,7 +17,6 @@ RowTable table_of(float* gradients, std::int64_t dim) {
   return table;
 }
 
-// -1 is kNoRow.
 const std::uint64_t* as_rows(const std::int64_t* ids) {
   return reinterpret_cast<const std::uint64_t*>(ids);
 }

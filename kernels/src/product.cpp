@@ -44,9 +44,13 @@ void multiply_on_host(const Product& product, const void* a, const void* b, void
 }  // namespace
 
 Products::Products(Place place, const char* library)
-    : multiplier_(place.on_gpu() ? gpu::make_multiplier(library) : nullptr) {}
+    : multiplier_(place.on_gpu() ? gpu::make_multiplier(place.device(), library) : nullptr) {}
 
 Products::~Products() = default;
+
+std::string Products::missing() const {
+  return multiplier_ ? multiplier_->missing() : "";
+}
 
 Launch Products::multiply(Place place, const Product& product, const void* a, const void* b, void* c,
                           void* workspace) const {

@@ -74,6 +74,7 @@ struct Board {
           ++there[number];
           while (there[number] < members) std::this_thread::yield();
           std::vector<std::string> all;
+          all.reserve(static_cast<std::size_t>(members));
           for (int i = 0; i < members; ++i) all.emplace_back(addresses[number][i], lengths[number][i]);
           return all;
         };

@@ -99,4 +99,5 @@ TEST_CASE("a product on a GPU where cuBLASLt is not says so") {
   float* const one = at.put(std::vector<float>{1});
   const Launch launch = products.multiply(at.place(), product, one, one, one, nullptr);
   CHECK(launch.error == Products::kNoLibrary);
+  CHECK(products.missing().find("that-is-not-there") != std::string::npos);
 }

@@ -24,6 +24,8 @@ struct CommunicatorKind {
   int most_members = 5;
   /// Of members that do different things, those that agree with all they exchange something with may be done.
   bool done_beside_others = false;
+  /// A collective past max_waiting is refused; else it waits for room.
+  bool refuses_more = true;
   /// A member's tensor where this kind works on it, with what a host's holds; and back.
   std::function<Tensor(int rank, const Tensor& host)> place = [](int, const Tensor& host) { return host; };
   std::function<Tensor(int rank, const Tensor& there)> fetch = [](int, const Tensor& there) { return there; };

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -39,14 +40,17 @@ struct Library {
   decltype(&cublasLtMatmulPreferenceDestroy) drop_preference = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference = nullptr;
 
-  /// Whether all are there. The library stays loaded.
-  bool load(const char* name) {
+  /// What is missing; empty: nothing. The library stays loaded.
+  std::string load(const char* name) {
     void* const opened = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!opened) return false;
-    bool all = true;
+    if (!opened) {
+      const char* const why = ::dlerror();
+      return why ? why : name;
+    }
+    std::string lacks;
     const auto find = [&](const char* symbol, auto& function) {
       function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(opened, symbol));
-      all = all && function;
+      if (!function) lacks = std::string(name) + " has no " + symbol;
     };
     find("cublasLtCreate", create);
     find("cublasLtDestroy", destroy);
@@ -60,7 +64,7 @@ struct Library {
     find("cublasLtMatmulPreferenceCreate", make_preference);
     find("cublasLtMatmulPreferenceDestroy", drop_preference);
     find("cublasLtMatmulPreferenceSetAttribute", set_preference);
-    return all;
+    return lacks;
   }
 };
 
@@ -169,9 +173,28 @@ struct Plan {
   }
 };
 
+/// Makes a device the calling thread's while it lives.
+class Current {
+ public:
+  explicit Current(int device) {
+    cudaGetDevice(&before_);
+    changed_ = before_ != device;
+    if (changed_) cudaSetDevice(device);
+  }
+  ~Current() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 class LtMultiplier final : public Multiplier {
  public:
-  explicit LtMultiplier(const char* library) : loaded_(library_.load(library)) {}
+  LtMultiplier(int device, const char* library) : device_(device), missing_(library_.load(library)) {}
   ~LtMultiplier() override {
     plans_.clear();
     if (handle_) library_.destroy(handle_);
@@ -181,14 +204,12 @@ class LtMultiplier final : public Multiplier {
 
   Launch multiply(Place place, const Product& product, const void* a, const void* b, void* c,
                   void* workspace) override {
-    if (!loaded_) return {kName, Products::kNoLibrary};
-    int before = 0;
-    cudaGetDevice(&before);
-    if (before != place.device()) cudaSetDevice(place.device());
-    const Launch given = give(place, product, a, b, c, workspace);
-    if (before != place.device()) cudaSetDevice(before);
-    return given;
+    if (!missing_.empty()) return {kName, Products::kNoLibrary};
+    if (place.device() != device_) return {kName, cudaErrorInvalidDevice};
+    const Current here(device_);
+    return give(place, product, a, b, c, workspace);
   }
+  std::string missing() const override { return missing_; }
 
  private:
   // All that an algorithm may depend on.
@@ -242,7 +263,8 @@ class LtMultiplier final : public Multiplier {
   }
 
   Library library_;
-  const bool loaded_;
+  const int device_;
+  const std::string missing_;
   std::mutex mutex_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Key, std::unique_ptr<Plan>> plans_;
@@ -250,8 +272,8 @@ class LtMultiplier final : public Multiplier {
 
 }  // namespace
 
-std::unique_ptr<Multiplier> make_multiplier(const char* library) {
-  return std::make_unique<LtMultiplier>(library);
+std::unique_ptr<Multiplier> make_multiplier(int device, const char* library) {
+  return std::make_unique<LtMultiplier>(device, library);
 }
 
 }  // namespace troupe::kernels::gpu

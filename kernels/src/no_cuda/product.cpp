@@ -9,11 +9,12 @@ class NoMultiplier final : public Multiplier {
   Launch multiply(Place, const Product&, const void*, const void*, void*, void*) override {
     return {"multiply", kBuiltWithoutCuda};
   }
+  std::string missing() const override { return "this Troupe was built without CUDA"; }
 };
 
 }  // namespace
 
-std::unique_ptr<Multiplier> make_multiplier(const char*) {
+std::unique_ptr<Multiplier> make_multiplier(int, const char*) {
   return std::make_unique<NoMultiplier>();
 }
 

@@ -113,14 +113,16 @@ Work GlooCommunicator::barrier() {
 }
 
 Work GlooCommunicator::agree_on(DescribedCall call) {
-  return begin(std::move(call), []() -> Result<void> { return {}; });
+  return begin(
+      std::move(call), []() -> Result<void> { return {}; }, /*timed=*/false);
 }
 
 Work GlooCommunicator::agree_on(std::vector<Transfer> transfers) {
   Result<DescribedCall> call = DescribedCall{{}, {}, {}, std::to_string(transfers.size()) + " transfers"};
-  return begin(std::move(call), [this, transfers = std::move(transfers)] {
-    return check_transfers(transfers, /*by_tag=*/false);
-  });
+  return begin(
+      std::move(call),
+      [this, transfers = std::move(transfers)] { return check_transfers(transfers, /*by_tag=*/false); },
+      /*timed=*/false);
 }
 
 Result<std::unique_ptr<Communicator>> GlooCommunicator::split(int color, int key) {

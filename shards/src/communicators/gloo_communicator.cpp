@@ -108,9 +108,9 @@ void GlooCommunicator::close() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-Work GlooCommunicator::begin(Result<DescribedCall> call, UniqueFunction<Result<void>()> run) {
+Work GlooCommunicator::begin(Result<DescribedCall> call, UniqueFunction<Result<void>()> run, bool timed) {
   if (!call) return ended_work(call.error());
-  Job job{*std::move(call), std::move(run), std::make_shared<Work::State>()};
+  Job job{*std::move(call), std::move(run), std::make_shared<Work::State>(), timed};
   Work handle(job.work);
   Result<void> refused;
   {
@@ -141,7 +141,7 @@ void GlooCommunicator::work() {
     if (ended_) {
       ended = *ended_;
     } else {
-      due_ = Steady::now() + options_.timeout;
+      if (job.timed) due_ = Steady::now() + options_.timeout;
       running_ = job.text;
       heard_.assign(heard_.size(), !job.call || !options_.check_calls);
       lock.unlock();
@@ -209,6 +209,11 @@ Result<void> GlooCommunicator::agree(const Job& job) {
             (known && other.what == job.call->what ? ": dtypes, operations, roots or counts differ" : "")};
   }
   return {};
+}
+
+std::string GlooCommunicator::missing() const {
+  const std::lock_guard lock(mutex_);
+  return missing_member();
 }
 
 std::string GlooCommunicator::missing_member() const {

@@ -48,10 +48,12 @@ class GlooCommunicator final : public Communicator {
   Result<void> state() const override;
 
   /// For a communicator that has its collectives done by others: tells the members what is about to be done,
-  /// in the order of these calls, and hears from them. Needs check_calls.
+  /// in the order of these calls, and hears from them. Needs check_calls. Who calls looks at the time.
   Work agree_on(DescribedCall call);
   /// Tensors are looked at for their type and size alone.
   Work agree_on(std::vector<Transfer> transfers);
+  /// The first member who has not yet said what the oldest of these is; empty: all have.
+  std::string missing() const;
   /// Calls `told` once it has ended, at once if it has; on a thread of its own, which ends the sockets after
   /// that. Once.
   void when_ended(UniqueFunction<void(const Error& why)> told);
@@ -60,9 +62,10 @@ class GlooCommunicator final : public Communicator {
   struct Job : DescribedCall {
     UniqueFunction<Result<void>()> run;
     std::shared_ptr<Work::State> work;
+    bool timed = true;
   };
 
-  Work begin(Result<DescribedCall> call, UniqueFunction<Result<void>()> run);
+  Work begin(Result<DescribedCall> call, UniqueFunction<Result<void>()> run, bool timed = true);
   void work();
   void watch_time();
   void watch_members();

@@ -2,6 +2,9 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+#include <string_view>
+
 namespace troupe::shards {
 namespace {
 
@@ -13,6 +16,16 @@ bool find(void* library, const char* name, Function& function) {
   return function != nullptr;
 }
 
+/// A variable of NCCL's environment that overrides what communicators are asked to be.
+struct Forbidden {
+  const char* name;
+  std::string_view value;
+};
+constexpr Forbidden kForbidden[] = {
+    {"NCCL_COMM_BLOCKING", "1"},               // forming could not be given up
+    {"NCCL_COMM_SPLIT_SHARE_RESOURCES", "0"},  // who is inside a call could not be let go
+};
+
 }  // namespace
 
 std::string nccl_version_text(int version) {
@@ -21,6 +34,12 @@ std::string nccl_version_text(int version) {
 }
 
 Result<std::shared_ptr<const NcclApi>> NcclApi::load(const std::string& library) {
+  for (const auto& [name, value] : kForbidden) {
+    const char* const set = std::getenv(name);
+    if (set != nullptr && set == value)
+      return Error{Code::kFailedPrecondition, std::string(name) + "=" + set +
+                                                  " stands in the environment: groups could not be ended so"};
+  }
   // Never closed: threads of NCCL's may live on.
   void* const opened = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (opened == nullptr) {

@@ -91,11 +91,12 @@ Work NcclCommunicator::all_gather(Tensor in, Tensor out) {
 
 Work NcclCommunicator::all_gather(Tensor in, Tensor out, std::vector<std::int64_t> counts) {
   Result<DescribedCall> call = rules_.all_gather(in, out, counts);
+  if (!call) return ended_work(std::move(call).error());
+  const std::vector<std::size_t> places = places_of(counts, size_of(out.dtype()));
   const bool equal = std::adjacent_find(counts.begin(), counts.end(), std::not_equal_to<>()) == counts.end();
   return queue_->begin({std::move(call), {in}, {out}}, [&](NcclComm comm, NcclStream stream) {
     const NcclApi& api = queue_->api();
     if (equal) return api.all_gather(in.data(), out.data(), in.bytes(), kNcclBytes, comm, stream);
-    const std::vector<std::size_t> places = places_of(counts, size_of(out.dtype()));
     return grouped(api, counts.size(), [&](std::size_t i) {
       const std::size_t bytes = places[i + 1] - places[i];
       if (bytes == 0) return static_cast<int>(kNcclSuccess);
@@ -117,10 +118,11 @@ Work NcclCommunicator::reduce_scatter(Tensor in, Tensor out, ReduceOp op) {
 Work NcclCommunicator::all_to_all(Tensor in, std::vector<std::int64_t> in_counts, Tensor out,
                                   std::vector<std::int64_t> out_counts) {
   Result<DescribedCall> call = rules_.all_to_all(in, in_counts, out, out_counts);
+  if (!call) return ended_work(std::move(call).error());
+  const std::vector<std::size_t> sends = places_of(in_counts, size_of(in.dtype()));
+  const std::vector<std::size_t> takes = places_of(out_counts, size_of(out.dtype()));
   return queue_->begin({std::move(call), {in}, {out}}, [&](NcclComm comm, NcclStream stream) {
     const NcclApi& api = queue_->api();
-    const std::vector<std::size_t> sends = places_of(in_counts, size_of(in.dtype()));
-    const std::vector<std::size_t> takes = places_of(out_counts, size_of(out.dtype()));
     return grouped(api, in_counts.size(), [&](std::size_t i) {
       const int member = static_cast<int>(i);
       int status = kNcclSuccess;

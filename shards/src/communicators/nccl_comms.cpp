@@ -51,34 +51,36 @@ void NcclComms::leave() {
   if (ending_) changed_.notify_all();
 }
 
-void NcclComms::end_now() {
-  const CurrentGpu here(gpu_);
-  // What is said by these has been said already, or is about the end.
-  if (first_ != nullptr) static_cast<void>(api_->abort(first_));
+std::shared_ptr<NcclComms> NcclComms::make(Gpu gpu, std::shared_ptr<const NcclApi> api) {
+  auto made = std::make_shared<NcclComms>(std::move(gpu), std::move(api));
+  std::thread([made] { made->end_when_told(); }).detach();
+  return made;
+}
+
+void NcclComms::end_when_told() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return ending_; });
+  lock.unlock();
   {
-    std::unique_lock lock(mutex_);
+    const CurrentGpu here(gpu_);
+    // What is said by these has been said already, or is about the end.
+    if (first_ != nullptr) static_cast<void>(api_->abort(first_));
+    lock.lock();
     changed_.wait(lock, [&] { return inside_ == 0; });
+    lock.unlock();
+    // One that was not split to the end is NCCL's own affair.
+    if (formed_) static_cast<void>(api_->abort(used_));
   }
-  // One that was not split to the end is NCCL's own affair.
-  if (formed_) static_cast<void>(api_->abort(used_));
-  const std::lock_guard lock(mutex_);
+  lock.lock();
   ended_ = true;
   changed_.notify_all();
 }
 
-void NcclComms::end(const std::shared_ptr<NcclComms>& comms, Duration patience) {
-  {
-    const std::lock_guard lock(comms->mutex_);
-    comms->ending_ = true;
-  }
-  std::thread ends([comms] { comms->end_now(); });
-  std::unique_lock lock(comms->mutex_);
-  const bool ended = comms->changed_.wait_for(lock, patience, [&] { return comms->ended_; });
-  lock.unlock();
-  if (ended)
-    ends.join();
-  else
-    ends.detach();
+void NcclComms::end(Duration patience) {
+  std::unique_lock lock(mutex_);
+  ending_ = true;
+  changed_.notify_all();
+  changed_.wait_for(lock, patience, [&] { return ended_; });
 }
 
 }  // namespace troupe::shards

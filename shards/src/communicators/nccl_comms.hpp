@@ -20,6 +20,8 @@ namespace troupe::shards {
 /// stop: ending the first lets them go while the second is still there to be used by who is inside.
 class NcclComms {
  public:
+  /// With the thread that will end it: when a member has died is no time to ask for one.
+  static std::shared_ptr<NcclComms> make(Gpu gpu, std::shared_ptr<const NcclApi> api);
   NcclComms(Gpu gpu, std::shared_ptr<const NcclApi> api) : gpu_(std::move(gpu)), api_(std::move(api)) {}
   NcclComms(const NcclComms&) = delete;
   NcclComms& operator=(const NcclComms&) = delete;
@@ -32,13 +34,13 @@ class NcclComms {
   bool enter();
   void leave();
 
-  /// Ends what is under way on this GPU and gives all back. By one thread, once. Waits for at most
-  /// `patience`: what takes longer goes on by itself.
-  static void end(const std::shared_ptr<NcclComms>& comms, Duration patience);
+  /// Ends what is under way on this GPU and gives all back: must be called, and may be again. Waits for at
+  /// most `patience`: what takes longer goes on by itself.
+  void end(Duration patience);
 
  private:
   Result<void> settled(int status, const char* call, const std::function<std::optional<Error>()>& over) const;
-  void end_now();
+  void end_when_told();
 
   const Gpu gpu_;
   const std::shared_ptr<const NcclApi> api_;

@@ -1,6 +1,9 @@
 // How the members of a communicator over NCCL come together.
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <functional>
+#include <new>
 #include <utility>
 
 #include <troupe/runtime/gpu_memory.hpp>
@@ -14,6 +17,21 @@ using Steady = NcclQueue::Steady;
 using Over = std::function<std::optional<Error>()>;
 
 constexpr auto kEndsWithin = std::chrono::seconds(10);
+
+/// Ends them unless they have become somebody's.
+class EndsComms {
+ public:
+  explicit EndsComms(std::shared_ptr<NcclComms> comms) : comms_(std::move(comms)) {}
+  ~EndsComms() {
+    if (comms_) comms_->end(kEndsWithin);
+  }
+  EndsComms(const EndsComms&) = delete;
+  EndsComms& operator=(const EndsComms&) = delete;
+  void release() { comms_.reset(); }
+
+ private:
+  std::shared_ptr<NcclComms> comms_;
+};
 
 /// What a member says of itself first; the first of them also under which id they meet.
 struct Introduction {
@@ -32,10 +50,11 @@ Result<void> wait_for(const Work& work, const Over& over) {
 }
 
 /// This member's NCCL, and the id under which all meet.
-Result<std::shared_ptr<const NcclApi>> meet(GlooCommunicator& control, const std::string& library, NcclId& id,
+Result<std::shared_ptr<const NcclApi>> meet(GlooCommunicator& control, const NcclOptions& nccl, NcclId& id,
                                             const Over& over) {
   Introduction mine;
-  Result<std::shared_ptr<const NcclApi>> api = NcclApi::load(library);
+  Result<std::shared_ptr<const NcclApi>> api = NcclApi::load(nccl.library);
+  if (Result<void> checked = nccl.gpu.check(); !checked) api = checked.error();
   if (api && control.rank() == 0)
     if (const int status = (*api)->get_unique_id(&mine.id); status != kNcclSuccess)
       api = (*api)->error_of(status, "ncclGetUniqueId", nullptr);
@@ -53,18 +72,16 @@ Result<std::shared_ptr<const NcclApi>> meet(GlooCommunicator& control, const std
     if (i == 0) id = theirs.id;
     if (theirs.version == mine.version) continue;
     const std::string who = control.name() + ": member " + std::to_string(i);
-    if (theirs.version == 0) return Error{Code::kUnavailable, who + " cannot load NCCL"};
+    if (theirs.version == 0) return Error{Code::kUnavailable, who + " has no NCCL, or a GPU that has failed"};
     return Error{Code::kFailedPrecondition, who + " has NCCL " + nccl_version_text(theirs.version) +
                                                 ", this one " + nccl_version_text(mine.version)};
   }
   return api;
 }
 
-}  // namespace
-
-Result<std::unique_ptr<Communicator>> form_nccl(CommunicatorOptions options, NcclOptions nccl,
-                                                std::unique_ptr<GlooCommunicator> control,
-                                                Steady::time_point due) {
+Result<std::unique_ptr<Communicator>> form(CommunicatorOptions options, NcclOptions nccl,
+                                           std::unique_ptr<GlooCommunicator> control,
+                                           Steady::time_point due) {
   const Over over = [&]() -> std::optional<Error> {
     if (options.given_up)
       if (std::optional<Error> why = options.given_up()) return why;
@@ -80,45 +97,52 @@ Result<std::unique_ptr<Communicator>> form_nccl(CommunicatorOptions options, Ncc
     return why;
   };
   NcclId id;
-  auto api = meet(*control, nccl.library, id, over);
+  auto api = meet(*control, nccl, id, over);
   if (!api) return failed(std::move(api).error());
-  const auto comms = std::make_shared<NcclComms>(nccl.gpu, *api);
-  const auto given_up = [&](const Error& why) {
-    Error told = failed(why);
-    NcclComms::end(comms, kEndsWithin);
-    return told;
-  };
+  const auto comms = NcclComms::make(nccl.gpu, *api);
+  EndsComms ends(comms);
   if (auto formed = comms->form(id, options.rank, options.size, over); !formed)
-    return given_up(with_context(formed.error(), options.name));
+    return failed(with_context(formed.error(), options.name));
   auto stream = nccl.gpu.make_stream();
-  if (!stream) return given_up(stream.error());
+  if (!stream) return failed(stream.error());
   constexpr std::size_t kLine = 512;
-  GpuPool pool(nccl.gpu, {.slab_bytes = kLine});
+  GpuPool pool(nccl.gpu, {.limit_bytes = kLine, .slab_bytes = kLine});  // no part of another's large slab
   auto scratch = pool.empty(DType::kUInt8, Shape{16}, *stream);
-  if (!scratch) return given_up(scratch.error());
-  const auto given = std::exchange(options.given_up, {});
-  const auto queue =
-      std::make_shared<NcclQueue>(options, nccl.gpu, *std::move(stream), comms, std::move(control));
+  if (!scratch) return failed(scratch.error());
+  auto given_up = std::exchange(options.given_up, {});
+  const auto queue = std::make_shared<NcclQueue>(std::move(options), nccl.gpu, *std::move(stream), comms,
+                                                 std::move(control));
   auto made = std::make_unique<NcclCommunicator>(queue, std::move(nccl.library), *std::move(scratch));
-  queue->start();
+  ends.release();
+  queue->start(std::move(given_up), due);
   // Connects the members, which NCCL leaves to the first collective, and shows that all have come so far.
-  const auto late = [&]() -> std::optional<Error> {
-    std::optional<Error> why = given ? given() : std::nullopt;
-    if (!why && Steady::now() >= due)
-      why = Error{Code::kDeadlineExceeded, options.name + ": not all members came within the timeout"};
-    return why;
-  };
-  if (auto all = wait_for(made->barrier(), late); !all) return std::move(all).error();
+  if (auto all = made->barrier().wait(); !all) return std::move(all).error();
+  queue->formed();
   return std::unique_ptr<Communicator>(std::move(made));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Communicator>> form_nccl(CommunicatorOptions options, NcclOptions nccl,
+                                                std::unique_ptr<GlooCommunicator> control,
+                                                Steady::time_point due) {
+  const std::string name = options.name;
+  try {
+    return form(std::move(options), std::move(nccl), std::move(control), due);
+  } catch (const std::bad_alloc&) {
+    return Error{Code::kResourceExhausted, name + ": no memory to form it"};
+  } catch (const std::exception& error) {
+    return Error{Code::kResourceExhausted, name + ": it cannot be formed: " + error.what()};
+  }
 }
 
 Result<std::unique_ptr<Communicator>> make_nccl_communicator(CommunicatorOptions options, NcclOptions nccl,
                                                              AddressExchange exchange) {
   const auto due = Steady::now() + std::min<Duration>(options.timeout, kLongestTimeout);
-  if (Result<void> checked = nccl.gpu.check(); !checked) return with_context(checked.error(), options.name);
   options.timeout = std::min<Duration>(options.timeout, kLongestTimeout);
   CommunicatorOptions connected = options;
-  connected.max_waiting += 16;  // each collective has one of its own there
+  constexpr std::size_t kRoom = 1024;  // each of few collectives has one of its own there
+  if (connected.max_waiting != 0) connected.max_waiting = kRoom;
   auto control = make_gloo(std::move(connected), std::move(exchange));
   if (!control) return std::move(control).error();
   return form_nccl(std::move(options), std::move(nccl), *std::move(control), due);

@@ -1,6 +1,7 @@
 #include "communicators/nccl_queue.hpp"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include <troupe/runtime/gpu_memory.hpp>
@@ -21,13 +22,39 @@ constexpr auto kAgreementFirst = std::chrono::seconds(1);
 constexpr auto kLossFirst = std::chrono::milliseconds(200);
 // A member that has gone may have done its part of what is under way here.
 constexpr auto kMayStillPass = std::chrono::milliseconds(20);
-constexpr auto kEndsWithin = std::chrono::seconds(10);
+// How long NCCL may take to end what is under way before those who wait are told: it guards their memory.
+constexpr Duration kEndsWithin = std::chrono::seconds(10);
+constexpr Duration kEndsWithinAtLeast = std::chrono::seconds(2);
+// Under way at once, some entries of the device's queue each: a call that finds that queue full waits inside
+// the driver, where nobody could end it.
+constexpr std::size_t kMostUnderWay = 100;
+
+/// With its words, if there is memory for them.
+Error copy_of(const Error& error) {
+  try {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return {error.code, {}};
+  }
+}
 
 std::string seconds_text(Duration time) {
   return std::to_string(std::chrono::duration<double>(time).count()) + " s";
 }
 
 }  // namespace
+
+/// After NcclComms::enter().
+class NcclQueue::Inside {
+ public:
+  explicit Inside(NcclComms& comms) : comms_(comms) {}
+  ~Inside() { comms_.leave(); }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  NcclComms& comms_;
+};
 
 /// A work on the stream.
 class NcclQueue::Passing final : public Work::State {
@@ -47,6 +74,12 @@ class NcclQueue::Passing final : public Work::State {
 
  private:
   bool visible() const override { return true; }
+  // What was ended has passed, too; so `over_` is looked at last.
+  bool seen() const override {
+    if (!passed()) return false;
+    const auto queue = queue_.lock();
+    return queue && !queue->over_;
+  }
   void look() override {
     if (!passed()) return;
     if (const auto queue = queue_.lock()) queue->progress();
@@ -63,52 +96,93 @@ NcclQueue::NcclQueue(CommunicatorOptions options, Gpu gpu, Stream stream, std::s
       gpu_(std::move(gpu)),
       stream_(std::move(stream)),
       comms_(std::move(comms)),
-      control_(std::move(control)) {}
+      control_(std::move(control)),
+      spare_(Error{Code::kResourceExhausted, options_.name + ": no memory for a collective"}) {}
 
-void NcclQueue::start() {
+void NcclQueue::start(std::function<std::optional<Error>()> given_up, Steady::time_point due) {
+  given_up_ = std::move(given_up);
+  forming_due_ = due;
   watcher_ = std::thread([this] { watch(); });
   control_->when_ended([this](const Error& why) { why.code == Code::kUnavailable ? lose(why) : end(why); });
 }
 
+void NcclQueue::formed() {
+  const std::lock_guard lock(mutex_);
+  forming_due_.reset();
+  given_up_ = {};
+}
+
 void NcclQueue::close() {
   end({Code::kCancelled, options_.name + " has been destroyed"});
-  if (watcher_.joinable()) watcher_.join();
-  control_.reset();  // waits until its threads, which know this queue, have ended
+  if (watcher_.joinable())
+    watcher_.join();
+  else
+    comms_->end(kEndsWithin);  // it could not be started
+  control_.reset();            // waits until its threads, which know this queue, have ended
+}
+
+bool NcclQueue::wait_for_room() {
+  if (teller_ == std::this_thread::get_id()) return true;  // who is told of an end makes room by returning
+  const std::size_t most = std::min(options_.max_waiting, kMostUnderWay);
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (ended_ || lost_) return false;
+      if (under_way_.size() < most) return true;
+    }
+    progress();
+    std::this_thread::yield();
+  }
 }
 
 Work NcclQueue::begin(Given given, UniqueFunction<int(NcclComm, NcclStream)> launch) {
   if (!given.call) return ended_work(given.call.error());
+  std::string what = given.call->text;
+  const bool room = wait_for_room();
   const std::lock_guard order(calls_);
   const auto begun = Steady::now();
   {
     const std::lock_guard lock(mutex_);
-    if (ended_ || lost_) return ended_work(ended_ ? *ended_ : *lost_);
-    if (under_way_.size() >= options_.max_waiting)
-      return ended_work(Error{Code::kResourceExhausted, options_.name + ": " +
-                                                            std::to_string(options_.max_waiting) +
-                                                            " collectives are under way: wait for some"});
+    if (!room || ended_ || lost_) return ended_work(ended_ ? *ended_ : *lost_);
+    calling_what_ = std::move(what);
     calling_ = begun;
-    calling_what_ = given.call->text;
     if (idle_) changed_.notify_all();
   }
-  std::optional<Work> agreed;
-  if (options_.check_calls && options_.size > 1)
-    agreed = given.call->call ? control_->agree_on(*given.call) : control_->agree_on(given.transfers);
-  const Result<Event> event = give(given, launch);
-
+  // From here on the others have been told of it, or may have: if it comes to nothing here, the group has
+  // ended.
+  std::optional<Result<Work>> given_work;
+  try {
+    given_work = give_and_keep(given, launch, begun);
+  } catch (...) {  // NOLINT(bugprone-empty-catch): no memory; below
+  }
   std::unique_lock lock(mutex_);
   calling_.reset();
-  if (event && !finished_) {
-    active_ = Steady::now();
-    auto work = std::make_shared<Passing>(*event, std::move(agreed), weak_from_this());
-    given.reads.insert(given.reads.end(), std::make_move_iterator(given.writes.begin()),
-                       std::make_move_iterator(given.writes.end()));
-    under_way_.push_back({work, std::move(given.reads), std::move(given.call->text), begun});
-    return Work(std::move(work));
-  }
-  // Members that were given it wait for this one in vain.
-  if (!ended_) end_unless_lost(lock, event.error());
+  changed_.notify_all();
+  if (given_work && *given_work) return **given_work;
+  if (!ended_ && given_work) end_unless_lost(lock, given_work->error());
+  if (!ended_) set_ended_without_words();
   return ended_work(*ended_);
+}
+
+Result<Work> NcclQueue::give_and_keep(Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch,
+                                      Steady::time_point begun) {
+  Entry entry{nullptr, given.reads, given.call->text, begun};
+  entry.kept.insert(entry.kept.end(), given.writes.begin(), given.writes.end());
+  std::optional<Work> agreed;
+  if (options_.check_calls && options_.size > 1) {
+    agreed = given.call->call ? control_->agree_on(*given.call) : control_->agree_on(given.transfers);
+    if (agreed->done())
+      if (Result<void> refused = agreed->wait(); !refused) return refused.error();
+  }
+  Result<Event> event = give(given, launch);
+  if (!event) return event.error();
+  auto work = std::make_shared<Passing>(*std::move(event), std::move(agreed), weak_from_this());
+  entry.work = work;
+  const std::lock_guard lock(mutex_);
+  if (finished_) return *ended_;
+  active_ = Steady::now();
+  under_way_.push_back(std::move(entry));
+  return Work(std::move(work));
 }
 
 void NcclQueue::set_ended(Error why) {
@@ -116,6 +190,10 @@ void NcclQueue::set_ended(Error why) {
   ended_ = std::move(why);
   over_ = true;
   changed_.notify_all();
+}
+
+void NcclQueue::set_ended_without_words() {
+  if (spare_) set_ended(*std::exchange(spare_, std::nullopt));
 }
 
 void NcclQueue::end_unless_lost(std::unique_lock<std::mutex>& lock, Error why) {
@@ -133,7 +211,7 @@ Result<Event> NcclQueue::give(const Given& given, UniqueFunction<int(NcclComm, N
   for (const Tensor& tensor : given.writes)
     if (auto begun = begin_write(tensor.buffer(), stream_); !begun) return about(begun.error());
   if (!comms_->enter()) return Error{Code::kCancelled, options_.name + " has ended"};
-  std::optional<Error> failed;
+  const Inside inside(*comms_);
   {
     const CurrentGpu here(gpu_);
     int status = launch(comms_->comm(), stream_.native());
@@ -142,10 +220,8 @@ Result<Event> NcclQueue::give(const Given& given, UniqueFunction<int(NcclComm, N
       std::this_thread::yield();
       if (const int asked = api().async_error(comms_->comm(), &status); asked != kNcclSuccess) status = asked;
     }
-    if (status != kNcclSuccess) failed = about(api().error_of(status, "NCCL", comms_->comm()));
+    if (status != kNcclSuccess) return about(api().error_of(status, "NCCL", comms_->comm()));
   }
-  comms_->leave();
-  if (failed) return *std::move(failed);
   Result<Event> event = stream_.record();
   if (!event) return about(event.error());
   for (const Tensor& tensor : given.writes) end_write(tensor.buffer(), *event);
@@ -154,6 +230,7 @@ Result<Event> NcclQueue::give(const Given& given, UniqueFunction<int(NcclComm, N
 
 void NcclQueue::progress() {
   if (telling_.exchange(true)) return;
+  teller_ = std::this_thread::get_id();
   for (;;) {
     Entry entry;
     {
@@ -167,6 +244,7 @@ void NcclQueue::progress() {
     entry.kept.clear();  // given back before anybody is told
     entry.work->finish({});
   }
+  teller_ = std::thread::id();
   telling_ = false;
 }
 
@@ -203,6 +281,21 @@ void NcclQueue::wait_while_idle(std::unique_lock<std::mutex>& lock) {
 }
 
 void NcclQueue::watch() {
+  // Whatever happens, what waits here ends.
+  try {
+    look_after();
+  } catch (...) {  // NOLINT(bugprone-empty-catch): no memory; below
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ended_) set_ended_without_words();
+  }
+  control_->abort(copy_of(*ended_));
+  comms_->end(std::clamp(options_.timeout, kEndsWithinAtLeast, kEndsWithin));
+  finish_all();
+}
+
+void NcclQueue::look_after() {
   std::unique_lock lock(mutex_);
   auto look = kLookFirst;
   auto asked = Steady::now();
@@ -214,21 +307,29 @@ void NcclQueue::watch() {
     std::optional<Error> wrong;
     if (Steady::now() - asked >= kAskForFaults) {
       wrong = fault();
+      if (!wrong) wrong = forming_fault();
       asked = Steady::now();
     }
     lock.lock();
     if (wrong && !ended_) end_unless_lost(lock, *std::move(wrong));
     if (lost_for_good()) set_ended(*lost_);
     if (std::optional<Error> time = late()) set_ended(*std::move(time));
-    if (ended_) break;
+    if (ended_) return;
     look = under_way_.size() < before ? kLookFirst : std::min(2 * look, kLookLast);
     changed_.wait_for(lock, look, [&] { return ended_.has_value(); });
   }
-  const Error why = *ended_;
+}
+
+std::optional<Error> NcclQueue::forming_fault() {
+  std::unique_lock lock(mutex_);
+  if (!forming_due_) return {};
+  const Steady::time_point due = *forming_due_;
+  const auto given_up = given_up_;
   lock.unlock();
-  control_->abort(why);
-  NcclComms::end(comms_, std::min<Duration>(kEndsWithin, options_.timeout));
-  finish_all();
+  if (given_up)
+    if (std::optional<Error> why = given_up()) return why;
+  if (Steady::now() < due) return {};
+  return Error{Code::kDeadlineExceeded, options_.name + ": not all members came within the timeout"};
 }
 
 std::optional<Error> NcclQueue::fault() {
@@ -242,14 +343,12 @@ std::optional<Error> NcclQueue::fault() {
   // NCCL is not asked while somebody is inside: it may be about to change what it would say.
   const std::unique_lock order(calls_, std::try_to_lock);
   if (!order || !comms_->enter()) return {};
+  const Inside inside(*comms_);
   int status = kNcclSuccess;
   const int asked = api().async_error(comms_->comm(), &status);
   if (asked != kNcclSuccess) status = asked;
-  std::optional<Error> wrong;
-  if (status != kNcclSuccess && status != kNcclInProgress)
-    wrong = with_context(api().error_of(status, "NCCL", comms_->comm()), options_.name);
-  comms_->leave();
-  return wrong;
+  if (status == kNcclSuccess || status == kNcclInProgress) return {};
+  return with_context(api().error_of(status, "NCCL", comms_->comm()), options_.name);
 }
 
 std::optional<Error> NcclQueue::late() const {
@@ -260,30 +359,32 @@ std::optional<Error> NcclQueue::late() const {
   };
   if (!under_way_.empty()) {
     const Entry& front = under_way_.front();
-    auto due = std::max(turn_, front.begun) + options_.timeout;
-    if (front.work->waits_for_members()) due += kAgreementFirst;
-    if (now >= due)
-      return error(front.text, "a member is stuck, or too slow, or what comes before it on this GPU is");
+    if (now < std::max(turn_, front.begun) + options_.timeout) return {};
+    const std::string absent = front.work->waits_for_members() ? control_->missing() : "";
+    return error(front.text, absent.empty()
+                                 ? "a member is stuck, or too slow, or what comes before it on this GPU is"
+                                 : "no sign of member " + absent);
   }
-  if (calling_ && now >= *calling_ + options_.timeout + kAgreementFirst)
-    return error(calling_what_, "its members are not connected yet");
+  if (calling_ && now >= std::max(turn_, *calling_) + options_.timeout)
+    return error(calling_what_,
+                 "NCCL has not come back from the call: it waits for a member, or for this GPU");
   return {};
 }
 
 void NcclQueue::finish_all() {
   while (telling_.exchange(true)) std::this_thread::yield();
+  teller_ = std::this_thread::get_id();
   std::deque<Entry> left;
-  std::optional<Error> why;
   {
     const std::lock_guard lock(mutex_);
     finished_ = true;
     left.swap(under_way_);
-    why = ended_;
   }
   for (Entry& entry : left) {
     entry.kept.clear();
-    entry.work->finish(*why);
+    entry.work->finish(copy_of(*ended_));  // which never changes again
   }
+  teller_ = std::thread::id();
   telling_ = false;
 }
 

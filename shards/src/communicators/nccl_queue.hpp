@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -33,7 +34,9 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   ~NcclQueue() = default;
   NcclQueue(const NcclQueue&) = delete;
   NcclQueue& operator=(const NcclQueue&) = delete;
-  void start();
+  /// Until formed() it also ends when `given_up` says so, or at `due`.
+  void start(std::function<std::optional<Error>()> given_up, Steady::time_point due);
+  void formed();
   /// Ends it, and its threads: once, before it goes.
   void close();
 
@@ -61,6 +64,7 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
 
  private:
   class Passing;
+  class Inside;
   struct Entry {
     std::shared_ptr<Passing> work;
     std::vector<Tensor> kept;
@@ -70,6 +74,13 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   /// Ends it with `why`, unless it is about to be known who was lost. With mutex_ locked.
   void end_unless_lost(std::unique_lock<std::mutex>& lock, Error why);
   void set_ended(Error why);
+  /// With mutex_ locked: ended by something that there was no memory, or no place, to describe.
+  void set_ended_without_words();
+  Result<Work> give_and_keep(Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch,
+                             Steady::time_point begun);
+  /// Waits until the stream may have one more; false: it has ended.
+  bool wait_for_room();
+  void look_after();
   bool lost_for_good() const;
   Result<Event> give(const Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch);
   void watch();
@@ -77,6 +88,7 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   /// What NCCL or the device have to say against it.
   std::optional<Error> fault();
   std::optional<Error> late() const;
+  std::optional<Error> forming_fault();
   void finish_all();
 
   const CommunicatorOptions options_;
@@ -88,7 +100,8 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
 
   std::mutex calls_;  // collectives are given one after the other; with it held for as long as NCCL takes
   std::atomic<bool> telling_{false};  // a thread finishes works
-  std::atomic<bool> over_{false};     // ended_ is there
+  std::atomic<std::thread::id> teller_{};
+  std::atomic<bool> over_{false};  // ended_ is there
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -100,8 +113,11 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   bool finished_ = false;                      // and nothing comes any more
   std::optional<Steady::time_point> calling_;  // since when a call of NCCL's is under way
   std::string calling_what_;
-  Steady::time_point turn_;    // when the last one passed
-  Steady::time_point active_;  // when something was given or passed
+  std::optional<Steady::time_point> forming_due_;  // while it is formed
+  std::function<std::optional<Error>()> given_up_;
+  std::optional<Error> spare_;  // to end with where there is no memory for another
+  Steady::time_point turn_;     // when the last one passed
+  Steady::time_point active_;   // when something was given or passed
 };
 
 }  // namespace troupe::shards

@@ -24,8 +24,7 @@ std::optional<Result<void>> Work::State::result() const {
 }
 
 bool Work::State::done() {
-  if (visible() && !result()) look();
-  return result().has_value();
+  return result().has_value() || seen();
 }
 
 void Work::State::look_until(std::optional<Steady::time_point> due) {
@@ -62,21 +61,25 @@ Result<void> Work::State::before(const Stream&) {
 void Work::State::then(UniqueFunction<void(const Result<void>&)> told) {
   {
     const std::lock_guard lock(mutex_);
-    if (!result_) return told_.push_back(std::move(told));
+    if (!told_all_) return told_.push_back(std::move(told));
   }
   told(*result_);  // never changes again
 }
 
 void Work::State::finish(Result<void> ended) {
   std::vector<UniqueFunction<void(const Result<void>&)>> told;
-  {
-    const std::lock_guard lock(mutex_);
-    if (result_) return;
-    result_ = std::move(ended);
+  std::unique_lock lock(mutex_);
+  if (result_) return;
+  result_ = std::move(ended);
+  ended_.notify_all();
+  while (!told_.empty()) {
     told.swap(told_);
-    ended_.notify_all();
+    lock.unlock();
+    for (auto& each : told) each(*result_);
+    told.clear();
+    lock.lock();
   }
-  for (auto& each : told) each(*result_);
+  told_all_ = true;
 }
 
 bool Work::done() const {

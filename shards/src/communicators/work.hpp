@@ -29,15 +29,17 @@ class Work::State {
   std::optional<Result<void>> result() const;
 
  private:
-  /// For one whose end can be seen before anybody finishes it: whether it can.
+  /// For one whose end can be seen before anybody finishes it: whether it can, and whether it is seen.
   virtual bool visible() const { return false; }
-  /// Looks, and finishes what can be finished. Called by whoever waits or asks.
+  virtual bool seen() const { return false; }
+  /// Looks, and finishes what can be finished. Called by whoever waits.
   virtual void look() {}
   void look_until(std::optional<std::chrono::steady_clock::time_point> due);
 
   mutable std::mutex mutex_;
   std::condition_variable ended_;
   std::optional<Result<void>> result_;
+  bool told_all_ = false;  // who comes now is told at once; before that, behind the others
   std::vector<UniqueFunction<void(const Result<void>&)>> told_;
 };
 

@@ -35,6 +35,9 @@ class HostDriver final : public gpu::Driver {
     broken_ = std::move(why);
   }
 
+  /// There is no memory for the next event that is recorded.
+  void run_out_once() { runs_out_ = true; }
+
   Device device() const override { return {MemoryKind::kDevice, ordinal_}; }
   Result<std::byte*> allocate(MemoryKind, std::size_t bytes) override {
     auto* const memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment}));
@@ -54,6 +57,7 @@ class HostDriver final : public gpu::Driver {
   Result<void*> make_event() override { return static_cast<void*>(new Event); }
   void drop_event(void* event) override { delete static_cast<Event*>(event); }
   Result<void> record(void* event, void* stream) override {
+    if (runs_out_.exchange(false)) throw std::bad_alloc();
     auto passed = std::make_shared<std::atomic<bool>>(false);
     static_cast<Event*>(event)->passed = passed;
     return give(stream, [passed] { *passed = true; });
@@ -129,6 +133,7 @@ class HostDriver final : public gpu::Driver {
   };
 
   const int ordinal_;
+  std::atomic<bool> runs_out_{false};
   std::mutex mutex_;
   std::optional<Error> broken_;
   std::vector<std::byte*> memory_;

@@ -8,7 +8,7 @@
 /// A dense embedding: rows of a table, by number, and their gradients. Without gaps; ids are below `rows`.
 namespace troupe::kernels {
 
-/// out[i, :] = row ids[i] of the table [rows, dim], as float32; zeros where ids[i] is -1.
+/// out[i, :] = row ids[i] of the table [rows, dim], as float32. ids are not negative.
 Launch embedding(Place place, Element element, const void* table, const std::int64_t* ids, std::int64_t count,
                  std::int64_t dim, float* out);
 

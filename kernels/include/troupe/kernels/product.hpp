@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include <troupe/kernels/place.hpp>
 
@@ -49,6 +50,8 @@ class Products {
                   void* workspace) const;
 
   static constexpr int kNoLibrary = 303;
+  /// Why cuBLASLt is not there; empty: it is, or is not needed.
+  std::string missing() const;
 
  private:
   std::unique_ptr<gpu::Multiplier> multiplier_;

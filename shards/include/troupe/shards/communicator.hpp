@@ -30,8 +30,9 @@ class Work {
   explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
   bool done() const;
-  /// Waits until it has ended, which it does within the communicator's timeout of its turn. Errors: those of
-  /// the collective, see Communicator. Not from then().
+  /// Waits until it has ended, which it does within the communicator's timeout of its turn; on a GPU what is
+  /// given up is ended there first, which may take up to ten seconds more. Errors: those of the collective,
+  /// see Communicator. Not from then().
   Result<void> wait() const;
   /// kDeadlineExceeded if it has not ended within `timeout`; it goes on.
   Result<void> wait(Duration timeout) const;
@@ -124,7 +125,9 @@ struct CommunicatorOptions {
   /// Before each collective the members tell each other what they are about to do. Costs a round trip;
   /// without it members that do different things get wrong numbers, or end by a signal.
   bool check_calls = true;
-  std::size_t max_waiting = 1024;  ///< collectives that may wait; past it kResourceExhausted
+  /// Collectives that may wait. Past it kResourceExhausted; on GPUs the call waits for room instead, from 100
+  /// on in any case.
+  std::size_t max_waiting = 1024;
   /// Asked now and then, by another thread, while the members connect: an error ends that, with this error.
   /// Not asked if empty.
   std::function<std::optional<Error>()> given_up = {};
