@@ -19,6 +19,10 @@ constexpr std::size_t kFew = 2;
 constexpr int kReadyBatch = 64;
 /// Of what is collected on a link so much goes at once: the peer begins with it while more is collected.
 constexpr std::size_t kMostHeld = 8192;
+/// ... and up to so much of answers while more wait here to be made and take little: a write costs almost the
+/// same for more. Goes when as much is held as still waits, but not for the sake of the last few.
+constexpr std::size_t kMostHeldOfMany = std::size_t{32} << 10;
+constexpr std::size_t kLastFew = 16;
 /// Bytes of large messages that one round sends, and receives: little while small messages come, which wait
 /// meanwhile.
 constexpr std::size_t kSentBesides = std::size_t{64} << 10;
@@ -245,8 +249,9 @@ Result<void> TcpWay::send(WayEnd& way_end, OutFrame&& frame) {
   const Depth depth(*this);
   auto& end = static_cast<End&>(way_end);
   const bool first = std::exchange(end.sent_round, round_) != round_;
-  const bool later =
-      end.streams.bytes_held() < kMostHeld && (data_.collecting ? !first : data_.holder->hold_back(first));
+  const bool later = may_hold(end, frame.head.size()) &&
+                     (data_.collecting ? !first || (data_.brisk && !data_.arrivals.empty())
+                                       : data_.holder->hold_back(first));
   const bool is_small = end.streams.send(std::move(frame), later);
   if (is_small) small_sent_in_ = round_;
   if (later && (is_small || data_.collecting)) {
@@ -258,6 +263,15 @@ Result<void> TcpWay::send(WayEnd& way_end, OutFrame&& frame) {
   end.streams.flush(may_send());
   note_busy(end);
   return {};
+}
+
+/// Whether a message whose head has so many bytes may be put to those that are held.
+bool TcpWay::may_hold(const End& end, std::size_t head_bytes) const {
+  const std::size_t held = end.streams.bytes_held();
+  if (held < kMostHeld) return true;
+  if (!data_.brisk || held >= kMostHeldOfMany) return false;
+  const std::size_t waiting = data_.arrivals.size();
+  return waiting <= kLastFew || held < waiting * head_bytes;
 }
 
 void TcpWay::flush() {

@@ -74,6 +74,7 @@ class TcpWay final : public DataWay {
 
   void attach(End& end, StreamKind kind, UniqueFd fd);
   void lose(End& end, Code code, const std::string& why);
+  bool may_hold(const End& end, std::size_t head_bytes) const;
   void check(End& end, Connection::Got got);
   int receive(End& end);
   int receive_ready();

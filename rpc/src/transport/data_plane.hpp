@@ -71,6 +71,7 @@ struct DataPlane {
   // much of it.
   bool collecting = false;
   bool collected = false;  // something does
+  bool brisk = false;      // messages are being delivered of which each takes little
   Stats stats;
 };
 

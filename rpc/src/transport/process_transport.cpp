@@ -22,6 +22,11 @@ constexpr Duration kNamePatience = std::chrono::seconds(5);
 constexpr int kDeliverBatch = 256;
 /// What is collected goes after this time, though there is more to deliver.
 constexpr Duration kLongestCollected = std::chrono::microseconds(20);
+/// Where so many messages wait to be delivered, and the ones before took so little each, the first answer is
+/// collected, too: the others follow at once. So it is taken to be for so long.
+constexpr std::size_t kMany = 8;
+constexpr Duration kBriskEach = std::chrono::microseconds(3);
+constexpr Duration kBriskFor = std::chrono::milliseconds(1);
 /// A round of the ways that did so much is followed by another one in the same poll().
 constexpr int kBusyRound = 8;
 constexpr int kMaxRounds = 4;
@@ -193,6 +198,9 @@ void ProcessTransport::watch_ways(bool on) {
 int ProcessTransport::deliver() {
   int delivered = resumed_.empty() ? 0 : deliver_held();
   TimePoint collected_at;
+  const bool many = data_.arrivals.size() >= kMany;
+  const TimePoint begun = many || brisk_until_ != TimePoint() ? loop_.recent_now() : TimePoint();
+  data_.brisk = begun < brisk_until_;
   for (; delivered < kDeliverBatch && !data_.arrivals.empty(); ++delivered) {
     Arrival arrival = data_.arrivals.pop();
     Link* const link = links_.find(arrival.link);
@@ -203,12 +211,19 @@ int ProcessTransport::deliver() {
     }
     const bool before = data_.collected;
     data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
-    if (!data_.collected) continue;
+    if (!data_.collected || (before && data_.brisk && delivered % 4 != 0)) continue;
     const TimePoint now = loop_.recent_now();
     if (!before)
       collected_at = now;
     else if (now - collected_at >= kLongestCollected)
       flush();
+  }
+  data_.brisk = false;
+  if (many) {
+    const TimePoint now = loop_.recent_now();
+    brisk_until_ = now - begun <= delivered * kBriskEach ? now + kBriskFor : TimePoint();
+  } else if (begun >= brisk_until_) {
+    brisk_until_ = TimePoint();
   }
   return delivered;
 }

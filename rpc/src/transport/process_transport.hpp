@@ -116,6 +116,7 @@ class ProcessTransport final : public Transport, public HoldsBack, private Contr
   Limits limits_;
   UniqueFd event_fd_;      // an epoll descriptor over the quiet ways' own and, while armed, the others'
   bool watching_ = false;  // whether it has those
+  TimePoint brisk_until_;  // messages are taken to take little
   DataPlane data_;
   shm::ShmWay shm_;
   tcp::TcpWay tcp_;
