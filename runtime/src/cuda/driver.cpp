@@ -26,25 +26,6 @@ Result<void> checked(cudaError_t error, const char* call) {
   return error_of_cuda(error, call);
 }
 
-/// Makes a device the calling thread's, and the one before again at the end.
-class OnDevice {
- public:
-  explicit OnDevice(int ordinal) {
-    cudaGetDevice(&before_);
-    if (before_ != ordinal) cudaSetDevice(ordinal);
-    changed_ = before_ != ordinal;
-  }
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
-
 /// What the runtime does not have of the driver's own calls.
 struct DriverCalls {
   /// Has a stream write a number when it gets there.
@@ -73,6 +54,40 @@ Result<DriverCalls> find_calls() {
   if (auto found = find_call(calls.address_range, "cuMemGetAddressRange", 3020); !found) return found.error();
   return calls;
 }
+
+/// Whether this process uses a device. To make one current that it does not use would make a context there,
+/// of half a gigabyte: a thread that has never chosen one stands at the first.
+bool in_use(int device) {
+  using Call = CUresult (*)(CUdevice, unsigned int*, int*);
+  constexpr unsigned kSince = 7000;
+  static const Call state = [] {
+    Call call = nullptr;
+    return find_call(call, "cuDevicePrimaryCtxGetState", kSince) ? call : nullptr;
+  }();
+  unsigned int flags = 0;
+  int active = 1;
+  if (state) state(device, &flags, &active);
+  return active != 0;
+}
+
+/// Makes a device the calling thread's, and the one before again at the end, if this process uses that.
+class OnDevice {
+ public:
+  explicit OnDevice(int ordinal) {
+    cudaGetDevice(&before_);
+    if (before_ != ordinal) cudaSetDevice(ordinal);
+    changed_ = before_ != ordinal && in_use(before_);
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
 
 class CudaDriver final : public gpu::Driver {
  public:
@@ -170,7 +185,7 @@ class CudaDriver final : public gpu::Driver {
     return before;
   }
   void leave(int before) override {
-    if (before != ordinal_) cudaSetDevice(before);
+    if (before != ordinal_ && in_use(before)) cudaSetDevice(before);
   }
   Error error_of(int native_error) override {
     return error_of_cuda(static_cast<cudaError_t>(native_error), "CUDA");
