@@ -21,6 +21,7 @@ ZeroOptions options_of(int stage) {
 std::vector<double> alone(const Model& model, int steps, float max_norm = 0) {
   Alone one(model);
   std::vector<double> losses;
+  losses.reserve(static_cast<std::size_t>(steps));
   for (int step = 0; step < steps; ++step)
     losses.push_back(one.step(batch_of(model, static_cast<std::uint64_t>(step), 0, kRows), max_norm));
   return losses;

@@ -324,7 +324,7 @@ TEST_CASE("in stage 0 those who live on go on in another group with what they ho
         const std::uint64_t steps = zero->steps();
         if (steps != 2 && steps != 3) return "at step " + std::to_string(steps);
         const std::vector<double> rest(expected.begin() + static_cast<std::ptrdiff_t>(steps), expected.end());
-        const std::string differs =
+        std::string differs =
             difference(train(model, *zero, *survivors, steps, static_cast<int>(6 - steps), kRows), rest,
                        dtype == DType::kFloat32 ? 1e-5 : 0.03);
         if (!differs.empty()) return differs;

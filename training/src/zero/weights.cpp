@@ -34,7 +34,8 @@ Result<void> Weights::publish(const Segment& segment) {
 Result<void> Weights::gather(int region, const Tensor& to, Works& works) const {
   const Region& all = plan_.regions()[static_cast<std::size_t>(region)];
   for (int i = 0; i < all.segments; ++i) {
-    const Segment& segment = plan_.segments()[static_cast<std::size_t>(all.first + i)];
+    const Segment& segment =
+        plan_.segments()[static_cast<std::size_t>(all.first) + static_cast<std::size_t>(i)];
     Result<void> begun = works.add(group_.all_gather(held(segment), part(to, segment.range)));
     if (!begun) return begun;
   }
