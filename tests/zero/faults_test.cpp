@@ -142,7 +142,7 @@ TEST_CASE("members with other options or parameters are refused at each of them"
   });
 }
 
-TEST_CASE("first values that cannot be, and parameters without memory for them, end the group at once") {
+TEST_CASE("first values that cannot be end the group at once") {
   const Model model;
   for (const bool thrown : {false, true}) {
     in_group(3, [&](shards::Communicator& group) -> std::string {
@@ -155,6 +155,13 @@ TEST_CASE("first values that cannot be, and parameters without memory for them, 
       return made.error().code == expected ? "" : made.error().to_string();
     });
   }
+}
+
+TEST_CASE("a member without memory for its parameters ends the group at once") {
+#ifdef TROUPE_SANITIZER
+  MESSAGE("skipped: with a sanitizer a process ends when it asks for so much");
+  return;
+#endif
   in_group(2, [&](shards::Communicator& group) -> std::string {
     // One alone has no memory for them; the other hears of it.
     const std::int64_t n = group.rank() == 0 ? std::int64_t{1} << 46 : 8;
