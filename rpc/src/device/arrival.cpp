@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include <troupe/rpc/call.hpp>
+
 #include "wire/message_impl.hpp"
 
 namespace troupe::rpc {
@@ -61,8 +63,11 @@ Result<bool> DeviceArrival::examine(const InMessage& message, const PeerDevices*
         piece.written = mapping ? mapping->number(written) : nullptr;
         if (!of_device || !piece.written) return corrupt("it says wrongly where its progress is told");
       }
-      const bool moves = fits && into_device ? piece.from.data() != into_->data()
-                                             : of_device && !on_device(piece.from) && !(fits && !into_device);
+      piece.to_host = fits && !into_device && on_device(piece.from);
+      const bool moves = piece.to_host ? true
+                         : fits && into_device
+                             ? piece.from.data() != into_->data()
+                             : of_device && !on_device(piece.from) && !(fits && !into_device);
       piece.stays = !moves;
       if (!moves && !piece.written) continue;
     }
@@ -84,7 +89,8 @@ Result<void> DeviceArrival::choose(Piece& piece, const PeerDevices* from, std::u
   if (target > count) return corrupt("it is for a GPU that was not named");
   if (target != 0) piece.lane = target - 1U;
   std::uint8_t number = 0;
-  if (!piece.to.empty() && devices_.lane_of(piece.to.device(), &number)) piece.lane = number;
+  const Device device = piece.to_host ? piece.from.device() : piece.to.device();
+  if (device.kind == MemoryKind::kDevice && devices_.lane_of(device, &number)) piece.lane = number;
   if (piece.lease == 0) return {};
   const auto reaches = [&](std::size_t lane) {
     return from && std::ranges::find(from->we_reach, Reach{gpu, static_cast<std::uint8_t>(lane)}) !=
@@ -112,7 +118,7 @@ Result<void> DeviceArrival::find_source(Piece& piece) {
   DeviceLane& lane = *devices_.lanes()[piece.lane];
   Staging& staging = *devices_.staging();
   if (piece.mapping) return {};
-  if (!on_device(piece.from) && !staging.can_copy(piece.from)) {
+  if (!piece.may_copy) {
     // A device would be told to copy pages that the system may move: copied here, it is not held up.
     auto pinned = staging.take(piece.bytes);
     if (!pinned) return pinned.error();
@@ -122,11 +128,13 @@ Result<void> DeviceArrival::find_source(Piece& piece) {
   return begin_read(piece.from, lane.in);
 }
 
-Result<void> DeviceArrival::begin() const {
-  for (const Piece& piece : pieces_)
+Result<void> DeviceArrival::begin() {
+  for (Piece& piece : pieces_) {
     if (piece.mapping &&
         (piece.offset > piece.mapping->bytes() || piece.bytes > piece.mapping->bytes() - piece.offset))
       return corrupt("a device tensor lies outside of its slab");
+    piece.may_copy = !piece.mapping && (on_device(piece.from) || devices_.staging()->can_copy(piece.from));
+  }
   return {};
 }
 
@@ -136,7 +144,7 @@ Result<bool> DeviceArrival::advance(Piece& piece) {
     come = piece.written->load(std::memory_order_acquire);
     if (come > piece.bytes) return Error{Code::kInternal, "the sender's device has failed"};
     come = std::max<std::uint64_t>(come, piece.given);  // whoever says less now than before
-    const bool in_steps = piece.stays || devices_.staging()->can_copy(piece.from);
+    const bool in_steps = piece.stays || piece.may_copy;
     if (come < piece.bytes && (!in_steps || come - piece.given < kLeastStep)) return false;
   }
   if (piece.stays) return come == piece.bytes;
@@ -173,7 +181,13 @@ Result<std::vector<Event>> DeviceArrival::events() {
     Event& event = events[piece.lane];
     if (event.done()) {
       auto point = devices_.lanes()[piece.lane]->in.point();
-      if (!point) return point.error();
+      if (!point) {  // a device is at work in them, and will not say when it is done
+        for (const Piece& each : pieces_) {
+          staging.lose(each.from);
+          staging.lose(each.to);
+        }
+        return point.error();
+      }
       event = *std::move(point);
     }
     staging.in_use_until(piece.from, event);
@@ -182,14 +196,25 @@ Result<std::vector<Event>> DeviceArrival::events() {
   return events;
 }
 
-std::unique_ptr<InMessage> DeviceArrival::finish() {
+std::unique_ptr<InMessage> DeviceArrival::finish(TimePoint now) {
   InMessage::Impl& impl = message_->impl();
   for (Piece& piece : pieces_) {
     if (piece.stays) continue;
-    piece.from = Buffer();  // a peer may have lent it
-    impl.locations[piece.number + impl.first_tensor] = {message_->parts_.size(), 0};
+    piece.from = Buffer();
+    auto& location = impl.locations[piece.number + impl.first_tensor];
+    Buffer& part = message_->parts_[location.part];
+    // Where no other tensor lies it goes at once: it is locked, or lent by the peer.
+    if (part.empty() || part.size() == piece.bytes) {
+      part = std::move(piece.to);
+      location.offset = 0;
+      continue;
+    }
+    location = {message_->parts_.size(), 0};
     message_->parts_.push_back(std::move(piece.to));
   }
+  MessageHeader& header = message_->header_;
+  if (header.kind == MessageKind::kRequest && header.remaining != kNoDeadline)
+    header.remaining -= now - came_;
   return std::move(message_);
 }
 

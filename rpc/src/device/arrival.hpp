@@ -32,13 +32,14 @@ class DeviceArrival {
     bool to_host = false;                                 ///< for a caller who receives into host memory
     bool stays = false;                                   ///< nothing is copied: it is only waited for
     const std::atomic<std::uint64_t>* written = nullptr;  ///< how much has come; null: all
+    bool may_copy = false;                                ///< copy engines may be given what it comes in
     std::size_t given = 0;                                ///< bytes, to a device
     bool needs_mapping() const { return lease != 0 && !mapping; }
   };
 
   /// `into`: where the first tensor is to lie; null: anywhere.
-  DeviceArrival(DeviceTensors& devices, std::shared_ptr<const Tensor> into)
-      : devices_(devices), into_(std::move(into)) {}
+  DeviceArrival(DeviceTensors& devices, TimePoint came, std::shared_ptr<const Tensor> into)
+      : devices_(devices), came_(came), into_(std::move(into)) {}
 
   /// Whether there is something to be copied. `from`: what is known of the peer's GPUs; null: nothing.
   /// kDataLoss: what is said of its device memory cannot be.
@@ -48,13 +49,14 @@ class DeviceArrival {
   const InMessage& message() const { return *message_; }
 
   /// kDataLoss: a piece lies outside of its slab.
-  Result<void> begin() const;
+  Result<void> begin();
   /// Gives to the devices what can be given; true: that was the last.
   Result<bool> advance();
   /// After all that has been given.
   Result<std::vector<Event>> events();
-  /// Once they have passed: the message, with its tensors where they are to be.
-  std::unique_ptr<InMessage> finish();
+  /// Once they have passed: the message, with its tensors where they are to be. What is left of a request's
+  /// time has run since it came.
+  std::unique_ptr<InMessage> finish(TimePoint now);
   std::vector<std::uint64_t> leases() const;
 
  private:
@@ -64,6 +66,7 @@ class DeviceArrival {
   Result<bool> advance(Piece& piece);
 
   DeviceTensors& devices_;
+  const TimePoint came_;
   const std::shared_ptr<const Tensor> into_;
   std::unique_ptr<InMessage> message_;
   std::vector<Piece> pieces_;

@@ -35,11 +35,12 @@ void EndpointCore::depart(OutMessage& message, Session* to, bool may_stay, const
   if (!devices_)
     throw BadResult({Code::kFailedPrecondition,
                      "a tensor lies in device memory, and this node was given no GPUs (NodeOptions::gpus)"});
-  const bool knows = may_stay && to && to->ready();
+  const bool knows = to && to->ready();
+  const bool shares = knows && may_stay;
   std::uint64_t no_lease = 0;
-  DeviceDeparture departure(*devices_, knows ? &to->memory().devices : nullptr,
-                            knows ? to->memory().next_lease : no_lease, knows && to->memory().peer_maps,
-                            after);
+  DeviceDeparture departure(
+      *devices_, {knows ? &to->memory().devices : nullptr, shares, shares && to->memory().peer_maps},
+      knows ? to->memory().next_lease : no_lease, after);
   message.depart(departure, transport_->limits().max_head_bytes);
   stats_.device_mapped += departure.stayed;
   stats_.device_staged += departure.staged;
@@ -60,27 +61,30 @@ void EndpointCore::hold_for_devices(SessionId session, OutFrame&& frame, Flow fl
                                         held = std::move(frame)](Result<void> outcome) mutable {
     const HeadPool::Scope heads(*heads_);
     shield("a message that waited for a GPU", [&] {
-      if (outcome) return send_held(session, std::move(held), flow, call_id, deadline);
-      fail_held(session, held, call_id, outcome.error());
+      // Its head alone is needed to tell of a failure, and what is sent is used up.
+      const OutFrame told{held.head, {}};
+      Result<void> sent = std::move(outcome);
+      try {
+        if (sent) sent = send_held(session, std::move(held), flow, call_id, deadline);
+      } catch (...) {
+        sent = detail::current_exception_error("sending a message");
+      }
+      if (!sent) fail_held(session, told, call_id, sent.error());
     });
   });
 }
 
-void EndpointCore::send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id,
-                             TimePoint deadline) {
+Result<void> EndpointCore::send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id,
+                                     TimePoint deadline) {
   OpenCall* const call = call_id != 0 ? find_call(call_id) : nullptr;
-  if (call_id != 0 && !call) return;  // it has ended meanwhile
+  if (call_id != 0 && !call) return {};  // it has ended meanwhile
   if (call && call->scheduled() && !call->attempt)
     patch_remaining(frame.head, std::max(time_left(call->due(), loop_.fresh_now()), Duration(1)));
-  Result<void> sent;
-  if (session == kLocal) {
-    sent = send_local(std::move(frame));
-  } else if (Session* const to = find(session)) {
-    const std::size_t bytes = bytes_of(frame);
-    sent = to->send(std::move(frame), bytes, flow, call, deadline);
-  }
-  if (sent || call_id == 0) return;
-  if (OpenCall* const failed = find_call(call_id)) complete(*failed, frugal_error(sent.error()));
+  if (session == kLocal) return send_local(std::move(frame));
+  Session* const to = find(session);
+  if (!to) return {};  // and with it all that was open there
+  const std::size_t bytes = bytes_of(frame);
+  return to->send(std::move(frame), bytes, flow, call, deadline);
 }
 
 /// Who waits for what the message says must hear that it will not come.
@@ -112,16 +116,22 @@ bool EndpointCore::take_to_devices(SessionId id, std::unique_ptr<InMessage>& mes
   if (!into_.empty() && message->header().kind == MessageKind::kReply) {
     const OpenCall* const call = find_call(message->header().call_id);
     if (call && call->target.session == id) into = call->into;
+    // A second answer must not be written where the first one lies.
+    if (into && std::ranges::find(receiving_, message->header().call_id) != receiving_.end()) {
+      ++stats_.replies_late;
+      return true;
+    }
   }
   if (!message->from_device() && !(into && into->device().kind == MemoryKind::kDevice)) return false;
   Session* const session = id == kLocal ? nullptr : find(id);
-  auto arrival = std::make_shared<DeviceArrival>(*devices_, std::move(into));
+  auto arrival = std::make_shared<DeviceArrival>(*devices_, loop_.now(), into);
   const auto any = arrival->examine(*message, session ? &session->memory().devices : nullptr);
   if (!any) {
     end_session(id, any.error(), true);
     return true;
   }
   if (!*any) return false;
+  if (into) receiving_.push_back(message->header().call_id);
   arrival->take(std::move(message));
   map_slabs(id, arrival);
   return true;
@@ -166,6 +176,7 @@ void EndpointCore::bring(SessionId id, const std::shared_ptr<DeviceArrival>& arr
   devices_->when_given(advance, [this, id, arrival](Result<void> given) {
     // Whatever became of it, what a device has been given it is left to do in peace.
     auto events = arrival->events();
+    if (!events) devices_->lose(arrival);
     if (!events && given) given = events.error();
     auto waits = events ? *std::move(events) : std::vector<Event>();
     devices_->when_all(std::move(waits), [this, id, arrival, given = std::move(given)](Result<void> done) {
@@ -176,12 +187,13 @@ void EndpointCore::bring(SessionId id, const std::shared_ptr<DeviceArrival>& arr
 }
 
 void EndpointCore::brought(SessionId id, DeviceArrival& arrival, const Result<void>& outcome) {
+  std::erase(receiving_, arrival.message().header().call_id);
   if (!outcome) return fail_arrival(id, arrival, outcome.error());
   Session* const session = id == kLocal ? nullptr : find(id);
   if (id != kLocal && !session) return;
   if (session)
     for (const std::uint64_t lease : arrival.leases()) session->memory().return_lease(lease);
-  auto message = arrival.finish();
+  auto message = arrival.finish(loop_.now());
   // What was staged is wanted for the next tensor, and to lock more takes longer than this; what stays where
   // it is can wait until the callee has answered.
   if (session && arrival.leases().empty()) session->return_leases();
@@ -202,7 +214,9 @@ void EndpointCore::fail_arrival(SessionId id, DeviceArrival& arrival, const Erro
   if (header.kind == MessageKind::kOneWay) return note_done(id, arrival.message().bytes());
   if (header.kind == MessageKind::kReply || header.kind == MessageKind::kItem) {
     OpenCall* const call = find_call(header.call_id);
-    if (call && call->target.session == id) complete(*call, std::move(error));
+    if (!call || call->target.session != id) return;
+    if (header.kind == MessageKind::kItem) send_cancel(call->target, header.call_id);
+    complete(*call, std::move(error));
     return;
   }
   error.node = options_.node_name;
@@ -234,7 +248,11 @@ void EndpointCore::meet_devices(Session& session) {
 void EndpointCore::leave_devices(Session& session) {
   for (auto& [key, mapping] : session.memory().devices.mappings) devices_->let_go(std::move(mapping));
   session.memory().devices.mappings.clear();
+  // The peer may not have heard yet that this is over, and may be copying what it will take for whole.
+  auto lent = session.memory().take_device_leases();
+  const bool lives = session.memory().owner_lives();
   session.memory().end();
+  if (!lent.empty() && lives) devices_->retire(std::move(lent), loop_.now() + 2 * options_.silence_limit);
   if (devices_->staging()) devices_->staging()->forget_peers();
 }
 

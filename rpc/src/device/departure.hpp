@@ -14,11 +14,16 @@ namespace troupe::rpc {
 /// to pinned host memory. What is to be waited for before the message may be sent is collected.
 class DeviceDeparture {
  public:
-  /// `to`: what is known of the peer's GPUs; null: nothing may stay, or is known. `after` may be null.
-  /// `maps`: the peer maps our host memory.
-  DeviceDeparture(DeviceTensors& devices, const PeerDevices* to, std::uint64_t& next_lease, bool maps,
+  /// What is known of who is to have them.
+  struct To {
+    const PeerDevices* gpus = nullptr;  ///< null: nothing
+    bool may_stay = false;              ///< they may be left where they are, if the peer reaches that
+    bool maps = false;                  ///< the peer maps our host memory, and may follow what comes there
+  };
+  /// `after` may be null.
+  DeviceDeparture(DeviceTensors& devices, const To& to, std::uint64_t& next_lease,
                   const troupe::Stream* after)
-      : devices_(devices), to_(to), next_lease_(next_lease), maps_(maps), after_(after) {}
+      : devices_(devices), to_(to), next_lease_(next_lease), after_(after) {}
 
   /// For a dense tensor in device memory that is not empty: which then is `tensor` itself, if it stays, or
   /// its copy. `may_stay`: the message has room for what tells where it lies.
@@ -31,12 +36,12 @@ class DeviceDeparture {
   Result<void> follow(const troupe::Stream& stream);
   Result<bool> leave(Tensor& tensor, DeviceLane& lane, DevicePlace& place);
   Result<void> stage(Tensor& tensor, DeviceLane& lane, DevicePlace& place, bool may_follow);
-  Result<void> follow_in_steps(const Buffer& host, const Buffer& memory, DeviceLane& lane);
+  Result<void> copy(const Buffer& host, const Buffer& memory, const troupe::Stream& out, bool in_steps);
+  void keep(const Event& until, Buffer memory, const Buffer& host);
 
   DeviceTensors& devices_;
-  const PeerDevices* const to_;
+  const To to_;
   std::uint64_t& next_lease_;
-  const bool maps_;
   const troupe::Stream* const after_;
   std::vector<Event> waits_;
 };

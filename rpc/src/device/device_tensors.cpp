@@ -1,6 +1,7 @@
 #include "device/device_tensors.hpp"
 
 #include <algorithm>
+#include <exception>
 #include <mutex>
 #include <utility>
 
@@ -10,6 +11,15 @@ namespace {
 /// How long the end of an endpoint waits for copies; they take milliseconds, if the device works at all.
 constexpr Duration kPatience = std::chrono::seconds(5);
 constexpr std::size_t kProbeBytes = 512;
+Result<bool> guarded(const DeviceTensors::Advance& advance) noexcept {
+  try {
+    return advance();
+  } catch (...) {
+    return Error{Code::kResourceExhausted, {}};  // of no text: there is no memory
+  }
+}
+/// How many copies wait for who writes at most, each in a stream of its own.
+constexpr std::size_t kMostWaiting = 16;
 /// How long the loop does not sleep while a peer's device writes: a GB comes in twenty milliseconds.
 constexpr Duration kAwake = std::chrono::milliseconds(50);
 }  // namespace
@@ -28,10 +38,11 @@ struct DeviceTensors::Way {
   }
 };
 
-DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, SharedPool& shared)
+DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus)
     : loop_(loop),
       watch_(loop),
       giving_(loop),
+      retired_(loop),
       way_(std::make_shared<Way>()),
       threads_({.threads = 1, .waiting = std::size_t{1} << 16}) {
   way_->loop = &loop_;
@@ -44,7 +55,7 @@ DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, SharedPoo
       continue;
     }
     lanes_.push_back(std::make_unique<DeviceLane>(gpu, *std::move(out), *std::move(in)));
-    if (!staging_) staging_ = std::make_unique<Staging>(gpu, shared);
+    if (!staging_) staging_ = std::make_unique<Staging>(gpu);
   }
 }
 
@@ -54,13 +65,16 @@ DeviceTensors::~DeviceTensors() {
     way_->loop = nullptr;
   }
   bool done = true;
-  for (const auto& lane : lanes_)
+  for (const auto& lane : lanes_) {
     done = done && lane->out.finish(kPatience).ok() && lane->in.finish(kPatience).ok();
+    for (const auto& [stream, until] : lane->waiting) done = done && stream.finish(kPatience).ok();
+  }
   (void)threads_.close(kPatience);
   // Memory that a device may still write is nobody's any more.
   if (done) return;
   for (auto& lane : lanes_) (void)lane.release();
   (void)staging_.release();
+  for (auto& lost : lost_) (void)new std::shared_ptr<void>(std::move(lost));
 }
 
 DeviceLane* DeviceTensors::lane_of(Device device, std::uint8_t* number) {
@@ -78,6 +92,21 @@ Error DeviceTensors::no_lane(Device device) const {
           "GPU " + std::to_string(device.ordinal) + " is not among those of this node (NodeOptions::gpus)"};
 }
 
+const troupe::Stream& DeviceLane::out_behind(const Event& written) {
+  if (written.done()) return out;
+  auto idle = std::ranges::find_if(waiting, [](const auto& each) { return each.second.done(); });
+  if (idle == waiting.end() && waiting.size() < kMostWaiting) {
+    if (auto made = gpu.make_stream()) idle = waiting.emplace(waiting.end(), *std::move(made), Event());
+  }
+  if (idle == waiting.end()) return out;
+  return idle->first;
+}
+
+void DeviceLane::note_waiting(const troupe::Stream& stream, const Event& until) {
+  for (auto& each : waiting)
+    if (&each.first == &stream) each.second = until;
+}
+
 // ---- Other processes' memory ---------------------------------------------------------------------
 
 std::vector<PeerGpu> DeviceTensors::own_gpus(bool shares) {
@@ -87,7 +116,7 @@ std::vector<PeerGpu> DeviceTensors::own_gpus(bool shares) {
     gpu.uuid = lane->uuid;
     if (!shares) continue;
     if (lane->probe.empty())
-      if (auto probe = lane->pool.allocate(kProbeBytes, lane->out)) lane->probe = *std::move(probe);
+      if (auto probe = lane->probes.allocate(kProbeBytes, lane->out)) lane->probe = *std::move(probe);
     if (auto location = locate_gpu_memory(lane->probe)) gpu.probe = location->slab;
   }
   return own;
@@ -158,7 +187,7 @@ void DeviceTensors::when_all(std::vector<Event> events, UniqueFunction<void(Resu
 }
 
 void DeviceTensors::when_given(Advance advance, UniqueFunction<void(Result<void>)> told) {
-  const Result<bool> all = advance();
+  const Result<bool> all = guarded(advance);
   if (!all) return told(all.error());
   if (*all) return told({});
   giving_.add(std::move(advance), std::move(told));
@@ -181,17 +210,36 @@ bool DeviceTensors::Giving::arm() {
 
 int DeviceTensors::Giving::poll() {
   std::vector<std::pair<UniqueFunction<void(Result<void>)>, Result<void>>> ended;
+  ended.reserve(entries_.size());  // nothing may be thrown while entries are moved
   std::erase_if(entries_, [&](Entry& each) {
-    const Result<bool> all = each.advance();
+    Result<bool> all = guarded(each.advance);
     if (all && !*all) return false;
-    ended.emplace_back(std::move(each.told), all ? Result<void>() : Result<void>(all.error()));
+    ended.emplace_back(std::move(each.told), all ? Result<void>() : Result<void>(std::move(all).error()));
     return true;
   });
   if (entries_.empty() && std::exchange(polling_, false)) loop_.remove_source(*this);
   // From here on nothing of this object is touched: it may be told to go, or polled again.
   const int count = static_cast<int>(ended.size());
-  for (auto& [told, outcome] : ended) told(std::move(outcome));
+  std::exception_ptr thrown;  // each is told, whatever the others throw
+  for (auto& [told, outcome] : ended) {
+    try {
+      told(std::move(outcome));
+    } catch (...) {
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
   return count;
+}
+
+void DeviceTensors::Retired::add(std::vector<Buffer> memory, TimePoint until) {
+  kept_.emplace_back(until, std::move(memory));
+  if (!scheduled()) loop_.schedule(*this, until);
+}
+
+void DeviceTensors::Retired::on_timer() {
+  while (!kept_.empty() && kept_.front().first <= loop_.now()) kept_.pop_front();
+  if (!kept_.empty()) loop_.schedule(*this, kept_.front().first);
 }
 
 }  // namespace troupe::rpc

@@ -2,9 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <troupe/rpc/message.hpp>
@@ -14,6 +16,7 @@
 #include <troupe/runtime/stream.hpp>
 #include <troupe/runtime/task.hpp>
 #include <troupe/runtime/thread_pool.hpp>
+#include <troupe/runtime/timer.hpp>
 
 #include "device/peer_devices.hpp"
 #include "device/staging.hpp"
@@ -27,12 +30,22 @@ struct DeviceLane {
         out(std::move(out_stream)),
         in(std::move(in_stream)),
         pool(gpu),
+        probes(gpu, {.slab_bytes = kProbeSlab}),
         uuid(uuid_of(gpu)) {}
+  /// A stream for a copy to where a tensor is sent from that is to wait for whoever writes the tensor:
+  /// nothing else stands behind it, unless there are many such.
+  const troupe::Stream& out_behind(const Event& written);
+  void note_waiting(const troupe::Stream& stream, const Event& until);
 
   Gpu gpu;
-  troupe::Stream out;  ///< copies to where a tensor is sent from
-  troupe::Stream in;   ///< copies to where it was sent to
+  troupe::Stream out;  ///< copies to where a tensor is sent from, if nobody writes it any more
+  std::deque<std::pair<troupe::Stream, Event>> waiting;  ///< the others; until when each is at work
+  troupe::Stream in;                                     ///< copies to where it was sent to
   GpuPool pool;
+  /// A peer that maps a slab could do anything in it: nothing of anybody's lies in this one. As long as the
+  /// driver's own, which others share.
+  static constexpr std::size_t kProbeSlab = std::size_t{2} << 20;
+  GpuPool probes;
   std::array<std::byte, 16> uuid;
   Buffer probe;  ///< of a slab that peers map to see whether they can
 };
@@ -51,7 +64,7 @@ struct DevicePlace {
 /// What the endpoint has of GPUs. Nothing here waits for a device but the destructor. Loop only.
 class DeviceTensors {
  public:
-  DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, SharedPool& shared);
+  DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus);
   ~DeviceTensors();  ///< waits for copies that are under way
   DeviceTensors(const DeviceTensors&) = delete;
   DeviceTensors& operator=(const DeviceTensors&) = delete;
@@ -79,6 +92,10 @@ class DeviceTensors {
   /// Calls `told` when all have passed: at once if they have already. With the first error, if work on the
   /// device has failed.
   void when_all(std::vector<Event> events, UniqueFunction<void(Result<void>)> told);
+  /// Keeps memory until then.
+  void retire(std::vector<Buffer> memory, TimePoint until) { retired_.add(std::move(memory), until); }
+  /// Keeps it for ever: a device has failed while it was at work there.
+  void lose(std::shared_ptr<void> anything) { lost_.push_back(std::move(anything)); }
   /// Calls `advance` now, and in each round of the loop, until it says true or an error; then `told`.
   using Advance = std::function<Result<bool>()>;
   void when_given(Advance advance, UniqueFunction<void(Result<void>)> told);
@@ -110,9 +127,26 @@ class DeviceTensors {
   struct All;
   void run(Task task);
 
+  /// Memory that a peer may still copy from though its session has ended.
+  class Retired final : private TimerNode {
+   public:
+    explicit Retired(Loop& loop) : loop_(loop) {}
+    ~Retired() { loop_.cancel(*this); }
+    Retired(const Retired&) = delete;
+    Retired& operator=(const Retired&) = delete;
+    void add(std::vector<Buffer> memory, TimePoint until);
+
+   private:
+    void on_timer() override;
+    Loop& loop_;
+    std::deque<std::pair<TimePoint, std::vector<Buffer>>> kept_;
+  };
+
   Loop& loop_;
   EventWatch watch_;
   Giving giving_;
+  Retired retired_;
+  std::vector<std::shared_ptr<void>> lost_;  // what a device may still be at work in, nobody knows until when
   std::vector<std::unique_ptr<DeviceLane>> lanes_;
   std::unique_ptr<Staging> staging_;
   std::vector<Error> failures_;  // of GPUs that are of no use

@@ -30,14 +30,18 @@ Buffer pages(std::size_t size) {
                        [memory, size] { ::munmap(memory, size); });
 }
 
-/// Nobody else refers to it, nor may a peer still read it.
-bool is_idle(const Buffer& memory, const Event& last) {
-  return memory.unique() && !SharedPool::is_leased(memory) && last.done();
-}
-
 }  // namespace
 
-Staging::~Staging() = default;
+Staging::~Staging() {
+  // A device may still write there.
+  for (auto& block : blocks_)
+    if (block->lost) (void)block.release();
+}
+
+/// Nobody else refers to it, nor may a peer still read it.
+bool Staging::is_idle(const Block& block) {
+  return !block.lost && block.memory.unique() && !SharedPool::is_leased(block.memory) && block.last.done();
+}
 
 Staging::Block* Staging::idle(std::size_t bytes) {
   Block* best = nullptr;
@@ -45,18 +49,20 @@ Staging::Block* Staging::idle(std::size_t bytes) {
     const std::size_t size = each->memory.size();
     // One that is much too long is somebody else's.
     if (size < bytes || size / 4 > std::max(bytes, SharedPool::kSmallest)) continue;
-    if ((!best || size < best->memory.size()) && is_idle(each->memory, each->last)) best = each.get();
+    if ((!best || size < best->memory.size()) && is_idle(*each)) best = each.get();
   }
   return best;
 }
 
-/// Those that nobody uses go, the longest unused first, until there is room; and those that a peer was lent
+/// Those that nobody uses go, the oldest first, until there is room; and those that a peer was lent
 /// when its session ended, which nobody may use again.
 void Staging::make_room(std::size_t bytes) {
   for (auto each = blocks_.begin(); each != blocks_.end();) {
     const Buffer& memory = (*each)->memory;
-    const bool abandoned = memory.unique() && SharedPool::is_leased(memory) && (*each)->last.done();
-    const bool surplus = bytes_ + bytes > kMost && is_idle(memory, (*each)->last);
+    const bool abandoned =
+        !(*each)->lost && memory.unique() && SharedPool::is_leased(memory) && (*each)->last.done();
+    const bool is_surplus = bytes_ + bytes > kMost || blocks_.size() >= kMostBlocks;
+    const bool surplus = is_surplus && is_idle(**each);
     if (!abandoned && !surplus) {
       ++each;
       continue;
@@ -76,7 +82,8 @@ Result<Buffer> Staging::take(std::size_t bytes) {
   Block* block = idle(bytes);
   if (!block) {
     make_room(size);
-    if (bytes_ + size > kMost) return refuse(std::to_string(bytes_) + " are in use");
+    if (bytes_ + size > kMost || blocks_.size() >= kMostBlocks)
+      return refuse(std::to_string(bytes_) + " are in use; wait for answers");
     try {
       Buffer memory = pool_.allocate(size);
       // Ordinary memory shares pages with others', and pages are what is locked.
@@ -106,6 +113,10 @@ Staging::Block* Staging::find(const Buffer& buffer) {
   return nullptr;
 }
 
+void Staging::lose(const Buffer& buffer) {
+  if (Block* const block = find(buffer)) block->lost = true;
+}
+
 void Staging::in_use_until(const Buffer& buffer, const Event& event) {
   if (Block* const block = find(buffer)) block->last = event;
 }
@@ -117,16 +128,21 @@ bool Staging::can_copy(const Buffer& buffer) {
   const auto known = std::ranges::find(guests_, mapping, &Guest::mapping);
   if (known != guests_.end()) return known->pinned != nullptr;
   forget_peers();
-  if (guests_.size() >= kMostGuests) return false;
+  // The whole of it is locked, at the peer's word: no more than what comes of it is worth.
   const auto bytes = mapping->bytes();
+  if (guests_.size() >= kMostGuests || bytes.size() > 8 * buffer.size() + kMiB ||
+      guest_bytes_ + bytes.size() > kMost)
+    return false;
   auto pinned = PinnedRange::pin(gpu_, const_cast<std::byte*>(bytes.data()), bytes.size(), true);
+  guest_bytes_ += bytes.size();
   guests_.push_back({mapping, pinned ? std::make_unique<PinnedRange>(*std::move(pinned)) : nullptr});
   return guests_.back().pinned != nullptr;
 }
 
 void Staging::forget_peers() {
-  std::erase_if(guests_, [](Guest& guest) {
+  std::erase_if(guests_, [this](Guest& guest) {
     if (guest.mapping.use_count() > 1) return false;
+    guest_bytes_ -= guest.mapping->bytes().size();
     guest.pinned.reset();
     return true;
   });

@@ -163,7 +163,8 @@ class EndpointCore final : private TransportEvents {
   /// Whether a frame must wait for a device; what has passed is forgotten.
   static bool must_wait(const OutFrame& frame);
   void hold_for_devices(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call, TimePoint deadline);
-  void send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id, TimePoint deadline);
+  Result<void> send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id,
+                         TimePoint deadline);
   void fail_held(SessionId session, const OutFrame& frame, std::uint64_t call_id, const Error& why);
   /// Takes a message with tensors that are to be brought into devices, or out of a peer's, first.
   bool take_to_devices(SessionId session, std::unique_ptr<InMessage>& message);
@@ -260,6 +261,7 @@ class EndpointCore final : private TransportEvents {
   MemoryPool pool_;
   SharedPool shared_pool_;
   std::unique_ptr<DeviceTensors> devices_;  // null: without GPUs
+  std::vector<std::uint64_t> receiving_;    // calls whose answer is being copied to where it is to lie
   std::unique_ptr<CallMetrics> metrics_;
   std::unique_ptr<HeadPool> heads_;  // for short messages of ours
   Random random_;                    // for pauses between attempts, and where calls lie in their tables

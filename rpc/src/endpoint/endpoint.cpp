@@ -137,7 +137,7 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       events_(events),
       shared_pool_(options_.shared),
       devices_(options_.gpus.empty() ? nullptr
-                                     : std::make_unique<DeviceTensors>(loop, options_.gpus, shared_pool_)),
+                                     : std::make_unique<DeviceTensors>(loop, options_.gpus)),
       metrics_(options_.metrics ? std::make_unique<CallMetrics>(loop) : nullptr),
       heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       random_(options_.seed != 0 ? options_.seed : options_.node_id),

@@ -144,7 +144,9 @@ void Session::on_control(std::span<const std::byte> message) {
         memory_.peer_maps = true;
         return;
       case wire::Control::REACHES:
-        if (!met() || !memory_.devices.told || std::exchange(memory_.devices.answered, true)) break;
+        if (!met() || !memory_.devices.told || std::exchange(memory_.devices.answered, true) ||
+            control.getReaches().size() > (endpoint_.options_.map_gpu_memory ? kMostGpus * kMostGpus : 0))
+          break;
         for (const auto reach : control.getReaches())
           memory_.devices.it_reaches.push_back({reach.getOwner(), reach.getReader()});
         return;

@@ -1,5 +1,8 @@
 #include "session/session_memory.hpp"
 
+#include <signal.h>
+
+#include <cerrno>
 #include <utility>
 
 namespace troupe::rpc {
@@ -72,6 +75,18 @@ std::vector<std::uint64_t> SessionMemory::leases_to_return() {
   leases.insert(leases.end(), returned_.begin(), returned_.end());
   returned_.clear();
   return leases;
+}
+
+std::vector<Buffer> SessionMemory::take_device_leases() {
+  std::vector<Buffer> taken;
+  taken.reserve(device_leases_.size());
+  for (auto& [lease, memory] : device_leases_) taken.push_back(std::move(memory));
+  device_leases_.clear();
+  return taken;
+}
+
+bool SessionMemory::owner_lives() const {
+  return owner_ <= 0 || ::kill(owner_, 0) == 0 || errno != ESRCH;
 }
 
 void SessionMemory::drop_closed() {

@@ -64,9 +64,12 @@ class SessionMemory final : public SharedTensors {
   void drop_closed();
 
   PeerDevices devices;  ///< GPUs, and their memory
+  /// Device memory that the peer may be copying from; it is not leased any more.
+  std::vector<Buffer> take_device_leases();
+  /// Whether the peer's process is there still, as far as can be known.
+  bool owner_lives() const;
 
-  /// The session has ended: whether the peer still reads our memory cannot be known any more. (Of device
-  /// memory it copies, and the copy goes nowhere: that is used again.)
+  /// The session has ended: whether the peer still reads our memory cannot be known any more.
   void end();
 
  private:

@@ -72,8 +72,8 @@ inline void keep_at(Side& side, std::vector<Tensor>& kept) {
 /// `a` has the machine's first GPU, `b` the second; or as told.
 template <class Kind>
 struct DeviceDuo {
-  explicit DeviceDuo(bool b_has_gpu = true, bool shares = true)
-      : duo(options_for(1, "alice", {devices.gpus[0]}, shares),
+  explicit DeviceDuo(bool b_has_gpu = true, bool shares = true, bool a_maps = true)
+      : duo(options_for(1, "alice", {devices.gpus[0]}, shares, a_maps),
             options_for(2, "bob", b_has_gpu ? std::vector{devices.gpus[1]} : std::vector<Gpu>{}, shares)) {}
   ~DeviceDuo() {
     devices.script->broken.reset();
@@ -83,10 +83,12 @@ struct DeviceDuo {
   DeviceDuo(const DeviceDuo&) = delete;
   DeviceDuo& operator=(const DeviceDuo&) = delete;
 
-  EndpointOptions options_for(std::uint64_t id, const std::string& name, std::vector<Gpu> own,
-                              bool shares) const {
+  EndpointOptions options_for(std::uint64_t id, const std::string& name, std::vector<Gpu> own, bool shares,
+                              bool maps = true) const {
     EndpointOptions options = devices.options(id, name, std::move(own));
     if (!shares) options.shared.max_bytes = 0;
+    options.map_gpu_memory = maps;
+    options.silence_limit = 1s;  // for which memory is kept that a peer may still read
     return options;
   }
   /// Meets, and waits until both know what they reach.

@@ -195,6 +195,11 @@ TEST_CASE("device tensors: a callee of this node gets the tensor itself, and may
   REQUIRE(pair.duo.until([&] { return placed.ready(); }));
   REQUIRE(placed.get().ok());
   CHECK(counts(place, 1000, 1));
+  const Tensor host = Tensor::zeros(DType::kUInt8, Shape{1000});
+  auto here = call_async<Tensor>(pair.a(), {kLocal, 5}, "echo", "echo", {.into = into(host)}, sent);
+  REQUIRE(pair.duo.until([&] { return here.ready(); }));
+  REQUIRE(here.get().ok());
+  CHECK(counts(host, 1000, 1));
 }
 
 TEST_CASE("device tensors: a node that was given no GPUs, and one that is strided, are told so") {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -210,7 +211,8 @@ TEST_CASE("device tensors: a peer that goes in the middle of a copy costs neithe
       pair.duo.settle();
       CHECK(kept.empty());
       tensor = Tensor();
-      CHECK(pair.program.pool.stats().bytes_in_use == 0);
+      // The sender cannot know that the receiver has heard of the end, and keeps it for a while.
+      REQUIRE(pair.duo.until([&] { return pair.program.pool.stats().bytes_in_use == 0; }));
       // They meet again, and go on.
       pair.duo.ab = pair.a().connect(pair.duo.address).value();
       REQUIRE(pair.duo.until([&] { return pair.duo.a.device_ways.size() == 2; }));
@@ -223,6 +225,79 @@ TEST_CASE("device tensors: a peer that goes in the middle of a copy costs neithe
           return pair.devices.script->closed >= 3;
         }));
     }
+}
+
+TEST_CASE(
+    "device tensors: a side that maps no device memory, and gives none to be mapped, meets others all the "
+    "same") {
+  DeviceDuo<Shm> pair(true, true, false);
+  pair.connect();
+  CHECK(pair.duo.a.device_ways[0].find("map_gpu_memory is off") != std::string::npos);
+  const auto answer = pair.duo.call<Tensor>("tensor", pair.program.counting(100'000, 7));
+  REQUIRE_MESSAGE(answer.ok(), answer.error().to_string());
+  CHECK(counts(*answer, 100'000, 7));
+  CHECK(pair.a().stats().device_staged == 1);
+  CHECK(pair.b().stats().device_staged == 1);
+  CHECK(pair.devices.script->opened == 0);
+  CHECK(pair.duo.a.closed.empty());
+}
+
+TEST_CASE("device tensors: memory of which nobody keeps account stays until the device has read it") {
+  for (const bool shares : {true, false}) {
+    CAPTURE(shares);
+    DeviceDuo<Shm> pair(true, shares);
+    pair.duo.connect();
+    pair.duo.settle(100ms);
+    std::vector<Tensor> kept;
+    keep_at(pair.duo.b, kept);
+    const Tensor lies = pair.program.counting(1000, 4);
+    int released = 0;
+    pair.devices.script->at_once = false;
+    std::optional<Tensor> lent(std::in_place, DType::kUInt8, Shape{1000},
+                               Buffer::adopt(lies.data(), 1000, lies.device(), [&] { ++released; }));
+    auto call = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, *lent);
+    lent.reset();
+    pair.duo.settle();
+    CHECK(released == 0);
+    REQUIRE(pair.duo.until([&] {
+      pair.devices.script->run_all();
+      return call.ready();
+    }));
+    REQUIRE(call.get().ok());
+    CHECK(counts(kept.at(0), 1000, 4));
+    CHECK(released == 1);
+  }
+}
+
+TEST_CASE("device tensors: one whose writer takes long holds up no other") {
+  DeviceDuo<Shm> pair(true, false);
+  pair.duo.connect();
+  std::vector<Tensor> kept;
+  keep_at(pair.duo.b, kept);
+  REQUIRE(pair.duo.call<void>("keep", pair.program.counting(1000, 0)).ok());
+  const Tensor ready = pair.program.counting(1000, 2);
+  const Tensor late = pair.program.counting(1000, 3);
+  pair.devices.script->at_once = false;
+  REQUIRE(pair.program.stream.fill(late.data(), 9, late.bytes()).ok());
+  REQUIRE(end_write(late.buffer(), pair.program.stream).ok());
+  auto first = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, late);
+  auto second = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, ready);
+  // All streams but the program's, which was made first.
+  REQUIRE(pair.duo.until([&] {
+    auto& queues = pair.devices.script->queues;
+    for (std::size_t i = 1; i < queues.size(); ++i) ScriptedDriver::Script::run(*queues[i]);
+    return second.ready();
+  }));
+  CHECK(second.get().ok());
+  CHECK_FALSE(first.ready());
+  REQUIRE(pair.duo.until([&] {
+    pair.devices.script->run_all();
+    return first.ready();
+  }));
+  CHECK(first.get().ok());
+  REQUIRE(kept.size() == 3);
+  CHECK(counts(kept[1], 1000, 2));
+  CHECK(kept[2].data()[0] == std::byte{9});
 }
 
 }  // namespace troupe::rpc::testing
