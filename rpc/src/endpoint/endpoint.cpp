@@ -136,8 +136,7 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       default_timeout_ns_(options_.default_timeout.count()),
       events_(events),
       shared_pool_(options_.shared),
-      devices_(options_.gpus.empty() ? nullptr
-                                     : std::make_unique<DeviceTensors>(loop, options_.gpus)),
+      devices_(options_.gpus.empty() ? nullptr : std::make_unique<DeviceTensors>(loop, options_.gpus)),
       metrics_(options_.metrics ? std::make_unique<CallMetrics>(loop) : nullptr),
       heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       random_(options_.seed != 0 ? options_.seed : options_.node_id),
