@@ -90,7 +90,8 @@ struct ZeroMemory {
 /// layer begin_layer(), its backward, gradient() of its parameters, end_layer(). After options.accumulation
 /// passes step(). All members do the same in the same order.
 ///
-/// For one thread at a time. Others may use its communicator between two calls, all members in the same order.
+/// For one thread at a time. Others may use its communicator between two calls, all members in the same
+/// order.
 ///
 /// Errors of a member's own calls (a gradient out of order, a wrong shape) change nothing. An error of the
 /// communicator ends this: the same error from then on, from all functions that need the others. Until the
