@@ -105,6 +105,23 @@ TEST_CASE("a gradient too large for float16 at one member skips the step at all,
   }
 }
 
+TEST_CASE("one number too large, of one member and in another one's share, skips the step at all") {
+  for (int stage = 0; stage <= 3; ++stage) {
+    CAPTURE(stage);
+    in_group(3, [&](shards::Communicator& group) -> std::string {
+      const auto zero = member_of({}, group, options_of(stage, DType::kFloat16));
+      for (int i = static_cast<int>(zero->parameters().size()) - 1; i >= 0; --i) {
+        const Shape& shape = zero->parameters()[static_cast<std::size_t>(i)].shape;
+        Floats values(static_cast<std::size_t>(shape.elements()));
+        if (i == 0 && group.rank() == 1) values[0] = 1e6F;  // of member 0's share
+        zero->gradient(i, tensor_of(values, shape)).value();
+      }
+      const ZeroStep step = zero->step().value();
+      return step.skipped && zero->steps() == 0 ? "" : "stepped";
+    });
+  }
+}
+
 TEST_CASE("gradients of bfloat16 that are too large are an error at each member") {
   in_group(2, [&](shards::Communicator& group) -> std::string {
     const auto zero = member_of({}, group, options_of(2, DType::kBFloat16));
