@@ -36,11 +36,11 @@ Result<void> DeviceDenseStore::make_all() {
         numbers_.push_back(run.number(row));
       }
       auto done = rows_->bring(rows_->piece().keys, keys);
-      if (done) done = rows_->end_piece();
+      if (done) rows_->end_piece();
       if (done) done = rows_->bring(rows_->piece().numbers, numbers_);
       if (done) done = rows_->make(keys.size(), true);
-      if (done) done = rows_->end_piece();
       if (!done) return done;
+      rows_->end_piece();
     }
   }
   return {};
@@ -78,10 +78,10 @@ Result<Completion> DeviceDenseStore::give(const RowKeys& keys, std::size_t most,
     auto done = rows_->bring(rows_->piece().numbers, numbers_, from ? from + at * values.bytes : nullptr,
                              some * values.bytes);
     if (done) done = work(at, some);
-    at += some;
-    if (done && at < keys.size()) done = rows_->end_piece();            // the last ends with all of it
-    if (!done && changes && at > some) device.break_off(done.error());  // pieces before it are done
+    if (!done && changes && at > 0) device.break_off(done.error());  // pieces before it are done
     if (!done) return done.error();
+    at += some;
+    if (at < keys.size()) rows_->end_piece();  // the last ends with all of it
     left = left.subspan(some, left.size() - some);
   }
   // As DeviceStore::end().

@@ -202,11 +202,6 @@ Result<void> DeviceRows::bring(std::uint64_t* to, std::span<const std::uint64_t>
   return work_.copy(piece_.values, values, extra_bytes);
 }
 
-Result<void> DeviceRows::end_piece() {
-  auto event = work_.seal();
-  return event ? Result<void>() : event.error();
-}
-
 Result<void> DeviceRows::make(std::size_t count, bool all) const {
   return work_.launch([slabs = view(), shape = shape_, initial = initial_, piece = piece_, all,
                        n = static_cast<std::int64_t>(count)](kernels::Place place) {

@@ -75,8 +75,8 @@ class DeviceRows {
   /// Brings keys, or numbers, to the device, and with the first what else: `extra` bytes to values.
   Result<void> bring(std::uint64_t* to, std::span<const std::uint64_t> keys, const void* extra = nullptr,
                      std::size_t extra_bytes = 0);
-  /// Ends a piece.
-  Result<void> end_piece();
+  /// Ends a piece. If that fails, the next one begins by trying again.
+  void end_piece() { (void)work_.seal(); }
 
   // ---- What is done with the `count` rows whose numbers piece() has
 

@@ -226,10 +226,10 @@ Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::si
                              from ? from + at * values.bytes : nullptr, some * values.bytes);
     if (done) done = make ? find_or_make(some) : find(some);
     if (done) done = work(at, some);
-    at += some;
-    if (done && at < keys.size()) done = rows_->end_piece();                   // the last ends with all of it
-    if (!done && changes && at > some) rows_->work().break_off(done.error());  // pieces before it are done
+    if (!done && changes && at > 0) rows_->work().break_off(done.error());  // pieces before it are done
     if (!done) return done;
+    at += some;
+    if (at < keys.size()) rows_->end_piece();  // the last ends with all of it
   }
   return {};
 }
@@ -419,8 +419,8 @@ Result<void> DeviceStore::forget_used(std::span<const std::uint64_t> numbers) {
     const std::size_t some = std::min(rows_->piece_keys(), numbers.size() - at);
     auto done = rows_->bring(rows_->piece().numbers, numbers.subspan(at, some));
     if (done) done = rows_->mask(some, static_cast<std::uint8_t>(~kernels::kRowUsed));
-    if (done) done = rows_->end_piece();
     if (!done) return done;
+    rows_->end_piece();
     at += some;
   }
   return {};
