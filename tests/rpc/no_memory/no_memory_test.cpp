@@ -131,24 +131,26 @@ TEST_CASE("no memory: a link over UCX ends without any, whatever is under way on
   const auto send = [&](Transport& transport, LinkId link, std::uint64_t number) {
     REQUIRE(transport.send(link, contract::make_frame(number, {std::size_t{1} << 20})).ok());
   };
-  for (std::uint64_t i = 0; i < 8; ++i) {
-    send(*pair.ta, pair.a.link(), i);
-    send(*pair.tb, pair.b.link(), i);
+  SUBCASE("much") {
+    for (std::uint64_t i = 0; i < 8; ++i) {
+      send(*pair.ta, pair.a.link(), i);
+      send(*pair.tb, pair.b.link(), i);
+    }
+    for (int polls = 0; polls < 20; ++polls) {  // some are announced, some on their way
+      pair.world.a.poll();
+      pair.world.b.poll();
+    }
   }
-  for (int polls = 0; polls < 20; ++polls) {  // some are announced, some on their way
-    pair.world.a.poll();
-    pair.world.b.poll();
-  }
+  SUBCASE("nothing") {}
   const LinkId first = pair.a.link();
+  failures = 0;
   missing_from = 1;
-  bool thrown = false;
   try {
     pair.ta->close(first);
-  } catch (const std::bad_alloc&) {
-    thrown = true;  // and yet it is closed
+  } catch (const std::bad_alloc&) {  // and yet it is closed
   }
   missing_from = 0;
-  CAPTURE(thrown);
+  CHECK(failures <= 1);  // one that the control socket's end asks for; UCX's asks for none
   REQUIRE(pair.until([&] { return pair.b.closed() == 1; }));
   // The next one is as any.
   const auto open = [](const contract::Peer& peer) {
