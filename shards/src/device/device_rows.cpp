@@ -137,7 +137,7 @@ Result<void> DeviceRows::make_scratch() {
   const std::size_t words = Carver::bytes_of<std::uint64_t>(piece_keys_);
   auto scratch = work_.device_memory(5 * words + Carver::bytes_of<std::uint8_t>(piece_keys_) + value_bytes_);
   if (!scratch) return scratch.error();
-  auto spare = work_.pinned_memory(value_bytes_);
+  auto spare = work_.pinned_memory(std::max(value_bytes_, words));
   if (!spare) return spare.error();
   scratch_ = *std::move(scratch);
   spare_ = *std::move(spare);
@@ -200,6 +200,13 @@ Result<void> DeviceRows::bring(std::uint64_t* to, std::span<const std::uint64_t>
   if (extra_bytes > 0) std::memcpy(values, extra, extra_bytes);
   if (auto copied = work_.copy(to, *staged, keys.size_bytes()); !copied) return copied;
   return work_.copy(piece_.values, values, extra_bytes);
+}
+
+Result<std::span<const std::uint64_t>> DeviceRows::fetch_numbers(std::size_t count) {
+  if (auto copied = work_.copy(spare_.data(), piece_.numbers, count * sizeof(std::uint64_t)); !copied)
+    return copied.error();
+  if (auto passed = work_.finish(); !passed) return passed.error();
+  return std::span(reinterpret_cast<const std::uint64_t*>(spare_.data()), count);
 }
 
 Result<void> DeviceRows::make(std::size_t count, bool all) const {

@@ -75,6 +75,9 @@ class DeviceRows {
   /// Brings keys, or numbers, to the device, and with the first what else: `extra` bytes to values.
   Result<void> bring(std::uint64_t* to, std::span<const std::uint64_t> keys, const void* extra = nullptr,
                      std::size_t extra_bytes = 0);
+  /// The numbers that piece() has, by way of memory that is there whatever else is; waits for them. They hold
+  /// until the next call.
+  Result<std::span<const std::uint64_t>> fetch_numbers(std::size_t count);
   /// Ends a piece. If that fails, the next one begins by trying again.
   void end_piece() { (void)work_.seal(); }
 

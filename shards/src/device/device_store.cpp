@@ -146,19 +146,12 @@ Result<void> DeviceStore::grow_free_list(std::uint64_t numbers) {
 
 Result<std::uint64_t> DeviceStore::count_missing(std::span<const std::uint64_t> keys) {
   std::unordered_set<std::uint64_t, KeyHash> missing(0, KeyHash{index_.seed});
-  std::vector<std::uint64_t> numbers(std::min(keys.size(), rows_->piece_keys()));
   auto looked = in_pieces(keys, rows_->piece_keys(), {}, false,
                           [&](std::size_t first, std::size_t count) -> Result<void> {
-                            auto* const from = rows_->piece().numbers;
-                            DeviceWork& work = rows_->work();
-                            auto memory = work.pinned_memory(count * sizeof(std::uint64_t));
-                            if (!memory) return memory.error();
-                            auto copied = work.copy(memory->data(), from, memory->size());
-                            if (!copied) return copied;
-                            if (auto there = work.finish(); !there) return there;
-                            const auto* found = reinterpret_cast<const std::uint64_t*>(memory->data());
+                            auto numbers = rows_->fetch_numbers(count);
+                            if (!numbers) return numbers.error();
                             for (std::size_t i = 0; i < count; ++i)
-                              if (found[i] == kNoRow) missing.insert(keys[first + i]);
+                              if ((*numbers)[i] == kNoRow) missing.insert(keys[first + i]);
                             return {};
                           });
   if (!looked) return looked.error();
