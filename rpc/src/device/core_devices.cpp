@@ -229,8 +229,9 @@ void EndpointCore::fail_arrival(SessionId id, DeviceArrival& arrival, const Erro
 
 void EndpointCore::meet_devices(Session& session) {
   if (!options_.map_gpu_memory) {
-    const Peer peer = session.peer();
-    return events_.on_device_way(session.id(), peer, "staged through pinned memory (map_gpu_memory is off)");
+    // A copy: who is told may end the session.
+    return events_.on_device_way(session.id(), Peer(session.peer()),
+                                 "staged through pinned memory (map_gpu_memory is off)");
   }
   devices_->meet(session.memory().devices.gpus,
                  [this, id = session.id()](std::vector<Reach> reached, const std::string& words) {

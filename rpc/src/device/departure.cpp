@@ -102,7 +102,7 @@ Result<bool> DeviceDeparture::leave(Tensor& tensor, DeviceLane& lane, DevicePlac
 
 /// Nobody else may know that a device reads it.
 void DeviceDeparture::keep(const Event& until, Buffer memory, const Buffer& host) {
-  devices_.when_all({until}, [memory = std::move(memory), host](Result<void> outcome) {
+  devices_.when_all({until}, [memory = std::move(memory), host](const Result<void>& outcome) {
     // A device that fails will not tell a peer that follows.
     if (!outcome && !host.empty()) SharedPool::progress(host)->store(UINT64_MAX, std::memory_order_release);
   });

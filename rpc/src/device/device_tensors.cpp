@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <utility>
 
 namespace troupe::rpc {
@@ -74,7 +75,7 @@ DeviceTensors::~DeviceTensors() {
   if (done) return;
   for (auto& lane : lanes_) (void)lane.release();
   (void)staging_.release();
-  for (auto& lost : lost_) (void)new std::shared_ptr<void>(std::move(lost));
+  (void)new (std::nothrow) std::vector<std::shared_ptr<void>>(std::move(lost_));
 }
 
 DeviceLane* DeviceTensors::lane_of(Device device, std::uint8_t* number) {

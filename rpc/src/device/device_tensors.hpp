@@ -131,7 +131,7 @@ class DeviceTensors {
   class Retired final : private TimerNode {
    public:
     explicit Retired(Loop& loop) : loop_(loop) {}
-    ~Retired() { loop_.cancel(*this); }
+    ~Retired() override { loop_.cancel(*this); }
     Retired(const Retired&) = delete;
     Retired& operator=(const Retired&) = delete;
     void add(std::vector<Buffer> memory, TimePoint until);
