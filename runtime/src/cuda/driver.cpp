@@ -226,12 +226,14 @@ class CudaDriver final : public gpu::Driver {
     CUdeviceptr base = 0;
     std::size_t bytes = 0;
     const CUresult asked = calls_.address_range(&base, &bytes, reinterpret_cast<CUdeviceptr>(memory));
-    if (asked != CUDA_SUCCESS || base != reinterpret_cast<CUdeviceptr>(memory)) {
+    const auto at = reinterpret_cast<CUdeviceptr>(memory);
+    if (asked != CUDA_SUCCESS || at < base || at - base > bytes) {
       ipc_close(static_cast<std::byte*>(memory));
       return Error{Code::kUnavailable,
                    "cuMemGetAddressRange of another process's memory: error " + std::to_string(asked)};
     }
-    return std::pair(static_cast<std::byte*>(memory), bytes);
+    // A short allocation may lie in one that the driver has cut into several.
+    return std::pair(static_cast<std::byte*>(memory), bytes - static_cast<std::size_t>(at - base));
   }
   void ipc_close(std::byte* memory) override {
     const OnDevice here(ordinal_);
