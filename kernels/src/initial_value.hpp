@@ -63,7 +63,8 @@ struct SineCosine {
 
 /// Of 2 pi u, u in [0, 1): by the series around the nearest quarter of the circle.
 TROUPE_INITIAL_BOTH SineCosine around_circle(double u) {
-  const int quarter = static_cast<int>(u * 4 + 0.5);
+  int quarter = static_cast<int>(u * 4);
+  if (u * 4 - quarter >= 0.5) ++quarter;
   const double x = (u - quarter * 0.25) * 6.283185307179586;
   const double square = x * x;
   constexpr double kCosine[] = {1.0 / 20922789888000,

@@ -173,7 +173,7 @@ Result<void> TieredStore::make_room(std::uint64_t incoming) {
   cold.reserve(std::min<std::uint64_t>(most, near_order_.size()));
   const std::vector<std::uint64_t> numbers = coldest(most);
   for (const std::uint64_t number : numbers) cold.push_back(keys_[number]);
-  const auto moved = move_rows(*near_, *far_, cold);
+  auto moved = move_rows(*near_, *far_, cold);
   if (moved) return {};
   for (const std::uint64_t number : numbers) set_near(number);  // which they left room for
   return moved;
