@@ -1,12 +1,20 @@
 // Checkpoints of one group are gone on from by another one.
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <span>
+#include <thread>
 
+#include <troupe/runtime/checksum.hpp>
 #include <troupe/runtime/files.hpp>
+#include <troupe/shards/safetensors.hpp>
 #include <troupe/shards/snapshot.hpp>
 
 #include "model.hpp"
 #include "support/temporary_folder.hpp"
+#include "zero/checkpoint.hpp"
+#include "zero/loss_scaler.hpp"
+#include "zero/member.hpp"
 
 namespace troupe::training {
 namespace {
@@ -144,6 +152,125 @@ TEST_CASE("a checkpoint that does not fit, or is damaged, is refused at each mem
     group.barrier().wait().value();
     return zero->restore(folder).error().code == Code::kNotFound ? "" : "a file is missing";
   });
+}
+
+TEST_CASE("a checkpoint with some elements twice and others not at all is refused") {
+  const troupe::test::TemporaryFolder temp;
+  const fs::path folder = temp.path();
+  const auto write = [&](const std::vector<std::int64_t>& lines) {
+    const std::uint64_t count = lines.size() / 3;
+    const std::string header = shards::encode_safetensors_header(
+        {{"parts", "I64", {count, 3}, 0, count * 24}, {"weights", "F32", {8}, 0, 32}}, {});
+    std::string text = header;
+    text.append(reinterpret_cast<const char*>(lines.data()), lines.size() * sizeof(std::int64_t));
+    text.append(32, '\0');
+    std::ofstream(folder / "zero.0.safetensors", std::ios::binary) << text;
+    zero::Saved saved;
+    saved.optimizer = "sgd";
+    saved.parameters = {{"p", Shape{8}, 0}};
+    saved.files.resize(1);
+    saved.files[0].file = "zero.0.safetensors";
+    saved.files[0].bytes = text.size();
+    saved.files[0].crc32c = crc32c(std::as_bytes(std::span(text)));
+    std::ofstream(folder / shards::kManifestName) << to_text(saved);
+  };
+  in_group(1, [&](shards::Communicator& group) -> std::string {
+    ZeroOptions options;
+    options.optimizer = shards::Sgd{};
+    const auto made = Zero::create(group, {{"p", Shape{8}, 0}}, options,
+                                   [](int) { return Tensor::zeros(DType::kFloat32, Shape{8}); });
+    write({0, 0, 4, 0, 4, 4});
+    (*made)->restore(folder).value();
+    write({0, 0, 4, 0, 0, 4});
+    if ((*made)->restore(folder).error().code != Code::kDataLoss) return "the same half twice";
+    // Whoever goes on all the same is told.
+    const Tensor gradient = Tensor::zeros(DType::kFloat32, Shape{8});
+    if ((*made)->gradient(0, gradient).error().code != Code::kFailedPrecondition) return "taken";
+    if ((*made)->step().error().code != Code::kFailedPrecondition) return "stepped";
+    return "";
+  });
+}
+
+TEST_CASE("a manifest with a loss scale or counts that cannot be is refused") {
+  const troupe::test::TemporaryFolder temp;
+  const fs::path path = temp.path() / shards::kManifestName;
+  zero::Saved saved;
+  saved.optimizer = "sgd";
+  saved.scaled = true;
+  saved.scaler = {64, 2, 5};
+  saved.steps = 7;
+  const std::string good = to_text(saved);
+  const auto read_with = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    text.replace(text.find(from), from.size(), to);
+    std::ofstream(path) << text;
+    return zero::read_saved(temp.path());
+  };
+  CHECK(read_with("64.0", "64.0")->scaler.scale == 64);
+  const std::pair<std::string, std::string> wrong[] = {
+      {"64.0", "1e39"},
+      {"64.0", "0"},
+      {R"("overflows_left": 2)", R"("overflows_left": -2147483648)"},
+      {R"("overflows_left": 2)", R"("overflows_left": 0)"},
+      {R"("good_steps": 5)", R"("good_steps": -1)"},
+      {R"("good_steps": 5)", R"("good_steps": 9223372036854775807)"},
+      {R"("steps": 7)", R"("steps": -7)"},
+      {R"("steps": 7)", R"("steps": 7.5)"}};
+  for (const auto& [from, to] : wrong) {
+    CAPTURE(to);
+    const auto read = read_with(from, to);
+    CHECK(!read);
+    if (!read) CHECK(read.error().code == Code::kDataLoss);
+  }
+  // Those of another job's options are held within one's own.
+  LossScaling options;
+  options.window = 4;
+  zero::LossScaler scaler(options, DType::kFloat16);
+  scaler.set_state({64, 2'000'000'000, 4'000'000'000});
+  CHECK(scaler.state().overflows_left == options.hysteresis);
+  CHECK(scaler.state().good_steps == 3);
+
+  fs::rename(path, temp.path() / "kept.json");
+  fs::create_directory(temp.path().string() + ".previous");
+  std::ofstream(temp.path().string() + ".previous/manifest.json") << good;
+  CHECK(zero::read_saved(temp.path()).error().message.find(".previous") != std::string::npos);
+  fs::remove_all(temp.path().string() + ".previous");
+}
+
+TEST_CASE("files that the first member does not see are no checkpoint") {
+  const troupe::test::TemporaryFolder temp;
+  temp.write("zero.0.safetensors", "12345");
+  std::vector<shards::FileEntry> files(2);
+  files[0].file = "zero.0.safetensors";
+  files[0].bytes = 5;
+  files[1].file = "zero.1.safetensors";
+  const Result<void> missing = zero::check_files(temp.path(), files);
+  REQUIRE(!missing);
+  CHECK(missing.error().message.find("member 1") != std::string::npos);
+  files.pop_back();
+  CHECK(zero::check_files(temp.path(), files).ok());
+  files[0].bytes = 6;
+  CHECK(!zero::check_files(temp.path(), files).ok());
+}
+
+TEST_CASE("a disk that is slow at one member ends no group, and what it says is heard by all") {
+  constexpr auto kTimeout = std::chrono::seconds(2);
+  in_group(
+      2,
+      [&](shards::Communicator& group) -> std::string {
+        zero::Member member(group, {{"p", Shape{8}, 0}}, options_of(1));
+        const auto slow = [&](const Result<void>& outcome) {
+          return member.together_while([&] {
+            if (group.rank() == 1) std::this_thread::sleep_for(2 * kTimeout);
+            return group.rank() == 1 ? outcome : Result<void>();
+          });
+        };
+        slow({}).value();
+        const Result<void> failed = slow(Error{Code::kDataLoss, "it is torn"});
+        if (failed || failed.error().code != Code::kDataLoss) return "not heard of";
+        return failed.error().message.find("member 1") != std::string::npos ? "" : failed.error().message;
+      },
+      kTimeout);
 }
 
 }  // namespace troupe::training

@@ -66,7 +66,7 @@ TEST_CASE("a usual configuration of stage 3 is read, all of it") {
   CHECK_FALSE(options.overlap);
   CHECK(options.bucket == 500'000);
   CHECK(options.prefetch == 1000);
-  CHECK(options.keep_below == 10'000);
+  CHECK(options.keep_below == 10'001);  // the threshold itself is kept, too
   CHECK(options.max_live == 2'000'000);
   CHECK(options.reuse_distance == 3'000'000);
   CHECK(config->has_optimizer);
@@ -93,7 +93,7 @@ TEST_CASE("what is not said has DeepSpeed's value") {
   CHECK(options.dtype == DType::kFloat32);
   CHECK_FALSE(options.overlap);
   CHECK(options.bucket == 500'000'000);
-  CHECK(options.keep_below == 100'000);
+  CHECK(options.keep_below == 100'001);
   CHECK(options.loss_scaling.first == 65536);
   CHECK(options.max_norm == 0);
   CHECK_FALSE(config->has_optimizer);
@@ -119,7 +119,8 @@ TEST_CASE("batch sizes are worked out from each other, and checked") {
         R"({"train_batch_size": 32, "gradient_accumulation_steps": 3})",
         R"({"train_batch_size": 32, "train_micro_batch_size_per_gpu": 3})",
         R"({"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 4})",
-        R"({"train_batch_size": 9e18, "train_micro_batch_size_per_gpu": 1})"}) {
+        R"({"train_batch_size": 9e18, "train_micro_batch_size_per_gpu": 1})",
+        R"({"train_micro_batch_size_per_gpu": 4611686018427387904, "gradient_accumulation_steps": 3})"}) {
     CAPTURE(wrong);
     CHECK_FALSE(read(wrong).ok());
   }
@@ -149,12 +150,21 @@ TEST_CASE("values that cannot be are named with their key") {
   says(read(R"({"zero_optimization": {"stage": 4}})"), wrong, "'zero_optimization.stage' is 4");
   says(read(R"({"zero_optimization": {"reduce_bucket_size": "auto"}})"), wrong, "'auto' is a word");
   says(read(R"({"zero_optimization": {"reduce_bucket_size": 0.5}})"), wrong, "reduce_bucket_size");
-  says(read(R"({"gradient_clipping": -1})"), wrong, "max_norm");
+  says(read(R"({"gradient_clipping": -1})"), wrong, "gradient_clipping");
   says(read(R"({"fp16": {"enabled": "yes"}})"), wrong, "'fp16.enabled' is \"yes\", expected true or false");
   says(read(R"({"fp16": {"enabled": true}, "bf16": {"enabled": true}})"), wrong, "both");
   says(read(R"({"fp16": {"hysteresis": 0}})"), wrong, "fp16.hysteresis");
   says(read(R"({"optimizer": {"type": "Adam", "params": {"betas": [0.9]}}})"), wrong, "a list of 2 numbers");
-  says(read(R"({"optimizer": {"type": "Adam", "params": {"lr": -1}}})"), wrong, "learning_rate");
+  says(read(R"({"optimizer": {"type": "Adam", "params": {"lr": -1}}})"), wrong, "params.lr");
+  says(read(R"({"optimizer": {"type": "Adam", "params": {"weight_decay": -0.1}}})"), wrong, "weight_decay");
+  says(read(R"({"optimizer": {"type": "SGD", "params": {"momentum": -0.9}}})"), wrong, "momentum");
+  says(read(R"({"optimizer": {"type": "SGD", "params": {"nesterov": true}}})"), wrong, "nesterov");
+  says(read(R"({"scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": -1}}})"), wrong, "min_lr");
+  says(read(R"({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 1e39}}})"), wrong, "max_lr");
+  says(read(R"({"fp16": {"enabled": true, "initial_scale_power": 4, "min_loss_scale": 32}})"), wrong,
+       "'fp16.min_loss_scale' is 32");
+  CHECK(read(R"({"fp16": {"enabled": true, "min_loss_scale": 0}})").ok());
+  CHECK(read(R"({"fp16": {"initial_scale_power": 4, "min_loss_scale": 32}})").ok());  // it is off
   says(read(R"({"scheduler": {"type": "WarmupDecayLR", "params": {}}})"), wrong, "total_num_steps");
   says(read(R"({"scheduler": {"type": "WarmupLR", "params": {"warmup_type": "square"}}})"), wrong, "log or");
 }
@@ -198,6 +208,11 @@ TEST_CASE("optimizers are DeepSpeed's, with its usual numbers") {
   // Its Adam decays weights as AdamW does.
   CHECK(optimizer(R"({"type": "Adam", "params": {"weight_decay": 0.5}})") ==
         shards::Optimizer("adamw", {{"epsilon", 1e-8F}, {"weight_decay", 0.5F}}));
+  // Its Adam is torch's AdamW if torch's is asked for, whose weights decay unless something else is said.
+  CHECK(optimizer(R"({"type": "Adam", "params": {"torch_adam": true}})") ==
+        shards::Optimizer("adamw", {{"epsilon", 1e-8F}, {"weight_decay", 0.01F}}));
+  CHECK(optimizer(R"({"type": "Adam", "params": {"torch_adam": true, "adam_w_mode": false}})") ==
+        shards::Optimizer("adam", {}));
   CHECK(optimizer(R"({"type": "adamw"})") == shards::Optimizer("adam", {}));
   CHECK(optimizer(R"({"type": "SGD", "params": {"lr": 0.1}})") ==
         shards::Optimizer("sgd", {{"learning_rate", 0.1F}, {"weight_decay", 0.0F}}));

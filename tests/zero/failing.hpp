@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,12 +12,14 @@
 
 namespace troupe::training::test {
 
+enum class How : std::uint8_t { kDies, kHasNoMemory };
+
 /// A member's communicator that dies when it is about to begin one of its collectives: the others see a
-/// member that is gone.
+/// member that is gone. Or has no memory for it, as tensors beside it may not have.
 class Failing final : public shards::Communicator {
  public:
   /// `at`: which one, from 0 on; -1: never.
-  Failing(shards::Communicator& group, int at) : group_(group), at_(at) {}
+  Failing(shards::Communicator& group, int at, How how = How::kDies) : group_(group), at_(at), how_(how) {}
   /// Collectives so far.
   int count() const { return count_; }
 
@@ -56,12 +60,15 @@ class Failing final : public shards::Communicator {
 
  private:
   shards::Communicator& next() {
-    if (count_++ == at_) group_.abort({Code::kAborted, "this member has died"});
+    if (count_++ != at_) return group_;
+    if (how_ == How::kHasNoMemory) throw std::bad_alloc();
+    group_.abort({Code::kAborted, "this member has died"});
     return group_;
   }
 
   shards::Communicator& group_;
   int at_;
+  How how_;
   int count_ = 0;
 };
 

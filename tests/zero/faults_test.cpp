@@ -133,11 +133,17 @@ TEST_CASE("members with other options or parameters are refused at each of them"
   in_group(3, [](shards::Communicator& group) -> std::string {
     const Model model;
     ZeroOptions options = options_of(1);
-    if (group.rank() == 2) options.max_norm = 1;
+    if (group.rank() == 2) options.optimizer = shards::Adam{.epsilon = 2e-7F};
     const auto made = Zero::create(group, model.parameters(), options, [&](int i) {
       return Tensor::zeros(DType::kFloat32, model.parameters()[static_cast<std::size_t>(i)].shape);
     });
     if (made || made.error().code != Code::kInvalidArgument) return "made";
+    options = options_of(1);
+    if (group.rank() == 2) options.accumulation = 0;  // it alone knows that this cannot be
+    const auto again = Zero::create(group, model.parameters(), options, [&](int i) {
+      return Tensor::zeros(DType::kFloat32, model.parameters()[static_cast<std::size_t>(i)].shape);
+    });
+    if (again || again.error().code != Code::kInvalidArgument) return "made with an accumulation of 0";
     return group.barrier().wait() ? "" : "the communicator has ended";
   });
 }
@@ -219,6 +225,8 @@ TEST_CASE("options that cannot be are refused with what would do") {
   });
   options = {};
   options.loss_scaling.first = 100;
+  CHECK(options.validate().ok());  // of float16 alone
+  options.dtype = DType::kFloat16;
   CHECK(options.validate().error().message.find("power of two") != std::string::npos);
 }
 
@@ -236,6 +244,44 @@ TEST_CASE("members that use their layers in another order are told, and nothing 
     if (step || step.error().code != Code::kInvalidArgument) return "stepped";
     return zero->steps() == 0 && zero->whole() ? "" : "changed";
   });
+}
+
+TEST_CASE("members that begin different layers are told, and no layer is shown from then on") {
+  const Model model{{4, 6, 8, 5}};
+  in_group(2, [&](shards::Communicator& group) -> std::string {
+    const auto zero = member_of(model, group, options_of(3));
+    if (zero->begin_layer(group.rank())) return "begun";
+    if (zero->begin_layer(group.rank())) return "begun at last";
+    return zero->parameter(2 * group.rank()) ? "shown" : "";
+  });
+}
+
+TEST_CASE("a pass that cannot be ended is dropped, and the next one is as if it had not been") {
+  const Model model;
+  Alone one(model);
+  std::vector<double> expected;
+  for (std::uint64_t step = 0; step < 4; ++step)
+    expected.push_back(one.step(batch_of(model, step, 0, kRows)));
+  for (int stage = 0; stage <= 3; ++stage) {
+    CAPTURE(stage);
+    in_group(2, [&](shards::Communicator& group) -> std::string {
+      ZeroOptions options = options_of(stage);
+      options.accumulation = 2;
+      const auto zero = member_of(model, group, options);
+      std::vector<double> losses = train(model, *zero, group, 0, 2, kRows);
+      pass(model, *zero, batch_of(model, 9, 0, 4));
+      for (const int layer : {0, 1, 2, 2}) zero->begin_layer(layer).value();
+      for (int i = 5; i > 2; --i) {
+        const ZeroParameter& each = zero->parameters()[static_cast<std::size_t>(i)];
+        zero->gradient(i, tensor_of(Floats(zeros(each).size(), 3.0F), each.shape)).value();
+      }
+      zero->drop_pass().value();
+      if (zero->memory().gathered != 0 || zero->memory().buckets != 0) return "not dropped";
+      if (stage == 3 && zero->parameter(0)) return "a layer is still whole";
+      for (const double loss : train(model, *zero, group, 2, 2, kRows)) losses.push_back(loss);
+      return difference(losses, expected, 1e-5);
+    });
+  }
 }
 
 TEST_CASE(
@@ -259,11 +305,14 @@ TEST_CASE(
       return "";
     });
     REQUIRE(end > begin);
-    for (int at = begin; at < end; ++at) {
+    for (int each = 2 * begin; each < 2 * end; ++each) {
+      const int at = each / 2;
+      const How how = each % 2 == 0 ? How::kDies : How::kHasNoMemory;
       CAPTURE(stage);
       CAPTURE(at);
+      CAPTURE(static_cast<int>(how));
       in_group(3, [&](shards::Communicator& group) -> std::string {
-        Failing failing(group, group.rank() == 2 ? at : -1);
+        Failing failing(group, group.rank() == 2 ? at : -1, how);
         const auto zero = member_of(model, failing, options);
         const Floats before = whole_ones(*zero);
         Result<void> found;
@@ -276,6 +325,8 @@ TEST_CASE(
         // What was the last of its collectives may have been done here before it died.
         if (found) return at + 1 == end && whole_ones(*zero) == stepped ? "" : "nothing was found";
         if (group.rank() != 2 && found.error().code != Code::kUnavailable) return found.error().to_string();
+        if (group.rank() == 2 && how == How::kHasNoMemory && found.error().code != Code::kResourceExhausted)
+          return found.error().to_string();
         const Result<ZeroStep> again = zero->step();
         if (again || again.error().code != found.error().code) return "goes on";
         const Floats after = whole_ones(*zero);
@@ -341,6 +392,22 @@ TEST_CASE("in stage 0 those who live on go on in another group with what they ho
       });
     }
   }
+  // One that is a step ahead keeps what it has when the other one dies while it is brought up.
+  shards::test::Rendezvous together(2);
+  in_group(2, [&](shards::Communicator& all) -> std::string {
+    const int rank = all.rank();
+    const auto alone = all.split(rank, 0).value();
+    const auto again = all.split(rank, 0).value();
+    const auto zero = member_of(model, *alone, options_of(0));
+    train(model, *zero, *alone, 0, rank == 1 ? 2 : 1, kRows);
+    const Floats before = whole_ones(*zero);
+    Failing failing(all, rank == 0 ? 1 : -1);  // the first broadcast
+    if (code_of(zero->reform(failing)) == Code::kOk) return "reformed";
+    if (rank == 0) return zero->whole() ? "half of the other's" : "";
+    if (!zero->whole() || whole_ones(*zero) != before) return "what the one ahead has is lost";
+    zero->reform(*again).value();
+    return zero->steps() == 2 && whole_ones(*zero) == before ? "" : "not as before";
+  });
   in_group(2, [&](shards::Communicator& group) -> std::string {
     const auto zero = member_of(model, group, options_of(1));
     return code_of(zero->reform(group)) == Code::kFailedPrecondition ? "" : "of parts";

@@ -121,6 +121,58 @@ TEST_CASE("a layer that is needed again soon is kept") {
   });
 }
 
+TEST_CASE("a look at the model spoils no pass, and what was gathered for nothing is let go") {
+  const std::vector<int> forward_and_back = {0, 1, 2, 3, 3, 2, 1, 0};
+  in_group(2, [&](shards::Communicator& group) -> std::string {
+    Failing counted(group, -1);
+    const auto zero = member_of(kModel, counted, options_of(1));
+    for (int i = 0; i < 2; ++i) {
+      (void)gathers(*zero, counted, forward_and_back);
+      end_pass(*zero);
+      zero->step().value();
+    }
+    for (int i = 0; i < 2; ++i) {
+      const std::string found = differs(gathers(*zero, counted, {0, 1, 2, 3}), {2, 1, 1, 1});
+      if (!found.empty()) return "looking: " + found;
+    }
+    std::string found = differs(gathers(*zero, counted, forward_and_back), {2, 1, 1, 1, 0, 1, 1, 0});
+    if (!found.empty()) return "after it: " + found;
+    end_pass(*zero);
+    zero->step().value();
+
+    // All are ahead, and then others are needed than those.
+    ZeroOptions options = options_of(1000);
+    options.max_live = 144;
+    options.reuse_distance = 1000;
+    const auto bounded = member_of(kModel, counted, options);
+    for (const std::vector<int>& order :
+         {forward_and_back, forward_and_back, {0, 3, 1, 2, 2, 1, 3, 0}, {3, 1, 0, 2, 2, 0, 1, 3}}) {
+      (void)gathers(*bounded, counted, order);
+      end_pass(*bounded);
+      bounded->step().value();
+    }
+    return bounded->memory().most_gathered <= 2 * kLayer ? "" : "more than max_live";
+  });
+}
+
+TEST_CASE("many small layers are ahead within what a communicator lets wait") {
+  in_group(2, [](shards::Communicator& group) -> std::string {
+    const Model deep{std::vector<std::int64_t>(1400, 1)};
+    ZeroOptions options = options_of(1 << 22);
+    options.bucket = 1;
+    Failing counted(group, -1);
+    const auto zero = member_of(deep, counted, options);
+    std::vector<int> order;
+    for (int i = 0; i < deep.layers(); ++i) order.push_back(i);
+    for (int i = 0; i < 2; ++i) {
+      (void)gathers(*zero, counted, order);
+      end_pass(*zero);
+      zero->step().value();
+    }
+    return "";
+  });
+}
+
 TEST_CASE("a pass in another order gathers what it needs, and is the order from then on") {
   in_group(3, [](shards::Communicator& group) -> std::string {
     Failing counted(group, -1);

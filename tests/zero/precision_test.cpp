@@ -122,6 +122,47 @@ TEST_CASE("one number too large, of one member and in another one's share, skips
   }
 }
 
+TEST_CASE("a gradient that is float16's largest is seen before it is divided by the members") {
+  for (int stage = 0; stage <= 3; ++stage) {
+    CAPTURE(stage);
+    in_group(2, [&](shards::Communicator& group) -> std::string {
+      const auto zero = member_of({}, group, options_of(stage, DType::kFloat16));
+      for (int i = 5; i >= 0; --i) {
+        const Tensor gradient =
+            Tensor::zeros(DType::kFloat16, zero->parameters()[static_cast<std::size_t>(i)].shape);
+        // What casts make of all that is larger.
+        if (i == 2 && group.rank() == 1) reinterpret_cast<std::uint16_t*>(gradient.data())[3] = 0x7bff;
+        zero->gradient(i, gradient).value();
+      }
+      return zero->step().value().skipped && zero->steps() == 0 ? "" : "stepped";
+    });
+  }
+}
+
+TEST_CASE("weights that have become too large for float16 are said at each member") {
+  for (int stage = 0; stage <= 3; ++stage) {
+    CAPTURE(stage);
+    in_group(2, [&](shards::Communicator& group) -> std::string {
+      ZeroOptions options = options_of(stage, DType::kFloat16);
+      options.loss_scaling.fixed = 64;
+      float rate = 1e-3F;
+      options.learning_rate = [&](std::uint64_t) { return rate; };
+      const auto zero = member_of({}, group, options);
+      train({}, *zero, group, 0, 1, kRows);
+      rate = 1e6F;
+      train({}, *zero, group, 1, 1, kRows);
+      for (int i = 5; i >= 0; --i)
+        zero->gradient(i,
+                       Tensor::zeros(DType::kFloat16, zero->parameters()[static_cast<std::size_t>(i)].shape))
+            .value();
+      const Result<ZeroStep> step = zero->step();
+      if (step || step.error().code != Code::kOutOfRange) return "stepped";
+      return step.error().message.find("parameters of step 2") != std::string::npos ? ""
+                                                                                    : step.error().message;
+    });
+  }
+}
+
 TEST_CASE("gradients of bfloat16 that are too large are an error at each member") {
   in_group(2, [&](shards::Communicator& group) -> std::string {
     const auto zero = member_of({}, group, options_of(2, DType::kBFloat16));

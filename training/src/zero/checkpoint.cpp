@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <span>
+#include <stdexcept>
 #include <utility>
 
 #include <troupe/runtime/checksum.hpp>
@@ -26,6 +27,20 @@ constexpr std::uint64_t kColumns = 3;
 
 Error lost(const fs::path& path, const std::string& why) {
   return {Code::kDataLoss, path.string() + ": " + why};
+}
+
+class BadCount : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// A whole number from 0 on.
+std::int64_t count_in(const Json& json, const char* name) {
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 62;
+  const Json& value = json.at(name);
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMost)
+    throw BadCount(std::string(name) + " is " + to_line(value) + ", expected a whole number from 0 on");
+  return value.get<std::int64_t>();
 }
 
 /// What this member has of a parameter: elements from .. from + n, at `at` of what it steps of a segment.
@@ -96,8 +111,12 @@ std::string to_text(const Saved& saved) {
 Result<Saved> read_saved(const fs::path& folder) {
   const fs::path path = folder / shards::kManifestName;
   std::error_code code;
-  if (!fs::is_regular_file(path, code))
-    return Error{Code::kNotFound, folder.string() + " holds no checkpoint: there is no " + path.string()};
+  if (!fs::is_regular_file(path, code)) {
+    const std::string previous = folder.string() + ".previous";  // left by an interrupted exchange
+    const bool kept = fs::is_regular_file(fs::path(previous) / shards::kManifestName, code);
+    return Error{Code::kNotFound, folder.string() + " holds no checkpoint: there is no " + path.string() +
+                                      (kept ? "; an older one stands in " + previous : "")};
+  }
   const Result<Json> json = read_json_file(path.string());
   if (!json) return Error{Code::kDataLoss, json.error().message};
   try {
@@ -108,8 +127,8 @@ Result<Saved> read_saved(const fs::path& folder) {
                             std::to_string(Saved::kFormatVersion));
     Saved saved;
     saved.optimizer = json->at("optimizer").get<std::string>();
-    saved.steps = json->at("steps").get<std::uint64_t>();
-    saved.skipped = json->at("skipped").get<std::uint64_t>();
+    saved.steps = static_cast<std::uint64_t>(count_in(*json, "steps"));
+    saved.skipped = static_cast<std::uint64_t>(count_in(*json, "skipped"));
     for (const Json& each : json->at("parameters")) {
       const auto extents = each.at("shape").get<std::vector<std::int64_t>>();
       saved.parameters.push_back({bytes_of_json(each.at("name")), Shape(std::span(extents))});
@@ -117,8 +136,8 @@ Result<Saved> read_saved(const fs::path& folder) {
     for (const Json& each : json->at("files")) {
       shards::FileEntry entry;
       entry.file = each.at("file").get<std::string>();
-      entry.bytes = each.at("bytes").get<std::uint64_t>();
-      entry.crc32c = each.at("crc32c").get<std::uint32_t>();
+      entry.bytes = static_cast<std::uint64_t>(count_in(each, "bytes"));
+      entry.crc32c = static_cast<std::uint32_t>(count_in(each, "crc32c"));
       // Names from a manifest must not lead out of its folder.
       if (entry.file.empty() || fs::path(entry.file).filename() != entry.file || entry.file.front() == '.')
         return lost(path, "'" + entry.file + "' is not the name of a file in the folder");
@@ -127,11 +146,16 @@ Result<Saved> read_saved(const fs::path& folder) {
     if (const auto scale = json->find("loss_scale"); scale != json->end()) {
       saved.scaled = true;
       saved.scaler.scale = scale->at("scale").get<float>();
-      saved.scaler.overflows_left = scale->at("overflows_left").get<std::int32_t>();
-      saved.scaler.good_steps = scale->at("good_steps").get<std::int64_t>();
-      if (!(saved.scaler.scale > 0)) return lost(path, "the loss scale is not above 0");
+      const std::int64_t overflows = count_in(*scale, "overflows_left");
+      saved.scaler.overflows_left = static_cast<std::int32_t>(std::min<std::int64_t>(overflows, 1 << 30));
+      saved.scaler.good_steps = count_in(*scale, "good_steps");
+      if (!(saved.scaler.scale >= LossScaler::kSmallest && saved.scaler.scale <= LossScaler::kLargest))
+        return lost(path, "the loss scale is " + to_line(scale->at("scale")));
+      if (overflows < 1) return lost(path, "overflows_left is 0");
     }
     return saved;
+  } catch (const BadCount& error) {
+    return lost(path, error.what());
   } catch (const Json::exception& error) {
     return lost(path, error.what());
   } catch (const BadTensor& error) {
@@ -182,6 +206,18 @@ Result<shards::FileEntry> write_share(const fs::path& folder, int rank, const Pl
   return entry;
 }
 
+Result<void> check_files(const fs::path& folder, const std::vector<shards::FileEntry>& files) {
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    std::error_code code;
+    const fs::path path = folder / files[i].file;
+    if (fs::file_size(path, code) == files[i].bytes && !code) continue;
+    return Error{Code::kFailedPrecondition,
+                 path.string() + ", which member " + std::to_string(i) +
+                     " has written, is not there as it is: all members must see this folder"};
+  }
+  return {};
+}
+
 namespace {
 
 /// Reads from the files of a checkpoint what one member steps.
@@ -199,15 +235,27 @@ class Reader {
     }
   }
 
-  std::int64_t missing() const { return missing_; }
+  /// Whether each element has been there once.
+  bool complete() {
+    const auto key = [](const Line& line) { return std::pair(line.parameter, line.from); };
+    std::sort(taken_.begin(), taken_.end(), [&](const Line& a, const Line& b) { return key(a) < key(b); });
+    for (std::size_t i = 1; i < taken_.size(); ++i)
+      if (taken_[i].parameter == taken_[i - 1].parameter &&
+          taken_[i].from < taken_[i - 1].from + taken_[i - 1].n)
+        return false;
+    return missing_ == 0;
+  }
 
-  Result<void> read(const fs::path& folder, const shards::FileEntry& entry) {
+  /// `all`: also what belongs to others, so that its checksum is known.
+  Result<void> read(const fs::path& folder, const shards::FileEntry& entry, bool all) {
     Result<shards::CheckedFile> file = shards::CheckedFile::open(folder, entry);
     if (!file) return file.error();
     std::vector<Line> lines;
     if (Result<void> done = read_lines(*file, lines); !done) return done;
     std::int64_t n = 0;
     for (const Line& line : lines) n += line.n;
+    if (!all && std::none_of(lines.begin(), lines.end(), [&](const Line& line) { return has(line); }))
+      return {};
     for (std::size_t field = 0; field <= stepper_.names().size(); ++field) {
       const std::string name = field == 0 ? kWeightsTensor : stepper_.names()[field - 1];
       const shards::SafetensorsEntry* tensor = file->header().find(name);
@@ -220,10 +268,18 @@ class Reader {
         at += static_cast<std::uint64_t>(line.n) * sizeof(float);
       }
     }
-    return file->finish();
+    return all ? file->finish() : Result<void>();
   }
 
  private:
+  /// Whether this member steps some of it.
+  bool has(const Line& line) const {
+    const auto found = parts_.find(static_cast<int>(line.parameter));
+    return found != parts_.end() &&
+           std::any_of(found->second.begin(), found->second.end(), [&](const Part& mine) {
+             return mine.from < line.from + line.n && line.from < mine.from + mine.n;
+           });
+  }
   Result<void> read_lines(shards::CheckedFile& file, std::vector<Line>& lines) const {
     const shards::SafetensorsEntry* tensor = file.header().find(kPartsTensor);
     if (tensor == nullptr || tensor->dtype != "I64" || tensor->shape.size() != 2 ||
@@ -254,7 +310,9 @@ class Reader {
       const Tensor to = part(all, {mine.at + from - mine.from, n});
       const std::uint64_t at = offset + static_cast<std::uint64_t>(from - line.from) * sizeof(float);
       if (Result<void> done = file.read(at, {to.data(), to.bytes()}); !done) return done;
-      if (field == 0) missing_ -= n;
+      if (field != 0) continue;
+      missing_ -= n;
+      taken_.push_back({line.parameter, from, n});
     }
     return {};
   }
@@ -264,6 +322,7 @@ class Reader {
   const Stepper& stepper_;
   std::map<int, std::vector<Part>> parts_;  // of each parameter, ascending
   std::int64_t missing_ = 0;
+  std::vector<Line> taken_;  // of what this member steps
 };
 
 }  // namespace
@@ -271,9 +330,12 @@ class Reader {
 Result<void> read_stepped(const fs::path& folder, const Saved& saved, const Plan& plan,
                           const Weights& weights, const Stepper& stepper) {
   Reader reader(plan, weights, stepper);
-  for (const shards::FileEntry& each : saved.files)
-    if (Result<void> done = reader.read(folder, each); !done) return done;
-  if (reader.missing() == 0) return {};
+  for (std::size_t i = 0; i < saved.files.size(); ++i) {
+    // Each file's checksum is one member's task.
+    const bool all = i % static_cast<std::size_t>(plan.members()) == static_cast<std::size_t>(plan.rank());
+    if (Result<void> done = reader.read(folder, saved.files[i], all); !done) return done;
+  }
+  if (reader.complete()) return {};
   return lost(folder, "its files lack parts of parameters, or have some twice");
 }
 

@@ -42,7 +42,10 @@ Result<Saved> read_saved(const std::filesystem::path& folder);
 /// Writes this member's share of weights and state.
 Result<shards::FileEntry> write_share(const std::filesystem::path& folder, int rank, const Plan& plan,
                                       const Weights& weights, const Stepper& stepper);
-/// Reads what this member steps from the files that have it. kNotFound or kDataLoss naming the file.
+/// kFailedPrecondition, naming the member, unless these are in the folder with their sizes.
+Result<void> check_files(const std::filesystem::path& folder, const std::vector<shards::FileEntry>& files);
+/// Reads what this member steps from the files that have it, and checks its share of the files: the members
+/// know only together that all are good. kNotFound or kDataLoss naming the file.
 Result<void> read_stepped(const std::filesystem::path& folder, const Saved& saved, const Plan& plan,
                           const Weights& weights, const Stepper& stepper);
 

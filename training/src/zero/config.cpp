@@ -10,12 +10,14 @@
 #include <troupe/training/zero_config.hpp>
 
 #include "zero/config_section.hpp"
+#include "zero/loss_scaler.hpp"
 #include "zero/rates.hpp"
 
 namespace troupe::training {
 namespace {
 
 using zero::Findings;
+using zero::LossScaler;
 using zero::Section;
 
 std::string lower(std::string text) {
@@ -33,7 +35,10 @@ void read_batches(Section& all, int members, Findings& findings, ZeroConfig& con
   config.micro_batch = micro > 0 ? micro : train / members / std::max<std::int64_t>(passes, 1);
   std::int64_t accumulation = passes;
   if (accumulation == 0) accumulation = micro > 0 && train > 0 ? train / micro / members : 1;
-  const std::int64_t product = config.micro_batch * accumulation * members;
+  std::int64_t product = 0;
+  if (__builtin_mul_overflow(config.micro_batch, accumulation, &product) ||
+      __builtin_mul_overflow(product, members, &product))
+    return all.fault("train_micro_batch_size_per_gpu", "less: the batch of a step is too large");
   config.train_batch = train > 0 ? train : product;
   constexpr std::int64_t kMostPasses = 1 << 30;
   if (product != config.train_batch || product == 0 || accumulation > kMostPasses) {
@@ -59,7 +64,10 @@ void read_types(Section& all, Findings& findings, ZeroOptions& options) {
       static_cast<int>(std::min<std::int64_t>(fp16.whole("loss_scale_window", 1000, 1), 1 << 30));
   scaling.hysteresis = static_cast<int>(std::min<std::int64_t>(fp16.whole("hysteresis", 2, 1), 1 << 30));
   scaling.refill = fp16.flag("consecutive_hysteresis", false);
-  scaling.least = static_cast<float>(fp16.number("min_loss_scale", 1));
+  // DeepSpeed lets it go down to 0.
+  scaling.least = std::max(static_cast<float>(fp16.number("min_loss_scale", 1)), LossScaler::kSmallest);
+  if (half && scaling.least > scaling.first)
+    fp16.fault("min_loss_scale", "at most 2 to the power of initial_scale_power");
   fp16.refuse({"auto_cast", "fp16_master_weights_and_grads"});
   fp16.finish();
 
@@ -98,7 +106,7 @@ void read_zero(Section& all, ZeroOptions& options) {
   options.bucket = zero.whole("reduce_bucket_size", kBucket, 1);
   options.overlap = zero.flag("overlap_comm", stage == 3);
   options.prefetch = zero.whole("stage3_prefetch_bucket_size", kBucket / 10);
-  options.keep_below = zero.whole("stage3_param_persistence_threshold", 100'000);
+  options.keep_below = zero.whole("stage3_param_persistence_threshold", 100'000) + 1;  // it keeps those, too
   options.max_live = zero.whole("stage3_max_live_parameters", 2 * kBucket);
   options.reuse_distance = zero.whole("stage3_max_reuse_distance", 2 * kBucket);
   read_offload(zero, "offload_param");
@@ -140,8 +148,8 @@ shards::Optimizer adam_of(Section& params, bool decoupled_unless_said, Findings&
   const std::vector<double> betas = params.numbers("betas", {0.9, 0.999});
   const double epsilon = params.number("eps", 1e-8);
   const bool torch = params.flag("torch_adam", false);
-  const double decay = params.number("weight_decay", torch && decoupled_unless_said ? 0.01 : 0);
   const bool decoupled = params.flag("adam_w_mode", true) || decoupled_unless_said;
+  const double decay = params.number("weight_decay", torch && decoupled ? 0.01 : 0);  // torch's AdamW
   params.refuse({"amsgrad"});
   params.refuse_unless("bias_correction", true);
   params.ignore({"fused", "foreach", "set_grad_none"});
@@ -158,6 +166,7 @@ shards::Optimizer adam_of(Section& params, bool decoupled_unless_said, Findings&
 shards::Optimizer sgd_of(Section& params) {
   const double momentum = params.number("momentum", 0);
   const bool nesterov = params.flag("nesterov", false);
+  if (nesterov && momentum <= 0) params.fault("nesterov", "false, or a momentum");
   params.refuse({"dampening", "maximize"});
   shards::Optimizer optimizer(momentum <= 0 ? "sgd" : nesterov ? "nesterov" : "momentum", {});
   if (momentum > 0) optimizer.set("momentum", static_cast<float>(momentum));

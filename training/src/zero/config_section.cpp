@@ -62,8 +62,11 @@ bool Section::flag(const char* name, bool usual) {
 double Section::number(const char* name, double usual) {
   const Json* value = take(name);
   if (value == nullptr || value->is_null()) return usual;
-  if (value->is_number() && std::isfinite(value->get<double>())) return value->get<double>();
-  fault(name, "a number");
+  // Inf, for whoever keeps it as a float, is no number either.
+  if (value->is_number() && value->get<double>() >= 0 &&
+      std::isfinite(static_cast<float>(value->get<double>())))
+    return value->get<double>();
+  fault(name, "a number from 0 on");
   return usual;
 }
 

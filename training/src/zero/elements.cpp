@@ -59,8 +59,9 @@ bool put(const Tensor& from, const Tensor& to, float factor, Put how) {
   const std::size_t from_width = size_of(from.dtype());
   const std::size_t to_width = size_of(to.dtype());
   if (how == Put::kReplace && factor == 1.0F && n > 0) {
+    const bool fits = from.dtype() == to.dtype() || all_fit(from.dtype(), from.data(), n);
     convert(from.dtype(), from.data(), to.dtype(), to.data(), n);
-    return all_fit(to.dtype(), to.data(), n);
+    return all_fit(to.dtype(), to.data(), n) && fits;
   }
   alignas(64) float values[kPiece];
   alignas(64) float there[kPiece];
@@ -68,8 +69,9 @@ bool put(const Tensor& from, const Tensor& to, float factor, Put how) {
   for (std::int64_t i = 0; i < n; i += kPiece) {
     const std::int64_t count = std::min(kPiece, n - i);
     std::byte* const at = to.data() + static_cast<std::size_t>(i) * to_width;
-    convert(from.dtype(), from.data() + static_cast<std::size_t>(i) * from_width, DType::kFloat32,
-            reinterpret_cast<std::byte*>(values), count);
+    const std::byte* const read = from.data() + static_cast<std::size_t>(i) * from_width;
+    fits = all_fit(from.dtype(), read, count) && fits;  // the factor may make small what was too large
+    convert(from.dtype(), read, DType::kFloat32, reinterpret_cast<std::byte*>(values), count);
     if (how == Put::kAdd) {
       convert(to.dtype(), at, DType::kFloat32, reinterpret_cast<std::byte*>(there), count);
       for (std::int64_t k = 0; k < count; ++k) values[k] = there[k] + factor * values[k];

@@ -23,7 +23,8 @@ inline Tensor part(const Tensor& tensor, Range range) {
 enum class Put : std::uint8_t { kReplace, kAdd };
 
 /// to[i] = factor * from[i], or that added to it; both flat, of any of the three types. False if a number of
-/// 16 bits is the type's largest, or not finite: it may have been too large. Of float32 nothing is said.
+/// 16 bits, in `from` or `to`, is the type's largest, or not finite: it may have been too large. Of float32
+/// nothing is said.
 bool put(const Tensor& from, const Tensor& to, float factor, Put how);
 
 /// The sum of squares, in double precision and in order; `fits` becomes false as put() says.

@@ -28,8 +28,17 @@ Layers::Layers(const Plan& plan, const Weights& weights, const ZeroOptions& opti
 void Layers::note(int layer) {
   hash_ = (hash_ ^ static_cast<std::uint64_t>(layer + 1)) * kHashFactor;
   if (seen_.size() == kLongestPass) end_pass();
+  const auto as_before = [&] { return seen_.size() < order_.size() && order_[seen_.size()] == layer; };
+  // Whoever only looks at the model goes forward and not back: the next pass begins at the front again.
+  if (known_ && !as_before() && !order_.empty() && order_.front() == layer && in_use_but(layer) < 0) {
+    seen_.clear();
+    drop_unused();
+  }
+  if (known_ && !as_before()) {
+    known_ = false;
+    drop_unused();
+  }
   seen_.push_back(layer);
-  known_ = known_ && seen_.size() <= order_.size() && order_[seen_.size() - 1] == layer;
 }
 
 void Layers::end_pass() {
@@ -39,14 +48,12 @@ void Layers::end_pass() {
 }
 
 Result<void> Layers::begin(int layer) {
-  if (layer < 0 || layer >= plan_.layers())
-    return Error{Code::kInvalidArgument,
-                 "there is no layer " + std::to_string(layer) + " among " + std::to_string(plan_.layers())};
+  assert(layer >= 0 && layer < plan_.layers());
   ++users_[static_cast<std::size_t>(layer)];
   const int region = plan_.region_of_layer(layer);
   if (region < 0) return {};
-  note(layer);
   ++of(region).users;
+  note(layer);
   if (Result<void> begun = begin_gather(region); !begun) return begun;
   if (Result<void> begun = prefetch(); !begun) return begun;
   if (of(region).there) return {};
@@ -58,12 +65,13 @@ Result<void> Layers::begin(int layer) {
 Result<void> Layers::begin_gather(int region) {
   Gathered& each = of(region);
   if (each.begun) return {};
-  each.begun = true;
+  if (live_ + size(region) > options_.max_live) drop_unused();
   each.values = Tensor::empty(options_.dtype, Shape{size(region)});
+  each.begun = true;
   live_ += size(region);
   bytes_ += each.values.bytes();
   most_bytes_ = std::max(most_bytes_, bytes_);
-  return weights_.gather(region, each.values, each.works);
+  return weights_.gather(region, each.values, each.works, under_way_);
 }
 
 Result<void> Layers::prefetch() {
@@ -111,20 +119,30 @@ void Layers::drop(int region) {
   each = {};
 }
 
-int Layers::in_use() const {
-  const auto used = std::find_if(users_.begin(), users_.end(), [](int users) { return users > 0; });
-  return used == users_.end() ? -1 : static_cast<int>(used - users_.begin());
+void Layers::drop_unused() {
+  for (std::size_t i = 0; i < gathered_.size(); ++i)
+    if (gathered_[i].users == 0) drop(static_cast<int>(i));
+}
+
+int Layers::in_use_but(int layer) const {
+  for (std::size_t i = 0; i < users_.size(); ++i)
+    if (users_[i] > (static_cast<int>(i) == layer ? 1 : 0)) return static_cast<int>(i);
+  return -1;
 }
 
 Result<void> Layers::drop_all() {
   assert(in_use() < 0);
-  Result<void> first;
-  for (std::size_t i = 0; i < gathered_.size(); ++i) {
-    Result<void> ended = gathered_[i].works.wait();
-    if (first) first = std::move(ended);
-    drop(static_cast<int>(i));
-  }
-  return first;
+  Result<void> ended = under_way_.wait();
+  drop_unused();
+  return ended;
+}
+
+Result<void> Layers::drop_pass() {
+  std::fill(users_.begin(), users_.end(), 0);
+  for (Gathered& each : gathered_) each.users = 0;
+  seen_.clear();
+  known_ = true;
+  return drop_all();
 }
 
 const Tensor* Layers::whole(int region) const {

@@ -19,16 +19,19 @@ class Layers {
  public:
   Layers(const Plan& plan, const Weights& weights, const ZeroOptions& options);
 
-  /// kInvalidArgument: there is no such layer; else the communicator's.
+  bool has(int layer) const { return layer >= 0 && layer < plan_.layers(); }
+  /// Errors: the communicator's. Precondition: has(layer).
   Result<void> begin(int layer);
   /// kFailedPrecondition: it has not begun.
   Result<void> end(int layer);
   /// A pass is over: the order of its layers is what the next one is held against.
   void end_pass();
   /// A layer that is in use; -1: none.
-  int in_use() const;
+  int in_use() const { return in_use_but(-1); }
   /// Waits for what is under way, and lets all layers go. Precondition: none is in use.
   Result<void> drop_all();
+  /// Lets go also what is in use, and forgets the pass so far.
+  Result<void> drop_pass();
   /// A gathered region; null if it is not whole.
   const Tensor* whole(int region) const;
   /// A number that says which layers that are gathered were begun, in which order.
@@ -53,11 +56,15 @@ class Layers {
   Result<void> prefetch();
   bool worth_keeping(int layer) const;
   void drop(int region);
+  void drop_unused();
+  /// Another use of this layer than the one that begins does not count.
+  int in_use_but(int layer) const;
 
   const Plan& plan_;
   const Weights& weights_;
   const ZeroOptions& options_;
   std::vector<Gathered> gathered_;  // by region
+  Works under_way_;                 // of all of them, also of those that have been let go since
   std::vector<int> users_;          // by layer
   std::vector<int> order_;          // gathered layers of the last pass
   std::vector<int> seen_;           // of this one

@@ -44,12 +44,18 @@ class LossScaler {
   }
 
   const State& state() const { return state_; }
+  /// Of a checkpoint, whose options may have been others.
   void set_state(const State& state) {
-    if (dynamic_) state_ = state;
+    if (!dynamic_) return;
+    state_.scale = std::clamp(state.scale, kSmallest, kLargest);
+    state_.overflows_left = std::clamp(state.overflows_left, 1, options_.hysteresis);
+    state_.good_steps = std::clamp<std::int64_t>(state.good_steps, 0, options_.window - 1);
   }
 
- private:
+  static constexpr float kSmallest = 0x1p-100F;
   static constexpr float kLargest = 0x1p100F;
+
+ private:
   LossScaling options_;
   State state_;
   bool dynamic_ = false;

@@ -18,19 +18,30 @@ Member::Member(shards::Communicator& group, std::vector<ZeroParameter> parameter
       scaler_(options_.loss_scaling, options_.dtype) {}
 
 Error Member::ended(Error why) {
+  if (ended_) return *ended_;
+  ended_ = std::move(why);
+  if (parts_->group.state()) parts_->group.abort(*ended_);  // it is this member's alone: the others wait
+  return *ended_;
+}
+
+Error Member::all_ended(Error why) {
   if (!ended_) ended_ = std::move(why);
   return *ended_;
 }
 
 Error Member::no_memory() {
-  const Error why{Code::kResourceExhausted, "no memory for parameters, or gradients, that are on their way"};
-  parts_->group.abort(why);
-  return ended(why);
+  return ended(
+      {Code::kResourceExhausted, "no memory for parameters, gradients or files that are on their way"});
 }
 
 Result<void> Member::usable() const {
   if (ended_) return *ended_;
   return {};
+}
+
+Error Member::not_whole() const {
+  const Error why = ended_.value_or(Error{Code::kFailedPrecondition, "a restore has failed"});
+  return {why.code, "parameters are not all of one step, go on from a checkpoint: " + why.message};
 }
 
 std::optional<Error> Member::fault_of(int index) const {
@@ -60,9 +71,11 @@ ZeroMemory Member::memory() const {
 Result<void> Member::begin_layer(int layer) {
   if (Result<void> can = usable(); !can) return can;
   try {
-    Result<void> begun = parts_->layers.begin(layer);
-    if (!begun && begun.error().code != Code::kInvalidArgument) return ended(begun.error());
-    return begun;
+    if (!parts_->layers.has(layer))
+      return Error{Code::kInvalidArgument, "there is no layer " + std::to_string(layer) + " among " +
+                                               std::to_string(parts_->plan.layers())};
+    if (Result<void> begun = parts_->layers.begin(layer); !begun) return ended(begun.error());
+    return {};
   } catch (const std::bad_alloc&) {
     return no_memory();
   }
@@ -75,10 +88,7 @@ Result<void> Member::end_layer(int layer) {
 Result<Tensor> Member::parameter(int index) const {
   if (auto fault = fault_of(index)) return *fault;
   const ZeroParameter& wanted = parameters_[static_cast<std::size_t>(index)];
-  if (!whole_) {
-    const Error why = ended_.value_or(Error{Code::kFailedPrecondition, "a restore has failed"});
-    return Error{why.code, "parameters are not all of one step, go on from a checkpoint: " + why.message};
-  }
+  if (!whole_) return not_whole();
   const Place& place = parts_->plan.place(index);
   const Region& region = parts_->plan.regions()[static_cast<std::size_t>(place.region)];
   if (region.whole()) return part(parts_->weights.whole(place.region), place.range).reshape(wanted.shape);
@@ -91,6 +101,7 @@ Result<Tensor> Member::parameter(int index) const {
 
 Result<void> Member::gradient(int index, const Tensor& gradient) {
   if (Result<void> can = usable(); !can) return can;
+  if (!whole_) return not_whole();
   if (auto fault = fault_of(index)) return *fault;
   const ZeroParameter& given = parameters_[static_cast<std::size_t>(index)];
   const int next = parts_->gradients.next();
@@ -121,8 +132,21 @@ Result<void> Member::gradient(int index, const Tensor& gradient) {
   return {};
 }
 
+Result<void> Member::drop_pass() {
+  if (Result<void> can = usable(); !can) return can;
+  if (Result<void> done = parts_->layers.drop_pass(); !done) return ended(done.error());
+  if (Result<void> done = parts_->gradients.finish(); !done) return ended(done.error());
+  parts_->gradients.reset();
+  const std::uint64_t mine = parts_->layers.order();
+  const auto all = exchange({mine});
+  if (!all) return ended(all.error());
+  if (std::all_of(all->begin(), all->end(), [&](std::uint64_t each) { return each == mine; })) return {};
+  return all_ended({Code::kInvalidArgument, "the members have used their layers in different orders"});
+}
+
 Result<void> Member::ready_to_step() const {
   if (Result<void> can = usable(); !can) return can;
+  if (!whole_) return not_whole();
   const int next = parts_->gradients.next();
   if (next >= 0)
     return Error{Code::kFailedPrecondition,
@@ -151,19 +175,24 @@ Result<Member::Verdict> Member::agree(float rate) {
   for (const Segment& segment : parts_->plan.segments())
     squared += squares(parts_->gradients.share(segment), fits);
   fits = fits && parts_->gradients.fit();
-  const std::vector<std::uint64_t> mine = {std::bit_cast<std::uint64_t>(squared), std::uint64_t{fits}, steps_,
-                                           parts_->layers.order(), std::bit_cast<std::uint32_t>(rate)};
+  const std::vector<std::uint64_t> mine = {std::bit_cast<std::uint64_t>(squared),
+                                           std::uint64_t{fits},
+                                           std::uint64_t{parts_->weights.fit()},
+                                           steps_,
+                                           parts_->layers.order(),
+                                           std::bit_cast<std::uint32_t>(rate)};
   const auto all = exchange(mine);
   if (!all) return all.error();
   Verdict verdict;
   for (std::size_t i = 0; i < all->size(); i += mine.size()) {
     verdict.squares += std::bit_cast<double>((*all)[i]);
     verdict.fits = verdict.fits && (*all)[i + 1] == 1;
-    if (std::equal(mine.begin() + 2, mine.end(), all->begin() + static_cast<std::ptrdiff_t>(i) + 2)) continue;
-    return Error{Code::kInvalidArgument, "member " + std::to_string(i / mine.size()) +
-                                             " has used its layers in another order, or has another step "
-                                             "or learning rate, than member " +
-                                             std::to_string(parts_->group.rank())};
+    verdict.weights_fit = verdict.weights_fit && (*all)[i + 2] == 1;
+    if (std::equal(mine.begin() + 3, mine.end(), all->begin() + static_cast<std::ptrdiff_t>(i) + 3)) continue;
+    return all_ended({Code::kInvalidArgument, "member " + std::to_string(i / mine.size()) +
+                                                  " has used its layers in another order, or has another "
+                                                  "step or learning rate, than member " +
+                                                  std::to_string(parts_->group.rank())});
   }
   return verdict;
 }
@@ -172,10 +201,24 @@ Result<ZeroStep> Member::step() {
   if (Result<void> ready = ready_to_step(); !ready) return ready.error();
   const Result<float> next_rate = rate();
   if (!next_rate) return next_rate.error();
-  const Result<Verdict> verdict = agree(*next_rate);
+  try {
+    return step(*next_rate);
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
+}
+
+Result<ZeroStep> Member::step(float rate) {
+  const Result<Verdict> verdict = agree(rate);
   if (!verdict) return ended(verdict.error());
+  if (!verdict->weights_fit) {
+    parts_->gradients.reset();
+    return Error{Code::kOutOfRange, "parameters of step " + std::to_string(steps_) + " are too large for " +
+                                        std::string(troupe::to_string(options_.dtype)) +
+                                        ", or not finite: go on from a checkpoint"};
+  }
   ZeroStep report;
-  report.learning_rate = *next_rate;
+  report.learning_rate = rate;
   report.loss_scale = scaler_.scale();
   const double factor = double{parts_->gradients.factor()} / double{report.loss_scale};
   report.norm = std::sqrt(verdict->squares) * factor;
@@ -192,10 +235,9 @@ Result<ZeroStep> Member::step() {
     ++skipped_;
     return report;
   }
-  if (Result<void> updated = update(factor, report); !updated) {
-    whole_ = false;
-    return ended(updated.error());
-  }
+  whole_ = false;
+  if (Result<void> updated = update(factor, report); !updated) return ended(updated.error());
+  whole_ = true;
   scaler_.good();
   parts_->gradients.reset();
   return report;
@@ -205,6 +247,7 @@ Result<void> Member::update(double factor, ZeroStep& report) {
   report.clipped = options_.max_norm > 0 && report.norm > double{options_.max_norm};
   if (report.clipped) factor *= double{options_.max_norm} / report.norm;
   ++steps_;
+  parts_->weights.forget_fit();
   Stepper& stepper = parts_->stepper;
   for (const Segment& segment : parts_->plan.segments()) {
     stepper.step(segment, parts_->weights.stepped(segment), parts_->gradients.stepped(segment),
@@ -238,6 +281,7 @@ Result<void> Member::sum_norms() {
 }
 
 Result<void> Member::publish_all() {
+  parts_->weights.forget_fit();
   for (const Segment& segment : parts_->plan.segments())
     if (Result<void> sent = parts_->weights.publish(segment); !sent) return sent;
   return parts_->weights.published();
@@ -246,7 +290,15 @@ Result<void> Member::publish_all() {
 Result<Tensor> Member::weights(int index) {
   if (Result<void> can = usable(); !can) return can.error();
   if (auto fault = fault_of(index)) return *fault;
-  if (!whole_) return Error{Code::kFailedPrecondition, "parameters are not all of one step"};
+  if (!whole_) return not_whole();
+  try {
+    return whole_weights(index);
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
+}
+
+Result<Tensor> Member::whole_weights(int index) {
   const ZeroParameter& wanted = parameters_[static_cast<std::size_t>(index)];
   const Range segments = parts_->plan.segments_of(index);
   const Tensor values = flat(DType::kFloat32, wanted.shape.elements());
@@ -259,8 +311,11 @@ Result<Tensor> Member::weights(int index) {
         (void)put(part(from, {piece.at - range.at, piece.n}), part(values, {piece.from, piece.n}), 1,
                   Put::kReplace);
   }
-  if (parts_->plan.cut() && values.elements() > 0) {  // all others have zeros there
-    if (Result<void> done = parts_->group.all_reduce(values, shards::ReduceOp::kSum).wait(); !done)
+  // All others have zeros there. In pieces: a communicator keeps memory for the largest tensor it has seen.
+  const std::int64_t n = parts_->plan.cut() ? values.elements() : 0;
+  for (std::int64_t at = 0; at < n; at += options_.bucket) {
+    const Tensor piece = part(values, {at, std::min(options_.bucket, n - at)});
+    if (Result<void> done = parts_->group.all_reduce(piece, shards::ReduceOp::kSum).wait(); !done)
       return ended(done.error());
   }
   return values.reshape(wanted.shape);

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include <troupe/shards/snapshot.hpp>
 #include <troupe/training/zero.hpp>
 
 #include "zero/gradients.hpp"
@@ -37,12 +39,20 @@ struct Parts {
   Stepper stepper;
 };
 
+/// All members' numbers, by rank: [members, numbers].
+Result<std::vector<std::uint64_t>> exchange(shards::Communicator& group,
+                                            const std::vector<std::uint64_t>& mine);
+
 class Member final : public Zero {
  public:
   Member(shards::Communicator& group, std::vector<ZeroParameter> parameters, ZeroOptions options);
 
   /// All have the same parameters and options, and take the first one's values.
   Result<void> begin(const Initial& initial);
+
+  /// A collective: does this on a thread of its own; the first error of any member, at all of them. Meanwhile
+  /// they hear of each other: how long a disk takes does not count against the communicator's timeout.
+  Result<void> together_while(const std::function<Result<void>()>& work);
 
   const ZeroOptions& options() const override { return options_; }
   const std::vector<ZeroParameter>& parameters() const override { return parameters_; }
@@ -60,6 +70,7 @@ class Member final : public Zero {
   bool whole() const override { return whole_; }
   Result<void> save(const std::filesystem::path& folder) override;
   Result<void> restore(const std::filesystem::path& folder) override;
+  Result<void> drop_pass() override;
   Result<void> reform(shards::Communicator& group) override;
 
  private:
@@ -67,10 +78,14 @@ class Member final : public Zero {
   struct Verdict {
     double squares = 0;
     bool fits = true;
+    bool weights_fit = true;
   };
 
-  /// The communicator has ended: so has this.
+  /// The communicator has ended, or does now: so has this.
   Error ended(Error why);
+  /// All members have found the same.
+  Error all_ended(Error why);
+  Error not_whole() const;
   /// No memory for what is under way: this member leaves the group.
   Error no_memory();
   Result<void> usable() const;
@@ -82,16 +97,19 @@ class Member final : public Zero {
   Result<Verdict> agree(float rate);
   /// The rate of the next step. kInvalidArgument: it is no rate.
   Result<float> rate() const;
+  Result<ZeroStep> step(float rate);
   Result<void> update(double factor, ZeroStep& report);
   /// LAMB's norms of whole parameters.
   Result<void> sum_norms();
   Result<void> publish_all();
-  /// All members' numbers, by rank: [members, numbers].
+  Result<Tensor> whole_weights(int index);
   Result<std::vector<std::uint64_t>> exchange(const std::vector<std::uint64_t>& mine);
   /// All members' texts, by rank.
   Result<std::vector<std::string>> exchange_texts(const std::string& mine);
   /// The first error of any member, at all of them.
   Result<void> together(const Result<void>& mine);
+  Result<void> save_into(const shards::CheckpointPlace& place);
+  Result<void> go_on_in(shards::Communicator& group);
 
   const std::vector<ZeroParameter> parameters_;
   const ZeroOptions options_;

@@ -53,6 +53,7 @@ class Plan {
  public:
   Plan(const std::vector<ZeroParameter>& parameters, const ZeroOptions& options, int rank, int members);
 
+  int rank() const { return rank_; }
   int members() const { return members_; }
   int parameters() const { return static_cast<int>(places_.size()); }
   bool cut() const { return cut_; }

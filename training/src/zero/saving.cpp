@@ -19,7 +19,11 @@ Result<shards::CheckpointPlace> make_place(const fs::path& folder) {
   if (!place) return place;
   std::error_code code;
   fs::remove_all(place->temporary, code);
-  if (!fs::create_directories(place->temporary, code))
+  if (code)
+    return Error{Code::kFailedPrecondition,
+                 place->temporary.string() + " is in the way, and cannot be removed: " + code.message()};
+  fs::create_directories(place->temporary, code);
+  if (code)
     return Error{Code::kFailedPrecondition, place->temporary.string() + " cannot be made: " + code.message()};
   return place;
 }
@@ -61,23 +65,38 @@ Result<void> Member::save(const fs::path& folder) {
   if (Result<void> ready = between_steps(); !ready) return ready;
   if (!whole_) return Error{Code::kFailedPrecondition, "parameters are not all of one step"};
   const bool first = parts_->group.rank() == 0;
-  Result<shards::CheckpointPlace> place =
-      first ? make_place(folder) : Result<shards::CheckpointPlace>(shards::CheckpointPlace{});
-  if (Result<void> made = together(place ? Result<void>() : place.error()); !made) return made;
-  const auto temporary = exchange_texts(first ? place->temporary.string() : "");
-  if (!temporary) return ended(temporary.error());
+  shards::CheckpointPlace place;
+  Result<void> made = together_while([&]() -> Result<void> {
+    if (!first) return {};
+    Result<shards::CheckpointPlace> mine = make_place(folder);
+    if (!mine) return mine.error();
+    place = *std::move(mine);
+    return {};
+  });
+  if (!made) return made;
+  Result<void> saved = save_into(place);
+  std::error_code code;
+  if (!saved && first) fs::remove_all(place.temporary, code);
+  return saved;
+}
 
-  const Result<shards::FileEntry> entry =
-      write_share(temporary->front(), parts_->group.rank(), parts_->plan, parts_->weights, parts_->stepper);
-  if (Result<void> written = together(entry ? Result<void>() : entry.error()); !written) {
-    std::error_code code;
-    if (first) fs::remove_all(place->temporary, code);
-    return written;
-  }
-  const auto entries = exchange_texts(shards::to_json(*entry));
+Result<void> Member::save_into(const shards::CheckpointPlace& place) {
+  const bool first = parts_->group.rank() == 0;
+  const auto temporary = exchange_texts(place.temporary.string());
+  if (!temporary) return ended(temporary.error());
+  shards::FileEntry entry;
+  Result<void> written = together_while([&]() -> Result<void> {
+    Result<shards::FileEntry> mine =
+        write_share(temporary->front(), parts_->group.rank(), parts_->plan, parts_->weights, parts_->stepper);
+    if (!mine) return mine.error();
+    entry = *std::move(mine);
+    return {};
+  });
+  if (!written) return written;
+  const auto entries = exchange_texts(shards::to_json(entry));
   if (!entries) return ended(entries.error());
-  Result<void> committed;
-  if (first) {
+  return together_while([&]() -> Result<void> {
+    if (!first) return {};
     Saved saved;
     saved.optimizer = std::string(options_.optimizer.name());
     saved.parameters = parameters_;
@@ -87,29 +106,33 @@ Result<void> Member::save(const fs::path& folder) {
     saved.scaler = scaler_.state();
     for (const std::string& text : *entries) {
       Result<shards::FileEntry> each = shards::file_entry_from_json(text);
-      if (each)
-        saved.files.push_back(std::move(*each));
-      else if (committed)
-        committed = each.error();
+      if (!each) return each.error();
+      saved.files.push_back(std::move(*each));
     }
-    if (committed) committed = shards::commit_folder(place->temporary, place->final, to_text(saved));
-  }
-  return together(committed);
+    if (Result<void> there = check_files(place.temporary, saved.files); !there) return there;
+    return shards::commit_folder(place.temporary, place.final, to_text(saved));
+  });
 }
 
 Result<void> Member::restore(const fs::path& folder) {
   if (Result<void> ready = between_steps(); !ready) return ready;
   if (Result<void> done = parts_->layers.drop_all(); !done) return ended(done.error());
-  const Result<Saved> saved = read_saved(folder);
-  const Result<void> fits = saved ? check(*saved, parameters_, options_) : Result<void>(saved.error());
-  if (Result<void> all = together(fits); !all) return all;
+  Saved saved;
+  Result<void> fits = together_while([&]() -> Result<void> {
+    Result<Saved> read = read_saved(folder);
+    if (!read) return read.error();
+    saved = *std::move(read);
+    return check(saved, parameters_, options_);
+  });
+  if (!fits) return fits;
   whole_ = false;
-  const Result<void> read = read_stepped(folder, *saved, parts_->plan, parts_->weights, parts_->stepper);
-  if (Result<void> all = together(read); !all) return all;
+  Result<void> read = together_while(
+      [&] { return read_stepped(folder, saved, parts_->plan, parts_->weights, parts_->stepper); });
+  if (!read) return read;
   if (Result<void> sent = publish_all(); !sent) return ended(sent.error());
-  steps_ = saved->steps;
-  skipped_ = saved->skipped;
-  if (saved->scaled) scaler_.set_state(saved->scaler);
+  steps_ = saved.steps;
+  skipped_ = saved.skipped;
+  if (saved.scaled) scaler_.set_state(saved.scaler);
   whole_ = true;
   return {};
 }

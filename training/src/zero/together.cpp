@@ -2,8 +2,11 @@
 // group.
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cstring>
 #include <exception>
+#include <future>
+#include <new>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -64,13 +67,18 @@ void copy_front(const Tensor& from, const Tensor& to) {
 
 }  // namespace
 
-Result<std::vector<std::uint64_t>> Member::exchange(const std::vector<std::uint64_t>& mine) {
+Result<std::vector<std::uint64_t>> exchange(shards::Communicator& group,
+                                            const std::vector<std::uint64_t>& mine) {
   const auto n = static_cast<std::int64_t>(mine.size());
-  const Tensor all = Tensor::zeros(DType::kUInt64, Shape{n * parts_->group.size()});
+  const Tensor all = Tensor::zeros(DType::kUInt64, Shape{n * group.size()});
   const Tensor in = Tensor::of(std::span<const std::uint64_t>(mine));
-  if (Result<void> told = parts_->group.all_gather(in, all).wait(); !told) return told.error();
+  if (Result<void> told = group.all_gather(in, all).wait(); !told) return told.error();
   const auto values = all.as<const std::uint64_t>();
   return std::vector<std::uint64_t>(values.begin(), values.end());
+}
+
+Result<std::vector<std::uint64_t>> Member::exchange(const std::vector<std::uint64_t>& mine) {
+  return zero::exchange(parts_->group, mine);
 }
 
 Result<std::vector<std::string>> Member::exchange_texts(const std::string& mine) {
@@ -104,10 +112,31 @@ Result<void> Member::together(const Result<void>& mine) {
   return {};
 }
 
+Result<void> Member::together_while(const std::function<Result<void>()>& work) {
+  constexpr std::chrono::milliseconds kLongest{250};
+  std::future<Result<void>> mine = std::async(std::launch::async, [&]() -> Result<void> {
+    try {
+      return work();
+    } catch (const std::exception& error) {
+      return Error{Code::kResourceExhausted, error.what()};
+    }
+  });
+  for (std::chrono::milliseconds pause{1};; pause = std::min(2 * pause, kLongest)) {
+    const bool done = mine.wait_for(pause) == std::future_status::ready;
+    const auto all = exchange({std::uint64_t{done}});
+    if (!all) return ended(all.error());
+    if (std::find(all->begin(), all->end(), 0) == all->end()) return together(mine.get());
+  }
+}
+
 Result<void> Member::begin(const Initial& initial) {
-  const std::uint64_t mine = hash_of(described(parameters_, options_));
+  const std::uint64_t mine = std::max<std::uint64_t>(hash_of(described(parameters_, options_)), 1);
   const Result<std::vector<std::uint64_t>> all = exchange({mine});
   if (!all) return ended(all.error());
+  for (std::size_t i = 0; i < all->size(); ++i)
+    if ((*all)[i] == 0)
+      return Error{Code::kInvalidArgument, "member " + std::to_string(i) + " of " + parts_->group.name() +
+                                               " has refused its parameters or options"};
   for (std::size_t i = 0; i < all->size(); ++i)
     if ((*all)[i] != all->front())
       return Error{Code::kInvalidArgument, "members 0 and " + std::to_string(i) + " of " +
@@ -118,10 +147,7 @@ Result<void> Member::begin(const Initial& initial) {
     const Tensor values = flat(DType::kFloat32, each.shape.elements());
     if (parts_->group.rank() == 0) {
       const Result<Tensor> given = first_values(each, i, initial);
-      if (!given) {
-        parts_->group.abort(given.error());  // the others wait for them
-        return ended(given.error());
-      }
+      if (!given) return ended(given.error());  // the others wait for them
       (void)put(*given, values, 1, Put::kReplace);
     }
     // In pieces: a communicator keeps memory for the largest tensor that it has seen.
@@ -142,6 +168,16 @@ Result<void> Member::reform(shards::Communicator& group) {
     return Error{Code::kFailedPrecondition,
                  "in stage " + std::to_string(static_cast<int>(options_.stage)) +
                      " no member has all of the state: go on from a checkpoint with restore()"};
+  try {
+    return go_on_in(group);
+  } catch (const std::bad_alloc&) {
+    const Error why{Code::kResourceExhausted, "no memory to go on in " + group.name()};
+    group.abort(why);
+    return all_ended(why);
+  }
+}
+
+Result<void> Member::go_on_in(shards::Communicator& group) {
   auto parts = std::make_unique<Parts>(parameters_, options_, group);
   if (!parts->plan.regions().empty()) {
     copy_front(parts_->weights.whole(0), parts->weights.whole(0));
@@ -159,21 +195,27 @@ Result<void> Member::reform(shards::Communicator& group) {
   if (!all) return ended(all.error());
   constexpr std::size_t kNumbers = 6;
   std::size_t root = 0;
-  bool same = true;
+  bool same_values = true;
   for (std::size_t i = 0; i < all->size(); i += kNumbers) {
-    if ((*all)[i] > (*all)[root]) root = i;
-    same = same && (*all)[i] == all->front() && (*all)[i + 2] == (*all)[2];
+    same_values = same_values && (*all)[i] == all->front();
+    // Of the same step: who has counted more.
+    const auto begin = all->begin();
+    const auto at = [&](std::size_t k) { return begin + static_cast<std::ptrdiff_t>(k); };
+    if (std::lexicographical_compare(at(root), at(root + 3), at(i), at(i + 3))) root = i;
   }
   if ((*all)[root] == 0)
-    return ended(
+    return all_ended(
         {Code::kFailedPrecondition, "no member has parameters of one step: go on from a checkpoint"});
-  if (same) return {};
-  whole_ = false;
-  std::vector<Tensor> tensors = parts_->stepper.state();
-  if (!parts_->plan.regions().empty()) tensors.push_back(parts_->weights.whole(0));
-  if (options_.dtype != DType::kFloat32) tensors.push_back(parts_->weights.masters());
+  std::vector<Tensor> tensors;
+  if (!same_values) {
+    // Whoever is at the root's step gets what it has: if this fails it can go on elsewhere.
+    if ((*all)[static_cast<std::size_t>(group.rank()) * kNumbers] != (*all)[root]) whole_ = false;
+    tensors = parts_->stepper.state();
+    if (!parts_->plan.regions().empty()) tensors.push_back(parts_->weights.whole(0));
+    if (options_.dtype != DType::kFloat32) tensors.push_back(parts_->weights.masters());
+  }
   for (const Tensor& each : tensors)
-    if (Result<void> told = parts_->group.broadcast(each, static_cast<int>(root / kNumbers)).wait(); !told)
+    if (Result<void> told = group.broadcast(each, static_cast<int>(root / kNumbers)).wait(); !told)
       return ended(told.error());
   const std::uint64_t* const from = all->data() + root;
   steps_ = from[1];

@@ -25,19 +25,20 @@ Tensor Weights::stepped(const Segment& segment) const {
 
 Result<void> Weights::publish(const Segment& segment) {
   const Tensor mine = held(segment);
-  if (dtype_ != DType::kFloat32) (void)put(stepped(segment), mine, 1, Put::kReplace);
+  if (dtype_ != DType::kFloat32) fit_ = put(stepped(segment), mine, 1, Put::kReplace) && fit_;
   const Region& region = plan_.regions()[static_cast<std::size_t>(segment.region)];
   if (!plan_.cut() || !region.whole()) return {};
   return works_.add(group_.all_gather(mine, part(whole(segment.region), segment.range)));
 }
 
-Result<void> Weights::gather(int region, const Tensor& to, Works& works) const {
-  const Region& all = plan_.regions()[static_cast<std::size_t>(region)];
-  for (int i = 0; i < all.segments; ++i) {
+Result<void> Weights::gather(int region, const Tensor& to, Works& works, Works& all) const {
+  const Region& whole = plan_.regions()[static_cast<std::size_t>(region)];
+  for (int i = 0; i < whole.segments; ++i) {
     const Segment& segment =
-        plan_.segments()[static_cast<std::size_t>(all.first) + static_cast<std::size_t>(i)];
-    Result<void> begun = works.add(group_.all_gather(held(segment), part(to, segment.range)));
-    if (!begun) return begun;
+        plan_.segments()[static_cast<std::size_t>(whole.first) + static_cast<std::size_t>(i)];
+    const shards::Work work = group_.all_gather(held(segment), part(to, segment.range));
+    works.keep(work);
+    if (Result<void> begun = all.add(work); !begun) return begun;
   }
   return {};
 }

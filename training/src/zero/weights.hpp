@@ -24,11 +24,14 @@ class Weights {
   Result<void> publish(const Segment& segment);
   /// Waits until all have come.
   Result<void> published() { return works_.wait(); }
+  /// Whether all weights that this member has rounded since forget_fit() are numbers that 16 bits can hold.
+  bool fit() const { return fit_; }
+  void forget_fit() { fit_ = true; }
 
   /// A whole region. Precondition: it is one.
   const Tensor& whole(int region) const { return values_[static_cast<std::size_t>(region)]; }
-  /// Begins to gather a region into `to`.
-  Result<void> gather(int region, const Tensor& to, Works& works) const;
+  /// Begins to gather a region into `to`: by these works, which are also among `all` that are under way.
+  Result<void> gather(int region, const Tensor& to, Works& works, Works& all) const;
 
   /// Takes a parameter's values, float32, where they belong to what this member steps.
   void set(int parameter, const Tensor& values) const;
@@ -48,6 +51,7 @@ class Weights {
   std::vector<Tensor> values_;  // of each region: whole, or this member's parts of its segments
   Tensor masters_;
   Works works_;
+  bool fit_ = true;
 };
 
 }  // namespace troupe::training::zero

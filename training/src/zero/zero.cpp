@@ -79,13 +79,17 @@ Result<void> ZeroOptions::validate() const {
                                                         {"reuse_distance", reuse_distance}};
   for (const auto& [name, value] : sizes)
     if (value < 0) return refused(name, std::to_string(value), "0 or more");
-  return check(loss_scaling);
+  return dtype == DType::kFloat16 ? check(loss_scaling) : Result<void>();
 }
 
 Result<std::unique_ptr<Zero>> Zero::create(shards::Communicator& group, std::vector<ZeroParameter> parameters,
                                            ZeroOptions options, const Initial& initial) {
-  if (Result<void> valid = options.validate(); !valid) return valid.error();
-  if (Result<void> valid = check(parameters, options); !valid) return valid.error();
+  Result<void> valid = options.validate();
+  if (valid) valid = check(parameters, options);
+  if (!valid) {
+    (void)zero::exchange(group, {0});  // in the place of what begin() tells the others
+    return valid.error();
+  }
   try {
     auto member = std::make_unique<zero::Member>(group, std::move(parameters), std::move(options));
     if (Result<void> begun = member->begin(initial); !begun) return begun.error();

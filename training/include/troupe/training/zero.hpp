@@ -102,8 +102,9 @@ class Zero {
   /// The first values of a parameter, float32, asked for at the member of rank 0 alone.
   using Initial = std::function<Tensor(int parameter)>;
 
-  /// A collective. kInvalidArgument, at each member, if they gave different parameters or options. `group`
-  /// must outlive this; it ends if a member has no first values, or no memory (kResourceExhausted).
+  /// A collective. kInvalidArgument, at each member, if they gave different parameters or options,
+  /// or one has given some that cannot be. `group` must outlive this; it ends if a member has no first
+  /// values, or no memory (kResourceExhausted).
   static Result<std::unique_ptr<Zero>> create(shards::Communicator& group,
                                               std::vector<ZeroParameter> parameters, ZeroOptions options,
                                               const Initial& initial);
@@ -137,8 +138,14 @@ class Zero {
   /// A collective: the optimizer's step with the mean of all gradients since the last one.
   /// kFailedPrecondition if gradients are missing, naming the next one; nothing has been done then.
   /// kOutOfRange, at each member, if gradients are not finite, or float16 ones too large for any scale: they
-  /// are dropped, parameters stay, and training can go on.
+  /// are dropped, parameters stay, and training can go on; and if the last step has made parameters that are
+  /// too large for 16 bits: then only from a checkpoint.
   virtual Result<ZeroStep> step() = 0;
+
+  /// A collective: forgets the gradients since the last step, and the layers that are in use. For a pass that
+  /// cannot be ended, at each member after the same calls: losses that make no sense, a sample that is
+  /// broken.
+  virtual Result<void> drop_pass() = 0;
 
   /// A collective: a parameter whole, float32 and without rounding, at each member.
   virtual Result<Tensor> weights(int index) = 0;
