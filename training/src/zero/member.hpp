@@ -108,6 +108,8 @@ class Member final : public Zero {
   Result<std::vector<std::string>> exchange_texts(const std::string& mine);
   /// The first error of any member, at all of them.
   Result<void> together(const Result<void>& mine);
+  Result<void> save_all(const std::filesystem::path& folder);
+  Result<void> restore_all(const std::filesystem::path& folder);
   Result<void> save_into(const shards::CheckpointPlace& place);
   Result<void> go_on_in(shards::Communicator& group);
 

@@ -1,5 +1,6 @@
 // How a group makes a checkpoint together, and goes on from one.
 #include <filesystem>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -62,6 +63,14 @@ Result<void> Member::between_steps() const {
 }
 
 Result<void> Member::save(const fs::path& folder) {
+  try {
+    return save_all(folder);
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
+}
+
+Result<void> Member::save_all(const fs::path& folder) {
   if (Result<void> ready = between_steps(); !ready) return ready;
   if (!whole_) return Error{Code::kFailedPrecondition, "parameters are not all of one step"};
   const bool first = parts_->group.rank() == 0;
@@ -115,6 +124,14 @@ Result<void> Member::save_into(const shards::CheckpointPlace& place) {
 }
 
 Result<void> Member::restore(const fs::path& folder) {
+  try {
+    return restore_all(folder);
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
+}
+
+Result<void> Member::restore_all(const fs::path& folder) {
   if (Result<void> ready = between_steps(); !ready) return ready;
   if (Result<void> done = parts_->layers.drop_all(); !done) return ended(done.error());
   Saved saved;
