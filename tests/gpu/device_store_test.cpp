@@ -289,6 +289,7 @@ TEST_CASE("a read that is under way ends on the loop, and what was asked for bef
   at.script->goes_on = false;  // the test says when
   RealClock clock;
   Loop loop(clock);
+  const Loop::Turn turn(loop);
   at.home.watch = std::make_shared<EventWatch>(loop);
   const TableSpec spec = embedding_spec(4, Sgd{.learning_rate = 1});
   at.script->goes_on = true;  // the first rows are waited for
@@ -314,6 +315,7 @@ TEST_CASE("a read that is under way ends on the loop, and what was asked for bef
   CHECK(told == 1);
   CHECK(out == expected);
   CHECK(store->rows() == 3);
+  at.home.watch = nullptr;  // which is the loop's
 }
 
 TEST_CASE("without memory for more rows those that are there are still read and stepped") {

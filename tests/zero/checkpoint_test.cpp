@@ -90,8 +90,8 @@ TEST_CASE("float32 weights and the loss scale of 16 bits are in the checkpoint")
       if (group.rank() == 0) after = losses;
       return "";
     });
+    options.stage = ZeroStage::kParameters;
     in_group(2, [&](shards::Communicator& group) -> std::string {
-      options.stage = ZeroStage::kParameters;
       const auto zero = member_of({}, group, options);
       zero->restore(folder).value();
       if (zero->loss_scale() != (dtype == DType::kFloat16 ? 128 : 1)) return "another loss scale";
