@@ -231,8 +231,12 @@ void EndpointCore::FlowPump::hurry(Session& session) {
 int EndpointCore::FlowPump::poll() {
   int events = 0;
   const std::vector<SessionId> now(sessions_);
-  for (const SessionId id : now)
-    if (endpoint_.send_waiting(id) | endpoint_.begin_held(id) | endpoint_.tell_done(id)) ++events;
+  for (const SessionId id : now) {
+    const bool sent = endpoint_.send_waiting(id);
+    const bool begun = endpoint_.begin_held(id);
+    const bool told = endpoint_.tell_done(id);
+    if (sent || begun || told) ++events;
+  }
   if (sessions_.empty()) return events;  // polled from inside of itself
   std::erase_if(sessions_, [&](SessionId id) {
     Session* session = endpoint_.find(id);
