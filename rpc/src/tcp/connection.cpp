@@ -19,7 +19,7 @@ constexpr int kLastReads = 64;
 constexpr std::size_t kMostSentKept = std::size_t{256} << 10;
 
 std::byte* put(std::byte* to, std::span<const std::byte> bytes) {
-  std::memcpy(to, bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());  // an empty part may lie nowhere
   return to + bytes.size();
 }
 
