@@ -212,6 +212,9 @@ class Node {
   /// The names of all actors on nodes of this role, for a broadcast.
   std::vector<std::string> actors_of(std::string_view role) const;
 
+  /// For other languages' bindings: finds the actor and calls it, as Endpoint::call(). With the turn.
+  std::uint64_t call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
+                     const rpc::BodyWriter& body, rpc::ReplySink& sink);
   /// A call that may be repeated: `options.retry` says how often. It runs once, because it carries a token;
   /// if options.token is 0 the node makes one. Works for rpc_sync_with and rpc_async_with alike.
   ///     node->rpc_sync_with<int>({.retry = {.max_attempts = 5}}, "counter", "add", 1);
@@ -280,10 +283,6 @@ class Node {
     operator std::string() const { return std::string(actor) + "." + std::string(method); }
   };
   using CallName = BasicCallName<std::string_view>;
-  /// With the turn: finds the actor and calls it.
-  std::uint64_t call(std::string_view actor, rpc::MethodId method, const rpc::CallOptions& options,
-                     const rpc::BodyWriter& body, rpc::ReplySink& sink);
-
   void add_constructor(const std::string& name, const rpc::MethodTable& constructors);
   std::shared_ptr<detail::RemoteObject> make_remote(
       std::string_view where, std::string_view type, rpc::MethodId method,
