@@ -27,6 +27,7 @@ class actor_system;
 
 namespace troupe {
 
+class DynamicCalls;
 class MetricsBoard;
 struct NodeImpl;
 class NodeTraces;
@@ -275,6 +276,7 @@ class Node {
 
  private:
   explicit Node(std::unique_ptr<NodeImpl> impl);
+  friend class DynamicCalls;
   friend class NodeTraces;
   /// "actor.method", made only if somebody asks.
   template <class Text>
