@@ -1,54 +1,104 @@
-// Attention: to the GPU's versions, or plain loops for the host, row by row.
+// Attention: to the GPU's versions, or on the host over products, some rows of a head at a time.
 #include "troupe/kernels/attention.hpp"
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <vector>
 
+#include "dropped.hpp"
 #include "gpu_attention.hpp"
+#include "host_dense.hpp"
 #include "host_row.hpp"
+#include "troupe/kernels/blas.hpp"
+#include "troupe/kernels/elementwise.hpp"
 
 namespace troupe::kernels {
 namespace {
 
-using Floats = std::vector<float>;
+// Rows of a head whose weights are made together: products of a useful size, and weights that stay in the
+// cache.
+constexpr std::int64_t kRows = 64;
 
-double dot(const float* x, const float* y, std::int64_t n) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) sum += double{x[i]} * double{y[i]};
-  return sum;
-}
+/// A head's rows as float32, where they lie if that is what they are.
+struct HeadRows {
+  float* at = nullptr;
+  std::int64_t stride = 0;
+  float* row(std::int64_t t) const { return at + t * stride; }
+};
 
-/// One head of one sequence: where its rows lie, and they themselves as float32.
-struct Head {
-  const Attention& shape;
-  std::int64_t sequence;
-  std::int64_t head;
+/// One head of one sequence.
+class Head {
+ public:
+  Head(const Attention& shape, std::int64_t sequence, std::int64_t head)
+      : shape_(shape), sequence_(sequence), head_(head) {}
 
-  std::int64_t first(std::int64_t t, std::int64_t stride) const {
-    return (sequence * shape.length + t) * stride + head * shape.width;
-  }
-  Floats read(const void* base, std::int64_t stride) const {
-    Floats rows(static_cast<std::size_t>(shape.length * shape.width));
-    for (std::int64_t t = 0; t < shape.length; ++t)
-      HostRow(shape.element, const_cast<void*>(base), first(t, stride))
-          .read(shape.width, rows.data() + t * shape.width);
+  std::int64_t number() const { return (sequence_ * shape_.heads + head_) * shape_.length; }
+  /// `kept` is for rows of 16 bits.
+  HeadRows read(const void* base, std::int64_t stride, std::vector<float>& kept) const {
+    const HeadRows rows = write(const_cast<void*>(base), stride, kept);
+    if (shape_.element != Element::kFloat32)
+      for (std::int64_t t = 0; t < shape_.length; ++t)
+        HostRow(shape_.element, const_cast<void*>(base), first(t, stride)).read(shape_.width, rows.row(t));
     return rows;
   }
-  void write(void* base, std::int64_t stride, const Floats& rows) const {
-    for (std::int64_t t = 0; t < shape.length; ++t)
-      HostRow(shape.element, base, first(t, stride)).write(rows.data() + t * shape.width, shape.width);
+  /// Rows to be written; then comes end_write().
+  HeadRows write(void* base, std::int64_t stride, std::vector<float>& kept) const {
+    if (shape_.element == Element::kFloat32) return {static_cast<float*>(base) + first(0, stride), stride};
+    kept.resize(static_cast<std::size_t>(shape_.length * shape_.width));
+    return {kept.data(), shape_.width};
   }
-  /// How many positions t attends to.
-  std::int64_t seen(std::int64_t t) const { return shape.causal ? t + 1 : shape.length; }
+  void end_write(void* base, std::int64_t stride, const HeadRows& rows) const {
+    if (shape_.element == Element::kFloat32) return;
+    for (std::int64_t t = 0; t < shape_.length; ++t)
+      HostRow(shape_.element, base, first(t, stride)).write(rows.row(t), shape_.width);
+  }
+
+ private:
+  std::int64_t first(std::int64_t t, std::int64_t stride) const {
+    return (sequence_ * shape_.length + t) * stride + head_ * shape_.width;
+  }
+  const Attention& shape_;
+  std::int64_t sequence_;
+  std::int64_t head_;
 };
 
 template <class Each>
 void for_heads(const Attention& shape, const Each& each) {
   for (std::int64_t s = 0; s < shape.sequences; ++s)
-    for (std::int64_t h = 0; h < shape.heads; ++h)
-      each(Head{shape, s, h}, (s * shape.heads + h) * shape.length);
+    for (std::int64_t h = 0; h < shape.heads; ++h) each(Head(shape, s, h));
+}
+
+/// Some rows of a head, from `begin` on, and how many positions they attend to at most.
+struct Block {
+  std::int64_t begin;
+  std::int64_t rows;
+  std::int64_t seen;
+};
+
+template <class Each>
+void for_blocks(const Attention& shape, const Each& each) {
+  for (std::int64_t begin = 0; begin < shape.length; begin += kRows) {
+    const std::int64_t rows = std::min(kRows, shape.length - begin);
+    each(Block{begin, rows, shape.causal ? begin + rows : shape.length});
+  }
+}
+
+std::int64_t seen_by(const Attention& shape, std::int64_t t) {
+  return shape.causal ? t + 1 : shape.length;
+}
+
+/// weights[row, u] of a block times what dropout makes of them.
+void drop_weights(const Attention& shape, const Head& head, const Block& block, float* weights) {
+  const Dropper dropper(shape.dropout);
+  if (!dropper.any()) return;
+  for (std::int64_t r = 0; r < block.rows; ++r)
+    for (std::int64_t u = 0; u < block.seen; ++u)
+      weights[r * shape.length + u] *=
+          dropper.of(static_cast<std::uint64_t>((head.number() + block.begin + r) * shape.length + u));
+}
+
+std::vector<float> block_of_weights(const Attention& shape) {
+  return std::vector<float>(static_cast<std::size_t>(std::min(kRows, shape.length) * shape.length));
 }
 
 }  // namespace
@@ -64,27 +114,28 @@ Launch attention(Place place, const Attention& shape, const void* queries, const
     return gpu::attention(place, shape, parts, out, log_sums);
   }
   const std::int64_t width = shape.width;
-  for_heads(shape, [&](const Head& head, std::int64_t at) {
-    const Floats q = head.read(queries, shape.stride);
-    const Floats k = head.read(keys, shape.stride);
-    const Floats v = head.read(values, shape.stride);
-    Floats result(q.size(), 0.0F);
-    std::vector<double> weights;
-    for (std::int64_t t = 0; t < shape.length; ++t) {
-      weights.clear();
-      for (std::int64_t u = 0; u < head.seen(t); ++u)
-        weights.push_back(double{shape.scale} * dot(q.data() + t * width, k.data() + u * width, width));
-      const double most = *std::max_element(weights.begin(), weights.end());
-      double sum = 0;
-      for (double& weight : weights) sum += weight = std::exp(weight - most);
-      log_sums[at + t] = static_cast<float>(most + std::log(sum));
-      for (std::size_t u = 0; u < weights.size(); ++u)
-        for (std::int64_t j = 0; j < width; ++j)
-          result[static_cast<std::size_t>(t * width + j)] +=
-              static_cast<float>(weights[u] / sum) *
-              v[u * static_cast<std::size_t>(width) + static_cast<std::size_t>(j)];
-    }
-    head.write(out, shape.out_stride, result);
+  const std::int64_t length = shape.length;
+  std::vector<float> weights = block_of_weights(shape);
+  std::vector<float> kept[4];
+  for_heads(shape, [&](const Head& head) {
+    const HeadRows q = head.read(queries, shape.stride, kept[0]);
+    const HeadRows k = head.read(keys, shape.stride, kept[1]);
+    const HeadRows v = head.read(values, shape.stride, kept[2]);
+    const HeadRows o = head.write(out, shape.out_stride, kept[3]);
+    for_blocks(shape, [&](const Block& block) {
+      gemm(false, true, block.rows, block.seen, width, shape.scale, q.row(block.begin), q.stride, k.at,
+           k.stride, 0, weights.data(), length);
+      for (std::int64_t r = 0; r < block.rows; ++r) {
+        const std::int64_t seen = seen_by(shape, block.begin + r);
+        float* const row = weights.data() + r * length;
+        softmax_rows(row, 1, seen, row, log_sums + head.number() + block.begin + r);
+        std::fill(row + seen, row + block.seen, 0.0F);
+      }
+      drop_weights(shape, head, block, weights.data());
+      gemm(false, false, block.rows, width, block.seen, 1, weights.data(), length, v.at, v.stride, 0,
+           o.row(block.begin), o.stride);
+    });
+    head.end_write(out, shape.out_stride, o);
   });
   return {};
 }
@@ -103,35 +154,50 @@ Launch attention_backward(Place place, const Attention& shape, const void* queri
                                     key_gradients, value_gradients, static_cast<float*>(workspace)});
   }
   const std::int64_t width = shape.width;
-  for_heads(shape, [&](const Head& head, std::int64_t at) {
-    const Floats q = head.read(queries, shape.stride);
-    const Floats k = head.read(keys, shape.stride);
-    const Floats v = head.read(values, shape.stride);
-    const Floats o = head.read(out, shape.out_stride);
-    const Floats given = head.read(out_gradients, shape.out_stride);
-    Floats dq(q.size(), 0.0F);
-    Floats dk(q.size(), 0.0F);
-    Floats dv(q.size(), 0.0F);
-    for (std::int64_t t = 0; t < shape.length; ++t) {
-      const float* const g = given.data() + t * width;
-      const double along = dot(o.data() + t * width, g, width);
-      for (std::int64_t u = 0; u < head.seen(t); ++u) {
-        const double score = double{shape.scale} * dot(q.data() + t * width, k.data() + u * width, width);
-        const auto weight = static_cast<float>(std::exp(score - double{log_sums[at + t]}));
-        const auto slope = static_cast<float>(double{shape.scale} * double{weight} *
-                                              (dot(g, v.data() + u * width, width) - along));
-        for (std::int64_t j = 0; j < width; ++j) {
-          const auto mine = static_cast<std::size_t>(t * width + j);
-          const auto theirs = static_cast<std::size_t>(u * width + j);
-          dv[theirs] += weight * g[j];
-          dq[mine] += slope * k[theirs];
-          dk[theirs] += slope * q[mine];
-        }
-      }
+  const std::int64_t length = shape.length;
+  std::vector<float> weights = block_of_weights(shape);
+  std::vector<float> slopes = weights;
+  std::vector<float> kept[8];
+  for_heads(shape, [&](const Head& head) {
+    const HeadRows q = head.read(queries, shape.stride, kept[0]);
+    const HeadRows k = head.read(keys, shape.stride, kept[1]);
+    const HeadRows v = head.read(values, shape.stride, kept[2]);
+    const HeadRows o = head.read(out, shape.out_stride, kept[3]);
+    const HeadRows given = head.read(out_gradients, shape.out_stride, kept[4]);
+    const HeadRows dq = head.write(query_gradients, shape.stride, kept[5]);
+    const HeadRows dk = head.write(key_gradients, shape.stride, kept[6]);
+    const HeadRows dv = head.write(value_gradients, shape.stride, kept[7]);
+    for (std::int64_t t = 0; t < length; ++t) {
+      std::fill_n(dk.row(t), width, 0.0F);
+      std::fill_n(dv.row(t), width, 0.0F);
     }
-    head.write(query_gradients, shape.stride, dq);
-    head.write(key_gradients, shape.stride, dk);
-    head.write(value_gradients, shape.stride, dv);
+    for_blocks(shape, [&](const Block& block) {
+      const std::int64_t begin = block.begin;
+      gemm(false, true, block.rows, block.seen, width, shape.scale, q.row(begin), q.stride, k.at, k.stride, 0,
+           weights.data(), length);
+      gemm(false, true, block.rows, block.seen, width, 1, given.row(begin), given.stride, v.at, v.stride, 0,
+           slopes.data(), length);
+      drop_weights(shape, head, block, slopes.data());
+      for (std::int64_t r = 0; r < block.rows; ++r) {
+        const std::int64_t t = begin + r;
+        const std::int64_t seen = seen_by(shape, t);
+        float* const row = weights.data() + r * length;
+        float* const slope = slopes.data() + r * length;
+        host::shifted_exponentials(row, seen, block.seen, log_sums[head.number() + t], row);
+        host::attention_slopes(row, slope, block.seen, dot(width, o.row(t), given.row(t)), shape.scale,
+                               slope);
+      }
+      gemm(false, false, block.rows, width, block.seen, 1, slopes.data(), length, k.at, k.stride, 0,
+           dq.row(begin), dq.stride);
+      gemm(true, false, block.seen, width, block.rows, 1, slopes.data(), length, q.row(begin), q.stride, 1,
+           dk.at, dk.stride);
+      drop_weights(shape, head, block, weights.data());
+      gemm(true, false, block.seen, width, block.rows, 1, weights.data(), length, given.row(begin),
+           given.stride, 1, dv.at, dv.stride);
+    });
+    head.end_write(query_gradients, shape.stride, dq);
+    head.end_write(key_gradients, shape.stride, dk);
+    head.end_write(value_gradients, shape.stride, dv);
   });
   return {};
 }

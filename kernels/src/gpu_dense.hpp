@@ -30,9 +30,10 @@ Launch column_sums(Place place, Element element, const void* x, std::int64_t row
                    float* out, void* workspace);
 
 Launch gelu(Place place, Element element, const void* x, const float* bias, std::int64_t rows,
-            std::int64_t columns, void* out);
+            std::int64_t columns, void* out, GeluKind kind);
 
 Launch gelu_backward(Place place, Element element, const void* x, const float* bias,
-                     const void* out_gradients, std::int64_t rows, std::int64_t columns, void* x_gradients);
+                     const void* out_gradients, std::int64_t rows, std::int64_t columns, void* x_gradients,
+                     GeluKind kind);
 
 }  // namespace troupe::kernels::gpu

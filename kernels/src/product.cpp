@@ -1,6 +1,7 @@
 // Matrix products: to the GPU's library, or OpenBLAS in float32.
 #include "troupe/kernels/product.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <tuple>
 #include <vector>
@@ -34,9 +35,13 @@ void multiply_on_host(const Product& product, const void* a, const void* b, void
     if (product.beta != 0) stored.read(m * n, c_kept.data());
     out = c_kept.data();
   }
+  // A bias is what the product is added to, if there is nothing else: one pass over the result less.
+  const bool begins_with_bias = product.bias && product.beta == 0;
+  if (begins_with_bias)
+    for (std::int64_t i = 0; i < m; ++i) std::copy_n(product.bias, n, out + i * n);
   gemm(product.transpose_a, product.transpose_b, m, n, k, product.alpha, left, product.transpose_a ? m : k,
-       right, product.transpose_b ? k : n, product.beta, out, n);
-  if (product.bias)
+       right, product.transpose_b ? k : n, begins_with_bias ? 1 : product.beta, out, n);
+  if (product.bias && !begins_with_bias)
     for (std::int64_t i = 0; i < m; ++i) axpy(n, 1, product.bias, out + i * n);
   if (product.out_element != Element::kFloat32) stored.write(out, m * n);
 }

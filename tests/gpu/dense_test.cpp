@@ -144,7 +144,7 @@ TEST_CASE_TEMPLATE("GELU, its way back, biases and sums over rows are their form
       Matrix<Where> x(at, element, random_floats(n, 16, -6, 6));
       Matrix<Where> given(at, element, random_floats(n, 17));
       const auto bias = random_floats(static_cast<std::size_t>(columns), 18);
-      Doubles plus, with, without, back, sums(bias.size());
+      Doubles plus, with, without, back, tanh_with, tanh_back, sums(bias.size());
       const auto below = [](double u) { return 0.5 * (1 + std::erf(u / std::sqrt(2.0))); };
       for (std::size_t i = 0; i < n; ++i) {
         const std::size_t c = i % static_cast<std::size_t>(columns);
@@ -154,6 +154,11 @@ TEST_CASE_TEMPLATE("GELU, its way back, biases and sums over rows are their form
         without.push_back(x.doubles[i] * below(x.doubles[i]));
         const double slope = below(u) + u * std::exp(-u * u / 2) / std::sqrt(2 * std::acos(-1.0));
         back.push_back(given.doubles[i] * slope);
+        const double root = std::sqrt(2 / std::acos(-1.0));
+        const double bent = std::tanh(root * (u + 0.044715 * u * u * u));
+        tanh_with.push_back(u / 2 * (1 + bent));
+        tanh_back.push_back(given.doubles[i] *
+                            ((1 + bent) / 2 + u / 2 * (1 - bent * bent) * root * (1 + 3 * 0.044715 * u * u)));
         sums[c] += x.doubles[i];
       }
       const double tolerance = tolerance_of(element);
@@ -163,6 +168,11 @@ TEST_CASE_TEMPLATE("GELU, its way back, biases and sums over rows are their form
       CHECK(all_close(out.get(), plus, tolerance));
       at.finish(gelu(at.place(), element, x.base(), at_bias, rows, columns, out.base()));
       CHECK(all_close(out.get(), with, tolerance));
+      at.finish(gelu(at.place(), element, x.base(), at_bias, rows, columns, out.base(), GeluKind::kTanh));
+      CHECK(all_close(out.get(), tanh_with, tolerance));
+      at.finish(gelu_backward(at.place(), element, x.base(), at_bias, given.base(), rows, columns, out.base(),
+                              GeluKind::kTanh));
+      CHECK(all_close(out.get(), tanh_back, tolerance));
       at.finish(
           gelu_backward(at.place(), element, x.base(), at_bias, given.base(), rows, columns, given.base()));
       CHECK(all_close(given.get(), back, tolerance));

@@ -1,6 +1,7 @@
 // Attention with a warp for a row, for elements and widths of any kind: each lane has some of the row's
 // elements.
 #include "cuda/device.cuh"
+#include "dropped.hpp"
 #include "gpu_attention.hpp"
 
 namespace troupe::kernels::gpu {
@@ -62,8 +63,16 @@ __device__ __forceinline__ std::int64_t number_of(const Attention& shape, const 
   return (place.s * shape.heads + place.h) * shape.length + t;
 }
 
+/// What the weight of position t for position u is multiplied with.
+__device__ __forceinline__ float dropped(const Attention& shape, const Dropper& dropper, const Place3& place,
+                                         std::int64_t t, std::int64_t u) {
+  return dropper.any() ? dropper.of(static_cast<std::uint64_t>(number_of(shape, place, t) * shape.length + u))
+                       : 1.0F;
+}
+
 __global__ void __launch_bounds__(kBlock)
-    attention_kernel(Attention shape, AttentionParts parts, void* out, float* __restrict__ log_sums) {
+    attention_kernel(Attention shape, AttentionParts parts, Dropper dropper, void* out,
+                     float* __restrict__ log_sums) {
   Place3 place;
   if (!find_place(shape, place)) return;
   const Lanes q = load_row(shape, parts.queries, first_of(shape, place, place.t, shape.stride));
@@ -80,8 +89,9 @@ __global__ void __launch_bounds__(kBlock)
     const float weight = expf(score - larger);
     most = larger;
     weights = weights * shrinks + weight;
+    const float used = weight * dropped(shape, dropper, place, place.t, u);
 #pragma unroll
-    for (int e = 0; e < kMostEach; ++e) sum.v[e] = sum.v[e] * shrinks + weight * v.v[e];
+    for (int e = 0; e < kMostEach; ++e) sum.v[e] = sum.v[e] * shrinks + used * v.v[e];
   }
 #pragma unroll
   for (int e = 0; e < kMostEach; ++e) sum.v[e] /= weights;
@@ -98,7 +108,8 @@ __global__ void __launch_bounds__(kBlock) along_kernel(Attention shape, Attentio
   if (threadIdx.x % kWarp == 0) parts.along[number_of(shape, place, place.t)] = along;
 }
 
-__global__ void __launch_bounds__(kBlock) query_gradients_kernel(Attention shape, AttentionParts parts) {
+__global__ void __launch_bounds__(kBlock)
+    query_gradients_kernel(Attention shape, AttentionParts parts, Dropper dropper) {
   Place3 place;
   if (!find_place(shape, place)) return;
   const std::int64_t mine = first_of(shape, place, place.t, shape.stride);
@@ -112,14 +123,17 @@ __global__ void __launch_bounds__(kBlock) query_gradients_kernel(Attention shape
     const std::int64_t first = first_of(shape, place, u, shape.stride);
     const Lanes k = load_row(shape, parts.keys, first);
     const float weight = expf(shape.scale * dot(q, k) - log_sum);
-    const float slope = shape.scale * weight * (dot(given, load_row(shape, parts.values, first)) - along);
+    const float reaches =
+        dot(given, load_row(shape, parts.values, first)) * dropped(shape, dropper, place, place.t, u);
+    const float slope = shape.scale * weight * (reaches - along);
 #pragma unroll
     for (int e = 0; e < kMostEach; ++e) sum.v[e] += slope * k.v[e];
   }
   store_row(shape, parts.query_gradients, mine, sum);
 }
 
-__global__ void __launch_bounds__(kBlock) key_gradients_kernel(Attention shape, AttentionParts parts) {
+__global__ void __launch_bounds__(kBlock)
+    key_gradients_kernel(Attention shape, AttentionParts parts, Dropper dropper) {
   Place3 place;
   if (!find_place(shape, place)) return;
   const std::int64_t mine = first_of(shape, place, place.t, shape.stride);
@@ -131,10 +145,12 @@ __global__ void __launch_bounds__(kBlock) key_gradients_kernel(Attention shape, 
     const Lanes q = load_row(shape, parts.queries, first_of(shape, place, t, shape.stride));
     const Lanes given = load_row(shape, parts.out_gradients, first_of(shape, place, t, shape.out_stride));
     const float weight = expf(shape.scale * dot(q, k) - parts.log_sums[number_of(shape, place, t)]);
-    const float slope = shape.scale * weight * (dot(given, v) - parts.along[number_of(shape, place, t)]);
+    const float kept = dropped(shape, dropper, place, t, place.t);
+    const float slope =
+        shape.scale * weight * (dot(given, v) * kept - parts.along[number_of(shape, place, t)]);
 #pragma unroll
     for (int e = 0; e < kMostEach; ++e) {
-      value_sum.v[e] += weight * given.v[e];
+      value_sum.v[e] += weight * kept * given.v[e];
       key_sum.v[e] += slope * q.v[e];
     }
   }
@@ -161,7 +177,8 @@ Launch attention(Place place, const Attention& shape, const AttentionParts& part
   const OnDevice here(place);
   if (fit_for_tensor_cores(shape, parts, out))
     return attention_on_tensor_cores(place, shape, parts, out, log_sums);
-  attention_kernel<<<blocks_for(shape), kBlock, 0, stream_of(place)>>>(shape, parts, out, log_sums);
+  attention_kernel<<<blocks_for(shape), kBlock, 0, stream_of(place)>>>(shape, parts, Dropper(shape.dropout),
+                                                                       out, log_sums);
   return launched("attention");
 }
 
@@ -173,8 +190,9 @@ Launch attention_backward(Place place, const Attention& shape, const AttentionPa
   along_kernel<<<blocks_for(shape), kBlock, 0, stream>>>(shape, parts);
   if (fit_for_tensor_cores(shape, parts, parts.out))
     return attention_backward_on_tensor_cores(place, shape, parts);
-  query_gradients_kernel<<<blocks_for(shape), kBlock, 0, stream>>>(shape, parts);
-  key_gradients_kernel<<<blocks_for(shape), kBlock, 0, stream>>>(shape, parts);
+  const Dropper dropper(shape.dropout);
+  query_gradients_kernel<<<blocks_for(shape), kBlock, 0, stream>>>(shape, parts, dropper);
+  key_gradients_kernel<<<blocks_for(shape), kBlock, 0, stream>>>(shape, parts, dropper);
   return launched("attention_backward");
 }
 

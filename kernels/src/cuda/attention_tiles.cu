@@ -4,6 +4,7 @@
 // an order that may change.
 #include "cuda/device.cuh"
 #include "cuda/tensor_core.cuh"
+#include "dropped.hpp"
 #include "gpu_attention.hpp"
 
 namespace troupe::kernels::gpu {
@@ -103,9 +104,16 @@ __device__ __forceinline__ void for_products(Accumulator (&products)[kAcross], s
             first_column + j * 8 + lane % 4 * 2 + e % 2);
 }
 
+/// The number, for dropout, of the weight of row `row` of a head for another.
+__device__ __forceinline__ std::uint64_t weight_number(const Attention& shape, const Head& head,
+                                                       std::int64_t row, std::int64_t other) {
+  return static_cast<std::uint64_t>((head.number + row) * shape.length + other);
+}
+
 template <Element element, int width>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(Attention shape, AttentionParts parts, void* out, float* __restrict__ log_sums) {
+    forward_kernel(Attention shape, AttentionParts parts, Dropper dropper, void* out,
+                   float* __restrict__ log_sums) {
   using Rows = SharedRows<width>;
   extern __shared__ __align__(16) std::uint16_t shared[];
   const Rows queries{shared};
@@ -147,10 +155,12 @@ __global__ void __launch_bounds__(kThreads)
         sum.v[2 * half + 1] *= shrinks;
       }
     }
-    for_products(scores, head.first_row, first, [&](float& score, int half, std::int64_t, std::int64_t) {
-      score = exp2f(score - most[half]);
-      weights[half] += score;
-    });
+    for_products(scores, head.first_row, first,
+                 [&](float& score, int half, std::int64_t row, std::int64_t column) {
+                   score = exp2f(score - most[half]);
+                   weights[half] += score;
+                   if (dropper.any()) score *= dropper.of(weight_number(shape, head, row, column));
+                 });
     add_products<element, width>(scores, values, sums);
   }
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -167,7 +177,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <Element element, int width>
-__global__ void __launch_bounds__(kThreads) query_tiles_kernel(Attention shape, AttentionParts parts) {
+__global__ void __launch_bounds__(kThreads)
+    query_tiles_kernel(Attention shape, AttentionParts parts, Dropper dropper) {
   using Rows = SharedRows<width>;
   extern __shared__ __align__(16) std::uint16_t shared[];
   const Rows queries{shared};
@@ -201,6 +212,11 @@ __global__ void __launch_bounds__(kThreads) query_tiles_kernel(Attention shape, 
     Accumulator slopes[kAcross];
     multiply_rows<element, width>(queries, keys, weights);
     multiply_rows<element, width>(given, values, slopes);
+    if (dropper.any())
+      for_products(slopes, head.first_row, first,
+                   [&](float& slope, int, std::int64_t row, std::int64_t column) {
+                     slope *= dropper.of(weight_number(shape, head, row, column));
+                   });
     for_products(
         weights, head.first_row, first, [&](float& weight, int half, std::int64_t row, std::int64_t column) {
           const bool hidden = column >= shape.length || row >= shape.length || (shape.causal && column > row);
@@ -217,7 +233,8 @@ __global__ void __launch_bounds__(kThreads) query_tiles_kernel(Attention shape, 
 }
 
 template <Element element, int width>
-__global__ void __launch_bounds__(kThreads) key_tiles_kernel(Attention shape, AttentionParts parts) {
+__global__ void __launch_bounds__(kThreads)
+    key_tiles_kernel(Attention shape, AttentionParts parts, Dropper dropper) {
   using Rows = SharedRows<width>;
   extern __shared__ __align__(16) std::uint16_t shared[];
   __shared__ float log_sums[kOthers];
@@ -253,9 +270,19 @@ __global__ void __launch_bounds__(kThreads) key_tiles_kernel(Attention shape, At
           const bool hidden = key >= shape.length || query >= shape.length || (shape.causal && key > query);
           weight = hidden ? 0.0F : exp2f((weight * shape.scale - log_sums[query - first]) * kLog2E);
         });
-    add_products<element, width>(weights, given, value_sums);
     Accumulator slopes[kAcross];
     multiply_rows<element, width>(values, given, slopes);
+    Accumulator used[kAcross];
+#pragma unroll
+    for (int j = 0; j < kAcross; ++j) used[j] = weights[j];
+    if (dropper.any()) {
+      const auto drop = [&](float& value, int, std::int64_t key, std::int64_t query) {
+        value *= dropper.of(weight_number(shape, head, query, key));
+      };
+      for_products(used, head.first_row, first, drop);
+      for_products(slopes, head.first_row, first, drop);
+    }
+    add_products<element, width>(used, given, value_sums);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
     for (int j = 0; j < kAcross; ++j)
@@ -291,16 +318,19 @@ cudaError_t launch(Kernel kernel, Place place, const Attention& shape, int rows,
 template <Element element, int width>
 cudaError_t forward(Place place, const Attention& shape, const AttentionParts& parts, void* out,
                     float* log_sums) {
-  return launch<width>(forward_kernel<element, width>, place, shape, kRows + 2 * kOthers, parts, out,
-                       log_sums);
+  return launch<width>(forward_kernel<element, width>, place, shape, kRows + 2 * kOthers, parts,
+                       Dropper(shape.dropout), out, log_sums);
 }
 
 template <Element element, int width>
 cudaError_t backward(Place place, const Attention& shape, const AttentionParts& parts) {
   constexpr int kAll = 2 * kRows + 2 * kOthers;
-  const cudaError_t first = launch<width>(query_tiles_kernel<element, width>, place, shape, kAll, parts);
-  return first != cudaSuccess ? first
-                              : launch<width>(key_tiles_kernel<element, width>, place, shape, kAll, parts);
+  const Dropper dropper(shape.dropout);
+  const cudaError_t first =
+      launch<width>(query_tiles_kernel<element, width>, place, shape, kAll, parts, dropper);
+  return first != cudaSuccess
+             ? first
+             : launch<width>(key_tiles_kernel<element, width>, place, shape, kAll, parts, dropper);
 }
 
 /// visit(element, width), both known when this is compiled.

@@ -193,6 +193,12 @@ struct Gelu {
 struct GeluBackward {
   static __device__ float of(float u, float gradient) { return gradient * gelu_slope(u); }
 };
+struct GeluTanh {
+  static __device__ float of(float u, float) { return gelu_tanh_of(u); }
+};
+struct GeluTanhBackward {
+  static __device__ float of(float u, float gradient) { return gradient * gelu_tanh_slope(u); }
+};
 
 /// out = Function::of(x + bias, gradient), element by element.
 template <class Function, int width>
@@ -322,12 +328,18 @@ Launch column_sums(Place place, Element element, const void* x, std::int64_t row
 }
 
 Launch gelu(Place place, Element element, const void* x, const float* bias, std::int64_t rows,
-            std::int64_t columns, void* out) {
+            std::int64_t columns, void* out, GeluKind kind) {
+  if (kind == GeluKind::kTanh)
+    return elements<GeluTanh>("gelu", place, element, x, bias, nullptr, rows, columns, out);
   return elements<Gelu>("gelu", place, element, x, bias, nullptr, rows, columns, out);
 }
 
 Launch gelu_backward(Place place, Element element, const void* x, const float* bias,
-                     const void* out_gradients, std::int64_t rows, std::int64_t columns, void* x_gradients) {
+                     const void* out_gradients, std::int64_t rows, std::int64_t columns, void* x_gradients,
+                     GeluKind kind) {
+  if (kind == GeluKind::kTanh)
+    return elements<GeluTanhBackward>("gelu_backward", place, element, x, bias, out_gradients, rows, columns,
+                                      x_gradients);
   return elements<GeluBackward>("gelu_backward", place, element, x, bias, out_gradients, rows, columns,
                                 x_gradients);
 }

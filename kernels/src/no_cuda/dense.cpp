@@ -24,11 +24,11 @@ Launch add_bias(Place, Element, const void*, const float*, std::int64_t, std::in
 Launch column_sums(Place, Element, const void*, std::int64_t, std::int64_t, float*, void*) {
   return {"column_sums", kBuiltWithoutCuda};
 }
-Launch gelu(Place, Element, const void*, const float*, std::int64_t, std::int64_t, void*) {
+Launch gelu(Place, Element, const void*, const float*, std::int64_t, std::int64_t, void*, GeluKind) {
   return {"gelu", kBuiltWithoutCuda};
 }
 Launch gelu_backward(Place, Element, const void*, const float*, const void*, std::int64_t, std::int64_t,
-                     void*) {
+                     void*, GeluKind) {
   return {"gelu_backward", kBuiltWithoutCuda};
 }
 

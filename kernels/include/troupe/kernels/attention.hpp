@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <troupe/kernels/dropout.hpp>
 #include <troupe/kernels/place.hpp>
 
 /// Attention of each position to those before it, on the host or on a GPU, there and back, without the matrix
@@ -25,6 +26,7 @@ struct Attention {
   std::int64_t out_stride = 0;  ///< of out and its gradients
   float scale = 1;              ///< 1 / sqrt(width), usually
   bool causal = true;           ///< else each position attends to all
+  Dropout dropout = {};         ///< of the weights, after their softmax
 };
 
 /// out = sum over u of softmax_u(scale * queries . keys[u]) * values[u] (Vaswani et al. 2017);

@@ -45,13 +45,17 @@ Launch add_bias(Place place, Element element, const void* x, const float* bias, 
 Launch column_sums(Place place, Element element, const void* x, std::int64_t rows, std::int64_t columns,
                    float* out, void* workspace);
 
-/// out[r, j] = u * Phi(u), u = x[r, j] + bias[j] (Hendrycks and Gimpel 2016), without the approximation by
-/// tanh; a null bias is zeros. `out` may be x.
+/// u * Phi(u), or its approximation u / 2 * (1 + tanh(sqrt(2 / pi) * (u + 0.044715 u^3))), which GPT-2 has
+/// (Hendrycks and Gimpel 2016).
+enum class GeluKind : std::uint8_t { kExact, kTanh };
+
+/// out[r, j] = GELU(x[r, j] + bias[j]); a null bias is zeros. `out` may be x.
 Launch gelu(Place place, Element element, const void* x, const float* bias, std::int64_t rows,
-            std::int64_t columns, void* out);
+            std::int64_t columns, void* out, GeluKind kind = GeluKind::kExact);
 
 /// From the gradients of gelu()'s `out`: those of x, which may be `out_gradients`.
 Launch gelu_backward(Place place, Element element, const void* x, const float* bias,
-                     const void* out_gradients, std::int64_t rows, std::int64_t columns, void* x_gradients);
+                     const void* out_gradients, std::int64_t rows, std::int64_t columns, void* x_gradients,
+                     GeluKind kind = GeluKind::kExact);
 
 }  // namespace troupe::kernels
