@@ -15,8 +15,20 @@ function(troupe_install_library folder)
           FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT dev)
 endfunction()
 
+# The library for C, with its header and pkg-config's file.
+function(troupe_install_c target)
+  install(TARGETS ${target} EXPORT TroupeTargets
+          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT c NAMELINK_COMPONENT dev
+          FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT dev)
+  configure_file(${PROJECT_SOURCE_DIR}/bindings/c/troupe-c.pc.in ${PROJECT_BINARY_DIR}/install/troupe-c.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/install/troupe-c.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)
+endfunction()
+
 function(troupe_install)
   set(TROUPE_INSTALLED_FOLDERS ${TROUPE_FOLDERS})
+  if(TARGET troupe_c)
+    list(APPEND TROUPE_INSTALLED_FOLDERS c)
+  endif()
   configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/TroupeConfig.cmake.in
                                 ${PROJECT_BINARY_DIR}/install/TroupeConfig.cmake
                                 INSTALL_DESTINATION ${TROUPE_CMAKE_DIR} NO_SET_AND_CHECK_MACRO)
@@ -54,12 +66,11 @@ function(troupe_package_documents component name)
           COMPONENT ${component})
 endfunction()
 
-# `./dev package`: troupe, the command, and libtroupe-dev.
+# `./dev package`: troupe, the command; libtroupe-c0, the library for C, named after its SONAME; and libtroupe-dev.
 function(troupe_packages)
   troupe_package_documents(runtime troupe)
   troupe_package_documents(dev libtroupe-dev)
   file(STRINGS ${PROJECT_SOURCE_DIR}/cmake/packages.txt needed REGEX "^[a-z]")
-  list(JOIN needed ", " needed)
   set(CPACK_GENERATOR DEB)
   set(CPACK_PACKAGE_NAME troupe)
   set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
@@ -67,6 +78,18 @@ function(troupe_packages)
   set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
   set(CPACK_STRIP_FILES ON)
   set(CPACK_COMPONENTS_ALL runtime dev)
+  if(TARGET troupe_c)
+    set(c_package libtroupe-c${PROJECT_VERSION_MAJOR})
+    troupe_package_documents(c ${c_package})
+    list(APPEND CPACK_COMPONENTS_ALL c)
+    set(CPACK_DEBIAN_C_PACKAGE_NAME ${c_package})
+    set(CPACK_DEBIAN_C_PACKAGE_SECTION libs)
+    set(CPACK_DEBIAN_C_PACKAGE_SHLIBDEPS ON)
+    set(CPACK_DEBIAN_C_PACKAGE_GENERATE_SHLIBS ON)
+    set(CPACK_DEBIAN_C_DESCRIPTION
+        "actor-based RPC runtime for parameter servers (library for C)\n Nodes, calls, actors, tensors and tables for programs in C and in languages\n that can call C.")
+    list(APPEND needed "${c_package} (= ${PROJECT_VERSION})")
+  endif()
   set(CPACK_DEB_COMPONENT_INSTALL ON)
   set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
   set(CPACK_DEBIAN_PACKAGE_SECTION science)
@@ -78,6 +101,7 @@ function(troupe_packages)
 
   set(CPACK_DEBIAN_DEV_PACKAGE_NAME libtroupe-dev)
   set(CPACK_DEBIAN_DEV_PACKAGE_SECTION libdevel)
+  list(JOIN needed ", " needed)
   set(CPACK_DEBIAN_DEV_PACKAGE_DEPENDS ${needed})
   set(CPACK_DEBIAN_DEV_PACKAGE_SUGGESTS troupe)
   set(CPACK_DEBIAN_DEV_DESCRIPTION

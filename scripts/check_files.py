@@ -5,7 +5,7 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ["runtime", "kernels", "rpc", "shards", "actors", "tools", "training", "examples", "tests", "docs"]
+FOLDERS = ["runtime", "kernels", "rpc", "shards", "actors", "tools", "training", "bindings", "examples", "tests", "docs"]
 FORBIDDEN = [
     (re.compile(r"/(home|Users|root|work)/\w"), "a path of one machine"),
     (re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b"), "an unfinished place"),

@@ -12,6 +12,7 @@ MAY_INCLUDE = {
     "actors": {"actors", "rpc", "shards", "runtime", "kernels"},
     "training": {"training", "tools", "actors", "rpc", "shards", "runtime", "kernels"},
     "tools": {"tools", "actors", "rpc", "shards", "runtime", "kernels"},
+    "bindings": {"training", "actors", "rpc", "shards", "runtime", "kernels"},
 }
 
 # What an #include begins with, and the path prefixes below which it may stand.

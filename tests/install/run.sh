@@ -53,6 +53,15 @@ flags=$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig:$prefix/lib64/pkgconfig pkg-config
 "${CXX:-c++}" "$folder/plain.cpp" -o "$folder/plain" $flags
 [[ $("$folder/plain") == alone ]]
 
+echo "== C, by pkg-config and by find_package"
+cc -std=c99 "$checkout/examples/c_client/c_client.c" -D_POSIX_C_SOURCE=200809L -o "$folder/c_client" \
+  $(PKG_CONFIG_PATH=$prefix/lib/pkgconfig:$prefix/lib64/pkgconfig pkg-config --define-variable=prefix="$prefix" --cflags --libs troupe-c)
+[[ $(LD_LIBRARY_PATH=$(dirname "$prefix"/lib*/libtroupe_c.so) "$folder/c_client") == *"4 calls" ]]
+configure 'project(odd LANGUAGES C)' 'find_package(Troupe REQUIRED COMPONENTS c)' \
+  "add_executable(c_client $checkout/examples/c_client/c_client.c)" 'target_link_libraries(c_client PRIVATE troupe::c)'
+cmake --build "$folder/odd/build"
+[[ $("$folder/odd/build/c_client") == *"4 calls" ]]
+
 echo "== every header can be included by its installed name, and symbols stay in our namespaces"
 [[ $(find "$prefix/include" -name '*.hpp' | wc -l) -gt 100 ]]
 if find "$prefix/include" -type f | grep -v '/include/troupe/'; then echo "these headers are not below troupe/" && exit 1; fi
