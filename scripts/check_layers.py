@@ -34,6 +34,7 @@ OWNERS = [
     ("metrics", r"prometheus/", ["runtime/src/"]),
     ("HTTP", r"httplib\.h", ["runtime/src/", "tests/"]),
     ("command lines", r"CLI/", ["tools/", "training/src/", "docs/your-own-training/", "examples/", "tests/"]),
+    ("Python", r"Python\.h|nanobind/", ["bindings/python/"]),
     ("tests", r"doctest/", ["tests/"]),
 ]
 

@@ -1,0 +1,113 @@
+"""What Python does for the extension module."""
+import pickle as _pickle
+import sys
+import traceback
+
+from . import _troupe, _types
+from .errors import Code, Error, InvalidArgument, make_error
+
+_MAX_TRACEBACK = 4096
+_pickles = False
+_extensions = {}  # by class: (name, to_payload)
+_makers = {}  # by name: from_payload
+
+
+def allow_pickle(allowed):
+    """Whether objects of any class may be sent and taken, by pickle: whoever may call then may run any code here."""
+    global _pickles
+    _pickles = bool(allowed)
+
+
+def register_extension(cls, name, to_payload, from_payload):
+    """Objects of `cls` travel, where the annotation is `object`, as what to_payload makes of them."""
+    _extensions[cls] = (name, to_payload)
+    _makers[name] = from_payload
+
+
+def _to_array(tensor):
+    try:
+        import numpy
+    except ImportError:
+        _troupe.set_hooks({"to_array": lambda same: same})
+        return tensor
+    _troupe.set_hooks({"to_array": numpy.asarray})
+    return numpy.asarray(tensor)
+
+
+def _plain(value):
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        return value.item()
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if hasattr(value, "__index__"):
+        return value.__index__()
+    if hasattr(value, "__float__"):
+        return float(value)
+    raise TypeError(f"a {type(value).__name__} cannot be sent: name its type in the method's signature")
+
+
+def _dumps(value):
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        return _pickle.dumps(value)
+    if not _pickles:
+        raise TypeError(
+            f"a {type(value).__name__} cannot be sent as it is; pickle could, which lets whoever may call run any "
+            "code here: troupe.allow_pickle(True) at both ends, if that is wanted"
+        )
+    return _pickle.dumps(value, protocol=5)
+
+
+class _NumPyOnly(_pickle.Unpickler):
+    def find_class(self, module, name):
+        if module.split(".")[0] == "numpy" and name in ("scalar", "dtype"):
+            return super().find_class(module, name)
+        raise InvalidArgument(
+            "a pickled object came, and pickle is not allowed here, since it runs code: troupe.allow_pickle(True)"
+        )
+
+
+def _loads(data):
+    if _pickles:
+        return _pickle.loads(data)
+    import io
+
+    return _NumPyOnly(io.BytesIO(data)).load()
+
+
+def _extension(value):
+    found = _extensions.get(type(value))
+    return None if found is None else (found[0], found[1](value))
+
+
+def _extended(name, payload):
+    make = _makers.get(name)
+    if make is None:
+        raise InvalidArgument(f"an object of the class {name!r} came, which is not known here")
+    return make(payload)
+
+
+def _describe(exception):
+    cls = type(exception)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    text = "".join(traceback.format_exception(cls, exception, exception.__traceback__))
+    if isinstance(exception, Error):
+        return int(exception.code), exception.message, exception.exception, exception.cause, exception.node
+    return int(Code.INTERNAL), f"the handler raised {cls.__name__}: {exception}", name, text[-_MAX_TRACEBACK:], ""
+
+
+def install():
+    _troupe.set_hooks(
+        {
+            "to_array": _to_array,
+            "plain": _plain,
+            "pickle": _dumps,
+            "unpickle": _loads,
+            "extension": _extension,
+            "extended": _extended,
+            "error": make_error,
+            "describe": _describe,
+            "type_of": _types.type_of,
+        }
+    )
