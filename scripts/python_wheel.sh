@@ -5,7 +5,7 @@
 set -euo pipefail
 checkout=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 testing="" peer=""
-if [[ $1 == --test ]]; then testing=1 peer=$2 && shift 2; fi
+if [[ $1 == --test ]]; then testing=1 peer=$(readlink -f "$2") && shift 2; fi
 python=$1 build=$2 folder=$3
 mkdir -p "$folder"
 folder=$(readlink -f "$folder")
