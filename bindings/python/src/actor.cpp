@@ -82,7 +82,7 @@ Result<nb::object> arguments_of(const Method& method, const rpc::InMessage& mess
     if (!value) {
       Error error = with_context(std::move(value).error(), "argument " + std::to_string(i + 1));
       error.exception.clear();
-      error.code = Code::kInvalidArgument;
+      if (error.code == Code::kInternal) error.code = Code::kInvalidArgument;
       return error;
     }
     PyTuple_SetItem(tuple.ptr(), i + first, value->release().ptr());

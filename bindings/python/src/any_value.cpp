@@ -48,8 +48,9 @@ nb::object called(PyObject* function, nb::handle argument) {
   return nb::steal(result);
 }
 
-/// What both kinds send alike; false: it is none of it.
-bool take_plain(nb::handle object, Value& value) {
+/// What both kinds send alike; false: it is none of it. `lent`: also tensors that are no arrays but speak
+/// DLPack, which then come as arrays.
+bool take_plain(nb::handle object, Value& value, bool lent) {
   PyObject* const it = object.ptr();
   if (it == Py_None) return true;
   if (PyBool_Check(it)) {
@@ -68,7 +69,7 @@ bool take_plain(nb::handle object, Value& value) {
     value = Value(Value::Text{std::string(text, static_cast<std::size_t>(size))});
   } else if (PyBytes_Check(it)) {
     value = Value(Value::Data{std::string(PyBytes_AsString(it), static_cast<std::size_t>(PyBytes_Size(it)))});
-  } else if (is_tensor(object)) {
+  } else if (is_tensor(object, lent)) {
     value = Value(Value::Held(std::make_unique<const Tensor>(tensor_of(object))));
   } else {
     return false;
@@ -113,7 +114,7 @@ nb::object give_tagged(Tag tag, const rpc::ValueList& list);
 
 Value take_natural(nb::handle object) {
   Value value;
-  if (take_plain(object, value)) return value;
+  if (take_plain(object, value, true)) return value;
   const Deeper deeper;
   PyObject* const it = object.ptr();
   if (PyLong_CheckExact(it)) {  // it is too large for 64 bits with a sign
@@ -140,7 +141,7 @@ Value take_natural(nb::handle object) {
 
 Value take_python(nb::handle object) {
   Value value;
-  if (take_plain(object, value)) return value;
+  if (take_plain(object, value, false)) return value;
   const Deeper deeper;
   PyObject* const it = object.ptr();
   Value::List list;
@@ -173,6 +174,8 @@ Value take_python(nb::handle object) {
   } else if (const nb::object own = called(hooks().extension, object); !own.is_none()) {
     list.push_back(tag_value(Tag::kExtension));
     take_items(own, list, take_python);
+  } else if (is_tensor(object)) {
+    return take_natural(object);
   } else {
     list.push_back(tag_value(Tag::kPickle));
     list.push_back(take_python(called(hooks().pickle, object)));

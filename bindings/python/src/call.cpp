@@ -122,6 +122,13 @@ nb::object result_of(PendingCall& self, nb::handle timeout) {
   return give_answer(*self.result, *message);
 }
 
+bool wait(PendingCall& self, nb::handle timeout) {
+  const std::shared_ptr<Call> call = self.call;
+  return call->ready() ||
+         wait_for(
+             self.node->loop(), [&] { return call->ready(); }, timeout_of(timeout, rpc::kNoDeadline));
+}
+
 void cancel_call(PendingCall& self) {
   Loop& loop = self.node->loop();
   if (!self.call->ready() && !loop.is_forked()) loop.post([call = self.call] { call->cancel(); });
@@ -173,6 +180,8 @@ void bind_calls(nb::module_& module) {
   nb::class_<PendingCall>(module, "PendingCall", "A call that has begun.")
       .def("done", [](const PendingCall& self) { return self.call->ready(); })
       .def("result", &result_of, nb::arg("timeout") = nb::none())
+      .def("wait", &wait, nb::arg("timeout") = nb::none(),
+           "Whether it is done in time; its answer is not taken.")
       .def("cancel", &cancel_call)
       .def_ro("_type", &PendingCall::result);
   nb::class_<Queue>(module, "Queue", "Answers for an event loop that polls a descriptor.")

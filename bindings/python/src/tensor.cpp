@@ -237,11 +237,11 @@ nb::object shape_of(const Tensor& tensor) {
 
 }  // namespace
 
-bool is_tensor(nb::handle object) {
+bool is_tensor(nb::handle object, bool lent) {
   if (nb::isinstance<Tensor>(object)) return true;
   if (PyObject_CheckBuffer(object.ptr()))
     return !PyBytes_Check(object.ptr()) && !PyByteArray_Check(object.ptr()) && !is_scalar(object);
-  return !PyType_Check(object.ptr()) && nb::hasattr(object, "__dlpack__");
+  return lent && !PyType_Check(object.ptr()) && nb::hasattr(object, "__dlpack__");
 }
 
 Tensor tensor_of(nb::handle object) {

@@ -4,6 +4,7 @@ import sys
 import traceback
 
 from . import _troupe, _types
+from ._troupe import Tensor  # noqa: F401
 from .errors import Code, Error, InvalidArgument, make_error
 
 _MAX_TRACEBACK = 4096
@@ -76,9 +77,24 @@ def _loads(data):
     return _NumPyOnly(io.BytesIO(data)).load()
 
 
+def register_maker(name, from_payload):
+    _makers[name] = from_payload
+
+
+def set_fallback(function):
+    """What is asked for objects of classes that are not registered: (name, payload), or None."""
+    global _fallback
+    _fallback = function
+
+
+_fallback = None
+
+
 def _extension(value):
     found = _extensions.get(type(value))
-    return None if found is None else (found[0], found[1](value))
+    if found is not None:
+        return found[0], found[1](value)
+    return None if _fallback is None else _fallback(value)
 
 
 def _extended(name, payload):

@@ -25,7 +25,7 @@ class Code(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
-class Error(Exception):
+class Error(RuntimeError):
     """What a call ends with in place of a value.
 
     code       what the caller should do about it
@@ -92,7 +92,7 @@ class ResourceExhausted(Error):
     code = Code.RESOURCE_EXHAUSTED
 
 
-class FailedPrecondition(Error, RuntimeError):
+class FailedPrecondition(Error):
     """Not possible in the present state: change the state first."""
 
     code = Code.FAILED_PRECONDITION
@@ -116,7 +116,7 @@ class Unimplemented(Error, NotImplementedError):
     code = Code.UNIMPLEMENTED
 
 
-class Internal(Error, RuntimeError):
+class Internal(Error):
     """A fault of the callee: its handler raised, for one."""
 
     code = Code.INTERNAL
