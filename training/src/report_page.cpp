@@ -118,9 +118,11 @@ std::string tiles(const RunReport& report) {
   std::string out = "<div class=\"tiles\">\n";
   if (!report.test.empty()) out += score_tiles(report);
   const std::size_t epochs = report.epochs.size();
+  // A run without workers is none of epochs, either: these are its evaluations.
+  const std::string rounds =
+      report.workers.empty() ? "" : std::to_string(epochs) + (epochs == 1 ? " epoch, " : " epochs, ");
   out += tile("Training", duration(report.train_seconds),
-              std::to_string(epochs) + (epochs == 1 ? " epoch" : " epochs") + ", evaluation " +
-                  duration(report.evaluation_seconds));
+              rounds + "evaluation " + duration(report.evaluation_seconds));
   std::string rate = report.words.rate_note;
   if (report.reference && report.reference->examples_per_second > 0) {
     rate = percent(report.examples_per_second() / report.reference->examples_per_second) +
@@ -128,6 +130,7 @@ std::string tiles(const RunReport& report) {
   }
   out += tile(capitalized(report.words.examples) + " per second", human_number(report.examples_per_second()),
               rate);
+  if (report.workers.empty()) return out + "</div>\n";
   const auto alive = std::count_if(report.workers.begin(), report.workers.end(),
                                    [](const WorkerReport& worker) { return worker.alive; });
   const bool all_alive = static_cast<std::size_t>(alive) == report.workers.size();
@@ -202,6 +205,7 @@ std::string worker_table(const RunReport& report) {
 }
 
 std::string throughput_card(const RunReport& report) {
+  if (report.workers.empty()) return "";
   std::vector<ChartSeries> series;
   for (const WorkerReport& worker : report.workers) {
     ChartSeries one{worker.name, {}, false};
