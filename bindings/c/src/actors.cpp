@@ -26,15 +26,25 @@ struct troupe_methods {
   std::vector<std::shared_ptr<const CMethod>> methods;
 };
 
+/// A method of an actor.
+struct BoundMethod {
+  CMethod method;
+  std::shared_ptr<Gate> gate;
+};
+
 /// A call that came in, until it is answered and its handler has returned.
 struct troupe_incoming {
+  static constexpr std::size_t kFew = 6;
+
   rpc::InboundCallPtr call;
-  std::shared_ptr<Gate> gate;
-  std::shared_ptr<const CMethod> method;
-  std::shared_ptr<void> state;
+  const BoundMethod* bound = nullptr;
+  // What it refers to, from when its handler has returned without an answer.
+  std::shared_ptr<const BoundMethod> kept_method;
+  std::shared_ptr<void> kept_state;
   ValueTree tree;
-  std::vector<troupe_value> arguments;
-  std::string text;  // what was asked for last
+  troupe_value few[kFew];          // its arguments, if they are
+  std::vector<troupe_value> many;  // or else
+  std::string text;                // what was asked for last
   // With the turn:
   bool running = false;   // its handler has not returned
   bool answered = false;  // while it was running: who runs it ends it
@@ -44,27 +54,33 @@ namespace {
 
 Result<void> read_arguments(troupe_incoming& incoming) {
   const rpc::InMessage& message = incoming.call->message();
-  const std::vector<rpc::AnyType>& types = incoming.method->signature.parameters;
+  const std::vector<rpc::AnyType>& types = incoming.bound->method.signature.parameters;
   if (message.value_count() != types.size())
     return Error{Code::kInvalidArgument, "takes " + std::to_string(types.size()) + " arguments, not " +
                                              std::to_string(message.value_count())};
+  if (types.size() > troupe_incoming::kFew) incoming.many.resize(types.size());
+  troupe_value* const arguments = incoming.many.empty() ? incoming.few : incoming.many.data();
   for (std::uint32_t i = 0; i < message.value_count(); ++i) {
-    incoming.arguments.push_back(incoming.tree.read(message.value(i)));
-    if (!fits(types[i], incoming.arguments.back()))
-      return rpc::detail::wrong_argument(message, i, types[i].to_string());
+    arguments[i] = incoming.tree.read(message.value(i));
+    if (!fits(types[i], arguments[i])) return rpc::detail::wrong_argument(message, i, types[i].to_string());
   }
   return {};
 }
 
+/// Who answers later needs them until then; only with the turn does he look at them.
+void keep(troupe_incoming& incoming, const rpc::MethodTable::Target& target,
+          const std::shared_ptr<const BoundMethod>& method) {
+  incoming.kept_method = method;
+  incoming.kept_state = target.state;
+}
+
 /// Runs the handler on a call of `method`.
-void run(const rpc::MethodTable::Target& target, const std::shared_ptr<Gate>& gate,
-         const std::shared_ptr<const CMethod>& method, rpc::InboundCallPtr call) {
+void run(const rpc::MethodTable::Target& target, const std::shared_ptr<const BoundMethod>& method,
+         rpc::InboundCallPtr call) {
   std::unique_ptr<troupe_incoming> incoming;
   try {
-    incoming = std::make_unique<troupe_incoming>();
-    incoming->gate = gate;
-    incoming->method = method;
-    incoming->state = target.state;
+    incoming.reset(new troupe_incoming);  // its few values stay as they are
+    incoming->bound = method.get();
     incoming->call = std::move(call);
     if (auto good = read_arguments(*incoming); !good) return incoming->call->reply_error(good.error());
   } catch (...) {
@@ -76,10 +92,14 @@ void run(const rpc::MethodTable::Target& target, const std::shared_ptr<Gate>& ga
   {
     const rpc::CallContext context(*given->call);
     const Loop::Context within(*given->call->loop(), context.active());
-    given->method->handler(given->state.get(), given, given->arguments.data(), given->arguments.size());
+    method->method.handler(target.state.get(), given, given->many.empty() ? given->few : given->many.data(),
+                           method->method.signature.parameters.size());
   }
   given->running = false;
-  if (given->answered) delete given;
+  if (given->answered)
+    delete given;
+  else
+    keep(*given, target, method);
 }
 
 /// Ends the call with the turn.
@@ -94,7 +114,7 @@ void reply(troupe_incoming* incoming, const troupe_value* value) {
   else
     incoming->call->reply_with([&](rpc::OutMessage& out) {
       out.values(1);
-      write(out.value(0), &incoming->method->signature.result, *value);
+      write(out.value(0), &incoming->bound->method.signature.result, *value);
     });
   end(incoming);
 }
@@ -129,12 +149,12 @@ void with_turn(troupe_incoming* incoming, Reply&& reply) {
     std::decay_t<Reply> reply;
     void operator()() { reply(incoming.release()); }
   };
-  const std::shared_ptr<Gate> gate = incoming->gate;
+  const std::shared_ptr<Gate> gate = incoming->bound->gate;
   gate->post(Task{std::unique_ptr<troupe_incoming>(incoming), std::forward<Reply>(reply)});
 }
 
 void fail_call(troupe_incoming* call, Error error) {
-  if (call->gate->in_turn()) return reply_error(call, std::move(error));
+  if (call->bound->gate->in_turn()) return reply_error(call, std::move(error));
   with_turn(call, [error = std::move(error)](troupe_incoming* later) { reply_error(later, error); });
 }
 
@@ -184,12 +204,14 @@ troupe_status troupe_node_spawn(troupe_node* node, const char* name, const troup
     if (!name) return null_argument("name");
     if (!methods) return null_argument("methods");
     auto table = std::make_shared<rpc::MethodTable>();
-    for (const auto& method : methods->methods)
-      table->add({method->name, method->signature.to_string(), method->fingerprint, nullptr,
-                  [gate = node->box->gate, method](const rpc::MethodTable::Target& target,
-                                                   rpc::InboundCallPtr call) {
-                    run(target, gate, method, std::move(call));
-                  }});
+    for (const auto& method : methods->methods) {
+      auto bound = std::make_shared<const BoundMethod>(BoundMethod{*method, node->box->gate});
+      table->add(
+          {method->name, method->signature.to_string(), method->fingerprint, nullptr,
+           [bound = std::move(bound)](const rpc::MethodTable::Target& target, rpc::InboundCallPtr call) {
+             run(target, bound, std::move(call));
+           }});
+    }
     return (**node).spawn_state(name, std::move(owned), std::move(table));
   });
 }
@@ -208,11 +230,11 @@ troupe_status troupe_incoming_answer(troupe_incoming* call, const troupe_value* 
   return guard([&]() -> Result<void> {
     if (!call) return null_argument("call");
     try {
-      if (auto good = check_result(*call->method, value); !good) {
+      if (auto good = check_result(call->bound->method, value); !good) {
         fail_call(call, {Code::kInternal, good.error().message});
         return good;
       }
-      if (call->gate->in_turn()) {
+      if (call->bound->gate->in_turn()) {
         reply(call, value);
       } else if (!value) {
         with_turn(call, [](troupe_incoming* later) { reply(later, nullptr); });

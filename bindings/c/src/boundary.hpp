@@ -51,15 +51,18 @@ T guard_value(T otherwise, Body&& body) noexcept {
   }
 }
 
-/// The options that were given as those of this version: what the caller's does not know is zero, and what we
-/// do not know has to be. `least`: the size that the struct had at first.
+/// Options that were given, as those of this version: what the caller's do not know is zero, and what we do
+/// not know has to be.
 template <class T>
-Result<T> options_of(const T* given, std::size_t least = sizeof(T)) {
+Result<void> read_struct(const T* given, T& to) {
   static_assert(std::is_trivially_copyable_v<T>);
-  T options{};
-  if (!given) return options;
   const std::size_t size = given->struct_size;
-  if (size < least || size > 4096)
+  if (size == sizeof(T)) [[likely]] {
+    to = *given;
+    return {};
+  }
+  constexpr std::size_t kLargest = 4096;
+  if (size < sizeof(T) || size > kLargest)
     return Error{Code::kInvalidArgument, "a struct of options says that it has " + std::to_string(size) +
                                              " bytes, not " + std::to_string(sizeof(T)) +
                                              ": initialise it with its _INIT"};
@@ -67,8 +70,8 @@ Result<T> options_of(const T* given, std::size_t least = sizeof(T)) {
   for (std::size_t i = sizeof(T); i < size; ++i)
     if (bytes[i] != 0)
       return Error{Code::kInvalidArgument, "an option is set that this version of the library does not know"};
-  std::memcpy(static_cast<void*>(&options), given, std::min(size, sizeof(T)));
-  return options;
+  to = *given;
+  return {};
 }
 
 inline std::string text_of(const char* text) {

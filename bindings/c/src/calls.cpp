@@ -10,7 +10,7 @@ using namespace troupe::c;
 
 namespace troupe::c {
 
-Result<KnownSignature> signature_of(std::string_view text) {
+Result<const KnownSignature*> signature_of(std::string_view text) {
   struct Place {
     std::string text;
     KnownSignature known;
@@ -20,14 +20,14 @@ Result<KnownSignature> signature_of(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(i < text.size() ? text[i] : 0); };
   Place& place = places[(text.size() * 7 + byte(1) + 3U * byte(text.size() / 2) + byte(text.size() - 1)) %
                         places.size()];
-  if (place.known.signature && place.text == text) return place.known;
+  if (place.known.signature && place.text == text) return &place.known;
   auto parsed = rpc::AnySignature::parse(text);
   if (!parsed) return parsed.error();
   place.known.signature.reset();
   place.text = text;
   place.known.fingerprint = parsed->fingerprint();
   place.known.signature = std::make_shared<const rpc::AnySignature>(std::move(*parsed));
-  return place.known;
+  return &place.known;
 }
 
 namespace {
@@ -43,8 +43,9 @@ Result<rpc::Metadata> metadata_of(const troupe_metadata* pairs, std::size_t coun
 }
 
 Result<void> read_options(const troupe_call_options* options, CallOrder& order) {
-  const auto given = options_of(options);
-  if (!given) return given.error();
+  troupe_call_options copy;
+  if (auto read = read_struct(options, copy); !read) return read;
+  const troupe_call_options* const given = &copy;
   if ((given->flags & ~TROUPE_CALL_DETACHED) != 0)
     return Error{Code::kInvalidArgument, "troupe_call_options.flags has an unknown one"};
   rpc::CallOptions& to = order.options;
@@ -73,8 +74,8 @@ Result<void> read_options(const troupe_call_options* options, CallOrder& order) 
   if (given->signature) {
     auto known = signature_of(given->signature);
     if (!known) return known.error();
-    order.method.signature = std::move(known->signature);
-    order.method.fingerprint = known->fingerprint;
+    order.method.signature = (*known)->signature;
+    order.method.fingerprint = (*known)->fingerprint;
   }
   return {};
 }
@@ -92,15 +93,17 @@ struct Begin {
 };
 
 Result<void> begin(rpc::CompletionQueue& queue, Node& node, const troupe_request& request) {
-  auto order =
-      order_of(request.actor, request.method, request.options, request.arguments, request.argument_count);
-  if (!order) return order.error();
-  Begin start{
-      DynamicCalls(node), order->method,
-      [signature = order->method.signature,
-       values = std::make_unique<OwnedValues>(request.arguments, request.argument_count)](
-          rpc::OutMessage& out) { write_arguments(out, signature.get(), values->data(), values->size()); }};
-  return queue.start<DynamicCalls::Answer>(start, request.tag, std::move(order->options));
+  CallOrder order;
+  if (auto read = read_order(order, request.actor, request.method, request.options, request.arguments,
+                             request.argument_count);
+      !read)
+    return read;
+  auto values = std::make_unique<OwnedValues>(request.arguments, request.argument_count);
+  Begin start{DynamicCalls(node), order.method,
+              [signature = order.method.signature, values = std::move(values)](rpc::OutMessage& out) {
+                write_arguments(out, signature.get(), values->data(), values->size());
+              }};
+  return queue.start<DynamicCalls::Answer>(start, request.tag, std::move(order.options));
 }
 
 const troupe_value* value_of(const troupe_answer* answer) {
@@ -122,18 +125,18 @@ troupe_status take_value(const troupe_answer* answer, const void* to, const char
 
 }  // namespace
 
-Result<CallOrder> order_of(const char* actor, const char* method, const troupe_call_options* options,
-                           const troupe_value* arguments, std::size_t count) {
+Result<void> read_order(CallOrder& order, const char* actor, const char* method,
+                        const troupe_call_options* options, const troupe_value* arguments,
+                        std::size_t count) {
   if (!actor) return null_argument("actor");
   if (!method) return null_argument("method");
-  CallOrder order;
   order.method.actor = actor;
   order.method.name = method;
   if (options)
     if (auto read = read_options(options, order); !read) return read.error();
   if (auto good = check_arguments(order.method.signature.get(), arguments, count); !good)
     return with_context(good.error(), std::string(actor) + "." + method);
-  return order;
+  return {};
 }
 
 Result<void> fill(troupe_answer& answer, DynamicCalls::Answer message) {
@@ -154,12 +157,12 @@ troupe_status troupe_call(troupe_node* node, const char* actor, const char* meth
   if (answer) *answer = nullptr;
   return guard([&]() -> Result<void> {
     if (!node) return null_argument("node");
-    auto order = order_of(actor, method, options, arguments, argument_count);
-    if (!order) return order.error();
+    CallOrder order;
+    if (auto read = read_order(order, actor, method, options, arguments, argument_count); !read) return read;
     const auto body = [&](rpc::OutMessage& out) {
-      write_arguments(out, order->method.signature.get(), arguments, argument_count);
+      write_arguments(out, order.method.signature.get(), arguments, argument_count);
     };
-    auto message = DynamicCalls(**node).call(order->options, order->method, body);
+    auto message = DynamicCalls(**node).call(order.options, order.method, body);
     if (!message) return message.error();
     if (!answer) return {};
     auto opened = std::make_unique<troupe_answer>();
@@ -174,10 +177,10 @@ troupe_status troupe_send(troupe_node* node, const char* actor, const char* meth
                           size_t argument_count) {
   return guard([&]() -> Result<void> {
     if (!node) return null_argument("node");
-    auto order = order_of(actor, method, options, arguments, argument_count);
-    if (!order) return order.error();
-    return DynamicCalls(**node).send(order->options, order->method, [&](rpc::OutMessage& out) {
-      write_arguments(out, order->method.signature.get(), arguments, argument_count);
+    CallOrder order;
+    if (auto read = read_order(order, actor, method, options, arguments, argument_count); !read) return read;
+    return DynamicCalls(**node).send(order.options, order.method, [&](rpc::OutMessage& out) {
+      write_arguments(out, order.method.signature.get(), arguments, argument_count);
     });
   });
 }

@@ -63,9 +63,9 @@ troupe_status troupe_node_start(const troupe_node_options* options, troupe_node*
   return guard([&]() -> Result<void> {
     if (!options) return null_argument("options");
     if (!node) return null_argument("node");
-    auto given = options_of(options);
-    if (!given) return given.error();
-    auto wanted = node_options(*given);
+    troupe_node_options given;
+    if (auto read = read_struct(options, given); !read) return read;
+    auto wanted = node_options(given);
     if (!wanted) return wanted.error();
     auto handle = std::make_unique<troupe_node>();
     auto started = Node::start(std::move(*wanted));
