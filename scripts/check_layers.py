@@ -29,7 +29,7 @@ OWNERS = [
     ("CUDA host", r"cuda", ["kernels/src/", "runtime/", "tests/kernels/", "tests/runtime/"]),
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/", "tests/bench/"]),
     ("Gloo", r"gloo/", ["shards/src/", "tests/shards/", "tests/bench/"]),
-    ("JSON", r"nlohmann/", ["runtime/", "tools/", "training/src/", "examples/", "tests/"]),
+    ("JSON", r"nlohmann/", ["runtime/", "tools/", "training/src/", "bindings/", "examples/", "tests/"]),
     ("logging", r"spdlog/|fmt/", ["runtime/src/"]),
     ("metrics", r"prometheus/", ["runtime/src/"]),
     ("HTTP", r"httplib\.h", ["runtime/src/", "tests/"]),

@@ -155,3 +155,42 @@ TEST(tensors_are_what_they_are_said_to_be) {
   FAILS(troupe_tensor_new(TROUPE_FLOAT32, shape, 9, &tensor), TROUPE_INVALID_ARGUMENT, "9 axes");
   CHECK(released == 1 && tensor == NULL);
 }
+
+TEST(null_is_an_invalid_argument_of_tables_and_groups) {
+  troupe_table* table = NULL;
+  troupe_group* group = NULL;
+  troupe_zero* zero = NULL;
+  float number = 0;
+  FAILS(troupe_node_serve_shards(NULL, "a", 0, 1), TROUPE_INVALID_ARGUMENT, "node is NULL");
+  FAILS(troupe_table_open(NULL, "{}", NULL, 0, NULL, &table), TROUPE_INVALID_ARGUMENT, "node is NULL");
+  FAILS(troupe_table_connect(NULL, "a", NULL, 0, NULL, &table), TROUPE_INVALID_ARGUMENT, "node is NULL");
+  FAILS(troupe_table_pull(NULL, NULL, 0, NULL, NULL), TROUPE_INVALID_ARGUMENT, "table is NULL");
+  FAILS(troupe_table_peek(NULL, NULL, 0, NULL), TROUPE_INVALID_ARGUMENT, "table is NULL");
+  FAILS(troupe_table_push(NULL, NULL, 0, NULL, NULL, NULL), TROUPE_INVALID_ARGUMENT, "table is NULL");
+  FAILS(troupe_table_set_clock(NULL, 1), TROUPE_INVALID_ARGUMENT, "table is NULL");
+  FAILS(troupe_table_leave(NULL), TROUPE_INVALID_ARGUMENT, "table is NULL");
+  FAILS(troupe_table_join(NULL), TROUPE_INVALID_ARGUMENT, "table is NULL");
+  FAILS(troupe_queue_pull(NULL, NULL, 1, NULL, 0, NULL), TROUPE_INVALID_ARGUMENT, "queue is NULL");
+  FAILS(troupe_queue_push(NULL, NULL, 1, NULL, 0, NULL, NULL), TROUPE_INVALID_ARGUMENT, "queue is NULL");
+  FAILS(troupe_answer_versions(NULL, NULL), TROUPE_INVALID_ARGUMENT, "answer is NULL");
+  FAILS(troupe_answer_pushed(NULL, NULL), TROUPE_INVALID_ARGUMENT, "answer is NULL");
+  FAILS(troupe_checkpoint_save(NULL, 0, "a", NULL), TROUPE_INVALID_ARGUMENT, "tables is NULL");
+  FAILS(troupe_checkpoint_restore(NULL, NULL, 0, "a", NULL), TROUPE_INVALID_ARGUMENT, "node is NULL");
+  FAILS(troupe_group_form(NULL, "a", NULL, 0, NULL, &group), TROUPE_INVALID_ARGUMENT, "node is NULL");
+  FAILS(troupe_group_run(NULL, NULL), TROUPE_INVALID_ARGUMENT, "group is NULL");
+  FAILS(troupe_queue_run(NULL, NULL, 1, NULL), TROUPE_INVALID_ARGUMENT, "queue is NULL");
+  FAILS(troupe_zero_create(NULL, NULL, 1, NULL, &number, &zero), TROUPE_INVALID_ARGUMENT, "group is NULL");
+  FAILS(troupe_zero_pass(NULL, &number, 1), TROUPE_INVALID_ARGUMENT, "zero is NULL");
+  FAILS(troupe_zero_step(NULL, NULL), TROUPE_INVALID_ARGUMENT, "zero is NULL");
+  FAILS(troupe_zero_weights(NULL, &number, 1), TROUPE_INVALID_ARGUMENT, "zero is NULL");
+  FAILS(troupe_zero_save(NULL, "a"), TROUPE_INVALID_ARGUMENT, "zero is NULL");
+  FAILS(troupe_zero_restore(NULL, "a"), TROUPE_INVALID_ARGUMENT, "zero is NULL");
+  CHECK(strcmp(troupe_table_spec(NULL), "") == 0 && troupe_table_dim(NULL) == 0 &&
+        troupe_table_clock(NULL) == 0);
+  CHECK(troupe_group_rank(NULL) == -1 && troupe_group_size(NULL) == 0 && troupe_zero_size(NULL) == 0);
+  troupe_table_free(NULL);
+  troupe_versions_free(NULL);
+  troupe_group_free(NULL);
+  troupe_group_abort(NULL, NULL);
+  troupe_zero_free(NULL);
+}

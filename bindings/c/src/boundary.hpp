@@ -74,6 +74,10 @@ Result<void> read_struct(const T* given, T& to) {
   return {};
 }
 
+inline Result<void> with_text(Result<void> result, const char* context) {
+  return result ? result : with_context(result.error(), context);
+}
+
 inline std::string text_of(const char* text) {
   return text ? text : "";
 }

@@ -317,8 +317,10 @@ troupe_completion opened(rpc::Completion done) noexcept {
       good = *error;
     } else if (auto message = done.take<DynamicCalls::Answer>()) {
       good = fill(*answer, std::move(*message));
-    } else {
-      good = message.error();
+    } else if (auto pulled = done.take<PulledVersions>()) {
+      answer->versions = std::move(*pulled);
+    } else if (auto pushed = done.take<PushSummary>()) {
+      answer->pushed = *pushed;
     }
     completion.status = TROUPE_OK;
     if (!good) {

@@ -2,11 +2,14 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include <troupe/actors/collectives.hpp>
 #include <troupe/actors/dynamic_calls.hpp>
 #include <troupe/actors/node.hpp>
+#include <troupe/actors/table_client.hpp>
 #include <troupe/rpc/completion_queue.hpp>
 #include <troupe/rpc/message.hpp>
 
@@ -56,6 +59,9 @@ struct NodeBox {
 
   const std::unique_ptr<Node> node;
   const std::shared_ptr<Gate> gate;
+  // Made when they are first needed.
+  std::mutex collectives_mutex;
+  std::unique_ptr<Collectives> collectives;
 };
 
 }  // namespace troupe::c
@@ -72,6 +78,9 @@ struct troupe_answer {
   bool has_value = false;
   troupe_value value{};
   std::string error;
+  // Of pulls and pushes.
+  std::optional<troupe::PulledVersions> versions;
+  std::optional<troupe::PushSummary> pushed;
 };
 
 struct troupe_queue {

@@ -50,6 +50,12 @@ Result<NodeOptions> node_options(const troupe_node_options& given) {
   if (given.pool_threads > 0) options.pool_threads = given.pool_threads;
   options.loop.help = (given.flags & TROUPE_NODE_NO_HELP) == 0;
   options.close_with_last = (given.flags & TROUPE_NODE_CLOSE_WITH_LAST) != 0;
+  if (given.gpu_count > 0 && !given.gpus) return null_argument("troupe_node_options.gpus");
+  for (std::size_t i = 0; i < given.gpu_count; ++i) {
+    auto gpu = Gpu::open(given.gpus[i]);
+    if (!gpu) return gpu.error();
+    options.gpus.push_back(std::move(*gpu));
+  }
   auto log = open_log(given);
   if (!log) return log.error();
   options.log = std::move(*log);

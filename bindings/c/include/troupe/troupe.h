@@ -88,6 +88,10 @@ typedef struct troupe_answer troupe_answer;
 typedef struct troupe_queue troupe_queue;
 typedef struct troupe_methods troupe_methods;
 typedef struct troupe_incoming troupe_incoming;
+typedef struct troupe_table troupe_table;
+typedef struct troupe_versions troupe_versions;
+typedef struct troupe_group troupe_group;
+typedef struct troupe_zero troupe_zero;
 
 /* ---- Nodes ------------------------------------------------------------------------------------------- */
 
@@ -123,11 +127,13 @@ typedef struct troupe_node_options {
   void (*log)(void* log_user, const char* line, size_t size);
   void* log_user;
   const char* log_level;
+  const int32_t* gpus; /* the numbers of those whose tensors may travel */
+  size_t gpu_count;
 } troupe_node_options;
 #define TROUPE_NODE_OPTIONS_INIT                                                                            \
   {                                                                                                         \
     sizeof(troupe_node_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, \
-        NULL, NULL, NULL                                                                                    \
+        NULL, NULL, NULL, NULL, 0                                                                           \
   }
 
 /* Joins the cluster, or is its first node. End it with troupe_node_free(). Errors: docs/failure-contract.md.
@@ -424,6 +430,193 @@ TROUPE_API const char* troupe_incoming_metadata(const troupe_incoming* call, con
 TROUPE_API const char* troupe_incoming_caller(const troupe_incoming* call);
 /* As whom it has been authenticated: "user:1000", "secret"; "": not at all. */
 TROUPE_API const char* troupe_incoming_identity(const troupe_incoming* call);
+
+/* ---- Tables ------------------------------------------------------------------------------------------ */
+
+/* Makes an actor of this node's that is server `index` of `count` parameter shards: it holds rows. */
+TROUPE_API troupe_status troupe_node_serve_shards(troupe_node* node, const char* actor, uint32_t index,
+                                                  uint32_t count);
+
+typedef struct troupe_table_options {
+  size_t struct_size;
+  int64_t timeout; /* of each pull and push: 60 s */
+  uint64_t worker; /* this worker's number in all its tables; 0: random */
+} troupe_table_options;
+#define TROUPE_TABLE_OPTIONS_INIT \
+  { sizeof(troupe_table_options), 0, 0 }
+
+/* Opens a table, made on the servers if it is not there. `spec` is the JSON of docs/tables.md, of which
+ * "name" and "dim" are needed: {"name": "words", "dim": 64, "optimizer": {"kind": "adam", "learning_rate":
+ * 0.01}}. `servers` are the actors of the shard servers, in the order of their index. End it with
+ * troupe_table_free(). */
+TROUPE_API troupe_status troupe_table_open(troupe_node* node, const char* spec, const char* const* servers,
+                                           size_t server_count, const troupe_table_options* options,
+                                           troupe_table** table);
+/* Opens one that is there, by its name. TROUPE_NOT_FOUND. */
+TROUPE_API troupe_status troupe_table_connect(troupe_node* node, const char* name, const char* const* servers,
+                                              size_t server_count, const troupe_table_options* options,
+                                              troupe_table** table);
+/* This worker leaves the table. What is open in queues ends there as it would. */
+TROUPE_API void troupe_table_free(troupe_table* table);
+/* The whole spec, as long as the table; "" for NULL. */
+TROUPE_API const char* troupe_table_spec(const troupe_table* table);
+TROUPE_API uint64_t troupe_table_dim(const troupe_table* table);
+
+/* Writes the rows of the keys into rows[count][dim]. `versions` may be NULL, or gets what goes with the push
+ * of gradients made from these rows; end it with troupe_versions_free(). */
+TROUPE_API troupe_status troupe_table_pull(troupe_table* table, const uint64_t* keys, size_t count,
+                                           float* rows, troupe_versions** versions);
+/* The same for evaluation: makes no rows, counts nothing, waits for nobody. */
+TROUPE_API troupe_status troupe_table_peek(troupe_table* table, const uint64_t* keys, size_t count,
+                                           float* rows);
+typedef struct troupe_push_result {
+  size_t struct_size;
+  uint64_t staleness; /* the largest of its shards; in rounds, how many it came late */
+  int32_t applied;    /* 0: a shard had applied it before, or it was dropped */
+  int32_t dropped;    /* in rounds: it came too late */
+} troupe_push_result;
+#define TROUPE_PUSH_RESULT_INIT \
+  { sizeof(troupe_push_result), 0, 0, 0 }
+/* One optimizer step with gradients[count][dim]. `versions`: of the pull; NULL: of none. `result` may be
+ * NULL. */
+TROUPE_API troupe_status troupe_table_push(troupe_table* table, const uint64_t* keys, size_t count,
+                                           const float* gradients, const troupe_versions* versions,
+                                           troupe_push_result* result);
+TROUPE_API void troupe_versions_free(troupe_versions* versions);
+/* This worker has finished its batches below `clock`: what bounded staleness counts. */
+TROUPE_API troupe_status troupe_table_set_clock(troupe_table* table, uint64_t clock);
+TROUPE_API uint64_t troupe_table_clock(const troupe_table* table);
+/* This worker holds nobody back until it joins again. */
+TROUPE_API troupe_status troupe_table_leave(troupe_table* table);
+TROUPE_API troupe_status troupe_table_join(troupe_table* table);
+
+/* The same without waiting, through a queue. Keys and gradients are copied; `rows` is to live until the pull
+ * has ended in the queue, or the queue and the node. */
+TROUPE_API troupe_status troupe_queue_pull(troupe_queue* queue, troupe_table* table, uint64_t tag,
+                                           const uint64_t* keys, size_t count, float* rows);
+TROUPE_API troupe_status troupe_queue_push(troupe_queue* queue, troupe_table* table, uint64_t tag,
+                                           const uint64_t* keys, size_t count, const float* gradients,
+                                           const troupe_versions* versions);
+/* Of a pull's completion, the caller's own; of a push's. */
+TROUPE_API troupe_status troupe_answer_versions(const troupe_answer* answer, troupe_versions** versions);
+TROUPE_API troupe_status troupe_answer_pushed(const troupe_answer* answer, troupe_push_result* result);
+
+/* Writes a checkpoint of tables that lie on the same servers into `folder`, which all of them see, in the
+ * place of an older one. Nobody pushes meanwhile. `metadata`: the text of a JSON object that is kept with it,
+ * or NULL. */
+TROUPE_API troupe_status troupe_checkpoint_save(troupe_table* const* tables, size_t count, const char* folder,
+                                                const char* metadata);
+/* Makes all tables of a checkpoint anew on these servers. `rows`, which may be NULL, gets how many there are.
+ */
+TROUPE_API troupe_status troupe_checkpoint_restore(troupe_node* node, const char* const* servers,
+                                                   size_t server_count, const char* folder, uint64_t* rows);
+
+/* ---- Collectives ------------------------------------------------------------------------------------- */
+
+/* The tensors lie in the memory of the GPU of this number, and NCCL carries them. */
+#define TROUPE_GROUP_ON_GPU 1u
+/* The members do not tell each other before each collective which it is. */
+#define TROUPE_GROUP_UNCHECKED 2u
+
+typedef struct troupe_group_options {
+  size_t struct_size;
+  uint32_t flags;
+  int32_t gpu;
+  int64_t timeout;     /* for forming it, and for each collective: 30 s */
+  uint64_t round;      /* whoever forms the group anew gives the next one */
+  const char* address; /* this machine's, in numbers, that the others reach; NULL: the node's */
+} troupe_group_options;
+#define TROUPE_GROUP_OPTIONS_INIT \
+  { sizeof(troupe_group_options), 0, 0, 0, 0, NULL }
+
+/* Forms a group of the nodes of these names, each of which calls this; a node's place is its rank. End it
+ * with troupe_group_free(). Not in a handler. */
+TROUPE_API troupe_status troupe_group_form(troupe_node* node, const char* name, const char* const* members,
+                                           size_t count, const troupe_group_options* options,
+                                           troupe_group** group);
+TROUPE_API void troupe_group_free(troupe_group* group);
+TROUPE_API int troupe_group_rank(const troupe_group* group);
+TROUPE_API int troupe_group_size(const troupe_group* group);
+/* Ends it, also what is under way: with `why` here; the others see TROUPE_UNAVAILABLE. */
+TROUPE_API void troupe_group_abort(troupe_group* group, const char* why);
+
+typedef enum troupe_collective_kind {
+  TROUPE_ALL_REDUCE = 0,     /* tensor = all members' combined */
+  TROUPE_REDUCE = 1,         /* the same at the member `root` alone */
+  TROUPE_BROADCAST = 2,      /* tensor = the root's */
+  TROUPE_ALL_GATHER = 3,     /* out = all members' tensors, one after the other */
+  TROUPE_REDUCE_SCATTER = 4, /* out = this member's part of all members' tensors combined */
+  TROUPE_SEND = 5,           /* tensor to the member `root` */
+  TROUPE_RECEIVE = 6,        /* tensor from the member `root` */
+  TROUPE_BARRIER = 7
+} troupe_collective_kind;
+typedef enum troupe_reduction {
+  TROUPE_SUM = 0,
+  TROUPE_MEAN = 1,
+  TROUPE_PRODUCT = 2,
+  TROUPE_MIN = 3,
+  TROUPE_MAX = 4
+} troupe_reduction;
+typedef struct troupe_collective {
+  size_t struct_size;
+  troupe_collective_kind kind;
+  troupe_reduction reduction;
+  int32_t root;
+  uint32_t tag; /* of sends and receives */
+  troupe_tensor* tensor;
+  troupe_tensor* out;
+} troupe_collective;
+#define TROUPE_COLLECTIVE_INIT \
+  { sizeof(troupe_collective), TROUPE_ALL_REDUCE, TROUPE_SUM, 0, 0, NULL, NULL }
+/* All members call the same in the same order. Waits until it has ended, within the group's timeout. The
+ * tensors are not touched after an error that ended the group: docs/collectives.md. */
+TROUPE_API troupe_status troupe_group_run(troupe_group* group, const troupe_collective* collective);
+/* The same without waiting. */
+TROUPE_API troupe_status troupe_queue_run(troupe_queue* queue, troupe_group* group, uint64_t tag,
+                                          const troupe_collective* collective);
+
+/* ---- ZeRO: an optimizer over a group (docs/zero.md) --------------------------------------------------- */
+
+typedef struct troupe_zero_parameter {
+  const char* name;
+  const int64_t* shape;
+  size_t rank;
+  int32_t layer; /* of the model that uses it, from 0 on */
+} troupe_zero_parameter;
+/* A collective. `parameters` in the order in which the model uses them; NULL: one of `count` numbers.
+ * `config`: the JSON of a DeepSpeed configuration; NULL: stage 0, Adam. `initial`: the first values of all
+ * parameters, one after the other, needed at the member of rank 0 alone. End it with troupe_zero_free(),
+ * before the group. One thread at a time. */
+TROUPE_API troupe_status troupe_zero_create(troupe_group* group, const troupe_zero_parameter* parameters,
+                                            size_t count, const char* config, const float* initial,
+                                            troupe_zero** zero);
+TROUPE_API void troupe_zero_free(troupe_zero* zero);
+/* How many numbers all parameters are. */
+TROUPE_API size_t troupe_zero_size(const troupe_zero* zero);
+/* What losses are to be multiplied with before gradients are made; 1 but for float16. */
+TROUPE_API float troupe_zero_loss_scale(const troupe_zero* zero);
+/* Takes the gradients of a pass, of all parameters one after the other, of the mean loss of this member's
+ * samples. */
+TROUPE_API troupe_status troupe_zero_pass(troupe_zero* zero, const float* gradients, size_t count);
+
+typedef struct troupe_zero_result {
+  size_t struct_size;
+  uint64_t step;   /* steps taken so far */
+  double norm;     /* of the mean gradients */
+  int32_t skipped; /* float16: a gradient was too large */
+  int32_t clipped;
+  float learning_rate;
+  float loss_scale;
+} troupe_zero_result;
+#define TROUPE_ZERO_RESULT_INIT \
+  { sizeof(troupe_zero_result), 0, 0, 0, 0, 0, 0 }
+/* A collective: the optimizer's step with the mean of all members' gradients since the last one. */
+TROUPE_API troupe_status troupe_zero_step(troupe_zero* zero, troupe_zero_result* result);
+/* A collective: all parameters, float32 and without rounding, one after the other. */
+TROUPE_API troupe_status troupe_zero_weights(troupe_zero* zero, float* weights, size_t count);
+/* Collectives: a checkpoint for any number of members and any stage. */
+TROUPE_API troupe_status troupe_zero_save(troupe_zero* zero, const char* folder);
+TROUPE_API troupe_status troupe_zero_restore(troupe_zero* zero, const char* folder);
 
 #ifdef __cplusplus
 }
