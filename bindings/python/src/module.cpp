@@ -40,6 +40,7 @@ NB_MODULE(_troupe, module) {
   bind_calls(module);
   bind_nodes(module);
   bind_actors(module);
+  bind_tables(module);
   module.def("set_hooks", &set_hooks);
   module.def("interpreter_ends", &interpreter_ends);
 }

@@ -33,6 +33,7 @@ class NodeHandle {
 };
 
 void bind_nodes(nb::module_& module);
+void bind_tables(nb::module_& module);
 /// What actors in Python need: Answer (actor.cpp).
 void bind_actors(nb::module_& module);
 /// Makes `object` a named actor; `methods` is a list of (Signature, function, where).

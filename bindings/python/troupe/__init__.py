@@ -13,6 +13,8 @@ from .errors import (
     Unimplemented,
 )
 from .node import Node
+from .table import Batches, Table, hand_out_batches, serve_shards
+from .table import spec as table_spec
 
 _hooks.install()
 _aio.install()
