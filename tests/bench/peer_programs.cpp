@@ -9,7 +9,7 @@ namespace troupe::bench {
 
 PeerPrograms::PeerPrograms(std::string folder) : folder_(std::move(folder)) {
   if (folder_.empty()) return;
-  for (const std::string peer : {"grpc", "zmq", "tensorpipe"})
+  for (const std::string peer : {"grpc", "zmq", "zmqcalls", "tensorpipe"})
     if (std::filesystem::exists(folder_ + "/peer_" + peer)) peers_.push_back(peer);
 }
 

@@ -294,7 +294,7 @@ struct Lead {
 const std::vector<Lead> kSpeedupOverGrpc{{"rpc_sync_64B_shm", 40}, {"rpc_sync_64B_tcp", 5}};
 const std::vector<Lead> kOverBestPeer{
     {"tensor_1MB_shm", 1.5}, {"tensor_1MB_tcp", 1.5},    {"tensor_16MB_shm", 1},
-    {"tensor_16MB_tcp", 1},  {"rpc_async_64B_tcp", 1.0},
+    {"tensor_16MB_tcp", 1},  {"rpc_async_64B_tcp", 1.0}, {"rpc_async_64B_open_64_tcp", 1.0},
 };
 
 /// `figures` hold every peer's name and figure.
@@ -431,6 +431,10 @@ std::vector<Comparison> comparisons() {
     all.push_back({"rpc_p99_64B", tls, "us", percentile_us(64, turns, 0.99), rtt, raw_rtt, false});
     all.push_back({"rpc_async_64B", tls, "calls/s", pipelined_calls(64, 256, turns * 4),
                    "raw_ucx_rate_64B_" + tls, [=] { return raw_am_rate(64, 256, tls, turns * 8); }, true});
+    if (tls == "tcp")
+      all.push_back({"rpc_async_64B_open_64", tls, "calls/s", pipelined_calls(64, 64, turns * 4),
+                     "raw_ucx_rate_64B_open_64_" + tls, [=] { return raw_am_rate(64, 64, tls, turns * 8); },
+                     true});
     for (const std::size_t mib : {1, 16}) {
       const std::string size = std::to_string(mib) + "MB";
       all.push_back({"tensor_" + size, tls, "GB/s", tensor_gb_per_s(mib * kMiB, 8),

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
@@ -34,6 +35,8 @@ using troupe::rpc::tcp::PagePipe;
 constexpr std::size_t kRecord = 96;  // a call of 64 bytes with its envelope
 constexpr std::size_t kTurns = 20000;
 constexpr std::size_t kUnderWay = 8;
+constexpr std::size_t kScratch = std::size_t{128} << 10;
+constexpr std::size_t kMessages = 200'000;
 
 /// Whether to go on after a system call that did nothing.
 void expect_only_busy(ssize_t done) {
@@ -147,6 +150,31 @@ std::optional<double> gb_per_s(Way way, Control control) {
   });
 }
 
+/// Messages of `bytes`, `window` of them under way, answered as they are: both sides write what they may in
+/// one piece, and read what there is. Nothing is done with a message.
+std::optional<double> messages_per_s(std::size_t bytes, std::size_t window) {
+  std::vector<std::byte> place(kScratch);
+  const auto echo = [&](int fd) {
+    const ssize_t n = ::recv(fd, place.data(), place.size(), MSG_DONTWAIT);
+    if (n <= 0) return expect_only_busy(n);
+    send_all(fd, place.data(), static_cast<std::size_t>(n));
+  };
+  return between_processes(serve(echo), [&](const std::string& address) {
+    const UniqueFd fd = connect_to(address, Control::kNone);
+    return median_per_second(kMessages, [&] {
+      std::size_t sent = 0, received = 0;  // bytes
+      while (received < kMessages * bytes) {
+        const std::size_t may = std::min(received / bytes + window, kMessages) * bytes;
+        send_all(fd.get(), place.data(), may - sent);
+        sent = may;
+        const ssize_t n = ::recv(fd.get(), place.data(), place.size(), MSG_DONTWAIT);
+        if (n <= 0) expect_only_busy(n);
+        if (n > 0) received += static_cast<std::size_t>(n);
+      }
+    });
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -174,5 +202,10 @@ int main(int argc, char** argv) {
              [way = way, control = control] { return gb_per_s(way, control); });
     }
   }
+  reference.reset();
+  for (const std::size_t window : {64, 256})
+    for (const std::size_t bytes : {232, 160, 112, 72})
+      report("raw_tcp_messages_" + std::to_string(bytes) + "B_window_" + std::to_string(window), "messages/s",
+             [=] { return messages_per_s(bytes, window); });
   return 0;
 }

@@ -407,6 +407,42 @@ TEST_CASE("tcp: a short message overtakes a long one") {
   REQUIRE(pair.until([&] { return pair.ta->bytes_in_flight(pair.a.link()) == 0; }));
 }
 
+TEST_CASE(
+    "tcp: an answer does not wait for one that takes long behind the next, however quick those before were") {
+  constexpr std::uint64_t kMany = 20;
+  Pair<Tcp> pair;
+  pair.warm_up();
+  std::size_t late = 0;
+  bool slow = false;
+  pair.b.frame_hook = [&](LinkId link) {
+    const std::size_t come = pair.b.frames.size();
+    if (slow && come == 2) {
+      const auto begin = std::chrono::steady_clock::now();
+      while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(1)) continue;
+    }
+    if (slow && come == 3) {
+      pair.world.a.poll();
+      if (pair.a.frames.empty()) ++late;
+    }
+    CHECK(pair.tb->send(link, make_frame(come)).ok());
+  };
+  const auto ask_many = [&] {
+    pair.a.frames.clear();
+    pair.b.frames.clear();
+    for (std::uint64_t i = 0; i < kMany; ++i) REQUIRE(pair.ta->send(pair.a.link(), make_frame(i)).ok());
+    pair.world.b.poll();
+  };
+  for (int round = 0; round < 20; ++round) {
+    slow = false;
+    ask_many();  // quick ones, after which the next are taken to be quick, too
+    REQUIRE(pair.until([&] { return pair.a.frames.size() == kMany; }));
+    slow = true;
+    ask_many();
+    REQUIRE(pair.until([&] { return pair.a.frames.size() == kMany; }));
+  }
+  CHECK(late == 0);
+}
+
 TEST_CASE("tcp: a peer that closes one stream only, or never makes it, is given up") {
   for (const bool makes : {true, false}) {
     CAPTURE(makes);

@@ -255,7 +255,8 @@ Result<void> TcpWay::send(WayEnd& way_end, OutFrame&& frame) {
   const bool is_small = end.streams.send(std::move(frame), later);
   if (is_small) small_sent_in_ = round_;
   if (later && (is_small || data_.collecting)) {
-    if (!std::exchange(end.collected, true)) collected_.push_back(&end);
+    if (!end.collected) collected_.push_back(&end);
+    end.collected = true;
     data_.collected = true;
     return {};
   }

@@ -211,7 +211,7 @@ int ProcessTransport::deliver() {
     }
     const bool before = data_.collected;
     data_.events->on_frame(arrival.link, std::move(arrival.head), std::move(arrival.parts));
-    if (!data_.collected || (before && data_.brisk && delivered % 4 != 0)) continue;
+    if (!data_.collected) continue;
     const TimePoint now = loop_.recent_now();
     if (!before)
       collected_at = now;

@@ -96,8 +96,8 @@ class Client final : public PeerClient {
     }
   }
 
-  void open_calls(std::size_t count) override {
-    windowed<proto::Bytes>(count, kCallWindow, [&](std::size_t, auto& call, auto done) {
+  void open_calls(std::size_t count, std::size_t window) override {
+    windowed<proto::Bytes>(count, window, [&](std::size_t, auto& call, auto done) {
       stub_->async()->Echo(&call.context, &text_, &call.answer, std::move(done));
     });
   }

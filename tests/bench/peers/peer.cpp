@@ -28,8 +28,13 @@ std::vector<Figure> figures(const Peer& peer) {
       return median_us_each(kCalls, [&] { client.calls(kCalls); });
     }));
     all.push_back(figure(peer, "rpc_async_64B", "calls/s", transport, [](PeerClient& client) {
-      return median_per_second(kOpenCalls, [&] { client.open_calls(kOpenCalls); });
+      return median_per_second(kOpenCalls, [&] { client.open_calls(kOpenCalls, kCallWindow); });
     }));
+    if (transport == "tcp")
+      all.push_back(figure(peer, "rpc_async_64B_open_64", "calls/s", transport, [](PeerClient& client) {
+        return median_per_second(kOpenCalls, [&] { client.open_calls(kOpenCalls, kFewOpen); });
+      }));
+    if (!peer.streams) continue;
     for (const std::size_t mib : {1, 16}) {
       const std::size_t bytes = mib * kMiB;
       const std::size_t count = bandwidth_count(bytes);

@@ -106,7 +106,7 @@ class Client final : public PeerClient {
   }
 
   void calls(std::size_t count) override { run(0, count, 1); }
-  void open_calls(std::size_t count) override { run(0, count, kCallWindow); }
+  void open_calls(std::size_t count, std::size_t window) override { run(0, count, window); }
   void stream(std::size_t bytes, std::size_t count) override {
     if (data_.empty()) data_ = data_to_send(bytes);
     run(bytes, count, kDataWindow);

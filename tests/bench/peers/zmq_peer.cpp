@@ -78,7 +78,7 @@ class Client final : public PeerClient {
   }
 
   void calls(std::size_t count) override { windowed(count, 1); }
-  void open_calls(std::size_t count) override { windowed(count, kCallWindow); }
+  void open_calls(std::size_t count, std::size_t window) override { windowed(count, window); }
 
   void stream(std::size_t bytes, std::size_t count) override {
     if (data_.empty()) data_ = data_to_send(bytes);
