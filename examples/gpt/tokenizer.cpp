@@ -1,6 +1,7 @@
 // Tokens that are bytes or characters, and which tokenizer a folder has.
 #include "gpt/tokenizer.hpp"
 
+#include <array>
 #include <map>
 #include <set>
 #include <utility>
@@ -38,13 +39,24 @@ class Bytes final : public Tokenizer {
 class Characters final : public Tokenizer {
  public:
   explicit Characters(std::vector<std::string> all) : all_(std::move(all)) {
-    for (std::size_t i = 0; i < all_.size(); ++i) numbers_[all_[i]] = static_cast<std::int32_t>(i);
+    of_ascii_.fill(-1);
+    for (std::size_t i = 0; i < all_.size(); ++i) {
+      const auto number = static_cast<std::int32_t>(i);
+      numbers_[all_[i]] = number;
+      if (all_[i].size() == 1) of_ascii_[static_cast<unsigned char>(all_[i][0])] = number;
+    }
   }
   std::int64_t size() const override { return static_cast<std::int64_t>(all_.size()); }
   Result<std::vector<std::int32_t>> encode(std::string_view text) const override {
     std::vector<std::int32_t> tokens;
     tokens.reserve(text.size());
     for (std::string_view rest = text; !rest.empty();) {
+      // What most of a text is.
+      if (const std::int32_t known = of_ascii_[static_cast<unsigned char>(rest.front())]; known >= 0) {
+        tokens.push_back(known);
+        rest.remove_prefix(1);
+        continue;
+      }
       const std::string_view character = rest.substr(0, code_point_at(rest).bytes);
       const auto found = numbers_.find(character);
       if (found == numbers_.end())
@@ -71,6 +83,7 @@ class Characters final : public Tokenizer {
  private:
   std::vector<std::string> all_;
   std::map<std::string, std::int32_t, std::less<>> numbers_;
+  std::array<std::int32_t, 256> of_ascii_{};
 };
 
 Result<std::unique_ptr<Tokenizer>> read_characters(const std::filesystem::path& file) {
@@ -104,13 +117,14 @@ std::unique_ptr<Tokenizer> byte_tokenizer() {
 
 Result<std::unique_ptr<Tokenizer>> character_tokenizer(std::string_view text) {
   std::map<char32_t, std::string_view> seen;
+  std::array<bool, 128> ascii{};
   for (std::string_view rest = text; !rest.empty();) {
     const CodePoint at = code_point_at(rest);
     if (at.code == kNoCode)
       return Error{Code::kInvalidArgument,
                    "byte " + std::to_string(text.size() - rest.size()) +
                        " of the text begins no UTF-8 character; --tokens bytes takes any"};
-    seen.emplace(at.code, rest.substr(0, at.bytes));
+    if (at.bytes > 1 || !std::exchange(ascii[at.code], true)) seen.emplace(at.code, rest.substr(0, at.bytes));
     rest.remove_prefix(at.bytes);
   }
   if (seen.empty()) return Error{Code::kInvalidArgument, "the text is empty"};

@@ -13,8 +13,8 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kRows = 64;    // of a block
 constexpr int kOwn = 16;     // of a warp
-constexpr int kOthers = 32;  // of a tile that it goes through
-constexpr int kAcross = kOthers / 8;
+constexpr int kThere = 64;   // of a tile that it goes through, on the way there
+constexpr int kOthers = 32;  // and on the way back, which needs more registers
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr float kLn2 = 0.6931471805599453F;
 
@@ -44,30 +44,60 @@ __device__ __forceinline__ int own_row() {
   return static_cast<int>(threadIdx.x) / kWarp * kOwn;
 }
 
-/// products[j] = this warp's rows of `left` times columns 8 j .. of the transpose of `right`.
-template <Element element, int width>
-__device__ __forceinline__ void multiply_rows(const SharedRows<width>& left, const SharedRows<width>& right,
-                                              Accumulator (&products)[kAcross]) {
+/// This warp's rows as the left factor: in registers where these are enough.
+template <int width>
+class OwnRows {
+ public:
+  static constexpr bool kKept = width <= 64;
+
+  __device__ __forceinline__ explicit OwnRows(const SharedRows<width>& rows) : rows_(rows) {
+    if constexpr (kKept) {
+#pragma unroll
+      for (int i = 0; i < width / 16; ++i) kept_[i] = rows_.left(own_row(), i * 16);
+    }
+  }
+  __device__ __forceinline__ LeftTile at(int column) const {
+    if constexpr (kKept) return kept_[column / 16];
+    return rows_.left(own_row(), column);
+  }
+
+ private:
+  const SharedRows<width> rows_;
+  LeftTile kept_[kKept ? width / 16 : 1];
+};
+
+/// products[j] = this warp's rows times columns 8 j .. of the transpose of `right`.
+template <Element element, int width, int across>
+__device__ __forceinline__ void multiply_rows(const OwnRows<width>& left, const SharedRows<width>& right,
+                                              Accumulator (&products)[across]) {
 #pragma unroll
   for (auto& each : products) each = {};
 #pragma unroll
-  for (int c = 0; c < width; c += 16) {
-    const LeftTile a = left.left(own_row(), c);
+  for (int c = 0; c < width; c += 32) {
+    const LeftTile a = left.at(c);
+    const LeftTile b = left.at(c + 16);
 #pragma unroll
-    for (int j = 0; j < kAcross; ++j)
-      multiply_tiles<element>(products[j], a, right.right_transposed(j * 8, c));
+    for (int j = 0; j < across; ++j) {
+      const TwoRightTiles two = right.right_transposed(j * 8, c);
+      multiply_tiles<element>(products[j], a, two.first);
+      multiply_tiles<element>(products[j], b, two.second);
+    }
   }
 }
 
 /// sums += factors times the rows of `right`.
-template <Element element, int width>
-__device__ __forceinline__ void add_products(const Accumulator (&factors)[kAcross],
+template <Element element, int width, int across>
+__device__ __forceinline__ void add_products(const Accumulator (&factors)[across],
                                              const SharedRows<width>& right, Accumulator (&sums)[width / 8]) {
 #pragma unroll
-  for (int j = 0; j < kAcross; j += 2) {
+  for (int j = 0; j < across; j += 2) {
     const LeftTile a = left_of<element>(factors[j], factors[j + 1]);
 #pragma unroll
-    for (int c = 0; c < width / 8; ++c) multiply_tiles<element>(sums[c], a, right.right(j * 8, c * 8));
+    for (int c = 0; c < width / 8; c += 2) {
+      const TwoRightTiles two = right.right(j * 8, c * 8);
+      multiply_tiles<element>(sums[c], a, two.first);
+      multiply_tiles<element>(sums[c + 1], a, two.second);
+    }
   }
 }
 
@@ -90,18 +120,16 @@ __device__ __forceinline__ void store_rows(void* base, std::int64_t at, std::int
   }
 }
 
-/// Calls visit(value, which of the two rows, row, column) for a lane's part of products whose first row and
-/// column are those of the head's.
-template <class Visit>
-__device__ __forceinline__ void for_products(Accumulator (&products)[kAcross], std::int64_t first_row,
-                                             std::int64_t first_column, const Visit& visit) {
+/// Calls visit(value, which of the two rows, row, column) for a lane's part of products, rows and columns
+/// being those of the block and of the tile.
+template <int across, class Visit>
+__device__ __forceinline__ void for_products(Accumulator (&products)[across], const Visit& visit) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
-  for (int j = 0; j < kAcross; ++j)
+  for (int j = 0; j < across; ++j)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      visit(products[j].v[e], e / 2, first_row + own_row() + lane / 4 + e / 2 * 8,
-            first_column + j * 8 + lane % 4 * 2 + e % 2);
+      visit(products[j].v[e], e / 2, own_row() + lane / 4 + e / 2 * 8, j * 8 + lane % 4 * 2 + e % 2);
 }
 
 /// The number, for dropout, of the weight of row `row` of a head for another.
@@ -110,43 +138,86 @@ __device__ __forceinline__ std::uint64_t weight_number(const Attention& shape, c
   return static_cast<std::uint64_t>((head.number + row) * shape.length + other);
 }
 
+/// Of a tile of `others` rows that begins at `first`, for this warp's rows: whether all of its weights count,
+/// or none. A query's weights are for keys up to itself.
+struct Reach {
+  bool whole;
+  bool none;
+};
+template <int others>
+__device__ __forceinline__ Reach reach_of_queries(const Attention& shape, const Head& head,
+                                                  std::int64_t first) {
+  const std::int64_t mine = head.first_row + own_row();
+  const bool inside = first + others <= shape.length && mine + kOwn <= shape.length;
+  return {inside && (!shape.causal || first + others - 1 <= mine), shape.causal && first > mine + kOwn - 1};
+}
+template <int others>
+__device__ __forceinline__ Reach reach_of_keys(const Attention& shape, const Head& head, std::int64_t first) {
+  const std::int64_t mine = head.first_row + own_row();
+  const bool inside = first + others <= shape.length && mine + kOwn <= shape.length;
+  return {inside && (!shape.causal || mine + kOwn - 1 <= first), shape.causal && first + others - 1 < mine};
+}
+
 template <Element element, int width>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(Attention shape, AttentionParts parts, Dropper dropper, void* out,
                    float* __restrict__ log_sums) {
   using Rows = SharedRows<width>;
+  constexpr int kAcross = kThere / 8;
   extern __shared__ __align__(16) std::uint16_t shared[];
   const Rows queries{shared};
-  const Rows keys{shared + kRows * Rows::kStride};
-  const Rows values{keys.at + kOthers * Rows::kStride};
+  std::uint16_t* const tiles = shared + kRows * Rows::kStride;  // keys, values; and those of the next tile
+  const auto keys_at = [&](int which) { return Rows{tiles + which * 2 * kThere * Rows::kStride}; };
+  const auto values_at = [&](int which) { return Rows{tiles + (which * 2 + 1) * kThere * Rows::kStride}; };
   const Head head = head_of(shape, shape.causal);
+  const auto begin_tile = [&](int which, std::int64_t first) {
+    keys_at(which).template copy_later<kThreads>(halves(parts.keys, head.in), shape.stride, first, kThere,
+                                                 shape.length);
+    values_at(which).template copy_later<kThreads>(halves(parts.values, head.in), shape.stride, first, kThere,
+                                                   shape.length);
+  };
+  begin_tile(0, 0);
+  end_group();
   queries.template fill<kThreads>(halves(parts.queries, head.in), shape.stride, head.first_row, kRows,
                                   shape.length);
+  __syncthreads();
+  const OwnRows<width> own(queries);
   const float factor = shape.scale * kLog2E;
   float most[2] = {-INFINITY, -INFINITY};
   float weights[2] = {};
   Accumulator sums[width / 8] = {};
   const std::int64_t past = head.first_row + kRows;
   const std::int64_t seen = shape.causal && past < shape.length ? past : shape.length;
-  for (std::int64_t first = 0; first < seen; first += kOthers) {
-    __syncthreads();  // the tiles are free
-    keys.template fill<kThreads>(halves(parts.keys, head.in), shape.stride, first, kOthers, shape.length);
-    values.template fill<kThreads>(halves(parts.values, head.in), shape.stride, first, kOthers, shape.length);
+  int which = 0;
+  for (std::int64_t first = 0; first < seen; first += kThere, which = 1 - which) {
+    __syncthreads();  // the other tile is free
+    if (first + kThere < seen) begin_tile(1 - which, first + kThere);
+    end_group();
+    wait_for_all_but_last();
     __syncthreads();
+    const Reach reach = reach_of_queries<kThere>(shape, head, first);
+    if (reach.none) continue;
     Accumulator scores[kAcross];
-    multiply_rows<element, width>(queries, keys, scores);
+    multiply_rows<element, width>(own, keys_at(which), scores);
     float larger[2] = {most[0], most[1]};
-    for_products(scores, head.first_row, first,
-                 [&](float& score, int half, std::int64_t row, std::int64_t column) {
-                   const bool hidden = column >= shape.length || (shape.causal && column > row);
-                   score = hidden ? -INFINITY : score * factor;
-                   larger[half] = fmaxf(larger[half], score);
-                 });
+    if (reach.whole) {
+      for_products(scores, [&](float& score, int half, int, int) {
+        score *= factor;
+        larger[half] = fmaxf(larger[half], score);
+      });
+    } else {
+      for_products(scores, [&](float& score, int half, int row, int column) {
+        const bool hidden =
+            first + column >= shape.length || (shape.causal && first + column > head.first_row + row);
+        score = hidden ? -INFINITY : score * factor;
+        larger[half] = fmaxf(larger[half], score);
+      });
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       for (int step = 1; step < 4; step *= 2)
         larger[half] = fmaxf(larger[half], __shfl_xor_sync(0xFFFFFFFFU, larger[half], step));
-      const float shrinks = exp2f(most[half] - larger[half]);
+      const float shrinks = power_of_two(most[half] - larger[half]);
       most[half] = larger[half];
       weights[half] *= shrinks;
 #pragma unroll
@@ -155,13 +226,15 @@ __global__ void __launch_bounds__(kThreads)
         sum.v[2 * half + 1] *= shrinks;
       }
     }
-    for_products(scores, head.first_row, first,
-                 [&](float& score, int half, std::int64_t row, std::int64_t column) {
-                   score = exp2f(score - most[half]);
-                   weights[half] += score;
-                   if (dropper.any()) score *= dropper.of(weight_number(shape, head, row, column));
-                 });
-    add_products<element, width>(scores, values, sums);
+    for_products(scores, [&](float& score, int half, int, int) {
+      score = power_of_two(score - most[half]);
+      weights[half] += score;
+    });
+    if (dropper.any())
+      for_products(scores, [&](float& score, int, int row, int column) {
+        score *= dropper.of(weight_number(shape, head, head.first_row + row, first + column));
+      });
+    add_products<element, width>(scores, values_at(which), sums);
   }
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
@@ -180,53 +253,76 @@ template <Element element, int width>
 __global__ void __launch_bounds__(kThreads)
     query_tiles_kernel(Attention shape, AttentionParts parts, Dropper dropper) {
   using Rows = SharedRows<width>;
+  constexpr int kAcross = kOthers / 8;
   extern __shared__ __align__(16) std::uint16_t shared[];
   const Rows queries{shared};
   const Rows given{shared + kRows * Rows::kStride};
-  const Rows keys{given.at + kRows * Rows::kStride};
-  const Rows values{keys.at + kOthers * Rows::kStride};
+  std::uint16_t* const tiles = given.at + kRows * Rows::kStride;
+  const auto keys_at = [&](int which) { return Rows{tiles + which * 2 * kOthers * Rows::kStride}; };
+  const auto values_at = [&](int which) { return Rows{tiles + (which * 2 + 1) * kOthers * Rows::kStride}; };
   const Head head = head_of(shape, shape.causal);
+  const auto begin_tile = [&](int which, std::int64_t first) {
+    keys_at(which).template copy_later<kThreads>(halves(parts.keys, head.in), shape.stride, first, kOthers,
+                                                 shape.length);
+    values_at(which).template copy_later<kThreads>(halves(parts.values, head.in), shape.stride, first,
+                                                   kOthers, shape.length);
+  };
+  begin_tile(0, 0);
+  end_group();
   queries.template fill<kThreads>(halves(parts.queries, head.in), shape.stride, head.first_row, kRows,
                                   shape.length);
   given.template fill<kThreads>(halves(parts.out_gradients, head.out), shape.out_stride, head.first_row,
                                 kRows, shape.length);
+  __syncthreads();
+  const OwnRows<width> own_queries(queries);
+  const OwnRows<width> own_given(given);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float log_sums[2] = {};
+  const float factor = shape.scale * kLog2E;
+  float log_sums[2] = {};  // to the base of 2
   float along[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const std::int64_t row = head.first_row + own_row() + lane / 4 + half * 8;
     if (row >= shape.length) continue;
-    log_sums[half] = parts.log_sums[head.number + row];
+    log_sums[half] = parts.log_sums[head.number + row] * kLog2E;
     along[half] = parts.along[head.number + row];
   }
   Accumulator sums[width / 8] = {};
   const std::int64_t past = head.first_row + kRows;
   const std::int64_t seen = shape.causal && past < shape.length ? past : shape.length;
-  for (std::int64_t first = 0; first < seen; first += kOthers) {
+  int which = 0;
+  for (std::int64_t first = 0; first < seen; first += kOthers, which = 1 - which) {
+    __syncthreads();  // the other tile is free
+    if (first + kOthers < seen) begin_tile(1 - which, first + kOthers);
+    end_group();
+    wait_for_all_but_last();
     __syncthreads();
-    keys.template fill<kThreads>(halves(parts.keys, head.in), shape.stride, first, kOthers, shape.length);
-    values.template fill<kThreads>(halves(parts.values, head.in), shape.stride, first, kOthers, shape.length);
-    __syncthreads();
+    const Reach reach = reach_of_queries<kOthers>(shape, head, first);
+    if (reach.none) continue;
     Accumulator weights[kAcross];
     Accumulator slopes[kAcross];
-    multiply_rows<element, width>(queries, keys, weights);
-    multiply_rows<element, width>(given, values, slopes);
+    multiply_rows<element, width>(own_queries, keys_at(which), weights);
+    multiply_rows<element, width>(own_given, values_at(which), slopes);
     if (dropper.any())
-      for_products(slopes, head.first_row, first,
-                   [&](float& slope, int, std::int64_t row, std::int64_t column) {
-                     slope *= dropper.of(weight_number(shape, head, row, column));
-                   });
-    for_products(
-        weights, head.first_row, first, [&](float& weight, int half, std::int64_t row, std::int64_t column) {
-          const bool hidden = column >= shape.length || row >= shape.length || (shape.causal && column > row);
-          weight = hidden ? 0.0F : exp2f((weight * shape.scale - log_sums[half]) * kLog2E);
-        });
+      for_products(slopes, [&](float& slope, int, int row, int column) {
+        slope *= dropper.of(weight_number(shape, head, head.first_row + row, first + column));
+      });
+    if (reach.whole) {
+      for_products(weights, [&](float& weight, int half, int, int) {
+        weight = power_of_two(weight * factor - log_sums[half]);
+      });
+    } else {
+      for_products(weights, [&](float& weight, int half, int row, int column) {
+        const bool hidden = first + column >= shape.length || head.first_row + row >= shape.length ||
+                            (shape.causal && first + column > head.first_row + row);
+        weight = hidden ? 0.0F : power_of_two(weight * factor - log_sums[half]);
+      });
+    }
 #pragma unroll
     for (int j = 0; j < kAcross; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) slopes[j].v[e] = weights[j].v[e] * (slopes[j].v[e] - along[e / 2]);
-    add_products<element, width>(slopes, keys, sums);
+    add_products<element, width>(slopes, keys_at(which), sums);
   }
   store_rows<element, width>(parts.query_gradients, head.in, shape.stride, head.first_row, shape.length, sums,
                              shape.scale, shape.scale);
@@ -236,60 +332,86 @@ template <Element element, int width>
 __global__ void __launch_bounds__(kThreads)
     key_tiles_kernel(Attention shape, AttentionParts parts, Dropper dropper) {
   using Rows = SharedRows<width>;
+  constexpr int kAcross = kOthers / 8;
   extern __shared__ __align__(16) std::uint16_t shared[];
-  __shared__ float log_sums[kOthers];
-  __shared__ float along[kOthers];
+  __shared__ float log_sums[2][kOthers];  // to the base of 2
+  __shared__ float along[2][kOthers];
   const Rows keys{shared};
   const Rows values{shared + kRows * Rows::kStride};
-  const Rows queries{values.at + kRows * Rows::kStride};
-  const Rows given{queries.at + kOthers * Rows::kStride};
+  std::uint16_t* const tiles = values.at + kRows * Rows::kStride;
+  const auto queries_at = [&](int which) { return Rows{tiles + which * 2 * kOthers * Rows::kStride}; };
+  const auto given_at = [&](int which) { return Rows{tiles + (which * 2 + 1) * kOthers * Rows::kStride}; };
   const Head head = head_of(shape, false);
+  const auto begin_tile = [&](int which, std::int64_t first) {
+    queries_at(which).template copy_later<kThreads>(halves(parts.queries, head.in), shape.stride, first,
+                                                    kOthers, shape.length);
+    given_at(which).template copy_later<kThreads>(halves(parts.out_gradients, head.out), shape.out_stride,
+                                                  first, kOthers, shape.length);
+    if (threadIdx.x < kOthers) {
+      const bool there = first + threadIdx.x < shape.length;
+      log_sums[which][threadIdx.x] =
+          there ? parts.log_sums[head.number + first + threadIdx.x] * kLog2E : 0.0F;
+      along[which][threadIdx.x] = there ? parts.along[head.number + first + threadIdx.x] : 0.0F;
+    }
+  };
+  const std::int64_t begin = shape.causal ? head.first_row : 0;
+  begin_tile(0, begin);
+  end_group();
   keys.template fill<kThreads>(halves(parts.keys, head.in), shape.stride, head.first_row, kRows,
                                shape.length);
   values.template fill<kThreads>(halves(parts.values, head.in), shape.stride, head.first_row, kRows,
                                  shape.length);
+  __syncthreads();
+  const OwnRows<width> own_keys(keys);
+  const OwnRows<width> own_values(values);
+  const float factor = shape.scale * kLog2E;
   Accumulator key_sums[width / 8] = {};
   Accumulator value_sums[width / 8] = {};
-  for (std::int64_t first = shape.causal ? head.first_row : 0; first < shape.length; first += kOthers) {
+  int which = 0;
+  for (std::int64_t first = begin; first < shape.length; first += kOthers, which = 1 - which) {
+    __syncthreads();  // the other tile is free
+    if (first + kOthers < shape.length) begin_tile(1 - which, first + kOthers);
+    end_group();
+    wait_for_all_but_last();
     __syncthreads();
-    queries.template fill<kThreads>(halves(parts.queries, head.in), shape.stride, first, kOthers,
-                                    shape.length);
-    given.template fill<kThreads>(halves(parts.out_gradients, head.out), shape.out_stride, first, kOthers,
-                                  shape.length);
-    if (threadIdx.x < kOthers) {
-      const bool there = first + threadIdx.x < shape.length;
-      log_sums[threadIdx.x] = there ? parts.log_sums[head.number + first + threadIdx.x] : 0.0F;
-      along[threadIdx.x] = there ? parts.along[head.number + first + threadIdx.x] : 0.0F;
-    }
-    __syncthreads();
+    const Reach reach = reach_of_keys<kOthers>(shape, head, first);
+    if (reach.none) continue;
     // Rows are keys, columns queries.
     Accumulator weights[kAcross];
-    multiply_rows<element, width>(keys, queries, weights);
-    for_products(
-        weights, head.first_row, first, [&](float& weight, int, std::int64_t key, std::int64_t query) {
-          const bool hidden = key >= shape.length || query >= shape.length || (shape.causal && key > query);
-          weight = hidden ? 0.0F : exp2f((weight * shape.scale - log_sums[query - first]) * kLog2E);
-        });
-    Accumulator slopes[kAcross];
-    multiply_rows<element, width>(values, given, slopes);
-    Accumulator used[kAcross];
-#pragma unroll
-    for (int j = 0; j < kAcross; ++j) used[j] = weights[j];
-    if (dropper.any()) {
-      const auto drop = [&](float& value, int, std::int64_t key, std::int64_t query) {
-        value *= dropper.of(weight_number(shape, head, query, key));
-      };
-      for_products(used, head.first_row, first, drop);
-      for_products(slopes, head.first_row, first, drop);
+    multiply_rows<element, width>(own_keys, queries_at(which), weights);
+    if (reach.whole) {
+      for_products(weights, [&](float& weight, int, int, int query) {
+        weight = power_of_two(weight * factor - log_sums[which][query]);
+      });
+    } else {
+      for_products(weights, [&](float& weight, int, int key, int query) {
+        const bool hidden = head.first_row + key >= shape.length || first + query >= shape.length ||
+                            (shape.causal && head.first_row + key > first + query);
+        weight = hidden ? 0.0F : power_of_two(weight * factor - log_sums[which][query]);
+      });
     }
-    add_products<element, width>(used, given, value_sums);
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    Accumulator slopes[kAcross];
+    multiply_rows<element, width>(own_values, given_at(which), slopes);
+    if (dropper.any()) {
+      // Values get what is left of the weights; slopes are of the weights as they were.
+      Accumulator used[kAcross];
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) used[j] = weights[j];
+      const auto drop = [&](float& value, int, int key, int query) {
+        value *= dropper.of(weight_number(shape, head, first + query, head.first_row + key));
+      };
+      for_products(used, drop);
+      for_products(slopes, drop);
+      add_products<element, width>(used, given_at(which), value_sums);
+    } else {
+      add_products<element, width>(weights, given_at(which), value_sums);
+    }
+    for_products(slopes, [&](float& slope, int, int, int query) { slope -= along[which][query]; });
 #pragma unroll
     for (int j = 0; j < kAcross; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        slopes[j].v[e] = weights[j].v[e] * (slopes[j].v[e] - along[j * 8 + lane % 4 * 2 + e % 2]);
-    add_products<element, width>(slopes, queries, key_sums);
+      for (int e = 0; e < 4; ++e) slopes[j].v[e] *= weights[j].v[e];
+    add_products<element, width>(slopes, queries_at(which), key_sums);
   }
   store_rows<element, width>(parts.key_gradients, head.in, shape.stride, head.first_row, shape.length,
                              key_sums, shape.scale, shape.scale);
@@ -318,13 +440,13 @@ cudaError_t launch(Kernel kernel, Place place, const Attention& shape, int rows,
 template <Element element, int width>
 cudaError_t forward(Place place, const Attention& shape, const AttentionParts& parts, void* out,
                     float* log_sums) {
-  return launch<width>(forward_kernel<element, width>, place, shape, kRows + 2 * kOthers, parts,
+  return launch<width>(forward_kernel<element, width>, place, shape, kRows + 4 * kThere, parts,
                        Dropper(shape.dropout), out, log_sums);
 }
 
 template <Element element, int width>
 cudaError_t backward(Place place, const Attention& shape, const AttentionParts& parts) {
-  constexpr int kAll = 2 * kRows + 2 * kOthers;
+  constexpr int kAll = 2 * kRows + 4 * kOthers;
   const Dropper dropper(shape.dropout);
   const cudaError_t first =
       launch<width>(query_tiles_kernel<element, width>, place, shape, kAll, parts, dropper);
