@@ -27,6 +27,7 @@ OWNERS = [
     ("intrinsics", r"\w*intrin\.h|cpuid\.h|arm_\w+\.h", ["kernels/src/"]),
     ("CUDA device code", r"cub/|cublas|thrust/", ["kernels/src/"]),
     ("CUDA host", r"cuda", ["kernels/src/", "runtime/", "tests/kernels/", "tests/runtime/"]),
+    ("NVTX", r"nvtx", ["runtime/src/", "tests/runtime/"]),
     ("NCCL", r"nccl", ["shards/src/", "tests/shards/", "tests/bench/"]),
     ("Gloo", r"gloo/", ["shards/src/", "tests/shards/", "tests/bench/"]),
     ("JSON", r"nlohmann/", ["runtime/", "tools/", "training/src/", "bindings/", "examples/", "tests/"]),

@@ -18,8 +18,9 @@ Launch move_index(Place place, const RowIndex& from, const RowIndex& to, RowCoun
 Launch make_records(Place place, const RecordSlabs& slabs, const RecordShape& shape, const Initial& initial,
                     const std::uint64_t* keys, const std::uint64_t* numbers, const std::uint8_t* is_new,
                     std::int64_t count);
-Launch show_rows(Place place, const RecordShape& shape, const Initial& initial, const std::uint64_t* keys,
-                 const std::uint64_t* numbers, std::int64_t count, float* out);
+Launch pull_rows(Place place, const RowIndex& index, const RecordSlabs& slabs, const RecordShape& shape,
+                 const Initial& initial, const std::uint64_t* keys, std::int64_t count, float* out,
+                 std::uint64_t* absent, std::uint64_t ticket);
 Launch find_records(Place place, const RecordSlabs& slabs, const std::uint64_t* numbers, std::int64_t count,
                     std::uint64_t* rows);
 Launch write_records(Place place, const RecordSlabs& slabs, std::int64_t bytes, const std::byte* records,

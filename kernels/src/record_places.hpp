@@ -22,6 +22,17 @@ TROUPE_RECORD_BOTH std::int64_t home_of(const RowIndex& index, std::uint64_t key
   return static_cast<std::int64_t>(mix_bits(key ^ index.seed) & static_cast<std::uint64_t>(index.slots - 1));
 }
 
+/// The number of a key's row, or kNoRow. Without slots the key is that itself.
+TROUPE_RECORD_BOTH std::uint64_t number_of(const RowIndex& index, std::uint64_t key) {
+  if (index.slots == 0) return key;
+  if (key == kNoRow) return index.numbers[index.slots];
+  for (std::int64_t slot = home_of(index, key);; slot = (slot + 1) & (index.slots - 1)) {
+    const std::uint64_t there = index.keys[slot];
+    if (there == key) return index.numbers[slot];
+    if (there == kNoRow) return kNoRow;
+  }
+}
+
 /// The table of all records begins at this address, and its rows are so many bytes apart.
 constexpr std::int64_t kRecordUnit = 16;
 

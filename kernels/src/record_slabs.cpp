@@ -33,16 +33,28 @@ Launch make_records(Place place, const RecordSlabs& slabs, const RecordShape& sh
   return {};
 }
 
-Launch show_rows(Place place, const RecordShape& shape, const Initial& initial, const std::uint64_t* keys,
-                 const std::uint64_t* numbers, std::int64_t count, float* out) {
-  if (place.on_gpu()) return gpu::show_rows(place, shape, initial, keys, numbers, count, out);
+Launch pull_rows(Place place, const RowIndex& index, const RecordSlabs& slabs, const RecordShape& shape,
+                 const Initial& initial, const std::uint64_t* keys, std::int64_t count, float* out,
+                 std::uint64_t* absent, std::uint64_t ticket) {
+  if (place.on_gpu())
+    return gpu::pull_rows(place, index, slabs, shape, initial, keys, count, out, absent, ticket);
   std::vector<std::byte> as_kept(static_cast<std::size_t>(shape.dim) * size_of(shape.element));
-  const HostRow row(shape.element, as_kept.data(), 0);
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (numbers[i] != kNoRow) continue;
-    initial_row(initial, keys[i], shape.dim, out + i * shape.dim);
-    row.write(out + i * shape.dim, shape.dim);
-    row.read(shape.dim, out + i * shape.dim);
+  const HostRow made(shape.element, as_kept.data(), 0);
+  for (std::int64_t i = 0; i < count; ++i, out += shape.dim) {
+    const std::uint64_t number = number_of(index, keys[i]);
+    if (number != kNoRow) {
+      HostRow(shape.element, record_at(slabs, number), 0).read(shape.dim, out);
+      mark_at(slabs, number) |= kRowUsed;
+      continue;
+    }
+    if (absent) *absent = ticket;
+    if (index.slots == 0) {
+      std::fill_n(out, shape.dim, 0.0F);
+      continue;
+    }
+    initial_row(initial, keys[i], shape.dim, out);
+    made.write(out, shape.dim);
+    made.read(shape.dim, out);
   }
   return {};
 }

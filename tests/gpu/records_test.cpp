@@ -195,8 +195,16 @@ TEST_CASE_TEMPLATE("first values are those of the host, bit for bit", Where, OnH
             at.put(std::vector<std::byte>(kRows * static_cast<std::size_t>(shape.bytes), std::byte{1}));
         at.finish(read_records(at.place(), slabs, {}, 0, nullptr, n, shape.bytes, out_keys, flags, records));
         auto* const shown = at.put(std::vector<float>(kRows * static_cast<std::size_t>(dim), -9.0F));
-        at.finish(show_rows(at.place(), shape, initial, device_keys,
-                            at.put(std::vector<std::uint64_t>(kRows, kNoRow)), n, shown));
+        Index<Where> none(at, 64);
+        auto* const absent = at.put(std::vector<std::uint64_t>(1, 0));
+        at.finish(pull_rows(at.place(), none.index, slabs, shape, initial, device_keys, n, shown, absent, 7));
+        CHECK(at.get(absent, 1)[0] == 7);
+        // Those that are there are the same, in the order of their numbers; none is missing.
+        auto* const there = at.put(std::vector<float>(kRows * static_cast<std::size_t>(dim), -9.0F));
+        at.finish(pull_rows(at.place(), {}, slabs, shape, initial, device_numbers, n, there, absent, 8));
+        CHECK(at.get(absent, 1)[0] == 7);
+        REQUIRE(at.get(there, kRows * static_cast<std::size_t>(dim)) ==
+                at.get(shown, kRows * static_cast<std::size_t>(dim)));
         const auto got = at.get(records, kRows * static_cast<std::size_t>(shape.bytes));
         const auto got_shown = at.get(shown, kRows * static_cast<std::size_t>(dim));
         REQUIRE(at.get(out_keys, kRows) == std::vector<std::uint64_t>(keys.rbegin(), keys.rend()));

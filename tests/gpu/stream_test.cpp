@@ -2,12 +2,15 @@
 #include <troupe/runtime/stream.hpp>
 
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
 #include <troupe/runtime/gpu.hpp>
+#include <troupe/runtime/gpu_memory.hpp>
+#include <troupe/runtime/gpu_usage.hpp>
 
 #include "scripted_driver.hpp"
 
@@ -53,6 +56,31 @@ TEST_CASE("a stream waits for another's event on the device, and not for one tha
   CHECK(after.done());
   REQUIRE(machine.second.wait_for(event));
   CHECK(machine.script->waits == 1);
+}
+
+TEST_CASE("what a process has had of a GPU is counted: memory of pools, kernels by name") {
+  Machine machine;
+  const GpuUsage none = usage_of(machine.gpu);
+  CHECK(none.device_bytes == 0);
+  CHECK(none.kernels.empty());
+  {
+    GpuPool pinned(machine.gpu, {.kind = MemoryKind::kPinned, .slab_bytes = 8192});
+    GpuPool device(machine.gpu, {.slab_bytes = 4096});
+    REQUIRE(device.allocate(100, machine.first).ok());
+    REQUIRE(pinned.allocate(100, machine.first).ok());
+    Stream gone = machine.gpu.make_stream().value();
+    REQUIRE(machine.first.launched("gather", 0).ok());
+    REQUIRE(machine.second.launched("gather", 0).ok());
+    REQUIRE(gone.launched("step", 0).ok());
+    CHECK_FALSE(gone.launched("step", 1).ok());
+  }
+  const GpuUsage usage = usage_of(machine.gpu);
+  CHECK(usage.device_bytes == 4096);  // kept for the next pool
+  CHECK(usage.pinned_bytes == 8192);
+  CHECK(usage.kernels == std::vector<std::pair<std::string, std::uint64_t>>{{"gather", 2}, {"step", 1}});
+  machine.script->run_all();
+  CHECK(machine.gpu.release_idle() == 4096 + 8192);
+  CHECK(usage_of(machine.gpu).device_bytes == 0);
 }
 
 TEST_CASE("a fault on the device is told to whoever waits, with the names of the kernels under way") {
@@ -127,6 +155,23 @@ TEST_CASE("the loop tells of a fault to those who wait for events that will neve
   loop.refresh_now();
   loop.poll();
   CHECK(message == "failed on the GPU: kernel adam: an illegal memory access");
+}
+
+TEST_CASE("a watch tells all who wait, whatever one of them throws") {
+  Machine machine;
+  SimClock clock;
+  Loop loop(clock);
+  const Loop::Turn turn(loop);
+  EventWatch watch(loop);
+  int told = 0;
+  watch.when_done(Event(), [](const Result<void>&) { throw std::runtime_error("no"); });
+  watch.when_done(Event(), [&](const Result<void>&) { ++told; });
+  try {
+    loop.poll();
+  } catch (const std::runtime_error&) {  // the loop may keep it to itself
+  }
+  CHECK(told == 1);
+  CHECK(watch.waiting() == 0);
 }
 
 TEST_CASE("a watch may be destroyed by what it tells") {

@@ -12,16 +12,6 @@ __device__ __forceinline__ std::int64_t this_thread() {
   return std::int64_t{blockIdx.x} * kBlock + threadIdx.x;
 }
 
-/// The number of a key's row.
-__device__ __forceinline__ std::uint64_t find(const RowIndex& index, std::uint64_t key) {
-  if (key == kNoRow) return index.numbers[index.slots];
-  for (std::int64_t slot = home_of(index, key);; slot = (slot + 1) & (index.slots - 1)) {
-    const std::uint64_t there = index.keys[slot];
-    if (there == key) return index.numbers[slot];
-    if (there == kNoRow) return kNoRow;
-  }
-}
-
 /// The key's slot, taken for it if it has none; `filled`: it was taken.
 __device__ __forceinline__ std::int64_t find_or_fill(const RowIndex& index, std::uint64_t key, bool& filled) {
   if (key == kNoRow) return index.slots;
@@ -48,7 +38,7 @@ __global__ void __launch_bounds__(kBlock)
     find_kernel(RowIndex index, const std::uint64_t* __restrict__ keys, std::int64_t count,
                 std::uint64_t* __restrict__ numbers) {
   const std::int64_t i = this_thread();
-  if (i < count) numbers[i] = find(index, keys[i]);
+  if (i < count) numbers[i] = number_of(index, keys[i]);
 }
 
 /// Of equal keys without a row the first leaves its place in the batch where their number is to stand.

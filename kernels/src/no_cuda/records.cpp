@@ -24,9 +24,9 @@ Launch make_records(Place, const RecordSlabs&, const RecordShape&, const Initial
                     const std::uint64_t*, const std::uint8_t*, std::int64_t) {
   return {"make_records", kBuiltWithoutCuda};
 }
-Launch show_rows(Place, const RecordShape&, const Initial&, const std::uint64_t*, const std::uint64_t*,
-                 std::int64_t, float*) {
-  return {"show_rows", kBuiltWithoutCuda};
+Launch pull_rows(Place, const RowIndex&, const RecordSlabs&, const RecordShape&, const Initial&,
+                 const std::uint64_t*, std::int64_t, float*, std::uint64_t*, std::uint64_t) {
+  return {"pull_rows", kBuiltWithoutCuda};
 }
 Launch find_records(Place, const RecordSlabs&, const std::uint64_t*, std::int64_t, std::uint64_t*) {
   return {"find_records", kBuiltWithoutCuda};

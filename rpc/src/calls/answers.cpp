@@ -214,8 +214,9 @@ void EndpointCore::answer_token(InboundCall& call, const BodyWriter& body, bool 
     frame = encode(header, [&](OutMessage& out) { out.error(error); });
   };
   if (!frame) replace(with_context(frame.error(), "the answer could not be sent"));
-  // It would be copied before the device has written it.
-  if (frame && frame->leases && !frame->leases->waits.empty())
+  // It would be copied before the device has written it; and what a device holds the host cannot copy.
+  const auto in_device = [](const Buffer& part) { return part.device().kind == MemoryKind::kDevice; };
+  if (frame && (std::ranges::any_of(frame->parts, in_device) || (frame->leases && must_wait(*frame))))
     replace({Code::kUnimplemented, "device tensors cannot be in the answer of a call with a token",
              options_.node_name});
   if (frame && bytes_of(*frame) > options_.limits.max_message_bytes)

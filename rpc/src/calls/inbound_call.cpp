@@ -130,7 +130,8 @@ void EndpointCore::answer(InboundCall& call, const BodyWriter& body) {
   if (call.span_) options_.tracer->stop(*call.span_);  // before the caller's; the rest has time
   if (call.span_ && call.session_ == kLocal) end_span(call, std::move(call.span_));
   const Result<void> sent =
-      frame ? send_frame(call.session_, std::move(*frame), Flow::kReply) : std::move(frame).error();
+      frame ? send_frame(call.session_, std::move(*frame), Flow::kReply, nullptr, call.deadline_)
+            : std::move(frame).error();
   if (call.span_) end_span(call, std::move(call.span_));
   // The caller must hear of it all the same; if it is gone this does nothing.
   if (!sent) answer_error(call, with_context(sent.error(), "the answer could not be sent"));

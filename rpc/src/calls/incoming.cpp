@@ -3,12 +3,15 @@
 
 #include <troupe/rpc/stream_ends.hpp>
 
+#include "device/device_tensors.hpp"
 #include "endpoint/core_sources.hpp"
 
 namespace troupe::rpc {
 
 void EndpointCore::deliver(SessionId session, std::unique_ptr<InMessage>&& message) {
-  if (devices_ && take_to_devices(session, message)) return;
+  const MessageKind kind = message->header().kind;
+  const bool is_answer = kind == MessageKind::kStaged;  // which belongs to another message
+  if (devices_ && !is_answer && take_to_devices(session, message)) return;
   deliver_whole(session, std::move(message));
 }
 
@@ -31,6 +34,10 @@ void EndpointCore::deliver_whole(SessionId session, std::unique_ptr<InMessage>&&
       return on_ask_done(session, message->header().target);
     case MessageKind::kDone:
       return on_done(session, message->header().target);
+    case MessageKind::kStage:
+      return on_stage(session, message->header().target);
+    case MessageKind::kStaged:
+      return on_staged(session, *message);
   }
 }
 
@@ -108,6 +115,8 @@ void EndpointCore::on_reply(SessionId session, std::unique_ptr<InMessage>&& mess
 }
 
 void EndpointCore::on_cancel(SessionId session, std::uint64_t call_id) {
+  if (devices_) [[unlikely]]
+    cancel_arrivals(session, call_id);
   if (PeerCalls* calls = calls_of(session)) cancel_inbound(*calls, call_id);
   PeerCalls* calls = calls_of(session);  // anew: who is told may end the session
   if (!calls) return;
@@ -118,7 +127,8 @@ void EndpointCore::on_cancel(SessionId session, std::uint64_t call_id) {
 void EndpointCore::on_release(SessionId id, const InMessage& message) {
   Session* session = find(id);
   if (session && !session->take_back_leases(message))
-    end_session(id, {Code::kDataLoss, "a peer's message is not valid: no list of leases"}, true);
+    return end_session(id, {Code::kDataLoss, "a peer's message is not valid: no list of leases"}, true);
+  if (devices_) devices_->pinned_queue().go_on();
 }
 
 }  // namespace troupe::rpc

@@ -19,6 +19,8 @@ ReplySink& EndpointCore::release(OpenCall& call) {
   if (call.session) call.session->end_of_flow(call);
   OpenCalls::remove(call);
   call.parked.reset();
+  if (devices_) [[unlikely]]
+    leave_arrivals(call);
   if (call.into) [[unlikely]] {
     release_into(*call.into);
     call.into.reset();

@@ -76,7 +76,10 @@ void EndpointCore::RetryingCall::make_attempt() {
   if (!target) return on_reply(target.error());
   target_ = *target;
   OutFrame frame{Buffer::copy_of(frame_.head.bytes()), frame_.parts};
-  if (frame_.leases) frame.leases = std::make_shared<FrameLeases>(FrameLeases{.waits = frame_.leases->waits});
+  if (frame_.leases)
+    frame.leases = std::make_shared<FrameLeases>(FrameLeases{.waits = frame_.leases->waits,
+                                                             .later = frame_.leases->later,
+                                                             .device_bytes = frame_.leases->device_bytes});
   patch_target(frame.head, target_.actor);
   metered_.sent(bytes_of(frame));
   OpenSpan span = begin_attempt(frame);

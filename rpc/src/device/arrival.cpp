@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include <troupe/rpc/call.hpp>
+#include <troupe/runtime/device_range.hpp>
 
 #include "wire/message_impl.hpp"
 
@@ -88,9 +90,16 @@ Result<void> DeviceArrival::choose(Piece& piece, const PeerDevices* from, std::u
   if (count == 0) return devices_.no_lane({});
   if (target > count) return corrupt("it is for a GPU that was not named");
   if (target != 0) piece.lane = target - 1U;
+  if (target == 0) {  // the sender did not know who it would be
+    if (is_own_ && gpu < count) piece.lane = gpu;
+    if (from && gpu < from->gpus.size() && from->gpus[gpu].uuid != decltype(DeviceLane::uuid){})
+      for (std::size_t lane = 0; lane < count; ++lane)
+        if (devices_.lanes()[lane]->uuid == from->gpus[gpu].uuid) piece.lane = lane;
+  }
   std::uint8_t number = 0;
   const Device device = piece.to_host ? piece.from.device() : piece.to.device();
   if (device.kind == MemoryKind::kDevice && devices_.lane_of(device, &number)) piece.lane = number;
+  piece.gpu = gpu;
   if (piece.lease == 0) return {};
   const auto reaches = [&](std::size_t lane) {
     return from && std::ranges::find(from->we_reach, Reach{gpu, static_cast<std::uint8_t>(lane)}) !=
@@ -98,7 +107,13 @@ Result<void> DeviceArrival::choose(Piece& piece, const PeerDevices* from, std::u
   };
   for (std::size_t lane = 0; lane < count && !reaches(piece.lane); ++lane)
     if (reaches(lane)) piece.lane = lane;
-  if (!reaches(piece.lane)) return corrupt("a device tensor lies where this side reaches nothing");
+  if (reaches(piece.lane) || (from && from->is_lost({gpu, static_cast<std::uint8_t>(piece.lane)}))) return {};
+  for (std::size_t lane = 0; lane < count; ++lane) {
+    if (!from || !from->is_lost({gpu, static_cast<std::uint8_t>(lane)})) continue;
+    piece.lane = lane;
+    return {};
+  }
+  return corrupt("a device tensor lies where this side reaches nothing");
   return {};
 }
 
@@ -106,26 +121,28 @@ Result<void> DeviceArrival::choose(Piece& piece, const PeerDevices* from, std::u
 Result<void> DeviceArrival::find_place(Piece& piece) {
   DeviceLane& lane = *devices_.lanes()[piece.lane];
   Staging& staging = *devices_.staging();
-  if (!piece.to.empty()) return begin_write(piece.to, lane.in);
-  auto place = piece.to_host ? staging.take(piece.bytes) : lane.pool.allocate(piece.bytes, lane.in);
-  if (!place) return place.error();
-  piece.to = *std::move(place);
+  const troupe::Stream& in = stream_of(piece);
+  if (!piece.to.empty()) return begin_write(piece.to, in);
+  auto found = piece.to_host ? staging.take(piece.bytes, Staging::For::kReceiving)
+                             : lane.pool.allocate(piece.bytes, in);
+  if (!found) return found.error();
+  piece.to = *std::move(found);
   return {};
 }
 
 /// Where copy engines may read it.
 Result<void> DeviceArrival::find_source(Piece& piece) {
-  DeviceLane& lane = *devices_.lanes()[piece.lane];
   Staging& staging = *devices_.staging();
   if (piece.mapping) return {};
   if (!piece.may_copy) {
     // A device would be told to copy pages that the system may move: copied here, it is not held up.
-    auto pinned = staging.take(piece.bytes);
+    auto pinned = staging.take(piece.bytes, Staging::For::kReceiving);
     if (!pinned) return pinned.error();
     std::memcpy(pinned->data(), piece.from.data(), piece.bytes);
     piece.from = *std::move(pinned);
+    piece.may_copy = true;
   }
-  return begin_read(piece.from, lane.in);
+  return begin_read(piece.from, stream_of(piece));
 }
 
 Result<void> DeviceArrival::begin() {
@@ -149,13 +166,17 @@ Result<bool> DeviceArrival::advance(Piece& piece) {
   }
   if (piece.stays) return come == piece.bytes;
   if (piece.given == piece.bytes) return true;
-  DeviceLane& lane = *devices_.lanes()[piece.lane];
+  const DeviceRange range("receive a tensor");
   if (piece.given == 0) {
-    if (auto found = find_place(piece); !found) return found.error();
-    if (auto found = find_source(piece); !found) return found.error();
+    for (const auto step : {&DeviceArrival::find_source, &DeviceArrival::find_place}) {
+      const auto found = (this->*step)(piece);
+      if (found) continue;
+      if (found.error().code == Code::kUnavailable) return false;  // there is no pinned memory now
+      return found.error();
+    }
   }
   const std::byte* const from = piece.mapping ? piece.mapping->data() + piece.offset : piece.from.data();
-  if (auto copied = lane.in.copy(piece.to.data() + piece.given, from + piece.given, come - piece.given);
+  if (auto copied = piece.stream->copy(piece.to.data() + piece.given, from + piece.given, come - piece.given);
       !copied)
     return copied.error();
   piece.given = come;
@@ -172,26 +193,53 @@ Result<bool> DeviceArrival::advance() {
   return all;
 }
 
+/// Where others may still be at work, in memory of the program's, nothing else stands behind them.
+const troupe::Stream& DeviceArrival::stream_of(Piece& piece) const {
+  if (piece.stream) return *piece.stream;
+  DeviceLane& lane = *devices_.lanes()[piece.lane];
+  const bool is_ours = piece.to.empty() && !on_device(piece.from);
+  piece.stream = is_ours ? &lane.in : &lane.aside();
+  return *piece.stream;
+}
+
+void DeviceArrival::lose_memory() {
+  for (const Piece& each : pieces_) {
+    devices_.staging()->lose(each.from);
+    devices_.staging()->lose(each.to);
+  }
+}
+
 /// The memory's own event is left as it is: whoever reads it hears of it when the copy has passed.
 Result<std::vector<Event>> DeviceArrival::events() {
-  std::vector<Event> events(devices_.lanes().size());
   Staging& staging = *devices_.staging();
+  struct Point {
+    const troupe::Stream* stream;
+    Event event;
+  };
+  std::vector<Point> points;
+  std::vector<Event> events;
+  const auto lose = [&](Error why) {  // a device is at work in them, and will not say when it is done
+    lose_memory();
+    return why;
+  };
+  try {
+    points.reserve(pieces_.size());
+    events.reserve(pieces_.size());
+  } catch (const std::bad_alloc&) {
+    return lose({Code::kResourceExhausted, {}});
+  }
   for (Piece& piece : pieces_) {
     if (piece.given == 0) continue;
-    Event& event = events[piece.lane];
-    if (event.done()) {
-      auto point = devices_.lanes()[piece.lane]->in.point();
-      if (!point) {  // a device is at work in them, and will not say when it is done
-        for (const Piece& each : pieces_) {
-          staging.lose(each.from);
-          staging.lose(each.to);
-        }
-        return point.error();
-      }
-      event = *std::move(point);
+    auto known = std::ranges::find(points, piece.stream, &Point::stream);
+    if (known == points.end()) {
+      auto point = piece.stream->point();
+      if (!point) return lose(point.error());
+      devices_.lanes()[piece.lane]->note_waiting(*piece.stream, *point);
+      events.push_back(*point);
+      known = points.insert(points.end(), {piece.stream, *std::move(point)});
     }
-    staging.in_use_until(piece.from, event);
-    if (piece.to_host) staging.in_use_until(piece.to, event);
+    staging.in_use_until(piece.from, known->event);
+    if (piece.to_host) staging.in_use_until(piece.to, known->event);
   }
   return events;
 }
@@ -213,8 +261,8 @@ std::unique_ptr<InMessage> DeviceArrival::finish(TimePoint now) {
     message_->parts_.push_back(std::move(piece.to));
   }
   MessageHeader& header = message_->header_;
-  if (header.kind == MessageKind::kRequest && header.remaining != kNoDeadline)
-    header.remaining -= now - came_;
+  const bool is_call = header.kind == MessageKind::kRequest || header.kind == MessageKind::kOneWay;
+  if (is_call && header.remaining != kNoDeadline) header.remaining -= now - came_;
   return std::move(message_);
 }
 
@@ -223,6 +271,20 @@ std::vector<std::uint64_t> DeviceArrival::leases() const {
   for (const Piece& piece : pieces_)
     if (piece.lease != 0) leases.push_back(piece.lease);
   return leases;
+}
+
+std::size_t DeviceArrival::own_bytes() const {
+  std::size_t bytes = 0;
+  for (const Piece& piece : pieces_)
+    if (!piece.stays) bytes += piece.bytes;
+  return bytes;
+}
+
+TimePoint DeviceArrival::deadline() const {
+  const MessageHeader& header = message_->header();
+  const bool is_call = header.kind == MessageKind::kRequest || header.kind == MessageKind::kOneWay;
+  if (!is_call || header.remaining == kNoDeadline) return TimePoint::never();
+  return came_ + header.remaining;
 }
 
 }  // namespace troupe::rpc

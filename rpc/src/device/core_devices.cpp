@@ -1,9 +1,10 @@
-// Tensors in device memory: the endpoint's part, from the message that is made to the one that has come.
+// Tensors in device memory: the endpoint's part, from the meeting to the message that is sent. How they come:
+// core_arrivals.cpp.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "calls/frugal_error.hpp"
-#include "device/arrival.hpp"
 #include "device/departure.hpp"
 #include "device/device_tensors.hpp"
 #include "endpoint/core.hpp"
@@ -16,15 +17,29 @@ namespace troupe::rpc {
 
 namespace {
 
-/// Slabs of one peer that are kept mapped between tensors.
-constexpr std::size_t kMostSlabs = 256;
-
-/// Of an envelope of ours.
-std::uint64_t call_id_of(const Buffer& head) {
+/// What stands in place of a message of ours that cannot be sent; kCancel: nothing.
+MessageHeader substitute_of(const Buffer& head) {
+  MessageHeader header{MessageKind::kCancel, 0, 0, 0, 0, Duration{0}, {}};
   flat::Reader reader;
   flat::StructView envelope;
-  if (!reader.open(head.bytes()) || !reader.root(envelope)) return 0;
-  return envelope.get<std::uint64_t>(EnvelopeLayout::kCallId);
+  if (!reader.open(head.bytes()) || !reader.root(envelope)) return header;
+  const auto kind = static_cast<MessageKind>(envelope.get<std::uint16_t>(EnvelopeLayout::kKind));
+  if (kind == MessageKind::kReply || kind == MessageKind::kItem) {
+    header.kind = MessageKind::kReply;
+    header.call_id = envelope.get<std::uint64_t>(EnvelopeLayout::kCallId);
+  } else if (kind == MessageKind::kStaged) {
+    header.kind = MessageKind::kStaged;
+    header.target = envelope.get<std::uint64_t>(EnvelopeLayout::kTarget);
+  }
+  return header;
+}
+
+bool is_one_way(const Buffer& head) {
+  flat::Reader reader;
+  flat::StructView envelope;
+  return reader.open(head.bytes()) && reader.root(envelope) &&
+         envelope.get<std::uint16_t>(EnvelopeLayout::kKind) ==
+             static_cast<std::uint16_t>(MessageKind::kOneWay);
 }
 
 }  // namespace
@@ -44,19 +59,87 @@ void EndpointCore::depart(OutMessage& message, Session* to, bool may_stay, const
   message.depart(departure, transport_->limits().max_head_bytes);
   stats_.device_mapped += departure.stayed;
   stats_.device_staged += departure.staged;
+  stats_.device_mapped_bytes += departure.stayed_bytes;
+  stats_.device_staged_bytes += departure.staged_bytes;
 }
 
 bool EndpointCore::must_wait(const OutFrame& frame) {
   auto& waits = frame.leases->waits;
   std::erase_if(waits, [](const Event& event) { return event.done(); });
-  return !waits.empty();
+  return !waits.empty() || !frame.leases->later.empty();
+}
+
+/// Copies to pinned memory, as far as there is any. False: that is not all.
+Result<bool> EndpointCore::stage_later(SessionId session, OutFrame& frame) {
+  FrameLeases& leases = *frame.leases;
+  Session* const to = session == kLocal ? nullptr : find(session);
+  for (StagedLater& each : leases.later) {
+    if (each.memory.empty()) continue;
+    const std::size_t bytes = each.memory.size();
+    DeviceLane* const lane = devices_->lane_of(each.memory.device());
+    if (!lane) return devices_->no_lane(each.memory.device());
+    auto host = devices_->staging()->take(bytes, Staging::For::kSending);
+    if (!host && host.error().code == Code::kUnavailable) return false;
+    if (!host) return host.error();
+    const auto location =
+        each.may_share && to && bytes >= SharedPool::kSmallest ? SharedPool::locate(*host) : std::nullopt;
+    auto begun = begin_staging(*devices_, *lane, std::move(each.memory), *host, each.after,
+                               location && each.may_follow);
+    each.memory = Buffer();
+    if (!begun) return begun.error();
+    if (!begun->follows) leases.waits.push_back(std::move(begun->written));
+    if (location) {
+      const std::uint64_t lease = to->memory().next_lease++;
+      patch_shared(frame.head, each.attachment, *location, lease, begun->follows);
+      leases.late.emplace_back(lease, SharedLease(*std::move(host)));
+      leases.device_leases.emplace_back(lease, bytes);
+    } else {
+      frame.parts[each.part] = SharedPool::leased(*std::move(host));
+      leases.device_bytes -= bytes;
+    }
+  }
+  std::erase_if(frame.parts, [](const Buffer& part) { return part.empty(); });
+  leases.later.clear();
+  return true;
+}
+
+/// Others go on meanwhile; those that wait for the same keep their order.
+void EndpointCore::hold_for_memory(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id,
+                                   TimePoint deadline) {
+  ++stats_.device_waited;
+  const auto held = std::make_shared<OutFrame>(std::move(frame));
+  const auto over = [this, session, call_id, deadline]() -> std::optional<Error> {
+    if (call_id != 0 && !find_call(call_id)) return Error{Code::kCancelled, "the call has ended"};
+    if (session != kLocal && !find(session)) return Error{Code::kUnavailable, "the peer is gone"};
+    if (deadline <= loop_.now())
+      return Error{Code::kDeadlineExceeded, "no pinned memory for a device tensor in time"};
+    return std::nullopt;
+  };
+  const auto take = [this, session, held]() -> Result<bool> {
+    try {
+      return stage_later(session, *held);
+    } catch (...) {
+      return detail::current_exception_error("copying a device tensor to pinned memory");
+    }
+  };
+  devices_->pinned_queue().add(
+      {over, take, [this, session, held, flow, call_id, deadline](Result<void> taken) {
+         const HeadPool::Scope heads(*heads_);
+         shield("a message that waited for pinned memory", [&] {
+           if (!taken) return fail_held(session, *held, call_id, taken.error());
+           hold_for_devices(session, std::move(*held), flow, call_id != 0 ? find_call(call_id) : nullptr,
+                            deadline);
+         });
+       }});
 }
 
 /// The call, if it makes one, has its place with the peer already, and ends with that.
 void EndpointCore::hold_for_devices(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call,
                                     TimePoint deadline) {
-  auto waits = std::exchange(frame.leases->waits, {});
   const std::uint64_t call_id = call ? call->id() : 0;
+  if (!frame.leases->later.empty())
+    return hold_for_memory(session, std::move(frame), flow, call_id, deadline);
+  auto waits = std::exchange(frame.leases->waits, {});
   devices_->when_all(std::move(waits), [this, session, flow, call_id, deadline,
                                         held = std::move(frame)](Result<void> outcome) mutable {
     const HeadPool::Scope heads(*heads_);
@@ -80,6 +163,11 @@ Result<void> EndpointCore::send_held(SessionId session, OutFrame&& frame, Flow f
   if (call_id != 0 && !call) return {};  // it has ended meanwhile
   if (call && call->scheduled() && !call->attempt)
     patch_remaining(frame.head, std::max(time_left(call->due(), loop_.fresh_now()), Duration(1)));
+  if (!call && deadline != TimePoint::never() && is_one_way(frame.head)) {
+    const Duration left = time_left(deadline, loop_.fresh_now());
+    if (left <= Duration::zero()) return {};  // as those that wait for room
+    patch_remaining(frame.head, left);
+  }
   if (session == kLocal) return send_local(std::move(frame));
   Session* const to = find(session);
   if (!to) return {};  // and with it all that was open there
@@ -94,135 +182,16 @@ void EndpointCore::fail_held(SessionId session, const OutFrame& frame, std::uint
     if (OpenCall* const call = find_call(call_id)) complete(*call, Error(why));
     return;
   }
-  flat::Reader reader;
-  flat::StructView envelope;
-  if (!reader.open(frame.head.bytes()) || !reader.root(envelope)) return;
-  const auto kind = static_cast<MessageKind>(envelope.get<std::uint16_t>(EnvelopeLayout::kKind));
-  if (kind != MessageKind::kReply && kind != MessageKind::kItem) return;
-  auto answer =
-      encode({MessageKind::kReply, call_id_of(frame.head), 0, 0, 0, Duration{0}, {}}, [&](OutMessage& out) {
-        Error told = with_context(why, "the answer could not be sent");
-        told.node = options_.node_name;
-        out.error(told);
-      });
-  if (answer) (void)send_frame(session, std::move(*answer), Flow::kReply);
-}
-
-// ---- Receiving ------------------------------------------------------------------------------------
-
-bool EndpointCore::take_to_devices(SessionId id, std::unique_ptr<InMessage>& message) {
-  if (devices_->lanes().empty()) return false;
-  std::shared_ptr<const Tensor> into;
-  if (!into_.empty() && message->header().kind == MessageKind::kReply) {
-    const OpenCall* const call = find_call(message->header().call_id);
-    if (call && call->target.session == id) into = call->into;
-    // A second answer must not be written where the first one lies.
-    if (into && std::ranges::find(receiving_, message->header().call_id) != receiving_.end()) {
-      ++stats_.replies_late;
-      return true;
-    }
-  }
-  if (!message->from_device() && !(into && into->device().kind == MemoryKind::kDevice)) return false;
-  Session* const session = id == kLocal ? nullptr : find(id);
-  auto arrival = std::make_shared<DeviceArrival>(*devices_, loop_.now(), into);
-  const auto any = arrival->examine(*message, session ? &session->memory().devices : nullptr);
-  if (!any) {
-    end_session(id, any.error(), true);
-    return true;
-  }
-  if (!*any) return false;
-  if (into) receiving_.push_back(message->header().call_id);
-  arrival->take(std::move(message));
-  map_slabs(id, arrival);
-  return true;
-}
-
-void EndpointCore::map_slabs(SessionId id, const std::shared_ptr<DeviceArrival>& arrival) {
-  for (DeviceArrival::Piece& piece : arrival->pieces()) {
-    if (!piece.needs_mapping()) continue;
-    Session* const session = find(id);
-    if (!session) return;
-    auto& mappings = session->memory().devices.mappings;
-    const std::pair key(piece.slab.id, static_cast<std::uint8_t>(piece.lane));
-    if (const auto known = mappings.find(key); known != mappings.end()) {
-      piece.mapping = known->second;
-      continue;
-    }
-    return devices_->map(piece.slab, key.second, [this, id, key, arrival](auto mapping) {
-      shield("device memory that was mapped", [&] {
-        Session* const owner = find(id);
-        if (!mapping) return end_session(id, mapping.error(), true);
-        if (!owner) return devices_->let_go(*std::move(mapping));
-        auto& all = owner->memory().devices.mappings;
-        for (auto each = all.begin(); all.size() >= kMostSlabs && each != all.end();) {
-          if (each->second.use_count() == 1) devices_->let_go(std::move(each->second));
-          each = each->second ? std::next(each) : all.erase(each);
-        }
-        if (const auto [place, is_new] = all.try_emplace(key, *mapping); !is_new)
-          devices_->let_go(*std::move(mapping));
-        map_slabs(id, arrival);
-      });
-    });
-  }
-  bring(id, arrival);
-}
-
-void EndpointCore::bring(SessionId id, const std::shared_ptr<DeviceArrival>& arrival) {
-  if (auto begun = arrival->begin(); !begun) return end_session(id, begun.error(), true);
-  const auto advance = [this, id, arrival]() -> Result<bool> {
-    if (id != kLocal && !find(id)) return Error{Code::kUnavailable, "the peer is gone"};
-    return arrival->advance();
-  };
-  devices_->when_given(advance, [this, id, arrival](Result<void> given) {
-    // Whatever became of it, what a device has been given it is left to do in peace.
-    auto events = arrival->events();
-    if (!events) devices_->lose(arrival);
-    if (!events && given) given = events.error();
-    auto waits = events ? *std::move(events) : std::vector<Event>();
-    devices_->when_all(std::move(waits), [this, id, arrival, given = std::move(given)](Result<void> done) {
-      const HeadPool::Scope heads(*heads_);
-      shield("a message for a GPU", [&] { brought(id, *arrival, given ? done : given); });
-    });
+  const MessageHeader header = substitute_of(frame.head);
+  // Nobody waits for a one-way message: it is told here.
+  if (is_one_way(frame.head)) events_.on_exception(with_context(why, "a one-way message was not sent"));
+  if (header.kind == MessageKind::kCancel) return;
+  auto answer = encode(header, [&](OutMessage& out) {
+    Error told = with_context(why, "the answer could not be sent");
+    told.node = options_.node_name;
+    out.error(told);
   });
-}
-
-void EndpointCore::brought(SessionId id, DeviceArrival& arrival, const Result<void>& outcome) {
-  std::erase(receiving_, arrival.message().header().call_id);
-  if (!outcome) return fail_arrival(id, arrival, outcome.error());
-  Session* const session = id == kLocal ? nullptr : find(id);
-  if (id != kLocal && !session) return;
-  if (session)
-    for (const std::uint64_t lease : arrival.leases()) session->memory().return_lease(lease);
-  auto message = arrival.finish(loop_.now());
-  // What was staged is wanted for the next tensor, and to lock more takes longer than this; what stays where
-  // it is can wait until the callee has answered.
-  if (session && arrival.leases().empty()) session->return_leases();
-  deliver_whole(id, std::move(message));
-  if (Session* const still = find(id)) still->return_leases();
-}
-
-/// There is no memory, or a device has failed: the call ends with that.
-void EndpointCore::fail_arrival(SessionId id, DeviceArrival& arrival, const Error& why) {
-  Session* const session = id == kLocal ? nullptr : find(id);
-  if (id != kLocal && !session) return;
-  if (session) {
-    for (const std::uint64_t lease : arrival.leases()) session->memory().return_lease(lease);
-    session->return_leases();
-  }
-  const MessageHeader& header = arrival.message().header();
-  Error error = with_context(why, "a device tensor could not be received");
-  if (header.kind == MessageKind::kOneWay) return note_done(id, arrival.message().bytes());
-  if (header.kind == MessageKind::kReply || header.kind == MessageKind::kItem) {
-    OpenCall* const call = find_call(header.call_id);
-    if (!call || call->target.session != id) return;
-    if (header.kind == MessageKind::kItem) send_cancel(call->target, header.call_id);
-    complete(*call, std::move(error));
-    return;
-  }
-  error.node = options_.node_name;
-  auto answer = encode({MessageKind::kReply, header.call_id, 0, 0, 0, Duration{0}, {}},
-                       [&](OutMessage& out) { out.error(error); });
-  if (answer) (void)send_frame(id, std::move(*answer), Flow::kReply);
+  if (answer) (void)send_frame(session, std::move(*answer), Flow::kReply);
 }
 
 // ---- Meeting and parting --------------------------------------------------------------------------
@@ -247,14 +216,37 @@ void EndpointCore::meet_devices(Session& session) {
 }
 
 void EndpointCore::leave_devices(Session& session) {
-  for (auto& [key, mapping] : session.memory().devices.mappings) devices_->let_go(std::move(mapping));
-  session.memory().devices.mappings.clear();
+  leave_arrivals(session.id());
+  session.memory().devices.slabs.clear([this](auto mapping) { devices_->let_go(std::move(mapping)); });
   // The peer may not have heard yet that this is over, and may be copying what it will take for whole.
   auto lent = session.memory().take_device_leases();
   const bool lives = session.memory().owner_lives();
   session.memory().end();
   if (!lent.empty() && lives) devices_->retire(std::move(lent), loop_.now() + 2 * options_.silence_limit);
   if (devices_->staging()) devices_->staging()->forget_peers();
+}
+
+/// The peer has given a slab back.
+void EndpointCore::forget_slab(Session& session, std::uint64_t slab) {
+  if (!devices_) return;
+  session.memory().devices.slabs.remove(slab, [this](auto mapping) { devices_->let_go(std::move(mapping)); });
+}
+
+/// Slabs of ours are freed: peers that map them keep their memory from others.
+void EndpointCore::tell_slabs_gone(const std::vector<std::uint64_t>& slabs) {
+  for (const auto& [id, session] : sessions_)
+    if (session->met() && !session->memory().devices.it_reaches.empty()) session->tell_slabs_gone(slabs);
+}
+
+Endpoint::DeviceUse EndpointCore::device_use() const {
+  Endpoint::DeviceUse use;
+  if (!devices_) return use;
+  if (const Staging* const staging = devices_->staging()) use.pinned_bytes = staging->bytes();
+  use.messages_waiting = devices_->pinned_queue().size();
+  use.messages_arriving = devices_->arriving.size();
+  for (const auto& [id, session] : sessions_) use.slabs_mapped += session->memory().devices.slabs.size();
+  for (const auto& lane : devices_->lanes()) use.pool_bytes += lane->pool.stats().bytes_in_use;
+  return use;
 }
 
 }  // namespace troupe::rpc

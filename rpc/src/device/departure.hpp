@@ -10,6 +10,16 @@
 
 namespace troupe::rpc {
 
+/// How a copy from a device to pinned memory was begun.
+struct StagedCopy {
+  bool follows = false;  ///< the peer may read it as it comes
+  Event written;         ///< else when it has
+};
+/// `after`: what the copy comes after, besides whoever writes `memory`. An error: it was not begun, and
+/// `host` will not be used again.
+Result<StagedCopy> begin_staging(DeviceTensors& devices, DeviceLane& lane, Buffer memory, const Buffer& host,
+                                 const Event& after, bool may_follow);
+
 /// How the device tensors of one message leave: they stay where they are, for a peer to copy, or are copied
 /// to pinned host memory. What is to be waited for before the message may be sent is collected.
 class DeviceDeparture {
@@ -23,7 +33,7 @@ class DeviceDeparture {
   /// `after` may be null.
   DeviceDeparture(DeviceTensors& devices, const To& to, std::uint64_t& next_lease,
                   const troupe::Stream* after)
-      : devices_(devices), to_(to), next_lease_(next_lease), after_(after) {}
+      : devices_(devices), to_(to), next_lease_(next_lease), stream_(after) {}
 
   /// For a dense tensor in device memory that is not empty: which then is `tensor` itself, if it stays, or
   /// its copy. `may_stay`: the message has room for what tells where it lies.
@@ -31,18 +41,19 @@ class DeviceDeparture {
 
   std::vector<Event>& waits() { return waits_; }
   std::uint64_t stayed = 0, staged = 0;  ///< how many did
+  std::uint64_t stayed_bytes = 0, staged_bytes = 0;
 
  private:
-  Result<void> follow(const troupe::Stream& stream);
+  Result<Event> after();
   Result<bool> leave(Tensor& tensor, DeviceLane& lane, DevicePlace& place);
-  Result<void> stage(Tensor& tensor, DeviceLane& lane, DevicePlace& place, bool may_follow);
-  Result<void> copy(const Buffer& host, const Buffer& memory, const troupe::Stream& out, bool in_steps);
-  void keep(const Event& until, Buffer memory, const Buffer& host);
+  Result<void> stage(Tensor& tensor, DeviceLane& lane, DevicePlace& place, bool may_share);
 
   DeviceTensors& devices_;
   const To to_;
   std::uint64_t& next_lease_;
-  const troupe::Stream* const after_;
+  const troupe::Stream* const stream_;
+  Event after_;  // what stream_ has been given so far
+  bool recorded_ = false;
   std::vector<Event> waits_;
 };
 

@@ -6,6 +6,8 @@
 #include <new>
 #include <utility>
 
+#include <troupe/runtime/device_range.hpp>
+
 namespace troupe::rpc {
 
 namespace {
@@ -23,6 +25,8 @@ Result<bool> guarded(const DeviceTensors::Advance& advance) noexcept {
 constexpr std::size_t kMostWaiting = 16;
 /// How long the loop does not sleep while a peer's device writes: a GB comes in twenty milliseconds.
 constexpr Duration kAwake = std::chrono::milliseconds(50);
+/// Then it looks now and then: what comes says nothing.
+constexpr Duration kLookAgain = std::chrono::milliseconds(1);
 }  // namespace
 
 struct DeviceTensors::Way {
@@ -39,14 +43,20 @@ struct DeviceTensors::Way {
   }
 };
 
-DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus)
+DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, std::size_t most_pinned, Gone gone)
     : loop_(loop),
       watch_(loop),
       giving_(loop),
+      pinned_queue_(loop),
       retired_(loop),
       way_(std::make_shared<Way>()),
       threads_({.threads = 1, .waiting = std::size_t{1} << 16}) {
   way_->loop = &loop_;
+  freed_ = std::make_shared<const SlabsFreed>([way = way_, gone = std::move(gone)](const auto& slabs) {
+    way->post([way, gone, slabs] {
+      if (way->open()) gone(slabs);
+    });
+  });
   for (const Gpu& gpu : gpus) {
     if (lanes_.size() == kMostGpus) break;
     auto out = gpu.make_stream();
@@ -56,7 +66,8 @@ DeviceTensors::DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus)
       continue;
     }
     lanes_.push_back(std::make_unique<DeviceLane>(gpu, *std::move(out), *std::move(in)));
-    if (!staging_) staging_ = std::make_unique<Staging>(gpu);
+    if (!staging_) staging_ = std::make_unique<Staging>(gpu, most_pinned);
+    watch_freed_slabs(gpu, freed_);
   }
 }
 
@@ -70,9 +81,13 @@ DeviceTensors::~DeviceTensors() {
     done = done && lane->out.finish(kPatience).ok() && lane->in.finish(kPatience).ok();
     for (const auto& [stream, until] : lane->waiting) done = done && stream.finish(kPatience).ok();
   }
-  (void)threads_.close(kPatience);
-  // Memory that a device may still write is nobody's any more.
+  for (Arriving& each : arriving) loop_.cancel(each.late);
+  auto left = threads_.close(kPatience);
+  // Memory that a device may still read or write is nobody's any more, and no mapping of it is closed: that
+  // would wait for the device.
   if (done) return;
+  (void)new (std::nothrow) ThreadPool::Left(std::move(left));
+  (void)new (std::nothrow) std::list<Arriving>(std::move(arriving));
   for (auto& lane : lanes_) (void)lane.release();
   (void)staging_.release();
   (void)new (std::nothrow) std::vector<std::shared_ptr<void>>(std::move(lost_));
@@ -93,14 +108,27 @@ Error DeviceTensors::no_lane(Device device) const {
           "GPU " + std::to_string(device.ordinal) + " is not among those of this node (NodeOptions::gpus)"};
 }
 
+namespace {
+/// Null: all are at work, and there are enough.
+const troupe::Stream* idle_of(DeviceLane& lane) {
+  auto idle = std::ranges::find_if(lane.waiting, [](const auto& each) { return each.second.done(); });
+  if (idle == lane.waiting.end() && lane.waiting.size() < kMostWaiting) {
+    if (auto made = lane.gpu.make_stream())
+      idle = lane.waiting.emplace(lane.waiting.end(), *std::move(made), Event());
+  }
+  return idle == lane.waiting.end() ? nullptr : &idle->first;
+}
+}  // namespace
+
 const troupe::Stream& DeviceLane::out_behind(const Event& written) {
   if (written.done()) return out;
-  auto idle = std::ranges::find_if(waiting, [](const auto& each) { return each.second.done(); });
-  if (idle == waiting.end() && waiting.size() < kMostWaiting) {
-    if (auto made = gpu.make_stream()) idle = waiting.emplace(waiting.end(), *std::move(made), Event());
-  }
-  if (idle == waiting.end()) return out;
-  return idle->first;
+  const troupe::Stream* const idle = idle_of(*this);
+  return idle ? *idle : out;
+}
+
+const troupe::Stream& DeviceLane::aside() {
+  const troupe::Stream* const idle = idle_of(*this);
+  return idle ? *idle : in;
 }
 
 void DeviceLane::note_waiting(const troupe::Stream& stream, const Event& until) {
@@ -154,6 +182,7 @@ void DeviceTensors::meet(const std::vector<PeerGpu>& theirs, Met met) {
 
 void DeviceTensors::map(const GpuSlab& slab, std::uint8_t reader, Mapped mapped) {
   run([way = way_, gpu = lanes_[reader]->gpu, slab, mapped = std::move(mapped)]() mutable {
+    const DeviceRange range("map a slab");
     auto mapping = GpuMapping::open(gpu, slab);
     way->post([way, mapping = std::move(mapping), mapped = std::move(mapped)]() mutable {
       if (way->open()) mapped(std::move(mapping));
@@ -201,6 +230,7 @@ DeviceTensors::Giving::~Giving() {
 void DeviceTensors::Giving::add(Advance advance, UniqueFunction<void(Result<void>)> told) {
   if (!std::exchange(polling_, true)) loop_.add_source(*this);
   added_at_ = loop_.now();
+  look_again_.set([] {});
   entries_.push_back({std::move(advance), std::move(told)});
 }
 
@@ -210,14 +240,27 @@ bool DeviceTensors::Giving::arm() {
 }
 
 int DeviceTensors::Giving::poll() {
+  if (loop_.now() - added_at_ >= kAwake && !look_again_.scheduled())
+    loop_.schedule(look_again_, loop_.now() + kLookAgain);
+  if (looking_) return 0;  // what is given may run anybody's code, which may have the loop come here
+  looking_ = true;
   std::vector<std::pair<UniqueFunction<void(Result<void>)>, Result<void>>> ended;
-  ended.reserve(entries_.size());  // nothing may be thrown while entries are moved
-  std::erase_if(entries_, [&](Entry& each) {
-    Result<bool> all = guarded(each.advance);
-    if (all && !*all) return false;
-    ended.emplace_back(std::move(each.told), all ? Result<void>() : Result<void>(std::move(all).error()));
-    return true;
-  });
+  // Others may be added meanwhile: entries stay where they are in a list.
+  for (auto each = entries_.begin(); each != entries_.end();) {
+    Result<bool> all = guarded(each->advance);
+    if (all && !*all) {
+      ++each;
+      continue;
+    }
+    try {
+      ended.emplace_back(nullptr, Result<void>());
+    } catch (const std::bad_alloc&) {  // in the next round
+      break;
+    }
+    ended.back() = {std::move(each->told), all ? Result<void>() : Result<void>(std::move(all).error())};
+    each = entries_.erase(each);
+  }
+  looking_ = false;
   if (entries_.empty() && std::exchange(polling_, false)) loop_.remove_source(*this);
   // From here on nothing of this object is touched: it may be told to go, or polled again.
   const int count = static_cast<int>(ended.size());

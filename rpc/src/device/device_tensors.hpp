@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,7 +19,9 @@
 #include <troupe/runtime/thread_pool.hpp>
 #include <troupe/runtime/timer.hpp>
 
+#include "device/arriving.hpp"
 #include "device/peer_devices.hpp"
+#include "device/pinned_queue.hpp"
 #include "device/staging.hpp"
 
 namespace troupe::rpc {
@@ -36,10 +39,12 @@ struct DeviceLane {
   /// nothing else stands behind it, unless there are many such.
   const troupe::Stream& out_behind(const Event& written);
   void note_waiting(const troupe::Stream& stream, const Event& until);
+  /// One for a copy that may have to wait for a program's streams; in, if all others are at work.
+  const troupe::Stream& aside();
 
   Gpu gpu;
   troupe::Stream out;  ///< copies to where a tensor is sent from, if nobody writes it any more
-  std::deque<std::pair<troupe::Stream, Event>> waiting;  ///< the others; until when each is at work
+  std::deque<std::pair<troupe::Stream, Event>> waiting;  ///< others, either way; until when each is at work
   troupe::Stream in;                                     ///< copies to where it was sent to
   GpuPool pool;
   /// A peer that maps a slab could do anything in it: nothing of anybody's lies in this one. As long as the
@@ -58,13 +63,19 @@ struct DevicePlace {
   bool follows = false;     ///< it is staged in memory that the peer maps, and may still be on its way there
   std::uint64_t lease = 0;  ///< not 0: it stays where it is, and this is where
   GpuLocation location;
+  bool later = false;  ///< there is no pinned memory now: once there is, `memory` is copied there
+  bool may_share = false, may_follow = false;  ///< and the peer maps that, and follows the copy
+  Event after;
   Buffer memory;
 };
 
 /// What the endpoint has of GPUs. Nothing here waits for a device but the destructor. Loop only.
 class DeviceTensors {
  public:
-  DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus);
+  /// `most_pinned`: bytes of host memory that are locked. `gone`: told on the loop of slabs of ours that
+  /// peers may have mapped and that are freed.
+  using Gone = std::function<void(const std::vector<std::uint64_t>&)>;
+  DeviceTensors(Loop& loop, const std::vector<Gpu>& gpus, std::size_t most_pinned, Gone gone);
   ~DeviceTensors();  ///< waits for copies that are under way
   DeviceTensors(const DeviceTensors&) = delete;
   DeviceTensors& operator=(const DeviceTensors&) = delete;
@@ -72,6 +83,8 @@ class DeviceTensors {
   std::vector<std::unique_ptr<DeviceLane>>& lanes() { return lanes_; }
   /// Null: there are no lanes. Locked for all of them.
   Staging* staging() { return staging_.get(); }
+  PinnedQueue& pinned_queue() { return pinned_queue_; }
+  std::list<Arriving> arriving;  ///< messages whose tensors are on their way into devices
   /// Null: the device is none of this endpoint's.
   DeviceLane* lane_of(Device device, std::uint8_t* number = nullptr);
   /// Why a GPU's tensors cannot travel.
@@ -96,6 +109,8 @@ class DeviceTensors {
   void retire(std::vector<Buffer> memory, TimePoint until) { retired_.add(std::move(memory), until); }
   /// Keeps it for ever: a device has failed while it was at work there.
   void lose(std::shared_ptr<void> anything) { lost_.push_back(std::move(anything)); }
+  /// So that lose() needs no memory for any of those that arrive.
+  void reserve_lost() { lost_.reserve(lost_.size() + arriving.size() + 1); }
   /// Calls `advance` now, and in each round of the loop, until it says true or an error; then `told`.
   using Advance = std::function<Result<bool>()>;
   void when_given(Advance advance, UniqueFunction<void(Result<void>)> told);
@@ -118,7 +133,9 @@ class DeviceTensors {
       UniqueFunction<void(Result<void>)> told;
     };
     Loop& loop_;
-    std::vector<Entry> entries_;
+    Timer look_again_;  // while the loop may sleep
+    std::list<Entry> entries_;
+    bool looking_ = false;
     bool polling_ = false;  // whether the loop has this as a source
     TimePoint added_at_;
   };
@@ -145,12 +162,14 @@ class DeviceTensors {
   Loop& loop_;
   EventWatch watch_;
   Giving giving_;
+  PinnedQueue pinned_queue_;
   Retired retired_;
   std::vector<std::shared_ptr<void>> lost_;  // what a device may still be at work in, nobody knows until when
   std::vector<std::unique_ptr<DeviceLane>> lanes_;
   std::unique_ptr<Staging> staging_;
   std::vector<Error> failures_;  // of GPUs that are of no use
   std::shared_ptr<Way> way_;
+  std::shared_ptr<const SlabsFreed> freed_;  // called by whoever frees
   ThreadPool threads_;
 };
 

@@ -61,29 +61,40 @@ void Staging::make_room(std::size_t bytes) {
     const Buffer& memory = (*each)->memory;
     const bool abandoned =
         !(*each)->lost && memory.unique() && SharedPool::is_leased(memory) && (*each)->last.done();
-    const bool is_surplus = bytes_ + bytes > kMost || blocks_.size() >= kMostBlocks;
+    const bool is_surplus = bytes_ + bytes > most_ || blocks_.size() >= kMostBlocks;
     const bool surplus = is_surplus && is_idle(**each);
     if (!abandoned && !surplus) {
       ++each;
       continue;
     }
     bytes_ -= memory.size();
+    by_memory_.erase(memory.block());
     each = blocks_.erase(each);
   }
 }
 
-Result<Buffer> Staging::take(std::size_t bytes) {
+/// One message may always have all that there is.
+bool Staging::may_send(std::size_t size) const {
+  const std::size_t most = most_ - most_ / 4;
+  if (bytes_ + size <= most) return true;
+  std::size_t busy = 0;
+  for (const auto& each : blocks_)
+    if (!is_idle(*each)) busy += each->memory.size();
+  return busy == 0 || busy + size <= most;
+}
+
+Result<Buffer> Staging::take(std::size_t bytes, For what) {
   const std::size_t size = rounded(bytes);
-  const auto refuse = [&](const std::string& why) {
-    return Error{Code::kResourceExhausted,
-                 "no pinned memory for " + std::to_string(bytes) + " bytes of a device tensor: " + why};
+  const auto refuse = [&](const std::string& why, Code code = Code::kResourceExhausted) {
+    return Error{code, "no pinned memory for " + std::to_string(bytes) + " bytes of a device tensor: " + why};
   };
-  if (size > kMost) return refuse("no more than " + std::to_string(kMost) + " are kept");
+  if (size > most_) return refuse("no more than " + std::to_string(most_) + " are kept");
+  if (what == For::kSending && !may_send(size)) return refuse("it is in use", Code::kUnavailable);
   Block* block = idle(bytes);
   if (!block) {
     make_room(size);
-    if (bytes_ + size > kMost || blocks_.size() >= kMostBlocks)
-      return refuse(std::to_string(bytes_) + " are in use; wait for answers");
+    if (bytes_ + size > most_ || blocks_.size() >= kMostBlocks)
+      return refuse("it is in use", Code::kUnavailable);
     try {
       Buffer memory = pool_.allocate(size);
       // Ordinary memory shares pages with others', and pages are what is locked.
@@ -97,20 +108,20 @@ Result<Buffer> Staging::take(std::size_t bytes) {
       return refuse("the system has no more");
     }
     block = blocks_.back().get();
+    by_memory_[block->memory.block()] = block;
     bytes_ += size;
   }
   return block->memory.slice(0, bytes);
 }
 
 Buffer Staging::part(std::size_t bytes) {
-  auto taken = take(bytes);
+  auto taken = take(bytes, For::kReceiving);
   return taken ? *std::move(taken) : Buffer();
 }
 
 Staging::Block* Staging::find(const Buffer& buffer) {
-  for (const auto& each : blocks_)
-    if (each->memory.block() == buffer.block()) return each.get();
-  return nullptr;
+  const auto found = by_memory_.find(buffer.block());
+  return found == by_memory_.end() ? nullptr : found->second;
 }
 
 void Staging::lose(const Buffer& buffer) {
@@ -131,7 +142,7 @@ bool Staging::can_copy(const Buffer& buffer) {
   // The whole of it is locked, at the peer's word: no more than what comes of it is worth.
   const auto bytes = mapping->bytes();
   if (guests_.size() >= kMostGuests || bytes.size() > 8 * buffer.size() + kMiB ||
-      guest_bytes_ + bytes.size() > kMost)
+      guest_bytes_ + bytes.size() > most_)
     return false;
   auto pinned = PinnedRange::pin(gpu_, const_cast<std::byte*>(bytes.data()), bytes.size(), true);
   guest_bytes_ += bytes.size();

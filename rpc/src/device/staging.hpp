@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include <troupe/runtime/gpu_sharing.hpp>
@@ -19,19 +21,22 @@ namespace troupe::rpc {
 /// Loop only.
 class Staging final : public PartMemory {
  public:
-  /// Bytes of blocks that are kept; past it, and past the pool's own bounds, there is none.
-  static constexpr std::size_t kMost = std::size_t{2} << 30;
   static constexpr std::size_t kMostBlocks = 4096;
   static constexpr std::size_t kMostMapped = 128;  ///< that peers can map; each is an open file
 
-  explicit Staging(Gpu gpu) : gpu_(std::move(gpu)), pool_({.max_bytes = kMost, .max_blocks = kMostMapped}) {}
+  /// `most`: bytes of blocks that are kept; past it there is none.
+  Staging(Gpu gpu, std::size_t most)
+      : gpu_(std::move(gpu)), most_(most), pool_({.max_bytes = most, .max_blocks = kMostMapped}) {}
   ~Staging();  ///< after all copies
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  /// A buffer of `bytes`, which nobody uses, in which no copy is under way. kResourceExhausted: there is
-  /// none.
-  Result<Buffer> take(std::size_t bytes);
+  /// What is received waits for this node's devices alone, and so comes to its end: a quarter is kept for it.
+  /// What is to be sent may wait for a peer that waits for us.
+  enum class For : std::uint8_t { kSending, kReceiving };
+  /// A buffer of `bytes`, which nobody uses, in which no copy is under way. kUnavailable: not now.
+  /// kResourceExhausted: there will never be one.
+  Result<Buffer> take(std::size_t bytes, For what);
   Buffer part(std::size_t bytes) override;
   /// A copy from or to it is under way until then.
   void in_use_until(const Buffer& buffer, const Event& event);
@@ -44,6 +49,9 @@ class Staging final : public PartMemory {
   bool can_copy(const Buffer& buffer);
   /// Lets go of what peers have given up, or have left.
   void forget_peers();
+  /// Locked, in use or kept.
+  std::size_t bytes() const { return bytes_; }
+  std::size_t most() const { return most_; }
 
  private:
   struct Block {
@@ -61,11 +69,15 @@ class Staging final : public PartMemory {
   Block* idle(std::size_t bytes);
   void make_room(std::size_t bytes);
 
+  bool may_send(std::size_t size) const;
+
   const Gpu gpu_;
+  const std::size_t most_;
   SharedPool pool_;
   std::size_t bytes_ = 0;
   std::size_t guest_bytes_ = 0;
   std::vector<std::unique_ptr<Block>> blocks_;
+  std::unordered_map<const MemoryBlock*, Block*> by_memory_;
   std::vector<Guest> guests_;
 };
 

@@ -23,6 +23,7 @@
 namespace troupe::rpc {
 
 class Answers;
+struct Arriving;
 class DeviceArrival;
 class DeviceTensors;
 
@@ -43,9 +44,7 @@ class EndpointCore final : private TransportEvents {
   const EndpointOptions& options() const { return options_; }
   EndpointEvents& events() { return events_; }
   Duration default_timeout() const { return Duration(default_timeout_ns_.load(std::memory_order_relaxed)); }
-  Duration timeout_of(const CallOptions& options) const {
-    return options.timeout == kDefaultTimeout ? default_timeout() : options.timeout;
-  }
+  Duration timeout_of(const CallOptions& options) const;
   CallMetrics* metrics() { return metrics_.get(); }
   bool is_open(std::uint64_t call_id) const;
   void cancel(std::uint64_t call_id);
@@ -53,13 +52,7 @@ class EndpointCore final : private TransportEvents {
   void cancel_all(std::span<const std::uint64_t> call_ids);
   /// Runs what belongs to others. What it throws ends here, and is told once.
   template <class F>
-  void shield(std::string_view where, F&& run) noexcept {
-    try {
-      run();
-    } catch (...) {
-      on_thrown(where);
-    }
-  }
+  void shield(std::string_view where, F&& run) noexcept;
 
  private:
   friend class Endpoint;
@@ -157,23 +150,36 @@ class EndpointCore final : private TransportEvents {
   std::uint64_t call_encoded(CallTarget target, OutFrame frame, Duration timeout, Duration remaining,
                              ReplySink& sink, OpenSpan span);
 
-  // device/core_devices.cpp: tensors in device memory
-  /// Those of a message to another process leave; `after` may be null. Throws BadResult: they cannot.
+  // device/core_devices.cpp, core_arrivals.cpp: tensors in device memory
+  /// `after` may be null. Throws BadResult: they cannot leave.
   void depart(OutMessage& message, Session* to, bool may_stay, const troupe::Stream* after);
   /// Whether a frame must wait for a device; what has passed is forgotten.
   static bool must_wait(const OutFrame& frame);
+  Result<bool> stage_later(SessionId session, OutFrame& frame);
+  void hold_for_memory(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call, TimePoint until);
   void hold_for_devices(SessionId session, OutFrame&& frame, Flow flow, OpenCall* call, TimePoint deadline);
-  Result<void> send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call_id,
-                         TimePoint deadline);
+  Result<void> send_held(SessionId session, OutFrame&& frame, Flow flow, std::uint64_t call, TimePoint until);
   void fail_held(SessionId session, const OutFrame& frame, std::uint64_t call_id, const Error& why);
   /// Takes a message with tensors that are to be brought into devices, or out of a peer's, first.
   bool take_to_devices(SessionId session, std::unique_ptr<InMessage>& message);
-  void map_slabs(SessionId session, const std::shared_ptr<DeviceArrival>& arrival);
-  void bring(SessionId session, const std::shared_ptr<DeviceArrival>& arrival);
-  void brought(SessionId session, DeviceArrival& arrival, const Result<void>& outcome);
-  void fail_arrival(SessionId session, DeviceArrival& arrival, const Error& why);
+  using ArrivalPtr = std::shared_ptr<DeviceArrival>;
+  void begin_arrival(SessionId session, const ArrivalPtr& arrival);
+  void give_up(Arriving& listed);
+  void prepare(SessionId session, const ArrivalPtr& arrival);
+  void lose_way(Session& session, const Reach& way, const Error& why);
+  void on_stage(SessionId session, std::uint64_t lease);
+  void on_staged(SessionId session, const InMessage& message);
+  void bring(SessionId session, const ArrivalPtr& arrival);
+  void brought(SessionId session, const ArrivalPtr& arrival, const Result<void>& outcome);
+  void fail_arrival(SessionId session, DeviceArrival& arrival, const Result<void>& outcome);
+  void leave_arrivals(OpenCall& call);
+  void leave_arrivals(SessionId session);
+  void cancel_arrivals(SessionId session, std::uint64_t call_id);
   void meet_devices(Session& session);
   void leave_devices(Session& session);
+  void forget_slab(Session& session, std::uint64_t slab);
+  void tell_slabs_gone(const std::vector<std::uint64_t>& slabs);
+  Endpoint::DeviceUse device_use() const;
 
   // incoming.cpp: what comes in
   void deliver(SessionId session, std::unique_ptr<InMessage>&& message);
@@ -261,7 +267,6 @@ class EndpointCore final : private TransportEvents {
   MemoryPool pool_;
   SharedPool shared_pool_;
   std::unique_ptr<DeviceTensors> devices_;  // null: without GPUs
-  std::vector<std::uint64_t> receiving_;    // calls whose answer is being copied to where it is to lie
   std::unique_ptr<CallMetrics> metrics_;
   std::unique_ptr<HeadPool> heads_;  // for short messages of ours
   Random random_;                    // for pauses between attempts, and where calls lie in their tables

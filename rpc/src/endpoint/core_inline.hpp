@@ -5,6 +5,19 @@
 
 namespace troupe::rpc {
 
+template <class F>
+void EndpointCore::shield(std::string_view where, F&& run) noexcept {
+  try {
+    run();
+  } catch (...) {
+    on_thrown(where);
+  }
+}
+
+inline Duration EndpointCore::timeout_of(const CallOptions& options) const {
+  return options.timeout == kDefaultTimeout ? default_timeout() : options.timeout;
+}
+
 /// Null if there is no such session.
 inline Session* EndpointCore::find(SessionId session) {
   return last_found_ && last_found_->id() == session ? last_found_ : look_up(session);

@@ -120,6 +120,9 @@ Result<void> Endpoint::set_default_timeout(Duration timeout) {
 Endpoint::Waiting Endpoint::waiting() const {
   return core_->waiting();
 }
+Endpoint::DeviceUse Endpoint::device_use() const {
+  return core_->device_use();
+}
 std::vector<FunctionMetrics> Endpoint::function_metrics() {
   return core_->function_metrics();
 }
@@ -136,7 +139,10 @@ EndpointCore::EndpointCore(Loop& loop, std::unique_ptr<Transport> transport, End
       default_timeout_ns_(options_.default_timeout.count()),
       events_(events),
       shared_pool_(options_.shared),
-      devices_(options_.gpus.empty() ? nullptr : std::make_unique<DeviceTensors>(loop, options_.gpus)),
+      devices_(options_.gpus.empty()
+                   ? nullptr
+                   : std::make_unique<DeviceTensors>(loop, options_.gpus, options_.max_pinned_bytes,
+                                                     [this](const auto& slabs) { tell_slabs_gone(slabs); })),
       metrics_(options_.metrics ? std::make_unique<CallMetrics>(loop) : nullptr),
       heads_(std::make_unique<HeadPool>(flat::Writer::kFirstBytes)),
       random_(options_.seed != 0 ? options_.seed : options_.node_id),

@@ -56,8 +56,11 @@ struct Control {
     mapping   @8 :Void;        # Both sides, at most once, between hello and `ready`, only in answer to a hello
                                # with a probe: "I have opened it: you may send shared tensors".
     alive     @9 :UInt64;      # Both sides: the answer to a `heartbeat`, with the sender's own news.
-    reaches   @10 :List(Reach);  # Both sides, at most once, after hello, only in answer to a hello with gpus: "of
-                               # your GPUs' memory I can map this, each for this one of mine".
+    reaches   @10 :List(Reach);  # Both sides, after hello, only in answer to a hello with gpus: "of your GPUs' memory
+                               # I can map this, each for this one of mine". Again, and each time shorter, when some
+                               # of it could not be mapped after all.
+    slabsGone @11 :List(UInt64);  # Both sides, of slabs of theirs: they are given back to the device, and no message
+                               # names them any more: unmap them.
   }
 }
 
@@ -128,6 +131,11 @@ struct Envelope {
                   # One that an earlier `done` has answered already is ignored.
     done    @8;   # The answer: `target` bytes of the peer's one-way messages are done: their handlers have ended, or
                   # they will not be begun. More than were sent end the link with DATA_LOSS.
+    stage   @9;   # From who was sent a tensor that stays in a device (see Attachment), and cannot map its slab: send
+                  # the bytes of the lease `target`. Once for each lease. Answered by one `staged`; of a lease that
+                  # is not there any more it is ignored.
+    staged  @10;  # The answer: `target` is the lease, the body one tensor with the bytes, or the error. The lease
+                  # goes on until it is released. For a lease that nobody waits for it is dropped.
   }
   # A stream is a request whose first two arguments are the credit that it begins with, as in `credit`, and
   # which the method's own follow; `signature` counts only these. The callee sends items within its
@@ -143,8 +151,8 @@ struct Envelope {
   # goes on reading, so that replies to its own calls come. It may stop reading the link's data way while it has
   # more of the peer's requests than a peer may have unanswered; it reads on when it has answered some, or their
   # time is over. A request that is held is ended by `cancel`, and by its deadline, without a reply.
-  # One-way messages count, too, with the bytes of their envelopes and of the attachments that follow them, from
-  # their sending until the sender has heard by `done` that they are done; one that is longer than the bound goes
+  # One-way messages count, too, with the bytes of their envelopes, of the attachments that follow them and of
+  # device tensors that do not, from their sending until the sender has heard by `done` that they are done; one that is longer than the bound goes
   # when no other counts. A sender that has little under way need not ask.
 }
 
@@ -233,7 +241,7 @@ struct Value {
 # whoever writes them. Only to a peer that has said `reaches` for the GPU that holds them, and as seldom as
 # shared tensors: in requests, one-way calls and replies without a token, and never with the list of attachments
 # in the body. From anyone else, out of bounds, or with a number of a GPU that is not in a hello they end the
-# link with DATA_LOSS; a slab that cannot be mapped does so with UNAVAILABLE.
+# link with DATA_LOSS; of a slab that cannot be mapped the bytes are asked for (`stage`).
 struct Attachment {
   dtype      @0 :UInt8;
   memoryKind @1 :UInt8;       # Where the sender held it: 0 host, 1 pinned host, 2 device.

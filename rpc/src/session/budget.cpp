@@ -3,7 +3,8 @@
 // Answers that do not leave, because their peer does not read, are made no more: its further requests are
 // held, in order, until they have left. Replies to our own calls are read and handled meanwhile, so that two
 // peers that answer each other with much go on. When what is held, or runs, is more than a peer has that
-// keeps to its own bounds, nothing is read from it any more.
+// keeps to its own bounds, nothing is read from it any more. Tensors that go to devices count as bytes that
+// come beside their message do, from when it has come.
 #include <algorithm>
 
 #include "endpoint/core_sources.hpp"
@@ -17,6 +18,8 @@ constexpr int kMostAtOnce = 64;
 
 bool Session::answers_wait() {
   const std::size_t most = endpoint_.options_.limits.max_answer_bytes;
+  // What it has not copied yet, or has not said so, is kept for it in a device, or in pinned memory.
+  if (memory_.answer_bytes() > endpoint_.options_.limits.max_bytes_in_flight) return true;
   if (leaving_.bytes() + queue_.reply_bytes() <= most) return false;
   leaving_.update(endpoint_.transport_->bytes_in_flight(link_));
   return leaving_.bytes() + queue_.reply_bytes() > most;
@@ -24,7 +27,8 @@ bool Session::answers_wait() {
 
 bool Session::owes_too_much() const {
   const CallLimits& limits = endpoint_.options_.limits;
-  return calls.in.bytes() > limits.max_inbound_bytes || calls.held.count() > limits.max_requests_held;
+  return calls.in.bytes() + arriving_bytes_ > limits.max_inbound_bytes ||
+         calls.held.count() > limits.max_requests_held;
 }
 
 void Session::take_in(InboundCallPtr call) {
@@ -34,6 +38,11 @@ void Session::take_in(InboundCallPtr call) {
   calls.held.push(std::move(call));
   if (owes_too_much()) pause();
   endpoint_.pump_->add(*this);
+}
+
+void Session::begin_arrival(std::size_t bytes) {
+  arriving_bytes_ += bytes;
+  if (owes_too_much()) pause();
 }
 
 void Session::pause() {
@@ -47,7 +56,7 @@ void Session::pause() {
 void Session::resume_if_due() {
   if (!paused_) return;
   const CallLimits& limits = endpoint_.options_.limits;
-  if (calls.in.bytes() > limits.max_inbound_bytes / 4 * 3 ||
+  if (calls.in.bytes() + arriving_bytes_ > limits.max_inbound_bytes / 4 * 3 ||
       calls.held.count() > limits.max_requests_held / 4 * 3)
     return;
   paused_ = false;

@@ -82,9 +82,10 @@ bool Session::can_go(Flow flow, std::size_t bytes) const {
 
 Result<void> Session::send_now(OutFrame&& frame, std::size_t bytes, Flow flow) {
   endpoint_.stats_.bytes_sent += bytes;
-  leaving_.note(bytes, flow == Flow::kReply);
+  const std::size_t elsewhere = frame.leases ? frame.leases->device_bytes : 0;
+  leaving_.note(bytes - elsewhere, flow == Flow::kReply);
   if (frame.leases) [[unlikely]]
-    memory_.lend(std::move(*frame.leases));
+    memory_.lend(std::move(*frame.leases), flow == Flow::kReply);
   if (flow == Flow::kOneWay) [[unlikely]]
     return send_one_way(std::move(frame), bytes);
   return endpoint_.transport_->send(link_, std::move(frame));

@@ -44,6 +44,16 @@ std::vector<PeerGpu> read_gpus(wire::Hello::Reader hello) {
   return gpus;
 }
 
+/// No more than there may be, and one.
+std::vector<Reach> read_reaches(capnp::List<wire::Reach>::Reader list) {
+  std::vector<Reach> reaches;
+  for (const auto reach : list) {
+    reaches.push_back({reach.getOwner(), reach.getReader()});
+    if (reaches.size() > kMostGpus * kMostGpus) break;
+  }
+  return reaches;
+}
+
 }  // namespace
 
 Session::Session(EndpointCore& endpoint, LinkId link, Peer peer)
@@ -144,11 +154,11 @@ void Session::on_control(std::span<const std::byte> message) {
         memory_.peer_maps = true;
         return;
       case wire::Control::REACHES:
-        if (!met() || !memory_.devices.told || std::exchange(memory_.devices.answered, true) ||
-            control.getReaches().size() > (endpoint_.options_.map_gpu_memory ? kMostGpus * kMostGpus : 0))
-          break;
-        for (const auto reach : control.getReaches())
-          memory_.devices.it_reaches.push_back({reach.getOwner(), reach.getReader()});
+        if (!on_reaches(read_reaches(control.getReaches()))) break;
+        return;
+      case wire::Control::SLABS_GONE:
+        if (!met() || memory_.devices.gpus.empty()) break;
+        for (const std::uint64_t slab : control.getSlabsGone()) endpoint_.forget_slab(*this, slab);
         return;
     }
     end({Code::kDataLoss, "a control message came that is unknown, or out of order"});
@@ -214,6 +224,26 @@ void Session::open_peer_memory() {
     endpoint_.meet_devices(*this);
 }
 
+bool Session::on_reaches(std::vector<Reach> reaches) {
+  PeerDevices& devices = memory_.devices;
+  const bool again = std::exchange(devices.answered, true);
+  if (!met() || !devices.told || (again && reaches.size() >= devices.it_reaches.size())) return false;
+  if (reaches.size() > (endpoint_.options_.map_gpu_memory ? kMostGpus * kMostGpus : 0)) return false;
+  devices.it_reaches = std::move(reaches);
+  return true;
+}
+
+void Session::tell_slabs_gone(std::span<const std::uint64_t> slabs) {
+  constexpr std::size_t kBatch = 64;
+  for (std::size_t at = 0; at < slabs.size(); at += kBatch) {
+    const auto some = slabs.subspan(at, std::min(kBatch, slabs.size() - at));
+    send_control(*endpoint_.transport_, link_, [&](wire::Control::Builder control) {
+      auto list = control.initSlabsGone(static_cast<unsigned>(some.size()));
+      for (unsigned i = 0; i < some.size(); ++i) list.set(i, some[i]);
+    });
+  }
+}
+
 void Session::tell_reaches() {
   send_control(*endpoint_.transport_, link_, [&](wire::Control::Builder control) {
     const std::vector<Reach>& reaches = memory_.devices.we_reach;
@@ -235,7 +265,9 @@ void Session::return_leases() {
       out.values(1);
       out.value(0).numbers(DType::kUInt64, std::as_bytes(batch));
     });
-    if (frame) (void)endpoint_.send_frame(link_, std::move(*frame), Flow::kUrgent);
+    if (frame && endpoint_.send_frame(link_, std::move(*frame), Flow::kUrgent)) continue;
+    for (const std::uint64_t lease : std::span(leases).subspan(i)) memory_.return_lease(lease);
+    return;
   }
 }
 

@@ -24,10 +24,12 @@ namespace troupe::rpc {
 struct EndedSession;
 using EndedSessions = std::list<std::shared_ptr<EndedSession>>;
 
-/// Of the envelope and its attachments.
+/// Of the envelope and its attachments, and of device tensors that go another way.
 inline std::size_t bytes_of(const OutFrame& frame) {
   std::size_t bytes = frame.head.size();
   for (const Buffer& part : frame.parts) bytes += part.size();
+  if (frame.leases) [[unlikely]]
+    bytes += frame.leases->device_bytes;
   return bytes;
 }
 
@@ -91,6 +93,10 @@ class Session {
   void take_in(InboundCallPtr call);
   /// Whether so much waits to leave that no more answers are to be made.
   bool answers_wait();
+  /// Device memory for a request of the peer's that is on its way there; and no more, or it has become a
+  /// call.
+  void begin_arrival(std::size_t bytes);
+  void end_arrival(std::size_t bytes) { arriving_bytes_ -= bytes; }
   /// Reads from the peer again, if there is room.
   void resume_if_due();
   /// One-way messages of the peer (one_way.cpp): so many bytes are done; it asks to be told; it is told now,
@@ -109,6 +115,8 @@ class Session {
   void return_leases();
   /// Tells the peer what of its device memory is mapped here.
   void tell_reaches();
+  /// Tells the peer that slabs of ours have gone.
+  void tell_slabs_gone(std::span<const std::uint64_t> slabs);
   /// False: the message is no list of leases.
   [[nodiscard]] bool take_back_leases(const InMessage& message);
 
@@ -140,6 +148,8 @@ class Session {
   void on_ready();
   void on_heartbeat(std::uint64_t news);
   void open_peer_memory();
+  /// False: the peer says what it may not.
+  bool on_reaches(std::vector<Reach> reaches);
 
   bool can_go(Flow flow, std::size_t bytes) const;
   bool may_send(Flow flow, std::size_t bytes) const;
@@ -168,6 +178,7 @@ class Session {
   OneWayBytes one_way_;                // of messages that nobody answers
   FlowQueue queue_;                    // what waits for room, or for kReady
   LeavingAnswers leaving_;             // what is on its way to the peer
+  std::size_t arriving_bytes_ = 0;     // of requests whose tensors are on their way to a device
   bool paused_ = false;                // nothing is read from it
   bool probe_told_ = false;            // it was told where our memory is, and may have opened it
   SessionMemory memory_;               // tensors that are mapped instead of copied

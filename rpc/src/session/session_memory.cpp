@@ -45,9 +45,23 @@ class SessionMemory::Returns : public std::enable_shared_from_this<Returns> {
   std::vector<std::uint64_t> leases_;
 };
 
-void SessionMemory::lend(FrameLeases leases) {
+void SessionMemory::lend(FrameLeases leases, bool is_answer) {
+  for (auto& [lease, held] : leases.late) leases_.emplace(lease, std::move(held));
+  if (is_answer) {
+    for (const auto& [lease, bytes] : leases.device_leases) {
+      answers_.emplace(lease, bytes);
+      answer_bytes_ += bytes;
+    }
+  }
   for (SharedLease& lease : leases.leases) leases_.emplace(leases.first++, std::move(lease));
   for (auto& [lease, memory] : leases.device) device_leases_.emplace(lease, std::move(memory));
+}
+
+void SessionMemory::forget_answer(std::uint64_t lease) {
+  const auto found = answers_.find(lease);
+  if (found == answers_.end()) return;
+  answer_bytes_ -= found->second;
+  answers_.erase(found);
 }
 
 bool SessionMemory::open_probe(Loop& loop, std::function<void()> flush) {
@@ -97,6 +111,8 @@ void SessionMemory::end() {
   for (auto& [lease, held] : leases_) held.abandon();
   leases_.clear();
   device_leases_.clear();
+  answers_.clear();
+  answer_bytes_ = 0;
   mappings_.clear();
   if (returns_) std::exchange(returns_, nullptr)->close();
 }

@@ -8,6 +8,7 @@
 
 #include "wire/capnp_support.hpp"
 #include "wire/envelope_layout.hpp"
+#include "wire/flat_reader.hpp"
 
 namespace troupe::rpc {
 
@@ -60,6 +61,26 @@ void patch_trace(const Buffer& head, const TraceContext& trace) {
   std::memcpy(extras + ExtrasLayout::kTraceLow, &trace.trace_low, sizeof trace.trace_low);
   std::memcpy(extras + ExtrasLayout::kSpan, &trace.span_id, sizeof trace.span_id);
   std::memcpy(extras + ExtrasLayout::kFlags, &trace.flags, sizeof trace.flags);
+}
+
+void patch_shared(const Buffer& head, std::uint32_t index, const SharedPool::Location& location,
+                  std::uint64_t lease, bool follows) {
+  flat::Reader reader;
+  flat::StructView envelope;
+  flat::StructsView attachments;
+  [[maybe_unused]] const bool read = reader.open(head.bytes()) && reader.root(envelope) &&
+                                     reader.read(envelope, EnvelopeLayout::kAttachments, attachments);
+  assert(read && index < attachments.count &&
+         attachments.layout.data >= AttachmentLayout::kDeviceLayout.data);
+  // The reader looks at our own bytes.
+  std::byte* const entry =
+      head.data() + (reinterpret_cast<const std::byte*>(attachments[index].words) - head.data());
+  const auto put = [entry](std::size_t at, auto value) { std::memcpy(entry + at, &value, sizeof value); };
+  put(AttachmentLayout::kFd, location.fd);
+  put(AttachmentLayout::kCookie, location.cookie);
+  put(AttachmentLayout::kOffset, location.offset);
+  put(AttachmentLayout::kLease, lease);
+  if (follows) put(AttachmentLayout::kWritten, SharedPool::kProgress);
 }
 
 }  // namespace troupe::rpc

@@ -4,6 +4,7 @@
 
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/clock.hpp>
+#include <troupe/runtime/shared_pool.hpp>
 #include <troupe/runtime/trace.hpp>
 
 namespace troupe::rpc {
@@ -15,5 +16,9 @@ void patch_target(const Buffer& head, std::uint64_t target);
 void patch_remaining(const Buffer& head, Duration remaining);
 /// Precondition: it has extras, as all calls with a token do.
 void patch_trace(const Buffer& head, const TraceContext& trace);
+
+/// Attachment number `index` is shared after all. Precondition: it lies in a list that has room to say so.
+void patch_shared(const Buffer& head, std::uint32_t index, const SharedPool::Location& location,
+                  std::uint64_t lease, bool follows);
 
 }  // namespace troupe::rpc

@@ -96,7 +96,7 @@ Result<void> InMessage::open_head(std::span<const std::byte> head) {
   const auto [kind, flags] = envelope.layout.data >= EnvelopeLayout::kLayout.data
                                  ? read_numbers(flat::WholeStruct{envelope.words})
                                  : read_numbers(envelope);
-  if (kind > static_cast<std::uint16_t>(MessageKind::kDone)) return corrupt("unknown kind");
+  if (kind > static_cast<std::uint16_t>(MessageKind::kStaged)) return corrupt("unknown kind");
   header_.kind = static_cast<MessageKind>(kind);
   if (!flat::Reader::is_null(envelope, EnvelopeLayout::kExtras)) {
     flat::StructView extras;
@@ -173,6 +173,7 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
       if (entry.get<std::uint64_t>(AttachmentLayout::kLease) == 0)
         return corrupt("device memory without a lease");
       message.left.push_back(i);
+      bytes_ += bytes;
       message.locations.push_back({parts_.size(), 0});
       parts_.emplace_back();  // what it will be copied to: see DeviceArrival
       continue;
@@ -187,6 +188,7 @@ Result<void> InMessage::check_attachments(SharedTensors* shared) {
                                   entry.get<std::uint64_t>(AttachmentLayout::kOffset)},
                                  lease, bytes);
       if (!buffer) return buffer.error();
+      if (is_of_device(entry)) bytes_ += bytes;
       message.locations.push_back({parts_.size(), 0});
       parts_.push_back(std::move(*buffer));
       continue;

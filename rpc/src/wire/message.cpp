@@ -211,7 +211,7 @@ void OutMessage::depart(DeviceDeparture& departure, std::size_t max_head_bytes) 
       if (tensor.device().kind != MemoryKind::kDevice || tensor.bytes() == 0) continue;
       auto place = departure.place(tensor, may_stay);
       if (!place) throw BadResult(place.error());
-      message.places->any_stays |= place->lease != 0 || place->follows;
+      message.places->any_stays |= place->lease != 0 || place->follows || place->may_share;
       message.places->of[i] = *std::move(place);
     }
     message.places->waits = std::move(departure.waits());
@@ -240,7 +240,7 @@ Result<OutFrame> OutMessage::finish(std::size_t max_head_bytes) {
                           message.writer.add_structs(slot, message.tensors.size(), message.table_layout()));
     }
     frame.head = std::move(message.writer).flat();
-    message.add_parts(frame);
+    message.add_parts(frame, 0);
   });
   if (message.failure) result = std::move(*message.failure);
   return result;
@@ -278,7 +278,7 @@ OutFrame OutMessage::finish_with_body_apart(std::size_t max_head_bytes) {
   else
     message.write_table(head, next);
   frame.head = std::move(head).flat();
-  message.add_parts(frame);
+  message.add_parts(frame, 1);
   return frame;
 }
 

@@ -77,6 +77,10 @@ struct OutMessage::Impl {
     const DevicePlace* const place = place_of(index);
     return place && place->lease != 0;
   }
+  bool waits_for_memory(std::size_t index) const {
+    const DevicePlace* const place = place_of(index);
+    return place && place->later;
+  }
   static constexpr std::size_t kHandleWords = sizeof(GpuSlab::handle) / flat::kWord;
   /// The length of the list of all tensors, in words.
   std::size_t table_words() const {
@@ -106,19 +110,37 @@ struct OutMessage::Impl {
     return metadata.empty() ? BodyLayout::kLayout : BodyLayout::kWithMetadata;
   }
   void write_metadata();
-  /// The tensors' bytes, without copying them.
-  void add_parts(OutFrame& frame) const {
+  /// The tensors' bytes, without copying them. `first_attachment`: the first tensor's number in the
+  /// envelope's list, if it stands there.
+  void add_parts(OutFrame& frame, std::uint32_t first_attachment) const {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].bytes() == 0) continue;
       if (stays(i)) {
-        leases_in(frame).device.emplace_back(places->of[i].lease, places->of[i].memory);
+        FrameLeases& kept = leases_in(frame);
+        kept.device.emplace_back(places->of[i].lease, places->of[i].memory);
+        kept.device_leases.emplace_back(places->of[i].lease, tensors[i].bytes());
+        kept.device_bytes += tensors[i].bytes();
+        continue;
+      }
+      if (waits_for_memory(i)) {
+        FrameLeases& kept = leases_in(frame);
+        const DevicePlace& place = places->of[i];
+        kept.later.push_back({first_attachment + static_cast<std::uint32_t>(i), frame.parts.size(),
+                              place.may_share, place.may_follow, place.after, place.memory});
+        kept.device_bytes += tensors[i].bytes();
+        frame.parts.emplace_back();
         continue;
       }
       if (!is_shared(i)) {
         frame.parts.push_back(leased ? SharedPool::leased(bytes_of(tensors[i])) : bytes_of(tensors[i]));
         continue;
       }
-      leases_in(frame).leases.emplace_back(bytes_of(tensors[i]));
+      FrameLeases& kept = leases_in(frame);
+      if (place_of(i)) {
+        kept.device_leases.emplace_back(first_lease + kept.leases.size(), tensors[i].bytes());
+        kept.device_bytes += tensors[i].bytes();
+      }
+      kept.leases.emplace_back(bytes_of(tensors[i]));
     }
     if (places) leases_in(frame).waits = places->waits;
   }

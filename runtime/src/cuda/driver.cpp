@@ -2,6 +2,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -55,38 +57,68 @@ Result<DriverCalls> find_calls() {
   return calls;
 }
 
-/// Whether this process uses a device. To make one current that it does not use would make a context there,
-/// of half a gigabyte: a thread that has never chosen one stands at the first.
-bool in_use(int device) {
-  using Call = CUresult (*)(CUdevice, unsigned int*, int*);
-  constexpr unsigned kSince = 7000;
-  static const Call state = [] {
-    Call call = nullptr;
-    return find_call(call, "cuDevicePrimaryCtxGetState", kSince) ? call : nullptr;
-  }();
-  unsigned int flags = 0;
-  int active = 1;
-  if (state) state(device, &flags, &active);
-  return active != 0;
+/// Whose device is current for the calling thread, as the driver has it: contexts in one another. What is
+/// pushed and popped leaves the thread as it was, also one that has never chosen a device and stands at the
+/// first: to choose that for it would make a context there, of half a gigabyte.
+struct ContextCalls {
+  CUresult (*retain)(CUcontext*, CUdevice) = nullptr;
+  CUresult (*push)(CUcontext) = nullptr;
+  CUresult (*pop)(CUcontext*) = nullptr;
+  static const ContextCalls* found() {
+    static const ContextCalls calls = [] {
+      ContextCalls all;
+      const bool there = find_call(all.retain, "cuDevicePrimaryCtxRetain", 7000) &&
+                         find_call(all.push, "cuCtxPushCurrent", 4000) &&
+                         find_call(all.pop, "cuCtxPopCurrent", 4000);
+      return there ? all : ContextCalls{};
+    }();
+    return calls.pop ? &calls : nullptr;
+  }
+};
+
+/// The context that the runtime uses of a device; null: there is none. Kept for as long as the process lives,
+/// as the runtime keeps it.
+CUcontext primary_context(const ContextCalls& calls, int device) {
+  static std::array<std::atomic<CUcontext>, 64> known{};
+  if (device < 0 || static_cast<std::size_t>(device) >= known.size()) return nullptr;
+  std::atomic<CUcontext>& context = known[static_cast<std::size_t>(device)];
+  if (CUcontext there = context.load(std::memory_order_acquire)) return there;
+  CUcontext made = nullptr;
+  if (calls.retain(&made, device) == CUDA_SUCCESS) context.store(made, std::memory_order_release);
+  return made;
 }
 
-/// Makes a device the calling thread's, and the one before again at the end, if this process uses that.
+constexpr int kStays = -1, kPops = -2;
+
+/// Makes a device the calling thread's; returns what leave_device() needs to make it as it was.
+int enter_device(int ordinal) {
+  int before = 0;
+  cudaGetDevice(&before);
+  if (before == ordinal) return kStays;
+  const ContextCalls* const calls = ContextCalls::found();
+  const CUcontext context = calls ? primary_context(*calls, ordinal) : nullptr;
+  if (context && calls->push(context) == CUDA_SUCCESS) return kPops;
+  cudaSetDevice(ordinal);
+  return before;
+}
+
+void leave_device(int before) {
+  CUcontext context = nullptr;
+  if (before == kPops)
+    ContextCalls::found()->pop(&context);
+  else if (before != kStays)
+    cudaSetDevice(before);
+}
+
 class OnDevice {
  public:
-  explicit OnDevice(int ordinal) {
-    cudaGetDevice(&before_);
-    if (before_ != ordinal) cudaSetDevice(ordinal);
-    changed_ = before_ != ordinal && in_use(before_);
-  }
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
+  explicit OnDevice(int ordinal) : before_(enter_device(ordinal)) {}
+  ~OnDevice() { leave_device(before_); }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  int before_ = 0;
-  bool changed_ = false;
+  const int before_;
 };
 
 class CudaDriver final : public gpu::Driver {
@@ -178,15 +210,8 @@ class CudaDriver final : public gpu::Driver {
     }
     return checked(state, "cudaStreamQuery");
   }
-  int enter() override {
-    int before = 0;
-    cudaGetDevice(&before);
-    if (before != ordinal_) cudaSetDevice(ordinal_);
-    return before;
-  }
-  void leave(int before) override {
-    if (before != ordinal_ && in_use(before)) cudaSetDevice(before);
-  }
+  int enter() override { return enter_device(ordinal_); }
+  void leave(int before) override { leave_device(before); }
   Error error_of(int native_error) override {
     return error_of_cuda(static_cast<cudaError_t>(native_error), "CUDA");
   }

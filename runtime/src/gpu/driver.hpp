@@ -39,7 +39,7 @@ class Driver {
   virtual Result<void> fill(void* stream, void* to, std::uint8_t byte, std::size_t bytes) = 0;
   /// What has gone wrong by now, without waiting.
   virtual Result<void> check(void* stream) = 0;
-  /// Makes it the calling thread's device, for libraries that look at that; returns what was before.
+  /// Makes it the calling thread's device, for libraries that look at that; leave() takes what it returns.
   virtual int enter() { return 0; }
   virtual void leave(int /*before*/) {}
   /// The error of a launch's number.

@@ -121,8 +121,8 @@ Result<PoolState::FreeRanges::iterator> PoolState::add_slab(std::size_t bytes) {
     gpu_->keep_slab(std::exchange(slab, {options_.kind, nullptr, 0, {}}));
   }
   if (!slab.data) {
-    auto memory = gpu_->driver().allocate(options_.kind, wanted);
-    if (!memory && wanted > bytes) memory = gpu_->driver().allocate(options_.kind, wanted = bytes);
+    auto memory = gpu_->allocate_slab(options_.kind, wanted);
+    if (!memory && wanted > bytes) memory = gpu_->allocate_slab(options_.kind, wanted = bytes);
     if (!memory) return memory.error();
     slab = {options_.kind, *memory, wanted, {}};
   }

@@ -17,8 +17,10 @@ std::uint64_t SlabExport::random_id() {
 
 Result<IpcHandle> SlabExport::handle(Driver& driver, std::byte* slab) {
   const std::lock_guard lock(mutex_);
-  if (!handle_) handle_ = driver.ipc_export(slab);
-  return *handle_;
+  if (handle_) return *handle_;
+  auto made = driver.ipc_export(slab);
+  if (made) handle_ = *made;  // what fails now may go later
+  return made;
 }
 
 }  // namespace gpu
@@ -30,6 +32,14 @@ Result<GpuLocation> locate_gpu_memory(const Buffer& buffer) {
   auto location = block->locate();
   if (location) location->offset += static_cast<std::uint64_t>(buffer.data() - block->data());
   return location;
+}
+
+void watch_freed_slabs(const Gpu& gpu, std::weak_ptr<const SlabsFreed> told) {
+  gpu.state()->watch_freed(std::move(told));
+}
+
+GpuUsage usage_of(const Gpu& gpu) {
+  return gpu.state()->usage();
 }
 
 std::array<std::byte, 16> uuid_of(const Gpu& gpu) {

@@ -134,16 +134,67 @@ std::size_t State::free_slabs() {
     const std::lock_guard lock(mutex_);
     all.swap(slabs_);
   }
+  const auto busy = std::partition(all.begin(), all.end(), [](auto& slab) { return all_passed(slab.busy); });
+  for (auto each = busy; each != all.end(); ++each) keep_slab(std::move(*each));
+  all.erase(busy, all.end());
+  std::vector<std::uint64_t> known;
+  for (const IdleSlab& slab : all)
+    if (slab.exported && slab.exported->is_known()) known.push_back(slab.exported->id());
+  if (!known.empty()) tell_freed(known);
   std::size_t bytes = 0;
   for (IdleSlab& slab : all) {
-    if (!all_passed(slab.busy)) {
-      keep_slab(std::move(slab));
-      continue;
-    }
     driver_->free(slab.kind, slab.data);
     bytes += slab.bytes;
+    const std::lock_guard lock(mutex_);
+    (slab.kind == MemoryKind::kDevice ? held_.device_bytes : held_.pinned_bytes) -= slab.bytes;
   }
   return bytes;
+}
+
+Result<std::byte*> State::allocate_slab(MemoryKind kind, std::size_t bytes) {
+  auto memory = driver_->allocate(kind, bytes);
+  if (!memory) return memory;
+  const std::lock_guard lock(mutex_);
+  (kind == MemoryKind::kDevice ? held_.device_bytes : held_.pinned_bytes) += bytes;
+  return memory;
+}
+
+void State::keep_counts(const KernelCounts& kernels) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, count] : kernels) kernels_[name] += count;
+}
+
+GpuUsage State::usage() {
+  std::vector<std::shared_ptr<StreamState>> streams;
+  KernelCounts kernels;
+  GpuUsage usage;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& each : streams_)
+      if (auto stream = each.lock()) streams.push_back(std::move(stream));
+    kernels = kernels_;
+    usage = held_;
+  }
+  for (const auto& stream : streams)
+    for (const auto& [name, count] : stream->kernels()) kernels[name] += count;
+  for (const auto& [name, count] : kernels) usage.kernels.emplace_back(name, count);
+  return usage;
+}
+
+void State::watch_freed(std::weak_ptr<const SlabsFreed> told) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(watch_freed_, [](const auto& each) { return each.expired(); });
+  watch_freed_.push_back(std::move(told));
+}
+
+void State::tell_freed(const std::vector<std::uint64_t>& ids) {
+  std::vector<std::weak_ptr<const SlabsFreed>> told;
+  {
+    const std::lock_guard lock(mutex_);
+    told = watch_freed_;
+  }
+  for (const auto& each : told)
+    if (const auto tell = each.lock()) (*tell)(ids);
 }
 
 std::optional<Error> State::failed() const {
@@ -193,12 +244,14 @@ std::string State::under_way() {
 StreamState::~StreamState() {
   if (!adopted_) gpu_->driver().drop_stream(native_);
   gpu_->keep_word(word_, given_);
+  gpu_->keep_counts(counts_);
 }
 
 Result<std::uint64_t> StreamState::next_number(const char* kernel) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t number = given_ + 1;
   if (kernel) {
+    ++counts_[kernel];
     while (!kernels_.empty() && (passed(kernels_.front().first) || kernels_.size() >= kKernelsRemembered))
       kernels_.pop_front();
     kernels_.emplace_back(number, kernel);

@@ -3,13 +3,17 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include <troupe/runtime/gpu_sharing.hpp>
+#include <troupe/runtime/gpu_usage.hpp>
 #include <troupe/runtime/stream.hpp>
 
 #include "driver.hpp"
@@ -51,12 +55,17 @@ class SlabExport {
  public:
   std::uint64_t id() const { return id_; }
   Result<IpcHandle> handle(Driver& driver, std::byte* slab);
+  /// Whether others may know it.
+  bool is_known() {
+    const std::lock_guard lock(mutex_);
+    return handle_.has_value();
+  }
 
  private:
   static std::uint64_t random_id();
   const std::uint64_t id_ = random_id();
   std::mutex mutex_;
-  std::optional<Result<IpcHandle>> handle_;
+  std::optional<IpcHandle> handle_;
 };
 
 /// Memory of a pool that is gone, and when it can be used.
@@ -67,6 +76,9 @@ struct IdleSlab {
   std::vector<Point> busy;
   std::shared_ptr<SlabExport> exported = {};
 };
+
+/// How often kernels were launched, by their names.
+using KernelCounts = std::map<std::string_view, std::uint64_t>;
 
 /// What a Gpu is.
 class State : public std::enable_shared_from_this<State> {
@@ -83,6 +95,7 @@ class State : public std::enable_shared_from_this<State> {
   /// A word for a new stream, with the number that it stands at; and back, with the last number asked for.
   Result<std::pair<Word*, std::uint64_t>> word();
   void keep_word(Word* word, std::uint64_t last);
+  void keep_counts(const KernelCounts& kernels);
 
   /// `release` is called when `busy` have passed.
   void release_after(std::vector<Point> busy, std::function<void()> release);
@@ -92,6 +105,10 @@ class State : public std::enable_shared_from_this<State> {
   /// One of at least so many bytes that has passed; null data: there is none.
   IdleSlab take_slab(MemoryKind kind, std::size_t bytes);
   std::size_t free_slabs();
+  /// Of the driver, for slabs, which free_slabs() gives back.
+  Result<std::byte*> allocate_slab(MemoryKind kind, std::size_t bytes);
+  GpuUsage usage();
+  void watch_freed(std::weak_ptr<const SlabsFreed> told);
 
   /// What has failed, if anything: asked of `stream`, and the same answer to all from then on.
   Result<void> check(void* stream);
@@ -105,6 +122,7 @@ class State : public std::enable_shared_from_this<State> {
     std::function<void()> release;
   };
   std::string under_way();
+  void tell_freed(const std::vector<std::uint64_t>& ids);
 
   const std::unique_ptr<Driver> driver_;
   mutable std::mutex mutex_;
@@ -112,7 +130,10 @@ class State : public std::enable_shared_from_this<State> {
   std::vector<void*> events_;
   std::vector<std::pair<Word*, std::uint64_t>> words_;
   std::vector<Lent> lent_;
+  GpuUsage held_;         // with no kernels
+  KernelCounts kernels_;  // of streams that have gone
   std::vector<IdleSlab> slabs_;
+  std::vector<std::weak_ptr<const SlabsFreed>> watch_freed_;
   std::optional<Error> failed_;
 };
 
@@ -132,6 +153,10 @@ class StreamState : public std::enable_shared_from_this<StreamState> {
   /// The point after what it has been given.
   Result<Mark> mark();
   Result<void> launched(const char* kernel, int native_error);
+  KernelCounts kernels() {
+    const std::lock_guard lock(mutex_);
+    return counts_;
+  }
   /// The first kernel that has not passed; null: none.
   const char* under_way();
   Result<void> check() { return gpu_->check(native_); }
@@ -146,6 +171,7 @@ class StreamState : public std::enable_shared_from_this<StreamState> {
   std::mutex mutex_;  // numbers are written in order
   std::uint64_t given_;
   std::deque<std::pair<std::uint64_t, const char*>> kernels_;  // that may not have passed
+  KernelCounts counts_;
 };
 
 inline Point Mark::point() const {

@@ -1,6 +1,7 @@
 #include <troupe/runtime/stream.hpp>
 
 #include <algorithm>
+#include <exception>
 #include <thread>
 
 #include <troupe/runtime/gpu.hpp>
@@ -136,6 +137,7 @@ int EventWatch::poll() {
   const bool check = loop_.now() - checked_at_ >= kCheckEvery;
   if (check) checked_at_ = loop_.now();
   std::vector<std::pair<Waiting, Result<void>>> ready;
+  ready.reserve(waiting_.size());  // nothing may be thrown while entries are moved
   std::erase_if(waiting_, [&](Waiting& each) {
     Result<void> outcome;
     if (!each.event.done()) {
@@ -151,7 +153,15 @@ int EventWatch::poll() {
   }
   // From here on nothing of this object is touched: it may be told to go.
   const int count = static_cast<int>(ready.size());
-  for (auto& [each, outcome] : ready) each.told(std::move(outcome));
+  std::exception_ptr thrown;  // each is told, whatever the others throw
+  for (auto& [each, outcome] : ready) {
+    try {
+      each.told(std::move(outcome));
+    } catch (...) {
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
   return count;
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <troupe/runtime/device_range.hpp>
+
 #include "memory_errors.hpp"
 #include "row_errors.hpp"
 
@@ -107,11 +109,12 @@ Result<void> DeviceDenseStore::keep(std::size_t count) {
 
 Result<Completion> DeviceDenseStore::read(const RowKeys& keys, IfMissing /*missing*/, RowsOut out,
                                           Stream* stream) {
+  const DeviceRange range("dense table read");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     return give(keys, rows_->most_read(out.memory), {}, false, stream, reading,
                 [&](std::size_t first, std::size_t count) {
-                  return rows_->read(count, out, first, false, *reading);
+                  return rows_->read(count, {}, out, first, {}, *reading);
                 });
   });
 }
@@ -129,6 +132,7 @@ Result<Completion> DeviceDenseStore::make(const RowKeys& keys, Stream* stream) {
 
 Result<Completion> DeviceDenseStore::update(const RowKeys& keys, const float* gradients, float scale,
                                             Stream* stream) {
+  const DeviceRange range("dense table update");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     return give(keys, rows_->piece_rows(), {gradients, spec_.dim * sizeof(float)}, true, stream, nullptr,
                 [&](std::size_t, std::size_t count) -> Result<void> {
@@ -139,6 +143,7 @@ Result<Completion> DeviceDenseStore::update(const RowKeys& keys, const float* gr
 }
 
 Result<Completion> DeviceDenseStore::insert(const RowBatch& rows, Stream* stream) {
+  const DeviceRange range("dense table insert");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (rows.records.size() != rows.keys.size() * layout().bytes()) return batch_error(spec_, layout(), rows);
     if (const auto once = last_of_each(rows, layout().bytes(), 0)) return insert(*once, stream);

@@ -217,32 +217,29 @@ Result<void> DeviceRows::make(std::size_t count, bool all) const {
   });
 }
 
-Result<void> DeviceRows::read(std::size_t count, RowsOut out, std::size_t first, bool shows,
-                              DeviceReading& reading) const {
+// One launch finds the rows and brings them, also to pinned memory.
+Result<void> DeviceRows::read(std::size_t count, const kernels::RowIndex& index, RowsOut out,
+                              std::size_t first, Absent absent, DeviceReading& reading) const {
   const std::size_t bytes = count * spec_.dim * sizeof(float);
   float* const to = out.data + first * spec_.dim;
-  const bool at_once = out.memory != MemoryKind::kHost;
-  auto* const values = at_once ? to : reinterpret_cast<float*>(piece_.values);
-  auto given = work_.launch([slabs = view(), shape = shape_, initial = initial_, piece = piece_, values,
-                             shows, n = static_cast<std::int64_t>(count)](kernels::Place place) {
-    const kernels::RowTable table = kernels::table_of(shape);
-    kernels::Launch done = kernels::find_records(place, slabs, piece.numbers, n, piece.rows);
-    if (done.ok())
-      done = kernels::gather_rows(place, table.element, table.weights, table.weight_stride, piece.rows, n,
-                                  table.dim, values);
-    if (done.ok() && shows)
-      done = kernels::show_rows(place, shape, initial, piece.keys, piece.numbers, n, values);
-    return done;
-  });
-  if (!given || at_once) return given;
-  auto memory = work_.pinned_memory(bytes);
-  if (memory) {
-    if (auto copied = work_.copy(memory->data(), values, bytes); !copied) return copied;
-    reading.copy_later(*std::move(memory), to);
-    return {};
+  Buffer memory;
+  if (out.memory == MemoryKind::kHost) {
+    if (auto pinned = work_.pinned_memory(bytes)) memory = *std::move(pinned);
   }
   // Rows that are there can be read whatever memory there is: by way of what is kept for this.
-  if (auto copied = work_.copy(spare_.data(), values, bytes); !copied) return copied;
+  const bool by_spare = out.memory == MemoryKind::kHost && memory.empty();
+  auto* const values = by_spare          ? reinterpret_cast<float*>(spare_.data())
+                       : !memory.empty() ? reinterpret_cast<float*>(memory.data())
+                                         : to;
+  const std::uint64_t* const keys = index.slots == 0 ? piece_.numbers : piece_.keys;
+  auto given = work_.launch([index, slabs = view(), shape = shape_, initial = initial_, keys, values, absent,
+                             n = static_cast<std::int64_t>(count)](kernels::Place place) {
+    return kernels::pull_rows(place, index, slabs, shape, initial, keys, n, values, absent.word,
+                              absent.ticket);
+  });
+  if (!given) return given;
+  if (!memory.empty()) reading.copy_later(std::move(memory), to);
+  if (!by_spare) return {};
   if (auto passed = work_.stream().finish(kPatience); !passed) return passed;
   std::memcpy(to, spare_.data(), bytes);
   return {};

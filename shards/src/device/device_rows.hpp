@@ -85,9 +85,15 @@ class DeviceRows {
 
   /// First values of those that are new, or of all.
   Result<void> make(std::size_t count, bool all) const;
-  /// Their weights to row `first` of `out`; if `shows`, kNoRow as the row of its key would be made.
-  Result<void> read(std::size_t count, RowsOut out, std::size_t first, bool shows,
-                    DeviceReading& reading) const;
+  /// Who is told, and how, that a row was missing when the device read it: see kernels::pull_rows().
+  struct Absent {
+    std::uint64_t* word = nullptr;
+    std::uint64_t ticket = 0;
+  };
+  /// The weights of the `count` rows of piece().keys, found in `index`, to row `first` of `out`; those that
+  /// are missing as they would be made. Without slots: of the rows whose numbers piece() has.
+  Result<void> read(std::size_t count, const kernels::RowIndex& index, RowsOut out, std::size_t first,
+                    Absent absent, DeviceReading& reading) const;
   /// One step with the gradients that are in values.
   Result<void> step(std::size_t count, float scale) const;
   /// Records that are in values.

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <optional>
 #include <unordered_set>
 #include <utility>
+
+#include <troupe/runtime/device_range.hpp>
 
 #include "device/device_dense_store.hpp"
 #include "device/tiered_store.hpp"
@@ -59,6 +62,11 @@ Result<std::unique_ptr<RowStore>> DeviceStore::create(const TableSpec& spec, con
   auto reports = CountReports::create(store->rows_->work());
   if (!reports) return reports.error();
   store->reports_ = *std::move(reports);
+  auto absent = store->rows_->work().pinned_memory(sizeof(std::uint64_t));
+  if (!absent) return absent.error();
+  store->absent_ = *std::move(absent);
+  if (auto passed = store->rows_->work().finish(); !passed) return passed.error();
+  std::memset(store->absent_.data(), 0, store->absent_.size());
   if (auto grown = store->grow_index(0); !grown) return grown.error();
   return std::unique_ptr<RowStore>(std::move(store));
 }
@@ -146,7 +154,7 @@ Result<void> DeviceStore::grow_free_list(std::uint64_t numbers) {
 
 Result<std::uint64_t> DeviceStore::count_missing(std::span<const std::uint64_t> keys) {
   std::unordered_set<std::uint64_t, KeyHash> missing(0, KeyHash{index_.seed});
-  auto looked = in_pieces(keys, rows_->piece_keys(), {}, false,
+  auto looked = in_pieces(keys, rows_->piece_keys(), {}, First::kFind,
                           [&](std::size_t first, std::size_t count) -> Result<void> {
                             auto numbers = rows_->fetch_numbers(count);
                             if (!numbers) return numbers.error();
@@ -174,27 +182,29 @@ Result<void> DeviceStore::check(const RowKeys& keys) const {
 
 // What has been given to the device is done, whatever fails here: only a device that has failed is told of,
 // and what is to be read.
-Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading, Ends how) {
+Result<Completion> DeviceStore::end(Stream* stream, std::shared_ptr<DeviceReading> reading, Ends how,
+                                    Pull* pull) {
   Result<Event> event = with_memory_errors(spec_, [&]() -> Result<Event> {
-    auto told = reports_->ask();
+    auto told = how == Ends::kRead ? rows_->work().seal() : reports_->ask();
     if (!told) return told;
     if (auto ordered = rows_->work().end_before(stream); !ordered) return ordered.error();
     return told;
   });
-  if (!event && (how == Ends::kRead || event.error().code == Code::kInternal)) return event.error();
+  if (!event && (how != Ends::kChanged || event.error().code == Code::kInternal)) return event.error();
   if (!event) return Completion();
+  if (pull) pull->read = *event;
   reading->ends_with(*std::move(event));
   return Completion(std::move(reading));
 }
 
-Result<void> DeviceStore::find(std::size_t count) {
+Result<void> DeviceStore::find(std::size_t count) const {
   return rows_->work().launch(
       [index = index_, piece = rows_->piece(), n = static_cast<std::int64_t>(count)](kernels::Place place) {
         return kernels::find_numbers(place, index, piece.keys, n, piece.numbers);
       });
 }
 
-Result<void> DeviceStore::find_or_make(std::size_t count) {
+Result<void> DeviceStore::find_or_make(std::size_t count) const {
   const DeviceRows::Piece& piece = rows_->piece();
   const kernels::KeyBatch batch{.keys = piece.keys,
                                 .count = static_cast<std::int64_t>(count),
@@ -210,14 +220,29 @@ Result<void> DeviceStore::find_or_make(std::size_t count) {
   return given ? rows_->make(count, false) : given;
 }
 
+/// Rows that the last read has missed are made, or may have: who knows asks for nothing, and nobody waits.
+Result<Event> DeviceStore::settle() const {
+  if (!pull_) return Event();
+  const std::shared_ptr<Pull> pull = std::exchange(pull_, nullptr);
+  pull->store = nullptr;
+  std::uint64_t missed = 0;
+  if (pull->read.done()) std::memcpy(&missed, absent_.data(), sizeof missed);
+  if (pull->read.done() && missed != pull->ticket) return Event();
+  reports_->expect(pull->count);
+  if (auto made = find_or_make(pull->count); !made) return made.error();
+  auto told = reports_->ask();
+  if (told) pull->made = *told;
+  return told;
+}
+
 Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::size_t most, Values values,
-                                    bool make, OfPiece work, bool changes) {
+                                    First first, OfPiece work, bool changes) const {
   for (std::size_t at = 0; at < keys.size();) {
     const std::size_t some = std::min(most, keys.size() - at);
     const auto* const from = static_cast<const std::byte*>(values.data);
     auto done = rows_->bring(rows_->piece().keys, keys.subspan(at, some),
                              from ? from + at * values.bytes : nullptr, some * values.bytes);
-    if (done) done = make ? find_or_make(some) : find(some);
+    if (done && first != First::kNothing) done = first == First::kMake ? find_or_make(some) : find(some);
     if (done) done = work(at, some);
     if (!done && changes && at > 0) rows_->work().break_off(done.error());  // pieces before it are done
     if (!done) return done;
@@ -230,6 +255,7 @@ Result<void> DeviceStore::in_pieces(std::span<const std::uint64_t> keys, std::si
 // ---- Rows in batches ----------------------------------------------------------------------------
 
 Result<void> DeviceStore::wait() {
+  if (auto settled = settle(); !settled) return settled.error();
   if (auto told = reports_->wait(); !told) return told;
   return rows_->work().finish();
 }
@@ -239,8 +265,10 @@ Result<Buffer> DeviceStore::memory_for(std::size_t bytes) {
 }
 
 Result<Completion> DeviceStore::read(const RowKeys& wanted, IfMissing missing, RowsOut out, Stream* stream) {
+  const DeviceRange range("table read");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (auto good = check(wanted); !good) return good.error();
+    if (auto settled = settle(); !settled) return settled.error();
     const std::span<const std::uint64_t> keys = wanted.list();
     const bool make = missing == IfMissing::kMake;
     if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
@@ -248,26 +276,39 @@ Result<Completion> DeviceStore::read(const RowKeys& wanted, IfMissing missing, R
       if (auto room = make_room(keys, 0); !room) return room.error();
     }
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
-    if (make) reports_->expect(keys.size());
-    auto done =
-        in_pieces(keys, rows_->most_read(out.memory), {}, make, [&](std::size_t first, std::size_t count) {
-          return rows_->read(count, out, first, !make, *reading);
-        });
+    const std::size_t most = rows_->most_read(out.memory);
+    const bool make_first = make && keys.size() > most;
+    DeviceRows::Absent absent;
+    if (make && !make_first) absent = {reinterpret_cast<std::uint64_t*>(absent_.data()), ++tickets_};
+    if (make_first) reports_->expect(keys.size());
+    auto done = in_pieces(keys, most, {}, make_first ? First::kMake : First::kNothing,
+                          [&](std::size_t first, std::size_t count) {
+                            return rows_->read(count, index_, out, first, absent, *reading);
+                          });
     if (!done) return done.error();
-    return end(stream, std::move(reading), Ends::kRead);
+    if (absent.ticket == 0) return end(stream, std::move(reading), make_first ? Ends::kMade : Ends::kRead);
+    auto pull = std::make_shared<Pull>(Pull{this, keys.size(), absent.ticket, {}, {}});
+    reading->ends_then_with([pull]() -> Result<Event> {
+      return pull->store ? pull->store->settle() : Result<Event>(pull->made);
+    });
+    auto ended = end(stream, std::move(reading), Ends::kRead, pull.get());
+    if (ended) pull_ = std::move(pull);
+    return ended;
   });
 }
 
 // What comes after it, for the same keys, finds room even where all of them are taken for new.
 Result<Completion> DeviceStore::make(const RowKeys& wanted, Stream* stream) {
+  const DeviceRange range("table make");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (auto good = check(wanted); !good) return good.error();
+    if (auto settled = settle(); !settled) return settled.error();
     const std::span<const std::uint64_t> keys = wanted.list();
     if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (auto room = make_room(keys, keys.size()); !room) return room.error();
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     reports_->expect(keys.size());
-    auto done = in_pieces(keys, rows_->piece_keys(), {}, true,
+    auto done = in_pieces(keys, rows_->piece_keys(), {}, First::kMake,
                           [&](std::size_t, std::size_t count) { return rows_->keep(count, counts()); });
     if (!done) return done.error();
     return end(stream, std::move(reading), Ends::kChanged);
@@ -276,15 +317,17 @@ Result<Completion> DeviceStore::make(const RowKeys& wanted, Stream* stream) {
 
 Result<Completion> DeviceStore::update(const RowKeys& pushed, const float* gradients, float scale,
                                        Stream* stream) {
+  const DeviceRange range("table update");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (auto good = check(pushed); !good) return good.error();
+    if (auto settled = settle(); !settled) return settled.error();
     const std::span<const std::uint64_t> keys = pushed.list();
     if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (auto room = make_room(keys, 0); !room) return room.error();
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     reports_->expect(keys.size());
     auto done = in_pieces(
-        keys, rows_->piece_rows(), {gradients, spec_.dim * sizeof(float)}, true,
+        keys, rows_->piece_rows(), {gradients, spec_.dim * sizeof(float)}, First::kMake,
         [&](std::size_t, std::size_t count) -> Result<void> {
           if (auto kept = rows_->keep(count, counts()); !kept) return kept;
           return rows_->step(count, scale);
@@ -296,16 +339,18 @@ Result<Completion> DeviceStore::update(const RowKeys& pushed, const float* gradi
 }
 
 Result<Completion> DeviceStore::insert(const RowBatch& rows, Stream* stream) {
+  const DeviceRange range("table insert");
   return with_memory_errors(spec_, [&]() -> Result<Completion> {
     if (rows.records.size() != rows.keys.size() * layout().bytes()) return batch_error(spec_, layout(), rows);
     if (auto good = check_owned(rows.keys); !good) return good.error();
     if (const auto once = last_of_each(rows, layout().bytes(), index_.seed)) return insert(*once, stream);
+    if (auto settled = settle(); !settled) return settled.error();
     if (auto ordered = rows_->work().begin_after(stream); !ordered) return ordered.error();
     if (auto room = make_room(rows.keys, 0); !room) return room.error();
     auto reading = std::make_shared<DeviceReading>(rows_->work().home().watch.get());
     reports_->expect(rows.keys.size());
     auto done = in_pieces(
-        rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, true,
+        rows.keys, rows_->page_rows(), {rows.records.data(), layout().bytes()}, First::kMake,
         [&](std::size_t, std::size_t count) -> Result<void> {
           if (auto kept = rows_->keep(count, counts()); !kept) return kept;
           return rows_->write(count);
@@ -317,8 +362,9 @@ Result<Completion> DeviceStore::insert(const RowBatch& rows, Stream* stream) {
 }
 
 Result<void> DeviceStore::copy(std::span<const std::uint64_t> keys, RowBatch& into) {
-  return with_memory_errors(spec_, [&] {
-    return in_pieces(keys, rows_->page_rows(), {}, false,
+  return with_memory_errors(spec_, [&]() -> Result<void> {
+    if (auto settled = settle(); !settled) return settled.error();
+    return in_pieces(keys, rows_->page_rows(), {}, First::kFind,
                      [&](std::size_t, std::size_t count) { return rows_->append_listed(count, into); });
   });
 }
@@ -326,6 +372,7 @@ Result<void> DeviceStore::copy(std::span<const std::uint64_t> keys, RowBatch& in
 Result<ExtractPage> DeviceStore::extract(const SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
                                          RowBatch& into) const {
   return with_memory_errors(spec_, [&]() -> Result<ExtractPage> {
+    if (auto settled = settle(); !settled) return settled.error();
     if (auto told = reports_->wait(); !told) return told.error();
     const std::uint64_t numbered = reports_->known().numbered;
     ExtractPage extracted{.rows = 0, .next_cursor = cursor, .done = cursor >= numbered};
@@ -346,129 +393,6 @@ Result<ExtractPage> DeviceStore::extract(const SlotSet& slots, std::uint64_t cur
     }
     return extracted;
   });
-}
-
-// ---- Forgetting rows ----------------------------------------------------------------------------
-
-Result<std::uint64_t> DeviceStore::erase_owned(std::span<const std::uint64_t> keys) {
-  if (auto told = reports_->wait(); !told) return told.error();
-  const kernels::RowCounts before = reports_->known();
-  if (auto grown = grow_free_list(before.free + keys.size()); !grown) return grown.error();
-  if (auto room = rows_->reserve_kept(before.kept + keys.size()); !room) return room.error();
-  reports_->expect(keys.size());
-  auto done =
-      in_pieces(keys, rows_->piece_keys(), {}, false, [&](std::size_t, std::size_t count) -> Result<void> {
-        if (auto kept = rows_->keep(count, counts()); !kept) return kept;
-        auto* const free_list = reinterpret_cast<std::uint64_t*>(free_memory_.data());
-        auto given =
-            rows_->work().launch([index = index_, counts = counts(), free_list, piece = rows_->piece(),
-                                  n = static_cast<std::int64_t>(count)](kernels::Place place) {
-              return kernels::erase_numbers(place, index, counts, free_list, piece.keys, n, piece.numbers);
-            });
-        return given ? rows_->mask(count, 0) : given;
-      });
-  if (!done) return done.error();
-  if (auto told = reports_->wait(); !told) return told.error();
-  return before.rows - reports_->known().rows;
-}
-
-Result<std::uint64_t> DeviceStore::erase(std::span<const std::uint64_t> keys) {
-  return with_memory_errors(spec_, [&]() -> Result<std::uint64_t> {
-    if (auto good = check_owned(keys); !good) return good.error();
-    return erase_owned(keys);
-  });
-}
-
-template <class Visit>
-Result<std::uint64_t> DeviceStore::walk(std::uint64_t first, Visit visit) {
-  const std::uint64_t numbered = reports_->known().numbered;
-  while (first < numbered) {
-    const auto some =
-        static_cast<std::size_t>(std::min(numbered - first, std::uint64_t{rows_->piece_keys()}));
-    auto page = rows_->begin_page(first, some, DeviceRows::PageOf::kMarks);
-    if (!page) return page.error();
-    if (auto there = DeviceRows::wait_for(*page); !there) return there.error();
-    for (std::size_t i = 0; i < some; ++i, ++first)
-      if (!visit(first, page->keys()[i], page->flags()[i])) return first;
-  }
-  return first;
-}
-
-Result<std::uint64_t> DeviceStore::erase(const SlotSet& slots) {
-  return with_memory_errors(spec_, [&]() -> Result<std::uint64_t> {
-    if (auto told = reports_->wait(); !told) return told.error();
-    std::vector<std::uint64_t> keys;
-    auto walked = walk(0, [&](std::uint64_t, std::uint64_t key, std::uint8_t marks) {
-      if ((marks & kernels::kRowLives) != 0 && slots.contains(slot_of(spec_, key))) keys.push_back(key);
-      return true;
-    });
-    if (!walked) return walked.error();
-    return erase_owned(keys);
-  });
-}
-
-Result<void> DeviceStore::forget_used(std::span<const std::uint64_t> numbers) {
-  for (std::size_t at = 0; at < numbers.size();) {
-    const std::size_t some = std::min(rows_->piece_keys(), numbers.size() - at);
-    auto done = rows_->bring(rows_->piece().numbers, numbers.subspan(at, some));
-    if (done) done = rows_->mask(some, static_cast<std::uint8_t>(~kernels::kRowUsed));
-    if (!done) return done;
-    rows_->end_piece();
-    at += some;
-  }
-  return {};
-}
-
-// The clock algorithm, as HostStore's.
-Result<std::uint64_t> DeviceStore::evict(std::uint64_t most) {
-  return with_memory_errors(spec_, [&]() -> Result<std::uint64_t> {
-    if (auto told = reports_->wait(); !told) return told.error();
-    const std::uint64_t numbered = reports_->known().numbered;
-    if (!std::exchange(knows_used_, true)) {
-      auto forgotten = rows_->mask_all(numbered, static_cast<std::uint8_t>(~kernels::kRowUsed));
-      if (!forgotten) return forgotten.error();
-    }
-    std::uint64_t erased = 0;
-    while (reports_->known().rows > most) {
-      const std::uint64_t too_many = reports_->known().rows - most;
-      std::vector<std::uint64_t> keys, passed_over;
-      auto walked = walk(hand_ < numbered ? hand_ : 0,
-                         [&](std::uint64_t number, std::uint64_t key, std::uint8_t marks) {
-                           if (keys.size() == too_many) return false;
-                           if ((marks & kernels::kRowLives) == 0) return true;
-                           if ((marks & kernels::kRowUsed) != 0)
-                             passed_over.push_back(number);
-                           else
-                             keys.push_back(key);
-                           return true;
-                         });
-      if (!walked) return walked.error();
-      hand_ = *walked;
-      if (auto forgotten = forget_used(passed_over); !forgotten) return forgotten.error();
-      const Result<std::uint64_t> some = erase_owned(keys);
-      if (!some) return some.error();
-      erased += *some;
-    }
-    return erased;
-  });
-}
-
-// ---- Cuts ---------------------------------------------------------------------------------------
-
-Result<std::uint64_t> DeviceStore::open_cut() {
-  if (rows_->cut_is_open()) return cut_error(spec_);
-  if (auto told = reports_->wait(); !told) return told.error();
-  rows_->open_cut(reports_->known().numbered);
-  return reports_->known().rows;
-}
-
-Result<ExtractPage> DeviceStore::read_cut(std::uint64_t cursor, std::uint64_t most, RowBatch& into) {
-  return with_memory_errors(spec_, [&] { return rows_->read_cut(cursor, most, into); });
-}
-
-void DeviceStore::close_cut() {
-  // If the device has failed, so does all that comes later.
-  if (rows_->close_cut(counts())) (void)reports_->ask();
 }
 
 }  // namespace troupe::shards

@@ -21,6 +21,12 @@ class DeviceStore final : public RowStore {
   static Result<std::unique_ptr<RowStore>> create(const TableSpec& spec, const SlotSet& slots,
                                                   const DeviceHome& home);
 
+  ~DeviceStore() override {
+    if (pull_) pull_->store = nullptr;
+  }
+  DeviceStore(const DeviceStore&) = delete;
+  DeviceStore& operator=(const DeviceStore&) = delete;
+
   const RowLayout& layout() const override { return rows_->layout(); }
   std::uint64_t rows() const override { return reports_->known().rows; }
   Result<void> wait() override;
@@ -52,8 +58,11 @@ class DeviceStore final : public RowStore {
   DeviceStore(const TableSpec& spec, const SlotSet& slots) : spec_(spec), slots_(slots) {}
   Result<void> check(const RowKeys& keys) const;
   Result<void> check_owned(std::span<const std::uint64_t> keys) const;
-  enum class Ends : std::uint8_t { kRead, kChanged };
-  Result<Completion> end(Stream* stream, std::shared_ptr<DeviceReading> reading, Ends how);
+  enum class Ends : std::uint8_t { kRead, kMade, kChanged };
+  struct Pull;
+  /// `pull` is told when it has been read.
+  Result<Completion> end(Stream* stream, std::shared_ptr<DeviceReading> reading, Ends how,
+                         Pull* pull = nullptr);
   /// Whether so many keys more surely have room.
   bool fits(std::uint64_t keys);
   /// Room for so many rows more, and for what else comes with them; exactly those that are missing, if there
@@ -63,10 +72,23 @@ class DeviceStore final : public RowStore {
   Result<void> grow_index(std::uint64_t rows);
   Result<void> grow_free_list(std::uint64_t numbers);
   Result<std::uint64_t> count_missing(std::span<const std::uint64_t> keys);
-  Result<void> in_pieces(std::span<const std::uint64_t> keys, std::size_t most, Values values, bool make,
-                         OfPiece work, bool changes = false);
-  Result<void> find(std::size_t count);
-  Result<void> find_or_make(std::size_t count);
+  /// What is done first with the keys of a piece.
+  enum class First : std::uint8_t { kNothing, kFind, kMake };
+  Result<void> in_pieces(std::span<const std::uint64_t> keys, std::size_t most, Values values, First first,
+                         OfPiece work, bool changes = false) const;
+  Result<void> find(std::size_t count) const;
+  Result<void> find_or_make(std::size_t count) const;
+  /// A read that makes rows, of one piece: the device has read what is there, and says whether something is
+  /// missing. Most times nothing is. The piece's keys stay where they are until the next operation, before
+  /// which, or before the read has ended, missing rows are made.
+  struct Pull {
+    const DeviceStore* store = nullptr;  // null: that has been seen to, or will not be
+    std::size_t count = 0;
+    std::uint64_t ticket = 0;
+    Event read;
+    Event made;
+  };
+  Result<Event> settle() const;
   Result<std::uint64_t> erase_owned(std::span<const std::uint64_t> keys);
   /// Looks at keys and marks of rows from `first` on, in their order, until `visit` says no; the number of
   /// the row that is next.
@@ -81,6 +103,9 @@ class DeviceStore final : public RowStore {
   std::unique_ptr<DeviceRows> rows_;
   std::unique_ptr<CountReports> reports_;
   kernels::RowIndex index_;
+  Buffer absent_;  // a word, pinned: the ticket of the last read that has missed a row
+  std::uint64_t tickets_ = 0;
+  mutable std::shared_ptr<Pull> pull_;  // not settled
   Buffer index_memory_, free_memory_;
   std::uint64_t refused_at_ = UINT64_MAX;  // the capacity at which there was no memory for more
   bool knows_used_ = false;                // whether evict() has been called

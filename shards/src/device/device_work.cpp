@@ -29,25 +29,36 @@ void DeviceReading::copy_now() {
     std::memcpy(copy.to, copy.from.data(), copy.from.size());
 }
 
-bool DeviceReading::done() {
-  if (!event_.done()) return false;
+bool DeviceReading::goes_no_further() {
   copy_now();
-  return true;
+  if (!then_) return true;
+  auto next = std::exchange(then_, {})();
+  if (next)
+    event_ = *std::move(next);
+  else
+    outcome_ = next.error();
+  return event_.done();
+}
+
+bool DeviceReading::done() {
+  return event_.done() && goes_no_further();
 }
 
 Result<void> DeviceReading::wait(Duration timeout) {
   if (auto passed = event_.wait(timeout); !passed) return passed;
-  copy_now();
-  return {};
+  if (!goes_no_further()) {
+    if (auto passed = event_.wait(timeout); !passed) return passed;
+  }
+  return outcome_;
 }
 
 void DeviceReading::when_done(UniqueFunction<void(Result<void>)> told) {
-  if (done()) return told({});
+  if (done()) return told(outcome_);
   if (!watch_) return told(wait(kPatience));
   watch_->when_done(event_,
                     [self = shared_from_this(), told = std::move(told)](Result<void> outcome) mutable {
-                      if (outcome) self->copy_now();
-                      told(std::move(outcome));
+                      if (!outcome) return told(std::move(outcome));
+                      self->when_done(std::move(told));
                     });
 }
 

@@ -26,6 +26,9 @@ class DeviceReading final : public Completion::Pending, public std::enable_share
   void copy_later(Buffer from, void* to);
   /// All has been given to the device.
   void ends_with(Event event) { event_ = std::move(event); }
+  /// Asked once when that has passed: what comes after it, before all is done.
+  using AndThen = UniqueFunction<Result<Event>()>;
+  void ends_then_with(AndThen then) { then_ = std::move(then); }
 
   bool done() override;
   Result<void> wait(Duration timeout) override;
@@ -37,9 +40,13 @@ class DeviceReading final : public Completion::Pending, public std::enable_share
     void* to;
   };
   void copy_now();
+  /// Whether nothing comes after what has passed.
+  bool goes_no_further();
 
   EventWatch* watch_;
   Event event_;
+  AndThen then_;
+  Result<void> outcome_;
   std::vector<Copy> copies_;
 };
 

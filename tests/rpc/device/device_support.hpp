@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -72,9 +73,13 @@ inline void keep_at(Side& side, std::vector<Tensor>& kept) {
 /// `a` has the machine's first GPU, `b` the second; or as told.
 template <class Kind>
 struct DeviceDuo {
-  explicit DeviceDuo(bool b_has_gpu = true, bool shares = true, bool a_maps = true)
-      : duo(options_for(1, "alice", {devices.gpus[0]}, shares, a_maps),
-            options_for(2, "bob", b_has_gpu ? std::vector{devices.gpus[1]} : std::vector<Gpu>{}, shares)) {}
+  using Change = std::function<void(EndpointOptions&)>;  ///< of alice's options, or of bob's
+  explicit DeviceDuo(bool b_has_gpu = true, bool shares = true, bool a_maps = true, const Change& of_a = {},
+                     const Change& of_b = {})
+      : duo(changed(options_for(1, "alice", {devices.gpus[0]}, shares, a_maps), of_a),
+            changed(
+                options_for(2, "bob", b_has_gpu ? std::vector{devices.gpus[1]} : std::vector<Gpu>{}, shares),
+                of_b)) {}
   ~DeviceDuo() {
     devices.script->broken.reset();
     devices.script->at_once = true;
@@ -83,6 +88,10 @@ struct DeviceDuo {
   DeviceDuo(const DeviceDuo&) = delete;
   DeviceDuo& operator=(const DeviceDuo&) = delete;
 
+  static EndpointOptions changed(EndpointOptions options, const Change& change) {
+    if (change) change(options);
+    return options;
+  }
   EndpointOptions options_for(std::uint64_t id, const std::string& name, std::vector<Gpu> own, bool shares,
                               bool maps = true) const {
     EndpointOptions options = devices.options(id, name, std::move(own));

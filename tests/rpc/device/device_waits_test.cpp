@@ -2,6 +2,7 @@
 #include "device_support.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -298,6 +299,109 @@ TEST_CASE("device tensors: one whose writer takes long holds up no other") {
   REQUIRE(kept.size() == 3);
   CHECK(counts(kept[1], 1000, 2));
   CHECK(kept[2].data()[0] == std::byte{9});
+}
+
+namespace {
+
+/// Lets all streams go on but the program's, which was made first.
+template <class Pair>
+bool without_the_program(Pair& pair, const std::function<bool()>& done) {
+  return pair.duo.until([&] {
+    auto& queues = pair.devices.script->queues;
+    for (std::size_t i = 1; i < queues.size(); ++i) ScriptedDriver::Script::run(*queues[i]);
+    return done();
+  });
+}
+
+}  // namespace
+
+TEST_CASE("device tensors: nor does one of another library's memory, on the way to who maps ours") {
+  DeviceDuo<Shm> pair;
+  pair.connect();
+  std::vector<Tensor> kept;
+  keep_at(pair.duo.b, kept);
+  REQUIRE(pair.duo.call<void>("keep", pair.program.counting(1000, 0)).ok());
+  const auto lend = [&](const Tensor& lies) {
+    return Tensor(
+        DType::kUInt8, lies.shape(),
+        adopt_gpu_memory(pair.program.gpu, lies.data(), lies.bytes(), lies.device(), pair.program.stream, [] {
+        }).value());
+  };
+  const Tensor ready_at = pair.program.counting(1000, 2), late_at = pair.program.counting(1000, 3);
+  const Tensor ready = lend(ready_at);
+  pair.devices.script->at_once = false;
+  REQUIRE(pair.program.stream.fill(late_at.data(), 9, late_at.bytes()).ok());
+  const Tensor late = lend(late_at);
+  auto first = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, late);
+  auto second = call_async<void>(pair.a(), {pair.duo.ab, 5}, "keep", "keep", {}, ready);
+  REQUIRE(without_the_program(pair, [&] { return second.ready(); }));
+  CHECK(second.get().ok());
+  CHECK_FALSE(first.ready());
+  REQUIRE(pair.duo.until([&] {
+    pair.devices.script->run_all();
+    return first.ready();
+  }));
+  CHECK(first.get().ok());
+  CHECK(kept.at(2).data()[0] == std::byte{9});
+}
+
+TEST_CASE("device tensors: memory for an answer that a program still reads holds up no other") {
+  DeviceDuo<Shm> pair;
+  pair.connect();
+  const Tensor source = pair.other.counting(1000, 4);
+  pair.duo.b.handler = [&](InboundCallPtr call) { call->reply(source); };
+  const Tensor place = pair.program.counting(1000, 0);
+  REQUIRE(pair.duo.call_with<Tensor>({.into = into(place)}, "get").ok());
+  pair.devices.script->at_once = false;
+  int read = 0;
+  REQUIRE(begin_read(place.buffer(), pair.program.stream).ok());
+  ScriptedDriver::give_to(pair.program.stream.native(), [&] { read = static_cast<int>(place.data()[7]); });
+  auto first = call_async<Tensor>(pair.a(), {pair.duo.ab, 5}, "get", "get", {.into = into(place)});
+  pair.duo.settle();
+  auto second = call_async<Tensor>(pair.a(), {pair.duo.ab, 5}, "get", "get", {});
+  REQUIRE(without_the_program(pair, [&] { return second.ready(); }));
+  CHECK(second.get().ok());
+  CHECK_FALSE(first.ready());
+  REQUIRE(pair.duo.until([&] {
+    pair.devices.script->run_all();
+    return first.ready();
+  }));
+  CHECK(first.get().ok());
+  CHECK(read == 11);  // as it was before
+}
+
+TEST_CASE("device tensors: a one-way message whose time is over when its tensor is written is not sent") {
+  DeviceDuo<Shm> pair;
+  pair.connect();
+  std::vector<Tensor> kept;
+  keep_at(pair.duo.b, kept);
+  const Tensor late = pair.program.counting(1000, 3);
+  pair.devices.script->at_once = false;
+  REQUIRE(pair.program.stream.fill(late.data(), 9, late.bytes()).ok());
+  REQUIRE(end_write(late.buffer(), pair.program.stream).ok());
+  const auto send = [&](Duration timeout) {
+    return pair.a()
+        .send({pair.duo.ab, 5}, {fnv1a("keep"), 0}, {.timeout = timeout}, detail::arguments_writer(late))
+        .ok();
+  };
+  REQUIRE(send(20ms));
+  REQUIRE(send(30s));
+  pair.duo.settle(50ms);
+  REQUIRE(pair.duo.until([&] {
+    pair.devices.script->run_all();
+    return !kept.empty();
+  }));
+  pair.duo.settle();
+  CHECK(kept.size() == 1);
+}
+
+TEST_CASE("device tensors: an answer in a device to a call of this node with a token is refused") {
+  DeviceDuo<Shm> pair;
+  const Tensor answer = pair.program.counting(1000, 3);
+  pair.duo.a.handler = [&](InboundCallPtr call) { call->reply(answer); };
+  auto refused = call_async<Tensor>(pair.a(), {kLocal, 5}, "get", "get", {.token = 5});
+  REQUIRE(pair.duo.until([&] { return refused.ready(); }));
+  CHECK(refused.get().error().code == Code::kUnimplemented);
 }
 
 }  // namespace troupe::rpc::testing

@@ -45,7 +45,6 @@ std::function<void(std::byte*)> put(std::size_t at, T value) {
 struct Lie {
   const char* name;
   std::function<void(std::byte*)> tell;
-  Code code = Code::kDataLoss;
 };
 
 /// The call ends, with it the link, and a new one serves.
@@ -64,7 +63,7 @@ void expect_refused(DeviceDuo<Forged>& pair, const Lie& lie) {
   CHECK(told == 1);
   CHECK_FALSE(refused.ok());
   REQUIRE(pair.duo.until([&] { return pair.duo.b.closed.size() == before + 1; }));
-  CHECK(pair.duo.b.closed.back().second.code == lie.code);
+  CHECK(pair.duo.b.closed.back().second.code == Code::kDataLoss);
   CHECK(static_cast<std::size_t>(pair.duo.b.service.begun) == begun);
   *pair.duo.world.meddle = nullptr;
   const std::size_t ways = pair.duo.a.device_ways.size();
@@ -94,22 +93,60 @@ TEST_CASE("device tensors: what a peer says wrongly of memory that is to be mapp
          std::memset(entry + (AttachmentLayout::kDeviceLayout.data + AttachmentLayout::kHandle) * flat::kWord,
                      0, flat::kWord);
        }},
-      {"the handle of nothing",
-       [](std::byte* entry) {
-         put<std::uint64_t>(AttachmentLayout::kSlab, 77)(entry);
-         // The handle is the last that was written: behind the list's pointer, as far as it says.
-         std::byte* const slot =
-             entry + (AttachmentLayout::kDeviceLayout.data + AttachmentLayout::kHandle) * flat::kWord;
-         std::uint64_t pointer = 0;
-         std::memcpy(&pointer, slot, sizeof pointer);
-         const auto offset = static_cast<std::int32_t>(static_cast<std::uint32_t>(pointer)) >> 2;
-         std::memset(slot + (1 + offset) * static_cast<std::ptrdiff_t>(flat::kWord), 0xee, 8);
-       },
-       Code::kUnavailable},
   };
   for (const Lie& lie : lies) expect_refused(pair, lie);
   // What was lent to a session that has ended is kept for a while.
   REQUIRE(pair.duo.until([&] { return pair.program.pool.stats().bytes_in_use == 0; }));
+}
+
+TEST_CASE("device tensors: a handle of nothing cannot be mapped, and the bytes are asked for") {
+  DeviceDuo<Forged> pair;
+  pair.connect();
+  *pair.duo.world.meddle = [](OutFrame& frame) {
+    std::byte* const entry = device_entry(frame);
+    if (!entry) return;
+    put<std::uint64_t>(AttachmentLayout::kSlab, 77)(entry);
+    // The handle is the last that was written: behind the list's pointer, as far as it says.
+    std::byte* const slot =
+        entry + (AttachmentLayout::kDeviceLayout.data + AttachmentLayout::kHandle) * flat::kWord;
+    std::uint64_t pointer = 0;
+    std::memcpy(&pointer, slot, sizeof pointer);
+    const auto offset = static_cast<std::int32_t>(static_cast<std::uint32_t>(pointer)) >> 2;
+    std::memset(slot + (1 + offset) * static_cast<std::ptrdiff_t>(flat::kWord), 0xee, 8);
+  };
+  const auto served = pair.duo.call<Tensor>("tensor", pair.program.counting(100'000, 5));
+  REQUIRE_MESSAGE(served.ok(), served.error().to_string());
+  CHECK(counts(*served, 100'000, 5));
+  CHECK(pair.b().stats().device_fetched == 1);
+  CHECK(pair.duo.b.closed.empty());
+}
+
+TEST_CASE(
+    "device tensors: bytes that nobody has asked for are dropped, and who waits hears of its deadline") {
+  DeviceDuo<Forged> pair;
+  pair.connect();
+  {
+    const std::lock_guard lock(pair.devices.script->shared);
+    pair.devices.script->unreachable = Error{Code::kUnavailable, "no room"};
+  }
+  std::uint64_t lease = 0;
+  *pair.duo.world.meddle = [&](OutFrame& frame) {
+    flat::Reader reader;
+    flat::StructView envelope;
+    if (!reader.open(frame.head.bytes()) || !reader.root(envelope) ||
+        envelope.get<std::uint16_t>(EnvelopeLayout::kKind) !=
+            static_cast<std::uint16_t>(MessageKind::kStaged))
+      return;
+    lease = envelope.get<std::uint64_t>(EnvelopeLayout::kTarget);
+    const std::uint64_t other = lease + 1000;
+    std::memcpy(const_cast<std::byte*>(envelope.words) + EnvelopeLayout::kTarget, &other, sizeof other);
+  };
+  const auto dropped =
+      pair.duo.call_with<Tensor>({.timeout = 200ms}, "tensor", pair.program.counting(100'000, 5));
+  CHECK(dropped.error().code == Code::kDeadlineExceeded);
+  CHECK(lease != 0);
+  CHECK(pair.duo.b.closed.empty());
+  REQUIRE(pair.duo.until([&] { return pair.b().device_use().messages_arriving == 0; }));
 }
 
 TEST_CASE("device tensors: what a peer says wrongly of memory that is followed ends its link alone") {

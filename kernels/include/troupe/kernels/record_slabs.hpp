@@ -52,9 +52,13 @@ Launch make_records(Place place, const RecordSlabs& slabs, const RecordShape& sh
                     const std::uint64_t* keys, const std::uint64_t* numbers, const std::uint8_t* is_new,
                     std::int64_t count);
 
-/// out[i, :] = the weights that the row of keys[i] would be made with, where numbers[i] is kNoRow.
-Launch show_rows(Place place, const RecordShape& shape, const Initial& initial, const std::uint64_t* keys,
-                 const std::uint64_t* numbers, std::int64_t count, float* out);
+/// out[i, :] = the weights of keys[i]'s row, which has been used, or, where it has none, those that it would
+/// be made with; a key is a row's number itself if the index has no slots, and kNoRow then reads as zeros.
+/// One launch. If a row is missing, `absent` becomes `ticket`: it lies where the place and the host reach it;
+/// null: nobody asks.
+Launch pull_rows(Place place, const RowIndex& index, const RecordSlabs& slabs, const RecordShape& shape,
+                 const Initial& initial, const std::uint64_t* keys, std::int64_t count, float* out,
+                 std::uint64_t* absent, std::uint64_t ticket);
 
 /// rows[i] = where row numbers[i] lies, for a table_of() all slabs; kNoRow for kNoRow. They have been used.
 Launch find_records(Place place, const RecordSlabs& slabs, const std::uint64_t* numbers, std::int64_t count,

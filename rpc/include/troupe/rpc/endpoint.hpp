@@ -76,6 +76,9 @@ struct EndpointOptions {
   std::vector<Gpu> gpus = {};
   /// False: device tensors go through the host's memory also where one GPU reaches the other's memory.
   bool map_gpu_memory = true;
+  /// Of host memory that is locked for device tensors on their way. What is to be sent waits where there is
+  /// no more; a quarter is left to what is received.
+  std::size_t max_pinned_bytes = std::size_t{2} << 30;
   std::uint64_t seed = 0;  ///< of the pauses between attempts; 0: the node id
   Tracer* tracer =
       nullptr;          ///< makes spans of calls; null: contexts are only passed on. Outlives the endpoint.
@@ -161,6 +164,12 @@ class Endpoint final {
     // Device tensors to other nodes: those that they copy from our memory, and those that go through the
     // host's.
     std::uint64_t device_mapped = 0, device_staged = 0;
+    std::uint64_t device_mapped_bytes = 0, device_staged_bytes = 0;
+    std::uint64_t device_waited = 0;   ///< of these, that waited for pinned memory
+    std::uint64_t device_arrived = 0;  ///< messages whose device tensors were brought here, and their bytes
+    std::uint64_t device_arrived_bytes = 0;
+    std::uint64_t device_given_up = 0;  ///< that nobody wanted any more before they were here
+    std::uint64_t device_fetched = 0;   ///< tensors of peers that could not be mapped, and were asked for
   };
 
   /// `loop` and `events` must outlive it.
@@ -238,6 +247,15 @@ class Endpoint final {
     std::size_t calls = 0, bytes = 0;
   };
   Waiting waiting() const;
+  /// What device tensors take at the moment; zeros without GPUs.
+  struct DeviceUse {
+    std::size_t pinned_bytes = 0;      ///< locked, in use or kept
+    std::size_t messages_waiting = 0;  ///< to be sent, for pinned memory
+    std::size_t messages_arriving = 0;
+    std::size_t slabs_mapped = 0;  ///< of peers
+    std::size_t pool_bytes = 0;    ///< of device memory that what has come lies in
+  };
+  DeviceUse device_use() const;
   /// What has been counted of calls, made and answered; nothing without EndpointOptions::metrics.
   std::vector<FunctionMetrics> function_metrics();
   /// Null without EndpointOptions::metrics.

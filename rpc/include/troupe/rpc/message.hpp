@@ -36,6 +36,8 @@ enum class MessageKind : std::uint8_t {
   kRelease,
   kAskDone,
   kDone,
+  kStage,
+  kStaged,
 };
 
 namespace detail {
@@ -144,7 +146,7 @@ class InMessage {
   bool from_device() const { return from_device_; }
 
   const MessageHeader& header() const { return header_; }
-  /// Envelope and attachments, as they came.
+  /// Envelope and attachments, as they came, with device tensors that did not come beside them.
   std::size_t bytes() const { return bytes_; }
   /// The number of values in the body; 0 if it is an error.
   std::uint32_t value_count() const { return value_count_; }

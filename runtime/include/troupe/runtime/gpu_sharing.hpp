@@ -4,8 +4,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include <troupe/runtime/buffer.hpp>
 #include <troupe/runtime/gpu.hpp>
@@ -28,6 +30,11 @@ struct GpuLocation {
 /// Where a buffer lies, if it is of a GpuPool's device memory; kFailedPrecondition: it is not. Others: the
 /// device shares nothing. Any thread.
 Result<GpuLocation> locate_gpu_memory(const Buffer& buffer);
+
+/// Told which slabs are about to be freed that other processes may have mapped, by the thread that calls
+/// Gpu::release_idle(): as long as `told` lives.
+using SlabsFreed = std::function<void(const std::vector<std::uint64_t>& ids)>;
+void watch_freed_slabs(const Gpu& gpu, std::weak_ptr<const SlabsFreed> told);
 
 /// The GPU's own number, the same in every process; zeros: it has none. Any thread.
 std::array<std::byte, 16> uuid_of(const Gpu& gpu);
