@@ -183,6 +183,12 @@ void bind_calls(nb::module_& module) {
       .def("wait", &wait, nb::arg("timeout") = nb::none(),
            "Whether it is done in time; its answer is not taken.")
       .def("cancel", &cancel_call)
+      .def(
+          "__await__",
+          [](nb::handle self) {
+            return nb::module_::import_("troupe._aio").attr("wait")(self).attr("__await__")();
+          },
+          nb::sig("def __await__(self) -> collections.abc.Generator[object, None, object]"))
       .def_ro("_type", &PendingCall::result);
   nb::class_<Queue>(module, "Queue", "Answers for an event loop that polls a descriptor.")
       .def(nb::init<>())

@@ -186,7 +186,8 @@ int lend_buffer(PyObject* self, Py_buffer* view, int flags) {
     extents->shape[axis] = tensor.shape()[axis];
     extents->strides[axis] = tensor.strides()[axis] * size;
   }
-  view->obj = Py_NewRef(self);
+  Py_INCREF(self);
+  view->obj = self;
   view->buf = tensor.data() ? tensor.data() : nothing;
   view->len = static_cast<Py_ssize_t>(tensor.bytes());
   view->readonly = tensor.read_only() ? 1 : 0;

@@ -1,5 +1,5 @@
 """Troupe: named actors in several processes, called by name. See docs/python.md."""
-from . import _aio, _hooks, _troupe, errors
+from . import _hooks, _troupe, errors
 from . import node as _node
 from ._hooks import allow_pickle
 from ._troupe import PendingCall, Tensor
@@ -17,7 +17,6 @@ from .table import Batches, Table, hand_out_batches, serve_shards
 from .table import spec as table_spec
 
 _hooks.install()
-_aio.install()
 _node.install()
 
 from . import aio  # noqa: E402  (after what it stands on)

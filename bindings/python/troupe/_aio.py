@@ -69,10 +69,6 @@ def wait(call):
     return reader.wait(call)
 
 
-def _await(call):
-    return wait(call).__await__()
-
-
 def loop_for_handlers():
     """Where coroutine methods run: the event loop that runs where the actor is made, else one on a thread of its
     own."""
@@ -85,7 +81,3 @@ def loop_for_handlers():
             _background = asyncio.new_event_loop()
             threading.Thread(target=_background.run_forever, name="troupe-handlers", daemon=True).start()
     return _background
-
-
-def install():
-    _troupe.PendingCall.__await__ = _await

@@ -1,5 +1,6 @@
 """Nodes: a process's place in a cluster."""
 import atexit
+import typing
 import weakref
 
 from . import _aio, _troupe
@@ -27,19 +28,23 @@ class Node:
     Any thread may use it. Its handlers run one at a time, but for those of the pool.
     """
 
-    def __init__(self, name, *, registry="", role="worker", listen="127.0.0.1:0", advertise="", secret="",
-                 secret_file="", metadata=None, join_timeout=None, default_timeout=None, help=True, pool_threads=4,
-                 metrics_address=""):
+    def __init__(self, name: str, *, registry: str = "", role: str = "worker", listen: str = "127.0.0.1:0",
+                 advertise: str = "", secret: str = "", secret_file: str = "",
+                 metadata: typing.Optional[typing.Dict[str, str]] = None, join_timeout: typing.Optional[float] = None,
+                 default_timeout: typing.Optional[float] = None, help: bool = True, pool_threads: int = 4,
+                 metrics_address: str = "") -> None:
         self._node = _troupe.Node._start(
             name=name, role=role, registry=registry, listen=listen, advertise=advertise, secret=secret,
             secret_file=secret_file, metadata=metadata or {}, join_timeout=join_timeout,
             default_timeout=default_timeout, help=help, pool_threads=pool_threads, metrics_address=metrics_address)
-        self.call = self._node.call  # one step less in each call
+        self.call = self._node.call  # type: ignore[method-assign]  # one step less in each call
         _open.add(self)
 
     # ---- Calls
 
-    def call(self, actor, method, *args, timeout=None, returns=None, metadata=None, attempts=1):
+    def call(self, actor: str, method: str, *args: typing.Any, timeout: typing.Optional[float] = None,
+             returns: typing.Any = None, metadata: typing.Optional[typing.Dict[str, str]] = None,
+             attempts: int = 1) -> typing.Any:
         """Calls a method of a named actor and waits for its answer.
 
         timeout   seconds, of all attempts together; math.inf: none
@@ -49,92 +54,93 @@ class Node:
         """
         raise AssertionError("replaced in __init__")
 
-    def call_async(self, actor, method, *args, **options):
+    def call_async(self, actor: str, method: str, *args: typing.Any, **options: typing.Any) -> _troupe.PendingCall:
         """Begins a call. What it returns can be awaited, or waited for with result(); cancel() ends it."""
         options.setdefault("help", not _aio.is_running())
         return self._node._start_call(actor, method, *args, **options)
 
-    def actor(self, name, interface=None):
+    def actor(self, name: str, interface: typing.Optional[type] = None) -> ActorRef:
         """A named actor as an object: node.actor("adder", Adder).add(1, 2). `interface`: a class whose methods say
         the types."""
         return ActorRef(self._node, name, interface)
 
     # ---- Actors
 
-    def spawn(self, name, actor):
+    def spawn(self, name: str, actor: typing.Any) -> typing.Any:
         """Makes an object callable under a name."""
         entries = actor._entries if isinstance(actor, Functions) else entries_of(actor)
         self._node._spawn(name, actor, entries)
         return actor
 
-    def kill(self, name):
+    def kill(self, name: str) -> None:
         """Ends a named actor of this node."""
         self._node.kill(name)
 
     # ---- The cluster
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self._node.name
 
     @property
-    def id(self):
+    def id(self) -> int:
         return self._node.id
 
     @property
-    def address(self):
+    def address(self) -> str:
         """Where others reach it: the `registry` of the next nodes, if this is the first."""
         return self._node.address
 
     @property
-    def closed(self):
+    def closed(self) -> bool:
         return self._node.closed
 
-    def members(self):
+    def members(self) -> typing.List[typing.Dict[str, typing.Any]]:
         """All nodes, as dicts."""
         return self._node.members()
 
-    def actors(self):
+    def actors(self) -> typing.Dict[str, str]:
         """All named actors: the name of the node of each."""
         return self._node.actors()
 
-    def wait_for_actor(self, name, timeout=None):
+    def wait_for_actor(self, name: str, timeout: typing.Optional[float] = None) -> None:
         self._node.wait_for_actor(name, timeout)
 
-    def wait_for_role(self, role, count, timeout=None):
+    def wait_for_role(self, role: str, count: int,
+                      timeout: typing.Optional[float] = None) -> typing.List[typing.Dict[str, typing.Any]]:
         return self._node.wait_for_role(role, count, timeout)
 
-    def barrier(self, name, participants, timeout=None):
+    def barrier(self, name: str, participants: typing.Iterable[str], timeout: typing.Optional[float] = None) -> None:
         """Waits until all these nodes, of which this is one, are here."""
         self._node.barrier(name, list(participants), timeout)
 
-    def shared_tensor(self, shape, dtype="float32"):
+    def shared_tensor(self, shape: typing.Iterable[int], dtype: str = "float32") -> _troupe.Tensor:
         """A tensor that processes of this machine map, where others would be copied: fill numpy.asarray() of it."""
         return self._node.shared_tensor(list(shape), dtype)
 
     # ---- Its end
 
-    def run(self):
+    def run(self) -> None:
         """Serves until stop(), or until the first node has gone."""
         self._node.run()
 
-    def stop(self):
+    def stop(self) -> None:
         self._node.stop()
 
-    def leave(self, drain_time=None):
+    def leave(self, drain_time: typing.Optional[float] = None) -> None:
         """Leaves in order: what is open is finished, for so many seconds at most (5)."""
         _open.discard(self)
         self._node.leave(drain_time)
 
-    def close(self):
+    def close(self) -> None:
         """Ends it; what is open ends with an error. Idempotent."""
         _open.discard(self)
         self._node.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "Node":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: typing.Any) -> None:
         self.close()
 
     def __repr__(self):

@@ -227,6 +227,7 @@ class Batches:
     def __iter__(self):
         import time
 
+        self._node.wait_for_actor(self._name)
         count = self._actor("size")
         while True:
             number = self._actor("take", self._node.name)

@@ -9,9 +9,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ..actor import actor, method
-from ..errors import Cancelled, DeadlineExceeded, Error, FailedPrecondition, Unavailable
+from ..errors import Cancelled, DeadlineExceeded, Error, FailedPrecondition, InvalidArgument, Unavailable
 from ..node import Node
-from . import references, rref
+from . import functions, references, rref
 
 _ROLE = "rpc"
 _current = None
@@ -59,6 +59,7 @@ class Agent:
         self.node = node
         self.world_size = world_size
         self.default_timeout = timeout
+        self._thread = threading.local()
         self._known = {}  # workers by name and by rank
         self._owned = {}
         self._owned_lock = threading.Lock()
@@ -92,6 +93,15 @@ class Agent:
     @staticmethod
     def actor_of(info):
         return f"rpc.{info.name}"
+
+    @property
+    def waited(self):
+        """What this thread begins within api._wait_all()."""
+        return getattr(self._thread, "waited", None)
+
+    @waited.setter
+    def waited(self, futures):
+        self._thread.waited = futures
 
     def new_id(self):
         return self._prefix + str(next(self._numbers))
@@ -130,9 +140,9 @@ class Agent:
 
     def _run_and_answer(self, answer, function, args, kwargs):
         try:
-            result = function(*args, **kwargs)
-            if hasattr(result, "add_done_callback") and hasattr(result, "wait") and not isinstance(result, rref.RRef):
-                result.add_done_callback(lambda done: _answer_with(answer, done))
+            result = functions.run(function, args, kwargs)
+            if isinstance(result, functions.Later):
+                result.future.add_done_callback(lambda done: _answer_with(answer, done))
                 return
         except Exception as error:
             answer.set_exception(error)
@@ -158,9 +168,9 @@ class Agent:
         owned = self.owned(rref_id)
         owned.add(fork)
         try:
-            value, failed = function(*args, **kwargs), None
-            if hasattr(function, "_wrapped_async_rpc_function"):
-                value = value.wait()
+            value, failed = functions.run(function, args, kwargs), None
+            if isinstance(value, functions.Later):
+                value = value.future.wait()
         except Exception as error:
             value, failed = None, error
         owned.settle(value, failed)
@@ -205,6 +215,8 @@ class Agent:
     def find(self, to):
         if isinstance(to, WorkerInfo):
             return to
+        if not isinstance(to, (str, int)) or isinstance(to, bool):
+            raise InvalidArgument(f"a destination is a name, a rank or a WorkerInfo, not {to!r}")
         found = self._known.get(to)
         if found is not None:
             return found
@@ -212,7 +224,7 @@ class Agent:
             self._known[each.name] = self._known[each.id] = each
             if to in (each.name, each.id):
                 return each
-        raise Unavailable(f"there is no worker {to!r}; there are {', '.join(each.name for each in self.workers())}")
+        raise Unavailable(f"could not find destination {to!r}; there are {', '.join(each.name for each in self.workers())}")
 
     def finish_calls(self):
         while self._pending:

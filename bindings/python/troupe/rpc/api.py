@@ -1,4 +1,5 @@
 """The functions of torch.distributed.rpc, on troupe's nodes."""
+import contextlib
 import dataclasses
 import os
 
@@ -6,6 +7,7 @@ from .. import _hooks
 from . import agent as _agent
 from . import references
 from .agent import WorkerInfo, current
+from .functions import is_async
 from .futures import Future
 from .rref import RRef
 
@@ -67,16 +69,41 @@ def get_worker_info(worker_name=None):
     return current().find(worker_name)
 
 
+def set_rpc_timeout(seconds):
+    """Of calls that say none, from now on."""
+    current().default_timeout = seconds
+
+
+def get_rpc_timeout():
+    return current().default_timeout
+
+
+@contextlib.contextmanager
+def _wait_all():
+    """What rpc_async() and remote() begin within it has ended when it ends; raises the first error."""
+    agent = current()
+    outer, agent.waited = agent.waited, []
+    try:
+        yield
+        futures = agent.waited
+    finally:
+        agent.waited = outer
+    for each in futures:
+        each.wait()
+
+
+def _begun(agent, future):
+    if agent.waited is not None:
+        agent.waited.append(future)
+    return future
+
+
 def is_available():
     return True
 
 
 def _is_current_rpc_agent_set():
     return _agent._current is not None
-
-
-def _is_async(function):
-    return hasattr(function, "_wrapped_async_rpc_function")
 
 
 def _sync_later(to, function, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
@@ -86,12 +113,13 @@ def _sync_later(to, function, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT)
 
 def _async_later(to, function, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
     agent = current()
-    return Future(agent.start(agent.find(to), "run_later", (function, tuple(args or ()), kwargs or {}), timeout))
+    call = agent.start(agent.find(to), "run_later", (function, tuple(args or ()), kwargs or {}), timeout)
+    return _begun(agent, Future(call))
 
 
 def rpc_sync(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
     """Runs func(*args, **kwargs) at the worker `to` (a name, a rank or a WorkerInfo) and waits for what it returns."""
-    if _is_async(func):
+    if is_async(func):
         return _sync_later(to, func, args, kwargs, timeout)
     agent = current()
     return agent.call(agent.find(to), "run", (func, tuple(args or ()), kwargs or {}), timeout)
@@ -99,10 +127,10 @@ def rpc_sync(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
 
 def rpc_async(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
     """The same without waiting: a Future."""
-    if _is_async(func):
+    if is_async(func):
         return _async_later(to, func, args, kwargs, timeout)
     agent = current()
-    return Future(agent.start(agent.find(to), "run", (func, tuple(args or ()), kwargs or {}), timeout))
+    return _begun(agent, Future(agent.start(agent.find(to), "run", (func, tuple(args or ()), kwargs or {}), timeout)))
 
 
 def remote(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
@@ -110,7 +138,7 @@ def remote(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
     agent = current()
     owner = agent.find(to)
     rref_id, fork = agent.new_id(), agent.new_id()
-    name = "create_later" if _is_async(func) else "create"
+    name = "create_later" if is_async(func) else "create"
     creation = Future(agent.start(owner, name, (rref_id, fork, func, tuple(args or ()), kwargs or {}), timeout))
     return RRef._of(agent, rref_id, owner, fork, creation)
 

@@ -1,10 +1,24 @@
 """Values that are still to come, as torch.futures has them."""
 import select
 import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 from .. import _troupe
 
 _PENDING = object()
+
+
+def _as_runtime_error(error):
+    """What a callback raises is a RuntimeError, as in torch, and of its own class, too."""
+    cls = type(error)
+    if isinstance(error, RuntimeError):
+        return error
+    try:
+        made = type(cls.__name__, (cls, RuntimeError), {})(*error.args)
+    except TypeError:
+        made = RuntimeError(f"{cls.__name__}: {error}")
+    return made.with_traceback(error.__traceback__)
 
 
 class Future:
@@ -48,13 +62,15 @@ class Future:
 
     def then(self, callback):
         """The future of callback(this), which is called once this is done, on whatever thread knows it first."""
+        if not callable(callback):
+            raise TypeError("incompatible function arguments.: then() takes what can be called with the future")
         after = Future()
 
         def run(done):
             try:
                 after.set_result(callback(done))
             except Exception as error:
-                after.set_exception(error)
+                after.set_exception(_as_runtime_error(error))
 
         self.add_done_callback(run)
         return after
@@ -124,6 +140,7 @@ class _Watcher:
         self._futures = {}
         self._next = 0
         self._lock = threading.Lock()
+        self._callbacks = ThreadPoolExecutor(64, thread_name_prefix="troupe-callbacks")
         threading.Thread(target=self._run, name="troupe-futures", daemon=True).start()
 
     def watch(self, future):
@@ -146,12 +163,17 @@ class _Watcher:
             with self._lock:
                 del self._types[tag]
                 future = self._futures.pop(tag)
-            try:
-                future._settle(value, error)
-            except Exception:
-                import traceback
+            if future._callbacks:
+                self._callbacks.submit(_settle, future, value, error)  # they may wait for others that come this way
+            else:
+                _settle(future, value, error)
 
-                traceback.print_exc()
+
+def _settle(future, value, error):
+    try:
+        future._settle(value, error)
+    except Exception:  # of a callback: nobody is there to be told
+        traceback.print_exc()
 
 
 _watcher = None

@@ -4,6 +4,7 @@ import threading
 
 from .. import _hooks
 from ..errors import DeadlineExceeded
+from . import functions
 
 
 class Owned:
@@ -176,7 +177,7 @@ class _Proxy:
 
 def call_method(rref, name, args, kwargs):
     """Runs at the owner."""
-    return getattr(rref.local_value(), name)(*args, **kwargs)
+    return functions.run(getattr(rref.local_value(), name), args, kwargs)
 
 
 def register(agent):
