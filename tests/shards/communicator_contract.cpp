@@ -328,6 +328,45 @@ void works_may_be_many_and_are_told_in_order(const CommunicatorKind& kind) {
                : std::vector<std::string>{"the first was not refused"});
 }
 
+void groups_end_together(const CommunicatorKind& kind) {
+  for (const int members : {1, 3}) {
+    if (!enough_for(kind, members)) continue;
+    CAPTURE(members);
+    all_well(with_members(kind, members, [&](Communicator& all) -> std::string {
+      const Side side(kind, all.rank());
+      constexpr std::int64_t kCount = 1000;
+      const Tensor sum = side.filled(DType::kFloat32, kCount, all.rank());
+      const Tensor own = side.filled(DType::kInt32, 10, all.rank());
+      const Tensor gathered = side.zeros(DType::kInt32, std::int64_t{10} * members);
+      const Tensor sent = side.filled(DType::kFloat64, 5, all.rank());
+      std::vector<Work> works;
+      std::optional<Work> refused;
+      const Work whole = all.group([&] {
+        works.push_back(all.all_reduce(sum, ReduceOp::kSum));
+        refused = all.broadcast(own, members);  // there is no such member
+        works.push_back(all.all_gather(own, gathered));
+        works.push_back(all.broadcast(sent, members - 1));
+      });
+      if (auto ended = whole.wait(); !ended) return ended.error().to_string();
+      for (const Work& each : works)
+        if (auto ended = each.wait(); !ended) return ended.error().to_string();
+      if (refused->wait().ok()) return "a root that is not there was taken";
+      std::string found =
+          side.differences(sum, [&](std::int64_t i) { return reduced(ReduceOp::kSum, members, i); });
+      if (found.empty())
+        found = side.differences(gathered,
+                                 [](std::int64_t i) { return value_at(static_cast<int>(i / 10), i % 10); });
+      if (found.empty())
+        found = side.differences(sent, [&](std::int64_t i) { return value_at(members - 1, i); });
+      if (!found.empty()) return found;
+      // One without anything, and the next collective.
+      if (auto ended = all.group([] {}).wait(); !ended) return ended.error().to_string();
+      const auto next = all.barrier().wait();
+      return next ? "" : next.error().to_string();
+    }));
+  }
+}
+
 void parts_of_a_group_are_groups(const CommunicatorKind& kind) {
   if (!enough_for(kind, 5)) return;
   all_well(with_members(kind, 5, [&](Communicator& group) -> std::string {

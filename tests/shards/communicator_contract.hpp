@@ -126,6 +126,7 @@ void collectives_give_what_a_plain_loop_gives(const CommunicatorKind& kind);
 void unequal_parts_find_their_places(const CommunicatorKind& kind);
 void transfers_meet_by_tag_and_cross(const CommunicatorKind& kind);
 void works_may_be_many_and_are_told_in_order(const CommunicatorKind& kind);
+void groups_end_together(const CommunicatorKind& kind);
 void parts_of_a_group_are_groups(const CommunicatorKind& kind);
 void what_is_wrong_by_itself_is_refused_and_the_group_goes_on(const CommunicatorKind& kind);
 void members_that_do_different_things_are_told(const CommunicatorKind& kind);

@@ -29,6 +29,9 @@ TEST_CASE("transfers meet by tag, and cross") {
 TEST_CASE("collectives may be many and are told in order") {
   works_may_be_many_and_are_told_in_order(kGloo);
 }
+TEST_CASE("Gloo: collectives of a group end together") {
+  groups_end_together(kGloo);
+}
 TEST_CASE("parts of a group are groups") {
   parts_of_a_group_are_groups(kGloo);
 }

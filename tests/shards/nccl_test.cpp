@@ -33,6 +33,27 @@ TEST_CASE("stand-in NCCL: collectives may be many and are told in order") {
   const Fake fake;
   works_may_be_many_and_are_told_in_order(fake.kind);
 }
+TEST_CASE("stand-in NCCL: collectives of a group end together, with one launch") {
+  const Fake fake;
+  groups_end_together(fake.kind);
+  fake.script->launches = 0;
+  all_well(with_members(fake.kind, 2, [](Communicator&) { return std::string(); }));
+  const int to_form = fake.script->launches.exchange(0);
+  all_well(with_members(fake.kind, 2, [&](Communicator& all) -> std::string {
+    const Side side(fake.kind, all.rank());
+    const Tensor a = side.filled(DType::kFloat32, 100, all.rank());
+    const Tensor b = side.filled(DType::kFloat32, 100, all.rank());
+    const Tensor c = side.filled(DType::kInt8, 100, all.rank());
+    const Work whole = all.group([&] {
+      (void)all.all_reduce(a, ReduceOp::kSum);
+      (void)all.all_reduce(b, ReduceOp::kMax);
+      (void)all.broadcast(c, 0);
+    });
+    const auto ended = whole.wait();
+    return ended ? "" : ended.error().to_string();
+  }));
+  CHECK(fake.script->launches == to_form + 2);  // one of each member
+}
 TEST_CASE("stand-in NCCL: parts of a group are groups") {
   const Fake fake;
   parts_of_a_group_are_groups(fake.kind);
@@ -116,6 +137,9 @@ TEST_CASE("NCCL: transfers meet by tag, and cross") {
 }
 TEST_CASE("NCCL: collectives may be many and are told in order") {
   if (const auto kind = real_kind()) works_may_be_many_and_are_told_in_order(*kind);
+}
+TEST_CASE("NCCL: collectives of a group end together") {
+  if (const auto kind = real_kind()) groups_end_together(*kind);
 }
 TEST_CASE("NCCL: parts of a group are groups") {
   if (const auto kind = real_kind()) parts_of_a_group_are_groups(*kind);

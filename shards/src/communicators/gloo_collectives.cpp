@@ -95,6 +95,14 @@ Work GlooCommunicator::transfer(std::vector<Transfer> transfers) {
                [this, transfers = std::move(transfers)] { return run_transfers(transfers); });
 }
 
+// They are done one after the other; the whole ends behind the last.
+Work GlooCommunicator::group(UniqueFunction<void()> calls) {
+  calls();
+  DescribedCall all;
+  all.text = "group";
+  return begin(std::move(all), [] { return Result<void>(); });
+}
+
 Work GlooCommunicator::barrier() {
   return begin(rules_.barrier(), [this]() -> Result<void> {
     if (options_.check_calls) return {};  // all have said that they are there

@@ -43,6 +43,7 @@ class GlooCommunicator final : public Communicator {
                   std::vector<std::int64_t> out_counts) override;
   Work transfer(std::vector<Transfer> transfers) override;
   Work barrier() override;
+  Work group(UniqueFunction<void()> calls) override;
   Result<std::unique_ptr<Communicator>> split(int color, int key) override;
   void abort(Error why) override;
   Result<void> state() const override;

@@ -54,7 +54,7 @@ int NcclCommunicator::op_of(ReduceOp op) const {
 
 Work NcclCommunicator::all_reduce(Tensor tensor, ReduceOp op) {
   Result<DescribedCall> call = reducible(rules_.all_reduce(tensor, op), tensor.dtype());
-  return queue_->begin({std::move(call), {}, {tensor}}, [&](NcclComm comm, NcclStream stream) {
+  return queue_->begin({std::move(call), {}, {tensor}}, [this, tensor, op](NcclComm comm, NcclStream stream) {
     return queue_->api().all_reduce(tensor.data(), tensor.data(), elements_of(tensor),
                                     nccl_dtype_of(tensor.dtype()), op_of(op), comm, stream);
   });
@@ -65,11 +65,12 @@ Work NcclCommunicator::reduce(Tensor tensor, ReduceOp op, int root) {
   std::vector<Tensor> reads;
   std::vector<Tensor> writes;
   (rank() == root ? writes : reads).push_back(tensor);
-  return queue_->begin({std::move(call), std::move(reads), std::move(writes)}, [&](NcclComm comm,
-                                                                                   NcclStream stream) {
-    return queue_->api().reduce(tensor.data(), rank() == root ? tensor.data() : nullptr, elements_of(tensor),
-                                nccl_dtype_of(tensor.dtype()), op_of(op), root, comm, stream);
-  });
+  return queue_->begin({std::move(call), std::move(reads), std::move(writes)},
+                       [this, tensor, op, root](NcclComm comm, NcclStream stream) {
+                         return queue_->api().reduce(tensor.data(), rank() == root ? tensor.data() : nullptr,
+                                                     elements_of(tensor), nccl_dtype_of(tensor.dtype()),
+                                                     op_of(op), root, comm, stream);
+                       });
 }
 
 Work NcclCommunicator::broadcast(Tensor tensor, int root) {
@@ -78,7 +79,7 @@ Work NcclCommunicator::broadcast(Tensor tensor, int root) {
   std::vector<Tensor> writes;
   (rank() == root ? reads : writes).push_back(tensor);
   return queue_->begin({std::move(call), std::move(reads), std::move(writes)},
-                       [&](NcclComm comm, NcclStream stream) {
+                       [this, tensor, root](NcclComm comm, NcclStream stream) {
                          return queue_->api().broadcast(tensor.data(), tensor.data(), tensor.bytes(),
                                                         kNcclBytes, root, comm, stream);
                        });
@@ -94,7 +95,8 @@ Work NcclCommunicator::all_gather(Tensor in, Tensor out, std::vector<std::int64_
   if (!call) return ended_work(std::move(call).error());
   const std::vector<std::size_t> places = places_of(counts, size_of(out.dtype()));
   const bool equal = std::adjacent_find(counts.begin(), counts.end(), std::not_equal_to<>()) == counts.end();
-  return queue_->begin({std::move(call), {in}, {out}}, [&](NcclComm comm, NcclStream stream) {
+  return queue_->begin({std::move(call), {in}, {out}}, [this, in, out, counts, places, equal](
+                                                           NcclComm comm, NcclStream stream) {
     const NcclApi& api = queue_->api();
     if (equal) return api.all_gather(in.data(), out.data(), in.bytes(), kNcclBytes, comm, stream);
     return grouped(api, counts.size(), [&](std::size_t i) {
@@ -109,7 +111,7 @@ Work NcclCommunicator::all_gather(Tensor in, Tensor out, std::vector<std::int64_
 
 Work NcclCommunicator::reduce_scatter(Tensor in, Tensor out, ReduceOp op) {
   Result<DescribedCall> call = reducible(rules_.reduce_scatter(in, out, op), in.dtype());
-  return queue_->begin({std::move(call), {in}, {out}}, [&](NcclComm comm, NcclStream stream) {
+  return queue_->begin({std::move(call), {in}, {out}}, [this, in, out, op](NcclComm comm, NcclStream stream) {
     return queue_->api().reduce_scatter(in.data(), out.data(), elements_of(out), nccl_dtype_of(in.dtype()),
                                         op_of(op), comm, stream);
   });
@@ -121,19 +123,21 @@ Work NcclCommunicator::all_to_all(Tensor in, std::vector<std::int64_t> in_counts
   if (!call) return ended_work(std::move(call).error());
   const std::vector<std::size_t> sends = places_of(in_counts, size_of(in.dtype()));
   const std::vector<std::size_t> takes = places_of(out_counts, size_of(out.dtype()));
-  return queue_->begin({std::move(call), {in}, {out}}, [&](NcclComm comm, NcclStream stream) {
-    const NcclApi& api = queue_->api();
-    return grouped(api, in_counts.size(), [&](std::size_t i) {
-      const int member = static_cast<int>(i);
-      int status = kNcclSuccess;
-      if (const std::size_t bytes = sends[i + 1] - sends[i]; bytes != 0)
-        status = api.send(in.data() + sends[i], bytes, kNcclBytes, member, comm, stream);
-      if (status != kNcclSuccess && status != kNcclInProgress) return status;
-      if (const std::size_t bytes = takes[i + 1] - takes[i]; bytes != 0)
-        status = api.receive(out.data() + takes[i], bytes, kNcclBytes, member, comm, stream);
-      return status;
-    });
-  });
+  return queue_->begin(
+      {std::move(call), {in}, {out}},
+      [this, in, out, sends, takes, parts = in_counts.size()](NcclComm comm, NcclStream stream) {
+        const NcclApi& api = queue_->api();
+        return grouped(api, parts, [&](std::size_t i) {
+          const int member = static_cast<int>(i);
+          int status = kNcclSuccess;
+          if (const std::size_t bytes = sends[i + 1] - sends[i]; bytes != 0)
+            status = api.send(in.data() + sends[i], bytes, kNcclBytes, member, comm, stream);
+          if (status != kNcclSuccess && status != kNcclInProgress) return status;
+          if (const std::size_t bytes = takes[i + 1] - takes[i]; bytes != 0)
+            status = api.receive(out.data() + takes[i], bytes, kNcclBytes, member, comm, stream);
+          return status;
+        });
+      });
 }
 
 Work NcclCommunicator::transfer(std::vector<Transfer> transfers) {
@@ -144,7 +148,7 @@ Work NcclCommunicator::transfer(std::vector<Transfer> transfers) {
   for (const Transfer& each : transfers)
     (each.kind == Transfer::Kind::kSend ? given.reads : given.writes).push_back(each.tensor);
   given.transfers = transfers;
-  return queue_->begin(std::move(given), [&](NcclComm comm, NcclStream stream) {
+  return queue_->begin(std::move(given), [this, transfers](NcclComm comm, NcclStream stream) {
     const NcclApi& api = queue_->api();
     return grouped(api, transfers.size(), [&](std::size_t i) {
       const Transfer& each = transfers[i];
@@ -157,7 +161,7 @@ Work NcclCommunicator::transfer(std::vector<Transfer> transfers) {
 }
 
 Work NcclCommunicator::barrier() {
-  return queue_->begin({rules_.barrier(), {}, {scratch_}}, [&](NcclComm comm, NcclStream stream) {
+  return queue_->begin({rules_.barrier(), {}, {scratch_}}, [this](NcclComm comm, NcclStream stream) {
     return queue_->api().all_reduce(scratch_.data(), scratch_.data(), scratch_.bytes(), kNcclBytes,
                                     nccl_op_of(ReduceOp::kMax), comm, stream);
   });

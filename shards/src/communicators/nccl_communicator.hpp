@@ -33,6 +33,7 @@ class NcclCommunicator final : public Communicator {
                   std::vector<std::int64_t> out_counts) override;
   Work transfer(std::vector<Transfer> transfers) override;
   Work barrier() override;
+  Work group(UniqueFunction<void()> calls) override { return queue_->group(calls); }
   Result<std::unique_ptr<Communicator>> split(int color, int key) override;
   void abort(Error why) override { queue_->end(std::move(why)); }
   Result<void> state() const override { return queue_->state(); }

@@ -4,6 +4,7 @@
 #include <new>
 #include <utility>
 
+#include <troupe/runtime/device_range.hpp>
 #include <troupe/runtime/gpu_memory.hpp>
 
 namespace troupe::shards {
@@ -59,12 +60,19 @@ class NcclQueue::Inside {
 /// A work on the stream.
 class NcclQueue::Passing final : public Work::State {
  public:
-  Passing(Event event, std::optional<Work> agreed, std::weak_ptr<NcclQueue> queue)
+  Passing(Event event, std::vector<Work> agreed, std::weak_ptr<NcclQueue> queue)
       : event_(std::move(event)), agreed_(std::move(agreed)), queue_(std::move(queue)) {}
 
-  bool passed() const { return event_.done() && (!agreed_ || (agreed_->done() && agreed_->wait())); }
-  bool disagreed() const { return agreed_ && agreed_->done() && !agreed_->wait(); }
-  bool waits_for_members() const { return agreed_ && !agreed_->done(); }
+  bool passed() const {
+    return event_.done() &&
+           std::ranges::all_of(agreed_, [](const Work& each) { return each.done() && each.wait(); });
+  }
+  bool disagreed() const {
+    return std::ranges::any_of(agreed_, [](const Work& each) { return each.done() && !each.wait(); });
+  }
+  bool waits_for_members() const {
+    return std::ranges::any_of(agreed_, [](const Work& each) { return !each.done(); });
+  }
   const Event& event() const { return event_; }
 
   Result<void> before(const Stream& stream) override {
@@ -86,8 +94,39 @@ class NcclQueue::Passing final : public Work::State {
   }
 
   const Event event_;
-  const std::optional<Work> agreed_;
+  const std::vector<Work> agreed_;
   const std::weak_ptr<NcclQueue> queue_;
+};
+
+/// A work that is part of a group, and ends with it.
+class NcclQueue::Grouped final : public Work::State {
+ public:
+  void is_part_of(const Work& whole) {
+    const std::lock_guard lock(mutex_);
+    whole_ = whole;
+  }
+  Result<void> before(const Stream& stream) override {
+    const auto whole = whole_now();
+    if (whole) return whole->before(stream);
+    return Error{Code::kFailedPrecondition, "its group has not been given to the device yet"};
+  }
+
+ private:
+  std::optional<Work> whole_now() const {
+    const std::lock_guard lock(mutex_);
+    return whole_;
+  }
+  bool visible() const override { return true; }
+  bool seen() const override {
+    const auto whole = whole_now();
+    return whole && whole->done();
+  }
+  void look() override {
+    if (const auto whole = whole_now()) (void)whole->wait(std::chrono::microseconds(1));
+  }
+
+  mutable std::mutex mutex_;
+  std::optional<Work> whole_;
 };
 
 NcclQueue::NcclQueue(CommunicatorOptions options, Gpu gpu, Stream stream, std::shared_ptr<NcclComms> comms,
@@ -135,16 +174,61 @@ bool NcclQueue::wait_for_room() {
   }
 }
 
-Work NcclQueue::begin(Given given, UniqueFunction<int(NcclComm, NcclStream)> launch) {
+Work NcclQueue::begin(Given given, Launch launch) {
   if (!given.call) return ended_work(given.call.error());
+  if (grouper_ == std::this_thread::get_id()) {
+    group_.push_back({std::move(given), std::move(launch)});
+    return Work(grouped_.emplace_back(std::make_shared<Grouped>()));
+  }
+  { const std::lock_guard behind_a_group(grouping_); }
   std::string what = given.call->text;
+  Parts parts;
+  parts.push_back({std::move(given), std::move(launch)});
+  return begin(std::move(parts), std::move(what));
+}
+
+Work NcclQueue::group(UniqueFunction<void()>& calls) {
+  if (grouper_ == std::this_thread::get_id()) {  // of one group that is being made already
+    calls();
+    return Work(grouped_.emplace_back(std::make_shared<Grouped>()));
+  }
+  Parts parts;
+  std::vector<std::shared_ptr<Grouped>> works;
+  {
+    const std::lock_guard alone(grouping_);
+    grouper_ = std::this_thread::get_id();
+    struct Made {
+      std::atomic<std::thread::id>& grouper;
+      ~Made() { grouper = std::thread::id(); }
+    } const made{grouper_};
+    group_.clear();  // of one that has thrown
+    grouped_.clear();
+    calls();
+    parts = std::exchange(group_, {});
+    works = std::exchange(grouped_, {});
+  }
+  if (parts.empty()) {
+    for (const auto& each : works) each->finish({});
+    return ended_work({});
+  }
+  std::string what = parts.front().given.call->text;
+  if (parts.size() > 1) what += " and " + std::to_string(parts.size() - 1) + " more";
+  Work whole = begin(std::move(parts), std::move(what));
+  for (const auto& each : works) each->is_part_of(whole);
+  whole.then([works](const Result<void>& ended) {
+    for (const auto& each : works) each->finish(ended);
+  });
+  return whole;
+}
+
+Work NcclQueue::begin(Parts parts, std::string what) {
   const bool room = wait_for_room();
   const std::lock_guard order(calls_);
   const auto begun = Steady::now();
   {
     const std::lock_guard lock(mutex_);
     if (!room || ended_ || lost_) return ended_work(ended_ ? *ended_ : *lost_);
-    calling_what_ = std::move(what);
+    calling_what_ = what;
     calling_ = begun;
     if (idle_) changed_.notify_all();
   }
@@ -152,7 +236,7 @@ Work NcclQueue::begin(Given given, UniqueFunction<int(NcclComm, NcclStream)> lau
   // ended.
   std::optional<Result<Work>> given_work;
   try {
-    given_work = give_and_keep(given, launch, begun);
+    given_work = give_and_keep(parts, what, begun);
   } catch (...) {  // NOLINT(bugprone-empty-catch): no memory; below
   }
   std::unique_lock lock(mutex_);
@@ -164,17 +248,21 @@ Work NcclQueue::begin(Given given, UniqueFunction<int(NcclComm, NcclStream)> lau
   return ended_work(*ended_);
 }
 
-Result<Work> NcclQueue::give_and_keep(Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch,
-                                      Steady::time_point begun) {
-  Entry entry{nullptr, given.reads, given.call->text, begun};
-  entry.kept.insert(entry.kept.end(), given.writes.begin(), given.writes.end());
-  std::optional<Work> agreed;
-  if (options_.check_calls && options_.size > 1) {
-    agreed = given.call->call ? control_->agree_on(*given.call) : control_->agree_on(given.transfers);
-    if (agreed->done())
-      if (Result<void> refused = agreed->wait(); !refused) return refused.error();
+Result<Work> NcclQueue::give_and_keep(Parts& parts, const std::string& what, Steady::time_point begun) {
+  Entry entry{nullptr, {}, what, begun};
+  std::vector<Work> agreed;
+  for (Part& part : parts) {
+    Given& given = part.given;
+    entry.kept.insert(entry.kept.end(), given.reads.begin(), given.reads.end());
+    entry.kept.insert(entry.kept.end(), given.writes.begin(), given.writes.end());
+    if (!options_.check_calls || options_.size == 1) continue;
+    const Work asked =
+        given.call->call ? control_->agree_on(*given.call) : control_->agree_on(given.transfers);
+    if (asked.done())
+      if (Result<void> refused = asked.wait(); !refused) return refused.error();
+    agreed.push_back(asked);
   }
-  Result<Event> event = give(given, launch);
+  Result<Event> event = give(parts, what);
   if (!event) return event.error();
   auto work = std::make_shared<Passing>(*std::move(event), std::move(agreed), weak_from_this());
   entry.work = work;
@@ -202,19 +290,34 @@ void NcclQueue::end_unless_lost(std::unique_lock<std::mutex>& lock, Error why) {
   set_ended(lost_ ? *lost_ : std::move(why));
 }
 
-Result<Event> NcclQueue::give(const Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch) {
-  const auto about = [&](const Error& error) {
-    return with_context(error, options_.name + ", " + given.call->text);
-  };
-  for (const Tensor& tensor : given.reads)
-    if (auto begun = begin_read(tensor.buffer(), stream_); !begun) return about(begun.error());
-  for (const Tensor& tensor : given.writes)
-    if (auto begun = begin_write(tensor.buffer(), stream_); !begun) return about(begun.error());
+/// Several as one group of NCCL's.
+int NcclQueue::launch(Parts& parts) {
+  const NcclComm comm = comms_->comm();
+  if (parts.size() == 1) return parts.front().launch(comm, stream_.native());
+  int status = api().group_start();
+  if (status != kNcclSuccess) return status;
+  for (Part& part : parts) {
+    status = part.launch(comm, stream_.native());
+    if (status != kNcclSuccess && status != kNcclInProgress) break;
+  }
+  const int ended = api().group_end();
+  return status != kNcclSuccess && status != kNcclInProgress ? status : ended;
+}
+
+Result<Event> NcclQueue::give(Parts& parts, const std::string& what) {
+  const DeviceRange range("collective");
+  const auto about = [&](const Error& error) { return with_context(error, options_.name + ", " + what); };
+  for (const Part& part : parts) {
+    for (const Tensor& tensor : part.given.reads)
+      if (auto begun = begin_read(tensor.buffer(), stream_); !begun) return about(begun.error());
+    for (const Tensor& tensor : part.given.writes)
+      if (auto begun = begin_write(tensor.buffer(), stream_); !begun) return about(begun.error());
+  }
   if (!comms_->enter()) return Error{Code::kCancelled, options_.name + " has ended"};
   const Inside inside(*comms_);
   {
     const CurrentGpu here(gpu_);
-    int status = launch(comms_->comm(), stream_.native());
+    int status = launch(parts);
     // A second communicator that does not wait either: somebody has set NCCL's environment so.
     while (status == kNcclInProgress && !over_) {
       std::this_thread::yield();
@@ -224,7 +327,8 @@ Result<Event> NcclQueue::give(const Given& given, UniqueFunction<int(NcclComm, N
   }
   Result<Event> event = stream_.record();
   if (!event) return about(event.error());
-  for (const Tensor& tensor : given.writes) end_write(tensor.buffer(), *event);
+  for (const Part& part : parts)
+    for (const Tensor& tensor : part.given.writes) end_write(tensor.buffer(), *event);
   return event;
 }
 

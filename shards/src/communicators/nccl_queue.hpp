@@ -46,8 +46,11 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
     std::vector<Tensor> writes;
     std::vector<Transfer> transfers = {};  ///< if it is these
   };
-  /// Has `launch` give the collective to the stream.
-  Work begin(Given given, UniqueFunction<int(NcclComm comm, NcclStream stream)> launch);
+  using Launch = UniqueFunction<int(NcclComm comm, NcclStream stream)>;
+  /// Has `launch` give the collective to the stream; within group(), of the same thread, at the end of that.
+  Work begin(Given given, Launch launch);
+  /// Gives those that `calls` begins together.
+  Work group(UniqueFunction<void()>& calls);
   void end(Error why);
   /// A member has gone: what it has done its part of may still pass.
   void lose(Error why);
@@ -65,6 +68,12 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
  private:
   class Passing;
   class Inside;
+  class Grouped;
+  struct Part {
+    Given given;
+    Launch launch;
+  };
+  using Parts = std::vector<Part>;
   struct Entry {
     std::shared_ptr<Passing> work;
     std::vector<Tensor> kept;
@@ -76,13 +85,14 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   void set_ended(Error why);
   /// With mutex_ locked: ended by something that there was no memory, or no place, to describe.
   void set_ended_without_words();
-  Result<Work> give_and_keep(Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch,
-                             Steady::time_point begun);
+  Work begin(Parts parts, std::string what);
+  Result<Work> give_and_keep(Parts& parts, const std::string& what, Steady::time_point begun);
   /// Waits until the stream may have one more; false: it has ended.
   bool wait_for_room();
   void look_after();
   bool lost_for_good() const;
-  Result<Event> give(const Given& given, UniqueFunction<int(NcclComm, NcclStream)>& launch);
+  Result<Event> give(Parts& parts, const std::string& what);
+  int launch(Parts& parts);
   void watch();
   void wait_while_idle(std::unique_lock<std::mutex>& lock);
   /// What NCCL or the device have to say against it.
@@ -98,6 +108,10 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   std::unique_ptr<GlooCommunicator> control_;
   std::thread watcher_;
 
+  std::mutex grouping_;  // a group is being made by
+  std::atomic<std::thread::id> grouper_{};
+  Parts group_;                                    // what it has so far, with that thread
+  std::vector<std::shared_ptr<Grouped>> grouped_;  // likewise
   std::mutex calls_;  // collectives are given one after the other; with it held for as long as NCCL takes
   std::atomic<bool> telling_{false};  // a thread finishes works
   std::atomic<std::thread::id> teller_{};

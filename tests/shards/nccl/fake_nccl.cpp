@@ -221,6 +221,7 @@ int end() {
     if (!given.transfers.empty())
       given.work.emplace_back([t = std::move(given.transfers)](Comm& c) { transfer(c, t); });
     ++comm.tasks;
+    ++script.launches;
     given.stream->give(
         given.stream,
         [](void* argument) {

@@ -18,8 +18,9 @@ struct FakeNcclScript {
   std::atomic<int> stuck_in_call{-1};  ///< until it is aborted
   std::atomic<int> told_of_error{-1};  ///< by ncclCommGetAsyncError
   std::atomic<bool> stuck_in_abort{false};
-  std::atomic<int> alive{0};    ///< communicators
-  std::atomic<int> misused{0};  ///< calls with one that is not there any more, or is ended meanwhile
+  std::atomic<int> launches{0};  ///< what streams were given
+  std::atomic<int> alive{0};     ///< communicators
+  std::atomic<int> misused{0};   ///< calls with one that is not there any more, or is ended meanwhile
 };
 
 }  // namespace troupe::test

@@ -100,6 +100,14 @@ class Communicator {
   /// call anything.
   virtual Work transfer(std::vector<Transfer> transfers) = 0;
   virtual Work barrier() = 0;
+  /// The collectives that `calls` makes of this communicator, as one: on a GPU they are given to the device
+  /// together, with one launch where NCCL has one for them, and pass together. Those that are refused by
+  /// themselves are left out. What they return ends with the whole, and is not waited for inside of `calls`;
+  /// calls of other threads wait until it has returned. All members make the same groups.
+  virtual Work group(UniqueFunction<void()> calls) {
+    calls();
+    return barrier();
+  }
 
   Work send(Tensor tensor, int to, std::uint32_t tag = 0);
   Work receive(Tensor tensor, int from, std::uint32_t tag = 0);
