@@ -21,21 +21,9 @@ constexpr std::uint64_t kMadeAtOnce_bytes = std::uint64_t{4} << 20;
 
 // ---- Making tables ------------------------------------------------------------------------------
 
-shards::SlotSet ShardServer::own_slots(const shards::TableSpec& spec) const {
-  return shards::SlotMap::balanced(spec.slots, count_).slots_of(index_);
-}
-
-/// Any thread: nothing of this that it reads changes.
-Result<std::unique_ptr<ShardServer::Table>> ShardServer::make_table(const shards::TableSpec& spec,
-                                                                    shards::SlotSet slots) const {
-  auto shard = shards::TableShard::create(spec, std::move(slots), make_store_);
-  if (!shard) return shard.error();
-  return std::make_unique<Table>(std::move(*shard), node_.loop());
-}
-
 rpc::Future<void> ShardServer::create_table(const rpc::CallContext& context, const std::string& spec_text) {
-  auto spec = shards::TableSpec::from_json(spec_text, known_);
-  if (spec) return make_if_missing(context, *spec, own_slots(*spec));
+  auto spec = shards::TableSpec::from_json(spec_text, shore_->known());
+  if (spec) return make_if_missing(context, *spec, shore_->own_slots(*spec));
   rpc::Promise<void> promise(node_.loop(), context.deadline);
   promise.set(spec.error());
   return promise.future();
@@ -51,10 +39,11 @@ rpc::Future<void> ShardServer::make_if_missing(const rpc::CallContext& context, 
   const shards::TableSpec* present = known != tables_.end()    ? &known->second->shard.spec()
                                      : making != making_.end() ? &making->second.spec
                                                                : nullptr;
-  const auto place = [this, name](Result<std::unique_ptr<Table>> table) -> Result<void> {
-    if (!table) return table.error();
-    (*table)->generation = generation_;
-    tables_.emplace(name, std::move(*table));
+  const auto place = [this, name](Result<shards::TableShard> shard) -> Result<void> {
+    if (!shard) return shard.error();
+    auto table = std::make_unique<Table>(std::move(*shard), node_.loop());
+    table->generation = generation_;
+    tables_.emplace(name, std::move(table));
     return {};
   };
   if (present && *present != spec) {
@@ -66,19 +55,19 @@ rpc::Future<void> ShardServer::make_if_missing(const rpc::CallContext& context, 
     making->second.waiting.push_back(std::move(promise));
   } else if (spec.rows <=
              kMadeAtOnce_bytes / spec.optimizer.layout(spec.weights, spec.dim).bytes() * count_) {
-    promise.set(place(make_table(spec, std::move(slots))));
+    promise.set(place(shore_->make(spec, std::move(slots))));
   } else {
     making_[name].spec = spec;
     making_[name].waiting.push_back(std::move(promise));
-    const auto made_it = [this, name, place](Result<std::unique_ptr<Table>> table) {
+    const auto made_it = [this, name, place](Result<shards::TableShard> shard) {
       auto made = making_.extract(name);
       if (made.empty()) return;
       const Result<void> placed =
-          tables_.contains(name) ? Result<void>() : place(std::move(table));  // a restore came between
+          tables_.contains(name) ? Result<void>() : place(std::move(shard));  // a restore came between
       for (auto& waiting : made.mapped().waiting) waiting.set(placed);
     };
     try {
-      on_disk([this, spec, slots = std::move(slots)] { return make_table(spec, slots); }, made_it);
+      on_disk([shore = shore_, spec, slots = std::move(slots)] { return shore->make(spec, slots); }, made_it);
     } catch (...) {  // it has not begun
       making_.erase(name);
       throw;
@@ -96,34 +85,40 @@ Result<void> ShardServer::check_idle() const {
   return {};
 }
 
-/// Any thread: nothing of this that it reads changes.
-Result<ShardServer::Restored> ShardServer::read_checkpoint(const std::string& folder) const {
+Result<ShardServer::Restored> ShardServer::Shore::read_checkpoint(const std::string& folder) const {
   auto manifest = shards::read_manifest(folder, known_);
   if (!manifest) return manifest.error();
   Restored restored;
   for (const shards::TableSpec& spec : manifest->tables) {
-    auto table = make_table(spec, own_slots(spec));
-    if (!table) return table.error();
-    auto loaded = shards::load_rows(folder, *manifest, spec.name, (*table)->shard);
+    if (gone_) return Error{Code::kCancelled, "the server has gone"};
+    auto shard = make(spec, own_slots(spec));
+    if (!shard) return shard.error();
+    auto loaded = shards::load_rows(folder, *manifest, spec.name, *shard, &gone_);
     if (!loaded) return loaded.error();
     restored.rows += *loaded;
-    restored.tables.emplace(spec.name, std::move(*table));
+    restored.tables.push_back(std::move(*shard));
   }
   return restored;
 }
 
 Result<std::uint64_t> ShardServer::restore_now(const std::string& folder) {
   if (auto idle = check_idle(); !idle) return idle.error();
-  auto restored = read_checkpoint(folder);
+  auto restored = shore_->read_checkpoint(folder);
   if (!restored) return restored.error();
+  const std::uint64_t rows = restored->rows;
   // Only now, so that a damaged checkpoint leaves what was there.
-  put_in_place(std::move(restored->tables));
-  return restored->rows;
+  put_in_place(std::move(*restored));
+  return rows;
 }
 
 /// Rows are those of the checkpoint; where tables lie and who takes part in them stays as it is, but for
 /// tables that are not there any more. Pushes for what was there before are known by its generation.
-void ShardServer::put_in_place(Tables tables) {
+void ShardServer::put_in_place(Restored restored) {
+  Tables tables;
+  for (shards::TableShard& shard : restored.tables) {
+    const std::string name = shard.spec().name;
+    tables.emplace(name, std::make_unique<Table>(std::move(shard), node_.loop()));
+  }
   ++generation_;
   for (auto& [name, table] : tables) {
     table->generation = generation_;
@@ -170,13 +165,14 @@ rpc::Future<std::uint64_t> ShardServer::restore(const rpc::CallContext& context,
   }
   restoring_.emplace(std::move(promise));
   try {
-    on_disk([this, folder] { return read_checkpoint(folder); },
+    on_disk([shore = shore_, folder] { return shore->read_checkpoint(folder); },
             [this](Result<Restored> restored) {
               rpc::Promise<std::uint64_t> waiting = std::move(*restoring_);
               restoring_.reset();
               if (!restored) return waiting.set(restored.error());
-              put_in_place(std::move(restored->tables));
-              waiting.set(restored->rows);
+              const std::uint64_t rows = restored->rows;
+              put_in_place(std::move(*restored));
+              waiting.set(rows);
             });
   } catch (...) {  // it has not begun
     restoring_.reset();

@@ -8,6 +8,7 @@
 #include <troupe/actors/node.hpp>
 
 #include "shard_deciding.hpp"
+#include "shard_saving.hpp"
 
 namespace troupe {
 
@@ -72,7 +73,7 @@ rpc::Future<std::uint64_t> ShardServer::host_table(const rpc::CallContext& conte
                                                    std::uint32_t place) {
   rpc::Promise<std::uint64_t> promise(node_.loop(), context.deadline);
   auto future = promise.future();
-  auto spec = shards::TableSpec::from_json(spec_text, known_);
+  auto spec = shards::TableSpec::from_json(spec_text, shore_->known());
   auto map = spec ? route.map(*spec) : spec.error();
   if (!map) {
     promise.set(map.error());
@@ -115,7 +116,7 @@ rpc::Future<TableEntry> ShardServer::open_table(const rpc::CallContext& context,
                                                 const std::vector<std::string>& servers) {
   auto promise = std::make_shared<rpc::Promise<TableEntry>>(node_.loop(), context.deadline);
   auto future = promise->future();
-  auto spec = shards::TableSpec::from_json(spec_text, known_);
+  auto spec = shards::TableSpec::from_json(spec_text, shore_->known());
   if (!spec || servers.empty()) {
     promise->set(spec ? Error{Code::kInvalidArgument, "table '" + spec->name + "' needs at least one server"}
                       : spec.error());

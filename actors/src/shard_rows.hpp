@@ -8,6 +8,7 @@
 
 #include <troupe/actors/node.hpp>
 #include <troupe/actors/shard_server.hpp>
+#include <troupe/shards/half.hpp>
 
 /// What a shard server's handlers of rows share.
 namespace troupe {
@@ -81,24 +82,34 @@ inline Result<shards::RowKeys> copy_wanted(const shards::TableSpec& spec, const 
   return wanted;
 }
 
-/// The gradients as they lie; they are numbers only.
-inline Result<Tensor> gradients_of(const Tensor& gradients) {
-  if (gradients.dtype() != DType::kFloat32 || gradients.device().kind == MemoryKind::kDevice)
+/// The gradients as they lie: float32, or numbers of the table's type. They are numbers only.
+inline Result<Tensor> gradients_of(const shards::TableSpec& spec, const Tensor& gradients) {
+  const bool own = shards::is_half(spec.weights) && gradients.dtype() == spec.weights;
+  if ((gradients.dtype() != DType::kFloat32 && !own) || gradients.device().kind == MemoryKind::kDevice)
     return Error{Code::kInvalidArgument,
-                 "gradients are to be a float32 tensor in host memory, not " + gradients.to_string()};
+                 "table '" + spec.name + "': gradients are to be a float32 tensor" +
+                     (shards::is_half(spec.weights) ? ", or one of the table's type," : "") +
+                     " in host memory, not " + gradients.to_string()};
   return gradients.contiguous();
+}
+
+/// As float32: what gradients_of() has let pass.
+inline Tensor wide(const Tensor& gradients, MemoryPool& pool) {
+  if (gradients.dtype() == DType::kFloat32) return gradients;
+  Tensor floats = Tensor::empty(DType::kFloat32, gradients.shape(), &pool);
+  shards::widen(gradients.dtype(), gradients.data(), static_cast<std::uint64_t>(gradients.elements()),
+                floats.as<float>().data());
+  return floats;
 }
 
 inline std::uint64_t nanoseconds(Duration duration) {
   return static_cast<std::uint64_t>(duration.count());
 }
 
-inline PushReply to_reply(const shards::PushReceipt& receipt, std::uint64_t generation) {
-  return {receipt.applied ? PushOutcome::kApplied : PushOutcome::kRepeated,
-          receipt.version,
-          receipt.staleness,
-          generation,
-          {}};
+inline PushReply to_reply(const shards::PushReceipt& receipt, std::uint64_t generation, bool kept = false) {
+  const PushOutcome good = kept ? PushOutcome::kKept : PushOutcome::kApplied;
+  return {
+      receipt.applied ? good : PushOutcome::kRepeated, receipt.version, receipt.staleness, generation, {}};
 }
 
 inline shards::PushHeader header_of(const PushHead& head) {
@@ -106,23 +117,27 @@ inline shards::PushHeader header_of(const PushHead& head) {
 }
 
 /// Memory for an answer's rows [keys, dim]: that which suits the table's store best, if it has such; of many
-/// rows, such that a caller on this machine reads them where they are.
-inline Tensor rows_for(std::size_t keys, shards::TableShard& shard, Node& node, MemoryPool& pool) {
+/// rows, such that a caller on this machine reads them where they are. `as_kept`: of the table's type, unless
+/// a device is to write them.
+inline Tensor rows_for(std::size_t keys, shards::TableShard& shard, Node& node, MemoryPool& pool,
+                       bool as_kept = false) {
   const std::uint64_t dim = shard.spec().dim;
   const Shape shape{static_cast<std::int64_t>(keys), static_cast<std::int64_t>(dim)};
-  const std::size_t bytes = keys * dim * sizeof(float);
-  if (bytes > 0) {
-    if (auto memory = shard.memory_for(bytes); memory && !memory->empty())
+  if (keys > 0) {
+    if (auto memory = shard.memory_for(keys * dim * sizeof(float)); memory && !memory->empty())
       return Tensor(DType::kFloat32, shape, *std::move(memory));
   }
-  if (bytes < SharedPool::kSmallest) return Tensor::empty(DType::kFloat32, shape, &pool);
-  return Tensor::empty(DType::kFloat32, shape, node.endpoint().shared_pool());
+  const DType dtype = as_kept ? shard.spec().weights : DType::kFloat32;
+  if (keys * dim * size_of(dtype) < SharedPool::kSmallest) return Tensor::empty(dtype, shape, &pool);
+  return Tensor::empty(dtype, shape, node.endpoint().shared_pool());
 }
 
 /// Where a shard is to put the rows of an answer, from row `first` on.
 inline shards::RowsOut rows_out(Tensor& rows, std::size_t first = 0) {
-  float* const data = rows.as<float>().data();
   const auto dim = static_cast<std::size_t>(rows.shape()[1]);
+  if (rows.dtype() != DType::kFloat32)
+    return {reinterpret_cast<std::uint16_t*>(rows.data()) + first * dim, rows.dtype()};
+  float* const data = rows.as<float>().data();
   return {first == 0 ? data : data + first * dim, rows.device().kind};
 }
 

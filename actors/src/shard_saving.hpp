@@ -3,10 +3,12 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -33,38 +35,89 @@ auto result_of(Body& work, std::string_view what) noexcept -> decltype(work()) {
   }
 }
 
-/// Posts `told` to the loop unless what `alive` is of has gone. It must come, or somebody waits for ever:
-/// while there is no memory for a task, it is tried again. On another thread.
-template <class Told>
-void post_surely(Loop& loop, const std::weak_ptr<int>& alive, const std::shared_ptr<Told>& told) {
-  static_assert(sizeof(told) <= Task::kInlineBytes);
-  constexpr std::chrono::milliseconds kAgain{1};
-  while (!alive.expired()) {
-    try {
-      return loop.post([told] { (*told)(); });
-    } catch (const std::bad_alloc&) {
-      std::this_thread::sleep_for(kAgain);
+/// A server, as the other thread knows it, which may still be at work when that has gone.
+class ShardServer::Shore {
+ public:
+  Shore(ShardServer& server, shards::OptimizerList known, shards::MakeRowStore make_store)
+      : index_(server.index_),
+        count_(server.count_),
+        known_(std::move(known)),
+        make_store_(std::move(make_store)),
+        loop_(&server.node_.loop()) {}
+
+  const shards::OptimizerList& known() const { return known_; }
+  /// The slots that a balanced map gives to the server.
+  shards::SlotSet own_slots(const shards::TableSpec& spec) const {
+    return shards::SlotMap::balanced(spec.slots, count_).slots_of(index_);
+  }
+  Result<shards::TableShard> make(const shards::TableSpec& spec, shards::SlotSet slots) const {
+    return shards::TableShard::create(spec, std::move(slots), make_store_);
+  }
+  Result<Restored> read_checkpoint(const std::string& folder) const;
+
+  /// Posts `told` to the loop unless the server has gone: then false. It must come, or somebody waits for
+  /// ever: while there is no memory for a task, it is tried again.
+  template <class Told>
+  bool post(const std::shared_ptr<Told>& told) {
+    static_assert(sizeof(told) <= Task::kInlineBytes);
+    constexpr std::chrono::milliseconds kAgain{1};
+    for (;;) {
+      try {
+        const std::lock_guard lock(mutex_);
+        if (loop_ == nullptr) return false;
+        loop_->post([told] { (*told)(); });
+        return true;
+      } catch (const std::bad_alloc&) {
+        std::this_thread::sleep_for(kAgain);
+      }
     }
   }
-}
+  /// The server goes.
+  void leave() {
+    gone_ = true;
+    const std::lock_guard lock(mutex_);
+    loop_ = nullptr;
+  }
+  const std::atomic<bool>& gone() const { return gone_; }
+
+ private:
+  const std::uint32_t index_;
+  const std::uint32_t count_;
+  const shards::OptimizerList known_;
+  const shards::MakeRowStore make_store_;
+  std::atomic<bool> gone_{false};
+  std::mutex mutex_;  // of the following
+  Loop* loop_;
+};
+
+/// Tables of a checkpoint.
+struct ShardServer::Restored {
+  std::vector<shards::TableShard> tables;
+  std::uint64_t rows = 0;
+};
 
 template <class Body, class Then>
 void ShardServer::on_disk(Body work, Then then) {
   // All that is needed later is made now: who calls this hears if there is no memory for it.
+  using Answer = decltype(std::declval<Body&>()());
   struct Job {
     std::weak_ptr<int> alive;
     Body work;
     Then then;
-    std::optional<decltype(std::declval<Body&>()())> answer = {};
+    std::optional<Answer> answer = {};
     void operator()() {
       auto found = std::move(*answer);  // to be ended here, on the loop
       if (!alive.expired()) then(std::move(found));
     }
   };
   auto job = std::make_shared<Job>(Job{alive_, std::move(work), std::move(then)});
-  disk_->post([&loop = node_.loop(), job = std::move(job)] {
+  disk_->post([shore = shore_, job = std::move(job)] {
     job->answer.emplace(result_of(job->work, "work beside the loop"));
-    post_surely(loop, job->alive, job);
+    if (shore->post(job)) return;
+    // Rows that may lie on a device are left where they are: its owner has gone.
+    constexpr bool kRows =
+        std::is_same_v<Answer, Result<shards::TableShard>> || std::is_same_v<Answer, Result<Restored>>;
+    if constexpr (kRows) (void)std::make_unique<std::shared_ptr<Job>>(job).release();
   });
 }
 

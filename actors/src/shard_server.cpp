@@ -29,8 +29,7 @@ ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, s
     : index_(index),
       count_(count),
       node_(node),
-      known_(std::move(known)),
-      make_store_(std::move(make_store)),
+      shore_(std::make_shared<Shore>(*this, std::move(known), std::move(make_store))),
       generation_(node.id() << kRestoreBits),
       disk_(std::make_unique<DiskThread>()) {
   watch_ = node_.watch([this](const MembershipChange& change) {
@@ -43,6 +42,7 @@ ShardServer::ShardServer(std::uint32_t index, std::uint32_t count, Node& node, s
 ShardServer::~ShardServer() {
   node_.metrics().remove(metrics_);
   node_.unwatch(watch_);
+  shore_->leave();
   alive_.reset();
   const auto waiting = take_work(tables_);
   for (const auto& [name, deciding] : std::exchange(deciding_, {})) deciding->close();
@@ -110,16 +110,16 @@ std::optional<PushReply> ShardServer::refuse(const Table& table, const PushHead&
   return reply;
 }
 
-Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::uint64_t route,
+Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, const PullHead& head,
                                          shards::Completion& later) {
-  PullReply reply{.rows = {}, .generation = table.generation, .route = newer_route(table, route)};
+  PullReply reply{.rows = {}, .generation = table.generation, .route = newer_route(table, head.route)};
   if (reply.route) {
     reply.rows = rows_for(0, table.shard, node_, pool_);
     return reply;
   }
   auto wanted = copy_wanted(table.shard.spec(), keys, pulled_keys_);
   if (!wanted) return wanted.error();
-  reply.rows = rows_for(wanted->size(), table.shard, node_, pool_);
+  reply.rows = rows_for(wanted->size(), table.shard, node_, pool_, head.as_kept);
   auto receipt = table.shard.pull(*wanted, rows_out(reply.rows), &later);
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
@@ -127,11 +127,11 @@ Result<PullReply> ShardServer::read_rows(Table& table, const Tensor& keys, std::
 }
 
 Result<PullReply> ShardServer::read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns,
-                                        const Tensor& keys, std::uint64_t route, shards::Completion& later) {
+                                        const Tensor& keys, const PullHead& head, shards::Completion& later) {
   CallerTimes* const times = times_of(table, caller);
   if (times) times->bound_ns += waited_ns;
   const Work work(*this, times);
-  return read_rows(table, keys, route, later);
+  return read_rows(table, keys, head, later);
 }
 
 rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const std::string& name,
@@ -145,28 +145,28 @@ rpc::Future<PullReply> ShardServer::pull(const rpc::CallContext& context, const 
     promise.set(table.error());
   } else if (head.clock.worker == 0 || deciding == deciding_.end()) {
     read_then(
-        **table, context.session, 0, keys, head.route,
+        **table, context.session, 0, keys, head,
         [promise = std::move(promise)](Result<PullReply> reply) mutable { promise.set(std::move(reply)); });
   } else {
     const std::shared_ptr<Deciding> at = deciding->second;
     const std::weak_ptr<int> alive = alive_;
     // Dropped if the worker leaves or dies, or the table goes; the promise then says kCancelled. A restore
     // may put other rows in place of these meanwhile.
-    auto waiting = at->clocks.wait(
-        head.clock.worker, head.clock.clock,
-        [this, of = std::weak_ptr(at), name, keys, route = head.route, session = context.session,
-         since = node_.loop().clock().now(), promise = std::move(promise)]() mutable {
-          const std::uint64_t waited = nanoseconds(node_.loop().clock().now() - since);
-          const auto own = of.lock();
-          auto present = find(name);
-          if (!own || !present) return;
-          own->deferred_ns += waited;
-          read_then(**present, session, waited, keys, route,
-                    [own, promise = std::move(promise)](Result<PullReply> reply) mutable {
-                      if (reply) reply->open_clock = own->clocks.open_clock();
-                      promise.set(std::move(reply));  // last: it may do anything
-                    });
-        });
+    auto waiting =
+        at->clocks.wait(head.clock.worker, head.clock.clock,
+                        [this, of = std::weak_ptr(at), name, keys, head, session = context.session,
+                         since = node_.loop().clock().now(), promise = std::move(promise)]() mutable {
+                          const std::uint64_t waited = nanoseconds(node_.loop().clock().now() - since);
+                          const auto own = of.lock();
+                          auto present = find(name);
+                          if (!own || !present) return;
+                          own->deferred_ns += waited;
+                          read_then(**present, session, waited, keys, head,
+                                    [own, promise = std::move(promise)](Result<PullReply> reply) mutable {
+                                      if (reply) reply->open_clock = own->clocks.open_clock();
+                                      promise.set(std::move(reply));  // last: it may do anything
+                                    });
+                        });
     if (!waiting) {
       rpc::Promise<PullReply> refused(node_.loop(), context.deadline);
       future = refused.future();
@@ -186,7 +186,7 @@ Result<PullReply> ShardServer::peek_now(const std::string& table_name, const Ten
   auto wanted = copy_wanted(shard.spec(), keys, pulled_keys_);
   if (!wanted) return wanted.error();
   if (reply.route) *wanted = {};
-  reply.rows = rows_for(wanted->size(), shard, node_, pool_);
+  reply.rows = rows_for(wanted->size(), shard, node_, pool_, head.as_kept);
   auto receipt = shard.peek(*wanted, rows_out(reply.rows), &later);
   if (!receipt) return receipt.error();
   reply.version = receipt->version;
@@ -200,17 +200,18 @@ Result<PushReply> ShardServer::push_now(const rpc::CallContext& context, const s
   if (auto refused = refuse(**table, head)) return *refused;
   auto pushed = copy_keys((*table)->shard.spec(), keys, pushed_keys_);
   if (!pushed) return pushed.error();
-  auto values = gradients_of(gradients);
-  if (!values) return values.error();
   shards::TableShard& shard = (*table)->shard;
+  auto values = gradients_of(shard.spec(), gradients);
+  if (!values) return values.error();
   const Work work(*this, times_of(**table, context.session));
+  const Tensor floats = wide(*values, pool_);
   if (shards::in_rounds(shard.spec().consistency)) {
-    auto kept = shard.keep(header_of(head), *pushed, values->as<const float>());
+    auto kept = shard.keep(header_of(head), *pushed, floats.as<const float>());
     if (!kept) return kept.error();
     return PushReply{
         *kept ? PushOutcome::kKept : PushOutcome::kRepeated, shard.version(), 0, (*table)->generation, {}};
   }
-  auto receipt = shard.push(header_of(head), *pushed, values->as<const float>());
+  auto receipt = shard.push(header_of(head), *pushed, floats.as<const float>());
   if (!receipt) return receipt.error();
   return to_reply(*receipt, (*table)->generation);
 }
@@ -236,11 +237,12 @@ Result<PushPullReply> ShardServer::push_pull_now(const rpc::CallContext& context
   if (!pushed) return pushed.error();
   auto pulled = copy_wanted(shard.spec(), pull_keys, pulled_keys_);
   if (!pulled) return pulled.error();
-  auto values = gradients_of(gradients);
+  auto values = gradients_of(shard.spec(), gradients);
   if (!values) return values.error();
-  reply.pull.rows = rows_for(pulled->size(), shard, node_, pool_);
+  reply.pull.rows = rows_for(pulled->size(), shard, node_, pool_, head.as_kept);
   const Work work(*this, times_of(**table, context.session));
-  auto receipt = shard.push_pull(header_of(head), *pushed, values->as<const float>(), *pulled,
+  const Tensor floats = wide(*values, pool_);
+  auto receipt = shard.push_pull(header_of(head), *pushed, floats.as<const float>(), *pulled,
                                  rows_out(reply.pull.rows), &later);
   if (!receipt) return receipt.error();
   reply.push = to_reply(receipt->push, (*table)->generation);

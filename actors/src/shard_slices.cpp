@@ -19,10 +19,13 @@ std::size_t slice_keys(const shards::TableSpec& spec) {
   return std::clamp<std::uint64_t>(kSlice_bytes / (spec.dim * sizeof(float)), 1, kMostSlice_keys);
 }
 
+bool is_large(const shards::TableSpec& spec, std::uint64_t rows) {
+  return rows > std::min<std::uint64_t>(kAtOnce_bytes / (spec.dim * sizeof(float)), 4 * kMostSlice_keys) &&
+         rows > 1;
+}
+
 bool is_large(const shards::TableSpec& spec, const Tensor& keys) {
-  const std::uint64_t count = rows_named(keys);
-  return count > std::min<std::uint64_t>(kAtOnce_bytes / (spec.dim * sizeof(float)), 4 * kMostSlice_keys) &&
-         count > 1;
+  return is_large(spec, rows_named(keys));
 }
 
 }  // namespace
@@ -51,19 +54,23 @@ class ShardServer::Slices {
   Result<void> add_push(const Tensor& keys, const Tensor& gradients, const PushHead& head) {
     auto pushed = copy_keys(table_.shard.spec(), keys, pushed_);
     if (!pushed) return pushed.error();
-    auto values = gradients_of(gradients);
+    auto values = gradients_of(table_.shard.spec(), gradients);
     if (!values) return values.error();
     gradients_ = std::move(*values);
+    if (gradients_.dtype() != DType::kFloat32) {
+      half_ = std::exchange(gradients_, Tensor::empty(DType::kFloat32, gradients_.shape(), &server_.pool_));
+    }
     header_ = header_of(head);
-    stage_ = Stage::kMake;
+    keeps_ = shards::in_rounds(table_.shard.spec().consistency);
+    stage_ = half_.elements() > 0 ? Stage::kWiden : Stage::kMake;
     return {};
   }
   enum class Read : std::uint8_t { kPull, kPeek };
-  Result<void> add_read(const Tensor& keys, Read how) {
+  Result<void> add_read(const Tensor& keys, Read how, bool as_kept) {
     auto wanted = copy_wanted(table_.shard.spec(), keys, wanted_);
     if (!wanted) return wanted.error();
     peeks_ = how == Read::kPeek;
-    reply_.pull.rows = rows_for(wanted->size(), table_.shard, server_.node_, server_.pool_);
+    reply_.pull.rows = rows_for(wanted->size(), table_.shard, server_.node_, server_.pool_, as_kept);
     reads_ = true;
     return {};
   }
@@ -82,7 +89,7 @@ class ShardServer::Slices {
   }
 
  private:
-  enum class Stage : std::uint8_t { kMake, kPush, kRead };
+  enum class Stage : std::uint8_t { kWiden, kMake, kPush, kRead };
 
   shards::RowKeys next_keys() const {
     const shards::RowKeys wanted = wanted_.view();
@@ -91,6 +98,8 @@ class ShardServer::Slices {
   /// One slice; true: that was the last.
   Result<bool> go_on() {
     switch (stage_) {
+      case Stage::kWiden:
+        return widen();
       case Stage::kMake:
         return make();
       case Stage::kPush:
@@ -100,6 +109,19 @@ class ShardServer::Slices {
     }
     return true;
   }
+  /// Gradients of the table's type become float32.
+  Result<bool> widen() {
+    const auto all = static_cast<std::size_t>(half_.elements());
+    const std::size_t some = std::min(all - at_, slice_ * static_cast<std::size_t>(table_.shard.spec().dim));
+    shards::widen(half_.dtype(), half_.data() + at_ * size_of(half_.dtype()), some,
+                  gradients_.as<float>().data() + at_);
+    at_ += some;
+    if (at_ < all) return false;
+    half_ = Tensor();
+    at_ = 0;
+    stage_ = Stage::kMake;
+    return false;
+  }
   Result<bool> make() {
     if (at_ < wanted_.view().size()) {
       const auto keys = next_keys();
@@ -108,7 +130,12 @@ class ShardServer::Slices {
       return false;
     }
     at_ = 0;
-    table_.shard.begin_push(header_, pushed_.view(), gradients_.as<const float>());
+    const auto values = gradients_.as<const float>();
+    if (keeps_) {
+      table_.shard.begin_keep(header_, pushed_.view(), values);
+    } else {
+      table_.shard.begin_push(header_, pushed_.view(), values);
+    }
     stage_ = Stage::kPush;
     return false;
   }
@@ -116,7 +143,7 @@ class ShardServer::Slices {
     auto receipt = table_.shard.go_on_with_push(slice_);
     if (!receipt) return receipt.error();
     if (!*receipt) return false;
-    reply_.push = to_reply(**receipt, table_.generation);
+    reply_.push = to_reply(**receipt, table_.generation, keeps_);
     stage_ = Stage::kRead;
     return !reads_;
   }
@@ -141,8 +168,10 @@ class ShardServer::Slices {
   std::size_t slice_;
   Stage stage_ = Stage::kRead;
   shards::RowKeyList pushed_, wanted_;
-  Tensor gradients_;
+  Tensor gradients_;  // float32
+  Tensor half_;       // as they came, if they are to be made so
   shards::PushHeader header_;
+  bool keeps_ = false;  // for a round
   bool reads_ = false, peeks_ = false;
   std::size_t at_ = 0;  // of wanted_
   PushPullReply reply_;
@@ -174,23 +203,23 @@ rpc::Future<Reply> ShardServer::in_turn(Table& table, const rpc::CallContext& co
 }
 
 void ShardServer::read_then(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
-                            std::uint64_t route, UniqueFunction<void(Result<PullReply>)> then) {
+                            const PullHead& head, UniqueFunction<void(Result<PullReply>)> then) {
   const bool large = is_large(table.shard.spec(), keys);
   if (table.work->free() && !large) {
     shards::Completion later;
-    auto reply = read_for(table, caller, waited_ns, keys, route, later);
+    auto reply = read_for(table, caller, waited_ns, keys, head, later);
     return when_there(later, std::move(reply), std::move(then));
   }
-  table.work->add([this, &table, caller, waited_ns, keys, route, large, then = std::move(then)]() mutable {
-    if (!large || newer_route(table, route)) {
+  table.work->add([this, &table, caller, waited_ns, keys, head, large, then = std::move(then)]() mutable {
+    if (!large || newer_route(table, head.route)) {
       shards::Completion later;
-      auto reply = read_for(table, caller, waited_ns, keys, route, later);
+      auto reply = read_for(table, caller, waited_ns, keys, head, later);
       when_there(later, std::move(reply), std::move(then));
       return true;
     }
     if (CallerTimes* times = times_of(table, caller)) times->bound_ns += waited_ns;
     Slices slices(*this, table, caller);
-    if (auto good = slices.add_read(keys, Slices::Read::kPull); !good) {
+    if (auto good = slices.add_read(keys, Slices::Read::kPull, head.as_kept); !good) {
       then(good.error());
       return true;
     }
@@ -222,7 +251,7 @@ rpc::Future<PullReply> ShardServer::peek(const rpc::CallContext& context, const 
     return future;
   }
   Slices slices(*this, *at, context.session);
-  if (auto good = slices.add_read(keys, Slices::Read::kPeek); !good) {
+  if (auto good = slices.add_read(keys, Slices::Read::kPeek, head.as_kept); !good) {
     promise.set(good.error());
     return future;
   }
@@ -243,8 +272,7 @@ rpc::Future<PushReply> ShardServer::push(const rpc::CallContext& context, const 
     refused.set(table.error());
     return refused.future();
   }
-  const shards::TableSpec& spec = (*table)->shard.spec();
-  const bool whole = !is_large(spec, keys) || shards::in_rounds(spec.consistency);
+  const bool whole = !is_large((*table)->shard.spec(), keys);
   if (whole && !(*table)->work->free())
     return in_turn<PushReply>(**table, context,
                               [this, context, name, keys, gradients, head](shards::Completion& /*later*/) {
@@ -306,7 +334,7 @@ rpc::Future<PushPullReply> ShardServer::push_pull(const rpc::CallContext& contex
     if (context.cancelled()) return true;
     Slices slices(*this, *at, context.session);
     auto good = slices.add_push(keys, gradients, head);
-    if (good) good = slices.add_read(pull_keys, Slices::Read::kPull);
+    if (good) good = slices.add_read(pull_keys, Slices::Read::kPull, head.as_kept);
     if (!good || refuse(*at, head) || shards::in_rounds(at->shard.spec().consistency)) {
       shards::Completion later;                       // of no rows
       promise.set(good ? now(later) : good.error());  // which says why not
@@ -323,15 +351,29 @@ rpc::Future<PushPullReply> ShardServer::push_pull(const rpc::CallContext& contex
 
 rpc::Future<void> ShardServer::carry_out(const rpc::CallContext& context, const std::string& name,
                                          const shards::StepOrder& order) {
+  rpc::Promise<void> promise(node_.loop(), context.deadline);
+  auto future = promise.future();
   auto table = find(name);
   if (!table) {
-    rpc::Promise<void> refused(node_.loop(), context.deadline);
-    refused.set(table.error());
-    return refused.future();
+    promise.set(table.error());
+    return future;
   }
-  return in_turn<void>(**table, context, [at = *table, order](shards::Completion& /*later*/) {
-    return at->shard.carry_out(order);
+  (*table)->work->add([at = *table, context, order, slice = std::size_t{0},  // 0: it has not begun
+                       promise = std::move(promise)]() mutable {
+    shards::TableShard& shard = at->shard;
+    if (slice == 0) {
+      if (context.cancelled()) return true;
+      slice = is_large(shard.spec(), shard.keys_of(order)) ? slice_keys(shard.spec()) : SIZE_MAX;
+      shard.begin_order(order);
+    }
+    Result<bool> over = false;
+    do over = shard.go_on_with_order(slice);
+    while (slice == SIZE_MAX && over && !*over);
+    if (over && !*over) return false;
+    promise.set(over ? Result<void>() : over.error());  // last: it may do anything
+    return true;
   });
+  return future;
 }
 
 }  // namespace troupe

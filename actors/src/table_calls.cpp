@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include <troupe/shards/half.hpp>
+
 #include "table_core.hpp"
 
 namespace troupe {
@@ -14,25 +16,33 @@ bool worth_another(const Error& error) {
   return error.code == Code::kUnavailable || (error.code == Code::kCancelled && !error.node.empty());
 }
 
+/// The caller's memory from a row on gets some rows of an answer.
+void put(const Tensor& rows, std::size_t first, std::size_t count, std::uint64_t dim, float* to) {
+  const std::byte* const from = rows.data() + first * dim * size_of(rows.dtype());
+  if (rows.dtype() != DType::kFloat32) return shards::widen(rows.dtype(), from, count * dim, to);
+  if (static_cast<const void*>(to) != from) std::memcpy(to, from, count * dim * sizeof(float));
+}
+
 /// Puts rows where the caller wants them, if they are not there; what is wrong with them otherwise.
 template <class Rows>
-std::optional<Error> put_rows(const Tensor& rows, const Rows& asked, std::uint64_t dim, float* out) {
+std::optional<Error> put_rows(const Tensor& rows, const Rows& asked, const shards::TableSpec& spec,
+                              float* out) {
   const std::vector<std::uint32_t>& positions = asked.positions;
   const std::size_t count = asked.range ? asked.range->size() : positions.size();
-  if (rows.dtype() != DType::kFloat32 ||
+  const std::uint64_t dim = spec.dim;
+  const bool good =
+      rows.dtype() == DType::kFloat32 || (rows.dtype() == spec.weights && shards::is_half(spec.weights));
+  if (!good || rows.device().kind == MemoryKind::kDevice || !rows.is_contiguous() ||
       rows.shape() != Shape{static_cast<std::int64_t>(count), static_cast<std::int64_t>(dim)})
     return Error{Code::kDataLoss, "a shard answered with " + rows.to_string() + " for " +
                                       std::to_string(count) + " rows of " + std::to_string(dim)};
-  const float* from = rows.as<const float>().data();
   if (count == 0) return {};
   // Positions ascend.
   if (asked.range || positions.back() - positions.front() + std::size_t{1} == count) {
-    float* const to = out + (asked.range ? asked.at : positions.front()) * dim;
-    if (to != from) std::memcpy(to, from, count * dim * sizeof(float));
+    put(rows, 0, count, dim, out + (asked.range ? asked.at : positions.front()) * dim);
     return {};
   }
-  for (std::size_t i = 0; i < count; ++i)
-    std::memcpy(out + positions[i] * dim, from + i * dim, dim * sizeof(float));
+  for (std::size_t i = 0; i < count; ++i) put(rows, i, 1, dim, out + positions[i] * dim);
   return {};
 }
 
@@ -59,7 +69,7 @@ Error restored_error(const shards::TableSpec& spec) {
 template <class Whole>
 void TableClient::Core::send(const std::shared_ptr<TableGather<Whole>>& gather, Rows rows, float* out,
                              bool pull, std::function<void()> after) {
-  const PullHead head{rows.to.route, pull && rows.to.decides ? worker_clock() : WorkerClock{}};
+  const PullHead head{rows.to.route, pull && rows.to.decides ? worker_clock() : WorkerClock{}, half_pulls};
   const rpc::CallOptions call{.timeout = gather->deadline - node.loop().clock().now(), .into = rows.into};
   auto reply = node.rpc_async_with<PullReply>(call, rows.to.server, pull ? "pull" : "peek", spec.name,
                                               rows.keys, head);
@@ -87,7 +97,7 @@ void TableClient::Core::send(const std::shared_ptr<TableGather<Whole>>& gather, 
       // Of several calls: the oldest.
       PulledVersion& version = versions[rows.to.number];
       version = {std::min(version.version, result->version), result->generation};
-      const auto wrong = put_rows(result->rows, rows, core->spec.dim, out);
+      const auto wrong = put_rows(result->rows, rows, core->spec, out);
       if (wrong) return gather->one_done(&*wrong);
     }
     if (after) after();
@@ -116,7 +126,7 @@ rpc::Future<PulledVersions> TableClient::Core::read(const shards::RowKeys& keys,
   read->value.resize(routed()->route.servers.size());
   read->keep = std::move(keep);
   for (Rows& part : *parts) {
-    if (!into || !part.range) continue;
+    if (!into || !part.range || half_pulls) continue;
     const auto at = static_cast<std::int64_t>(part.at);
     part.into = rpc::into(into->rows(at, at + static_cast<std::int64_t>(part.range->size())));
   }
@@ -175,12 +185,14 @@ struct TableClient::Core::Pushing {
   bool named = false;
   std::uint64_t clock = 0;
   std::uint64_t step = shards::kNotPulled;
+  bool half_pulls = false;
 
   static PushSummary& summary_of(PushSummary& whole) { return whole; }
   static PushSummary& summary_of(PushPullSummary& whole) { return whole.push; }
   PushHead head(const Gradients& part) const {
     return {part.to.route,     part.pulled.generation, {identity.worker, clock},
-            identity.sequence, part.pulled.version,    step};
+            identity.sequence, part.pulled.version,    step,
+            half_pulls};
   }
   /// A repeat of ours that says "applied before" was applied by what it repeats.
   template <class Whole>
@@ -194,8 +206,8 @@ struct TableClient::Core::Pushing {
 
 TableClient::Core::Pushing TableClient::Core::next_push(const std::optional<PushIdentity>& identity,
                                                         const PulledVersions& versions) {
-  if (identity) return {*identity, true, clock, step_of(versions)};
-  return {{worker, sequence++}, false, clock, step_of(versions)};
+  if (identity) return {*identity, true, clock, step_of(versions), half_pulls};
+  return {{worker, sequence++}, false, clock, step_of(versions), half_pulls};
 }
 
 /// `after`: once this part has been taken.
@@ -337,7 +349,7 @@ void TableClient::Core::send(const std::shared_ptr<TableGather<PushPullSummary>>
     if (gather->over(core->node.loop())) return gather->one_done(&kLate);
     core->take_generation(rows.to.number, reply->pull.generation);
     gather->value.pulled[rows.to.number] = {reply->pull.version, reply->pull.generation};
-    const auto wrong = put_rows(reply->pull.rows, rows, core->spec.dim, out);
+    const auto wrong = put_rows(reply->pull.rows, rows, core->spec, out);
     gather->one_done(wrong ? &*wrong : nullptr);
   };
   Repeated<PushPullSummary, PushPullReply>::begin(

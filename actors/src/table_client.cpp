@@ -4,6 +4,8 @@
 #include <random>
 #include <utility>
 
+#include <troupe/shards/half.hpp>
+
 #include "table_core.hpp"
 
 namespace troupe {
@@ -49,6 +51,8 @@ TableClient::Core::Core(Node& own_node, shards::TableSpec table, const Options& 
       spec(std::move(table)),
       timeout(options.timeout),
       repeat_for(options.repeat_for),
+      half_pulls(options.half_pulls && shards::is_half(spec.weights)),
+      half_pushes(options.half_pushes && shards::is_half(spec.weights)),
       worker(options.worker ? options.worker : random_worker()) {}
 
 std::shared_ptr<const TableClient::Core::Routed> TableClient::Core::routed() {

@@ -117,7 +117,7 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   struct Gradients {
     To to;
     Tensor keys;    // uint64 [n], each once, or [ranges, 2]
-    Tensor values;  // float32 [n, dim]
+    Tensor values;  // [n, dim], float32 or, if that is wanted, of the table's type
     PulledVersion pulled;
   };
   struct Read;
@@ -146,6 +146,9 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   Result<std::vector<Rows>> split_rows(const shards::RowKeys& keys, bool pull);
   Result<std::vector<Gradients>> split_gradients(const shards::RowKeys& keys, const float* gradients,
                                                  const PulledVersions& versions);
+  /// Makes them numbers of the table's type, if they are to be sent so.
+  Result<void> make_half(std::vector<Gradients>& parts) const;
+  Result<void> make_half(Gradients& part) const;
   /// Holds them to the norm that a push may have, if there is one.
   void clip(std::vector<Gradients>& parts) const;
   /// The table's step that a push is, by what its pull saw.
@@ -188,6 +191,7 @@ struct TableClient::Core : std::enable_shared_from_this<TableClient::Core> {
   const shards::TableSpec spec;
   const Duration timeout;
   const Duration repeat_for;
+  const bool half_pulls, half_pushes;  // of tables whose rows are kept so
   const std::uint64_t worker;
   std::atomic<std::uint64_t> clock{0};
   std::atomic<std::uint64_t> sequence{0};

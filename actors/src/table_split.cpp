@@ -1,9 +1,13 @@
 // How what a TableClient asks for is cut by shard: lists of keys, and ranges of a dense table's rows.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
+
+#include <troupe/shards/half.hpp>
 
 #include "table_core.hpp"
 
@@ -41,6 +45,15 @@ Tensor tensor_of(const std::vector<Piece>& pieces, MemoryPool& pool) {
     *to++ = piece.rows.size();
   }
   return tensor;
+}
+
+/// The key, or row, of gradient `i` of those that are sent with `keys`.
+std::uint64_t key_at(const Tensor& keys, std::size_t i) {
+  const std::span numbers = keys.as<const std::uint64_t>();
+  if (keys.rank() == 1) return numbers[i];
+  std::size_t range = 0;
+  for (; i >= numbers[range + 1]; range += 2) i -= numbers[range + 1];
+  return numbers[range] + i;
 }
 
 /// Ascending within a shard.
@@ -185,7 +198,35 @@ Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_gradi
     if (part.pulled.generation == 0) part.pulled.generation = generation(part.to.number);
   }
   clip(*parts);
+  if (auto made = make_half(*parts); !made) return made.error();
   return parts;
+}
+
+Result<void> TableClient::Core::make_half(std::vector<Gradients>& parts) const {
+  for (Gradients& part : parts)
+    if (auto made = make_half(part); !made) return made;
+  return {};
+}
+
+Result<void> TableClient::Core::make_half(Gradients& part) const {
+  if (!half_pushes || part.values.dtype() != DType::kFloat32) return {};
+  const std::span<const float> values = part.values.as<const float>();
+  const float most = shards::largest_of(spec.weights);
+  const auto large =
+      std::find_if(values.begin(), values.end(), [most](float value) { return std::abs(value) > most; });
+  if (large != values.end()) {
+    const auto at = static_cast<std::size_t>(large - values.begin());
+    return Error{Code::kInvalidArgument,
+                 "table '" + spec.name + "': the gradient of key " +
+                     std::to_string(key_at(part.keys, at / spec.dim)) + " is " + std::to_string(*large) +
+                     " in column " + std::to_string(at % spec.dim) + ", expected numbers up to " +
+                     std::to_string(most) + " to be sent as " + std::string(to_string(spec.weights)) +
+                     ": push them as float32 (Options::half_pushes), or clip them"};
+  }
+  Tensor half = Tensor::empty(spec.weights, part.values.shape(), &node.endpoint().pool());
+  shards::narrow(spec.weights, values.data(), values.size(), half.data());
+  part.values = std::move(half);
+  return {};
 }
 
 Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::merge_keys(
@@ -241,7 +282,13 @@ Tensor TableClient::Core::gradient_tensor(std::uint64_t rows) const {
 /// Another server's versions and generations are not those of the pull, nor known here.
 Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_again(const Gradients& part) {
   const Splitting splitting(*this);
-  const float* const from = part.values.as<const float>().data();
+  Tensor wide = part.values;
+  if (wide.dtype() != DType::kFloat32) {
+    wide = Tensor::empty(DType::kFloat32, part.values.shape(), &node.endpoint().pool());
+    shards::widen(spec.weights, part.values.data(), static_cast<std::uint64_t>(wide.elements()),
+                  wide.as<float>().data());
+  }
+  const float* const from = wide.as<const float>().data();
   const auto own = part.keys.as<const std::uint64_t>();
   auto parts = Result<std::vector<Gradients>>(std::vector<Gradients>());
   if (part.keys.rank() == 2) {
@@ -262,6 +309,7 @@ Result<std::vector<TableClient::Core::Gradients>> TableClient::Core::split_again
   }
   for (Gradients& each : *parts)
     if (each.to.number == part.to.number) each.pulled = part.pulled;
+  if (auto made = make_half(*parts); !made) return made.error();
   return parts;
 }
 

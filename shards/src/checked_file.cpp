@@ -54,6 +54,22 @@ Result<CheckedFile> CheckedFile::open(const std::filesystem::path& folder, const
   return CheckedFile(std::move(*file), std::move(*header), entry.crc32c);
 }
 
+Result<CheckedFile> CheckedFile::open_pieces(const std::filesystem::path& folder, const FileEntry& entry) {
+  Result<CheckedFile> file = open(folder, entry);
+  if (!file) return file;
+  file->in_pieces_ = true;
+  file->passed_.resize(std::min(entry.head_bytes, file->file_.size()));
+  if (Result<void> done = file->read(0, file->passed_); !done) return done.error();
+  if (Result<void> good = file->check_piece(entry.head_crc32c); !good) return good.error();
+  return file;
+}
+
+Result<void> CheckedFile::check_piece(std::uint32_t crc) const {
+  if (crc == piece_crc_) return {};
+  return Error{Code::kDataLoss, path().string() + " is corrupt: the CRC-32C of a part is " +
+                                    std::to_string(piece_crc_) + ", expected " + std::to_string(crc)};
+}
+
 Result<void> CheckedFile::pass_over(Part& part, std::uint64_t to) {
   while (part.at < to) {
     passed_.resize(std::min(kChunkBytes, to - part.at));
@@ -66,6 +82,11 @@ Result<void> CheckedFile::pass_over(Part& part, std::uint64_t to) {
 
 Result<void> CheckedFile::read(std::uint64_t offset, std::span<std::byte> to) {
   if (to.empty()) return {};
+  if (in_pieces_) {
+    if (Result<void> done = file_.read(offset, to); !done) return done;
+    piece_crc_ = crc32c(to, piece_crc_);
+    return {};
+  }
   const auto part = std::find_if(parts_.begin(), parts_.end(), [&](const Part& each) {
     return each.end > offset && each.end - each.bytes <= offset;
   });
@@ -78,6 +99,7 @@ Result<void> CheckedFile::read(std::uint64_t offset, std::span<std::byte> to) {
 }
 
 Result<void> CheckedFile::finish() {
+  if (in_pieces_) return {};
   std::uint32_t crc = header_.crc32c;
   for (Part& part : parts_) {
     if (Result<void> done = pass_over(part, part.end); !done) return done;

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <span>
 
-#include <troupe/kernels/cast.hpp>
 #include <troupe/kernels/gather.hpp>
+#include <troupe/shards/half.hpp>
 
 namespace troupe::shards {
 namespace {
@@ -17,24 +17,6 @@ constexpr std::size_t kRowsAhead = 16;
 
 std::uint64_t floats_of(const RowLayout& layout) {
   return layout.bytes() / sizeof(float);
-}
-
-void widen(DType from, const void* weights, std::uint64_t dim, float* out) {
-  const auto n = static_cast<std::int64_t>(dim);
-  if (from == DType::kFloat16) {
-    kernels::float16_to_float32(static_cast<const std::uint16_t*>(weights), n, out);
-  } else {
-    kernels::bfloat16_to_float32(static_cast<const std::uint16_t*>(weights), n, out);
-  }
-}
-
-void narrow(DType to, const float* weights, std::uint64_t dim, void* out) {
-  const auto n = static_cast<std::int64_t>(dim);
-  if (to == DType::kFloat16) {
-    kernels::float32_to_float16(weights, n, static_cast<std::uint16_t*>(out));
-  } else {
-    kernels::float32_to_bfloat16(weights, n, static_cast<std::uint16_t*>(out));
-  }
 }
 
 void prefetch(const void* record, std::size_t bytes) {

@@ -23,8 +23,9 @@ namespace {
 namespace fs = std::filesystem;
 
 Json entry_to_json(const FileEntry& entry) {
-  return {{"file", entry.file},     {"table", entry.table}, {"shard", entry.shard},  {"rows", entry.rows},
-          {"groups", entry.groups}, {"bytes", entry.bytes}, {"crc32c", entry.crc32c}};
+  return {{"file", entry.file},     {"table", entry.table},           {"shard", entry.shard},
+          {"rows", entry.rows},     {"groups", entry.groups},         {"bytes", entry.bytes},
+          {"crc32c", entry.crc32c}, {"head_bytes", entry.head_bytes}, {"head_crc32c", entry.head_crc32c}};
 }
 
 Result<FileEntry> entry_from_json(const Json& json) {
@@ -37,6 +38,10 @@ Result<FileEntry> entry_from_json(const Json& json) {
   entry.groups = object.integer("groups");
   entry.bytes = object.integer("bytes");
   entry.crc32c = static_cast<std::uint32_t>(object.integer("crc32c", UINT32_MAX));
+  if (object.optional_member("head_bytes") != nullptr) {
+    entry.head_bytes = object.integer("head_bytes", entry.bytes);
+    entry.head_crc32c = static_cast<std::uint32_t>(object.integer("head_crc32c", UINT32_MAX));
+  }
   if (Result<void> done = object.finish(); !done) return done.error();
   return entry;
 }

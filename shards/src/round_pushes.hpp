@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <troupe/runtime/result.hpp>
@@ -18,38 +20,41 @@ class RoundPushes {
   static constexpr std::size_t kForEach = 2;
   static constexpr std::uint64_t kMost_bytes = std::uint64_t{4} << 30;
 
-  /// kResourceExhausted past the bounds. One that is kept already is left as it is. Throws std::bad_alloc,
-  /// changing nothing.
-  Result<void> keep(const PushName& push, const RowKeys& keys, std::span<const float> gradients);
-  /// The weighted sum of those of them that are here: as ranges, if all are, else as a list in which keys
-  /// come more than once.
-  struct Sum {
-    std::vector<PushName> pushes;
+  struct Kept {
     RowKeyList keys;
-    std::vector<float> gradients;   // [keys, dim]
-    std::uint64_t pushed_keys = 0;  // of all pushes together
+    std::vector<float> gradients;  // [keys, dim]
+    std::uint64_t bytes() const { return keys.bytes() + gradients.size() * sizeof(gradients[0]); }
   };
-  /// Throws std::bad_alloc.
-  Sum weighted(const std::vector<StepOrder::Part>& parts, std::uint64_t dim) const;
-  /// Forgets what is not needed any more once `order` has been carried out.
-  void drop(const StepOrder& order);
+  using Pushes = std::map<PushName, Kept>;
+
+  /// Whether a push of so many bytes is to be given to add(): false, it is kept already. kResourceExhausted
+  /// past the bounds.
+  Result<bool> admit(const PushName& push, std::uint64_t bytes) const;
+  /// Precondition: admit(). Throws std::bad_alloc, changing nothing.
+  void add(const PushName& push, Kept kept);
+  /// admit(), and add() of a copy.
+  Result<void> keep(const PushName& push, const RowKeys& keys, std::span<const float> gradients);
+
+  /// One of those that an order takes, where it lies.
+  struct Taken {
+    PushName push;
+    RowKeys keys;
+    const float* gradients = nullptr;
+    float weight = 1;
+  };
+  /// Those of them that are here. Throws std::bad_alloc.
+  std::vector<Taken> taken(const std::vector<StepOrder::Part>& parts) const;
+  bool has(const PushName& push) const { return kept_.contains(push); }
+  std::uint64_t keys_of(const std::vector<StepOrder::Part>& parts) const;
+  /// Takes out what is not needed any more once `order` has been carried out: giving much of it back at once
+  /// takes a while.
+  Pushes drop(const StepOrder& order);
   std::size_t size() const { return kept_.size(); }
 
  private:
-  struct Kept {
-    RowKeyList keys;
-    std::vector<float> gradients;
-    std::uint64_t bytes() const { return keys.bytes() + gradients.size() * sizeof(gradients[0]); }
-  };
-  struct Taken {
-    const Kept* kept;
-    float weight;
-  };
-  static void add_list(Sum& sum, const Taken& push);
-  static void add_ranges(Sum& sum, const std::vector<Taken>& pushes, std::uint64_t dim);
-  void drop_up_to(const PushName& push);
+  void drop_up_to(const PushName& push, Pushes& dropped);
 
-  std::map<PushName, Kept> kept_;
+  Pushes kept_;
   std::uint64_t bytes_ = 0;
 };
 

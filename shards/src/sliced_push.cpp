@@ -1,4 +1,4 @@
-// A large push, worked on in slices.
+// A large push, worked on in slices: one that is applied, or kept for its round.
 #include <algorithm>
 #include <cassert>
 #include <cstring>
@@ -27,6 +27,23 @@ void TableShard::State::sum_slice(Slices& push, std::size_t begin, std::size_t e
   }
 }
 
+void TableShard::State::keep_slice(Slices& push, const RowKeys& keys, const float* values,
+                                   std::uint64_t dim) {
+  RowKeyList& own = push.kept.keys;
+  if (keys.in_ranges()) {
+    keys.for_each_range([&](const RowRange& range) {
+      if (!own.ranges.empty() && own.ranges.back().end == range.begin) {
+        own.ranges.back().end = range.end;
+      } else {
+        own.ranges.push_back(range);
+      }
+    });
+  } else {
+    own.keys.insert(own.keys.end(), keys.list().begin(), keys.list().end());
+  }
+  push.kept.gradients.insert(push.kept.gradients.end(), values, values + keys.size() * dim);
+}
+
 Result<void> TableShard::State::do_slice(Slices& push, std::size_t begin, std::size_t end) {
   using Stage = Slices::Stage;
   const auto keys = [&](const Gradients& of) { return of.keys.subspan(begin, end - begin); };
@@ -47,6 +64,9 @@ Result<void> TableShard::State::do_slice(Slices& push, std::size_t begin, std::s
     case Stage::kMake:
       if (auto made = rows->make(keys(push.combined)); !made) return made.error();
       break;
+    case Stage::kKeep:
+      keep_slice(push, keys(push.combined), values, spec.dim);
+      break;
     case Stage::kNote:
       return note(keys(push.combined));
     case Stage::kStep:
@@ -55,34 +75,56 @@ Result<void> TableShard::State::do_slice(Slices& push, std::size_t begin, std::s
   return {};
 }
 
-void TableShard::State::finish_stage(Slices& push) {
+/// What has become of the push, if that was the last one.
+Result<std::optional<PushReceipt>> TableShard::State::finish_stage(Slices& push) {
   using Stage = Slices::Stage;
+  const auto next = [&](Stage stage) {
+    push.next(stage);
+    return std::optional<PushReceipt>();
+  };
+  const PushName name{push.header.worker, push.header.sequence};
   switch (push.stage) {
     case Stage::kAdmit:
       push.combined = push.pushed;
-      if (push.pushed.keys.in_ranges()) return push.next(Stage::kCheck);  // of rows that come once
+      if (push.pushed.keys.in_ranges()) return next(Stage::kCheck);  // of rows that come once
       dedup.begin(push.pushed.keys.size());
-      return push.next(Stage::kDistinct);
+      return next(Stage::kDistinct);
     case Stage::kDistinct: {
       const auto unique = dedup.result().unique;
-      if (unique.size() == push.pushed.keys.size()) return push.next(Stage::kCheck);
+      if (unique.size() == push.pushed.keys.size()) return next(Stage::kCheck);
       push.sums = std::make_unique_for_overwrite<float[]>(unique.size() * spec.dim);
       push.combined = {unique, push.sums.get()};
-      return push.next(Stage::kSum);
+      return next(Stage::kSum);
     }
     case Stage::kSum:
-      return push.next(Stage::kCheck);
+      return next(Stage::kCheck);
     case Stage::kCheck:
-      return push.next(Stage::kMake);
-    case Stage::kMake:
+      return next(Stage::kMake);
+    case Stage::kMake: {
+      const std::size_t rows_there = push.combined.keys.size();
+      if (push.keeps) {
+        const bool ranges = push.combined.keys.in_ranges();
+        const std::uint64_t row_bytes = spec.dim * sizeof(float) + (ranges ? 0 : sizeof(std::uint64_t));
+        const Result<bool> wanted = kept.admit(name, rows_there * row_bytes);
+        if (!wanted) return error(wanted.error().code, wanted.error().message);
+        if (!*wanted) return std::optional(unstepped(true));
+        push.kept.gradients.reserve(rows_there * spec.dim);
+        if (!ranges) push.kept.keys.keys.reserve(rows_there);
+        return next(Stage::kKeep);
+      }
       groups.prepare(push.header.worker);
       std::tie(push.scale, push.staleness) = scale_of(push.header);
-      return push.next(history ? Stage::kNote : Stage::kStep);
+      return next(history ? Stage::kNote : Stage::kStep);
+    }
+    case Stage::kKeep:
+      kept.add(name, std::move(push.kept));
+      return std::optional(unstepped(true));
     case Stage::kNote:
-      return push.next(Stage::kStep);
+      return next(Stage::kStep);
     case Stage::kStep:
-      return;
+      break;
   }
+  return std::optional(applied(push.header, push.pushed.keys.size(), push.staleness));
 }
 
 Result<std::optional<PushReceipt>> TableShard::State::go_on(std::size_t most) {
@@ -102,10 +144,7 @@ Result<std::optional<PushReceipt>> TableShard::State::go_on(std::size_t most) {
     push.at = end;
   }
   if (push.at < all) return std::optional<PushReceipt>();
-  if (push.stage == Stage::kStep)
-    return std::optional(applied(push.header, push.pushed.keys.size(), push.staleness));
-  finish_stage(push);
-  return std::optional<PushReceipt>();
+  return finish_stage(push);
 }
 
 Result<void> TableShard::make_rows(const RowKeys& keys) {
@@ -114,8 +153,13 @@ Result<void> TableShard::make_rows(const RowKeys& keys) {
 }
 
 void TableShard::begin_push(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients) {
-  assert(!state_->slices);
-  state_->slices.emplace(header, keys, gradients);
+  assert(!state_->slices && !state_->order_slices);
+  state_->slices.emplace(header, keys, gradients, false);
+}
+
+void TableShard::begin_keep(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients) {
+  assert(!state_->slices && !state_->order_slices);
+  state_->slices.emplace(header, keys, gradients, true);
 }
 
 Result<std::optional<PushReceipt>> TableShard::go_on_with_push(std::size_t keys) {

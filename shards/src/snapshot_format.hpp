@@ -18,11 +18,17 @@ namespace troupe::shards {
 inline constexpr const char* kKeysTensor = "keys";
 inline constexpr const char* kRangesTensor = "ranges";
 inline constexpr const char* kWorkersTensor = "workers";
+inline constexpr const char* kChunksTensor = "chunks";
 inline constexpr const char* kWeightsTensor = "weights";
 inline constexpr const char* kVersionMetadata = "version";
 
 /// A line of `workers`: slot groups as bits, the worker, its highest sequence, its window's words.
 inline constexpr std::uint64_t kWorkerColumns = 3 + SequenceWindow::kWords;
+
+/// A line of `chunks`: slot group, rows, CRC-32C.
+inline constexpr std::uint64_t kChunkColumns = 3;
+/// Of a piece of one group's rows.
+inline constexpr std::uint64_t kGroupChunkBytes = std::uint64_t{256} << 10;
 
 /// Rows that are copied, written or read at once.
 inline constexpr std::uint64_t kChunkBytes = std::uint64_t{1} << 20;

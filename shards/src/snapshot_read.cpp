@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -92,17 +93,27 @@ class DenseRows {
 class ShardFileLoader {
  public:
   ShardFileLoader(CheckedFile& file, const FileEntry& entry, const TableSpec& saved, const SlotSet& filter,
-                  DenseRows& dense, TableShard& into)
+                  DenseRows& dense, TableShard& into, const std::atomic<bool>* given_up)
       : file_(file),
         entry_(entry),
         saved_(saved),
         filter_(filter),
         dense_(dense),
         into_(into),
+        given_up_(given_up),
         spec_(into.spec()) {}
 
   Result<std::uint64_t> load() {
     if (Result<void> done = read_layout(); !done) return done.error();
+    const Result<std::uint64_t> loaded = file_.in_pieces() ? load_pieces() : load_all();
+    if (!loaded) return loaded;
+    if (Result<void> done = load_progress(); !done) return done.error();
+    if (Result<void> good = file_.finish(); !good) return good.error();
+    return loaded;
+  }
+
+ private:
+  Result<std::uint64_t> load_all() {
     const std::uint64_t per_chunk =
         std::max<std::uint64_t>(1, kChunkBytes / std::max<std::size_t>(1, into_.layout().bytes()));
     std::uint64_t loaded = 0;
@@ -111,12 +122,35 @@ class ShardFileLoader {
       if (!part) return part.error();
       loaded += *part;
     }
-    if (Result<void> done = load_progress(); !done) return done.error();
-    if (Result<void> good = file_.finish(); !good) return good.error();
     return loaded;
   }
 
- private:
+  /// The wanted groups' rows alone.
+  Result<std::uint64_t> load_pieces() {
+    const SafetensorsEntry* found = file_.header().find(kChunksTensor);
+    if (found == nullptr || found->dtype != "U64" || found->shape.size() != 2 ||
+        found->shape[1] != kChunkColumns)
+      return lost("tensor 'chunks' is missing or has another dtype or shape than expected");
+    std::vector<std::uint64_t> lines;
+    if (auto done = read_into(lines, found->begin, 0, found->shape[0] * kChunkColumns); !done)
+      return done.error();
+    std::uint64_t loaded = 0, first = 0;
+    for (std::size_t at = 0; at < lines.size(); at += kChunkColumns) {
+      const std::uint64_t group = lines[at], count = lines[at + 1], crc = lines[at + 2];
+      if (group >= kSlotGroups || count > entry_.rows - first || crc > UINT32_MAX)
+        return lost("tensor 'chunks' has a line that cannot be");
+      if (count > 0 && (wanted_groups_ >> group & 1U) != 0) {
+        file_.begin_piece();
+        const Result<std::uint64_t> part = load_chunk(first, count, static_cast<std::uint32_t>(crc));
+        if (!part) return part.error();
+        loaded += *part;
+      }
+      first += count;
+    }
+    if (first != entry_.rows) return lost("tensor 'chunks' is of other rows than the file has");
+    return loaded;
+  }
+
   Error lost(const std::string& fault) const {
     return {Code::kDataLoss, file_.path().string() + ": " + fault};
   }
@@ -224,10 +258,14 @@ class ShardFileLoader {
     return {};
   }
 
-  Result<std::uint64_t> load_chunk(std::uint64_t first, std::uint64_t count) {
+  /// `crc`: of a piece.
+  Result<std::uint64_t> load_chunk(std::uint64_t first, std::uint64_t count,
+                                   std::optional<std::uint32_t> crc = {}) {
+    if (given_up_ != nullptr && *given_up_)
+      return Error{Code::kCancelled, file_.path().string() + ": nobody waits for its rows any more"};
     if (auto done = read_keys(first, count); !done) return done.error();
     if (auto done = choose(count); !done) return done.error();
-    if (wanted_.empty()) return std::uint64_t{0};
+    if (wanted_.empty() && !crc) return std::uint64_t{0};
     const std::size_t record_bytes = into_.layout().bytes();
     batch_.clear();
     batch_.records.resize(wanted_.size() * record_bytes);
@@ -243,6 +281,9 @@ class ShardFileLoader {
         to += record_bytes;
       }
     }
+    if (crc)
+      if (auto good = file_.check_piece(*crc); !good) return good.error();
+    if (wanted_.empty()) return std::uint64_t{0};
     if (auto done = into_.insert(batch_); !done) return done.error();
     return wanted_.size();
   }
@@ -278,9 +319,10 @@ class ShardFileLoader {
   const SlotSet& filter_;
   DenseRows& dense_;
   TableShard& into_;
+  const std::atomic<bool>* const given_up_;
   const TableSpec& spec_;
 
-  const GroupMask wanted_groups_ = groups_of(filter_);
+  const GroupMask wanted_groups_ = groups_of(filter_) & into_.groups().groups();
 
   // Where the tensors begin in the file.
   std::uint64_t keys_ = 0;
@@ -296,10 +338,14 @@ class ShardFileLoader {
 };
 
 Result<std::uint64_t> load_file(const fs::path& folder, const FileEntry& entry, const TableSpec& saved,
-                                const SlotSet& filter, DenseRows& dense, TableShard& into) {
-  Result<CheckedFile> file = CheckedFile::open(folder, entry);
+                                const SlotSet& filter, DenseRows& dense, TableShard& into,
+                                const std::atomic<bool>* given_up) {
+  const GroupMask wanted = groups_of(filter) & into.groups().groups();
+  const bool in_pieces = entry.head_bytes > 0 && (entry.groups & ~wanted) != 0;
+  Result<CheckedFile> file =
+      in_pieces ? CheckedFile::open_pieces(folder, entry) : CheckedFile::open(folder, entry);
   Result<std::uint64_t> loaded =
-      file ? ShardFileLoader(*file, entry, saved, filter, dense, into).load() : file.error();
+      file ? ShardFileLoader(*file, entry, saved, filter, dense, into, given_up).load() : file.error();
   if (loaded || loaded.error().code != Code::kDataLoss) return loaded;
   // What seems to be wrong in a file that is damaged is not what is wrong with it.
   if (const auto damaged = open_verified(folder, entry); !damaged) return damaged.error();
@@ -345,7 +391,7 @@ Result<void> verify(const fs::path& folder, const Manifest& manifest) {
 }
 
 Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest, std::string_view table,
-                                const SlotSet& filter, TableShard& into) {
+                                const SlotSet& filter, TableShard& into, const std::atomic<bool>* given_up) {
   const TableSpec* saved = manifest.find_table(table);
   if (saved == nullptr) {
     return Error{Code::kNotFound,
@@ -363,7 +409,7 @@ Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest
   DenseRows dense(into.spec(), filter, into.slots());
   for (const FileEntry& entry : manifest.files) {
     if (entry.table != table || (entry.groups & wanted) == 0) continue;
-    const Result<std::uint64_t> part = load_file(folder, entry, *saved, filter, dense, into);
+    const Result<std::uint64_t> part = load_file(folder, entry, *saved, filter, dense, into, given_up);
     if (!part) return part.error();
     loaded += *part;
   }
@@ -371,8 +417,8 @@ Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest
 }
 
 Result<std::uint64_t> load_rows(const fs::path& folder, const Manifest& manifest, std::string_view table,
-                                TableShard& into) {
-  return load_rows(folder, manifest, table, into.slots(), into);
+                                TableShard& into, const std::atomic<bool>* given_up) {
+  return load_rows(folder, manifest, table, into.slots(), into, given_up);
 }
 
 }  // namespace troupe::shards

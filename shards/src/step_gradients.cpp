@@ -17,7 +17,7 @@ Result<void> TableShard::State::note(const RowKeys& keys) {
   for (std::size_t begin = 0; begin < keys.size(); begin += most) {
     const auto some = keys.subspan(begin, std::min(most, keys.size() - begin));
     if (auto there = read(some, IfMissing::kMake, adjusted.data(), nullptr); !there) return there;
-    history->note(stats.version + 1, list_of(some), adjusted.data());
+    history->note(stats.version + 1, some, adjusted.data());
   }
   return {};
 }
@@ -43,7 +43,7 @@ Result<void> TableShard::State::step(const Gradients& gradients, float scale, st
     const std::span<float> values(adjusted.data(), keys.size() * spec.dim);
     std::copy_n(gradients.values + begin * spec.dim, values.size(), values.begin());
     clip_rows(spec.clipping, spec.dim, values);
-    if (history && pulled != kNotPulled) compensate(list_of(keys), values, pulled);
+    if (history && pulled != kNotPulled) compensate(keys, values, pulled);
     if (auto done = rows->update(keys, values.data(), scale); !done) return done.error();
   }
   return {};
@@ -51,21 +51,28 @@ Result<void> TableShard::State::step(const Gradients& gradients, float scale, st
 
 // In double: of the largest gradients and weights the correction is more than a float holds. What comes of it
 // is held to what a gradient may be.
-void TableShard::State::compensate(std::span<const std::uint64_t> keys, std::span<float> gradients,
+void TableShard::State::compensate(const RowKeys& keys, std::span<float> gradients,
                                    std::uint64_t pulled) const {
   constexpr double kMost{kLargestGradient};
   const double lambda{spec.delay_compensation.lambda};
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const float* was = history->at(keys[i], pulled);
-    const float* now = history->at(keys[i], stats.version);  // noted for this push
-    if (was == nullptr || was == now) continue;
-    float* row = gradients.data() + i * spec.dim;
-    for (std::uint64_t j = 0; j < spec.dim; ++j) {
+  float* row = gradients.data();
+  const auto correct = [&](std::uint64_t key) {
+    const float* was = history->at(key, pulled);
+    const float* now = history->at(key, stats.version);  // noted for this push
+    for (std::uint64_t j = 0; j < spec.dim && was != nullptr && was != now; ++j) {
       const double g{row[j]};
       const double change = double{now[j]} - double{was[j]};
       row[j] = static_cast<float>(std::clamp(g + lambda * g * g * change, -kMost, kMost));
     }
+    row += spec.dim;
+  };
+  if (!keys.in_ranges()) {
+    for (const std::uint64_t key : keys.list()) correct(key);
+    return;
   }
+  keys.for_each_range([&](const RowRange& range) {
+    for (std::uint64_t each = range.begin; each < range.end; ++each) correct(each);
+  });
 }
 
 }  // namespace troupe::shards

@@ -12,6 +12,7 @@
 #include <troupe/kernels/dedup.hpp>
 #include <troupe/kernels/gather.hpp>
 #include <troupe/shards/gradient_merge.hpp>
+#include <troupe/shards/half.hpp>
 
 #include "finite.hpp"
 #include "hashing.hpp"
@@ -114,7 +115,7 @@ Result<TableShard::State::Admitted> TableShard::State::admit(const PushHeader& h
   const bool everywhere = (seen->applied & own) == own && own != 0;
   if (!everywhere) push.pushed = without(seen->applied, push.pushed);
   if (everywhere || push.pushed.keys.empty()) {
-    push.receipt = PushReceipt{.version = stats.version, .staleness = 0, .applied = false};
+    push.receipt = unstepped(false);
     if (!everywhere) {
       groups.prepare(header.worker);
       groups.mark(header.worker, header.sequence);
@@ -179,32 +180,29 @@ Result<bool> TableShard::State::keep(const PushHeader& header, const RowKeys& ke
   return true;
 }
 
-Result<void> TableShard::State::carry_out(const StepOrder& order) {
-  if (order.number <= order_number) return {};
-  const RoundPushes::Sum sum = kept.weighted(order.take, spec.dim);
-  for (const PushName& push : sum.pushes) groups.prepare(push.worker);
-  if (const RowKeys keys = sum.keys.view(); !keys.empty()) {
-    const Gradients combined = combine({keys, sum.gradients.data()});
-    if (auto ready = prepare_step(combined.keys); !ready) return ready.error();
-    const float scale = order.rate_scale * spec.schedule.at(stats.version);
-    if (auto done = step(combined, scale, kNotPulled); !done) return done.error();
-  }
-  // Nothing can fail from here on.
-  for (const PushName& push : sum.pushes) groups.mark(push.worker, push.sequence);
-  stats.version += order.take.empty() ? 0 : 1;
-  stats.pushes += sum.pushes.size();
-  stats.pushed_keys += sum.pushed_keys;
-  kept.drop(order);
-  order_number = order.number;
-  return {};
-}
-
 Result<void> TableShard::State::read(const RowKeys& keys, IfMissing missing, RowsOut out,
                                      Completion* later) const {
+  if (out.half != nullptr) return with_memory_errors(spec, [&] { return read_half(keys, missing, out); });
   Result<Completion> done = rows->read(keys, missing, out);
   if (!done) return done.error();
   if (!later) return done->wait();
   *later = *std::move(done);
+  return {};
+}
+
+/// Some rows at a time, which stay in a near cache until they are made shorter.
+Result<void> TableShard::State::read_half(const RowKeys& keys, IfMissing missing, const RowsOut& out) const {
+  if (out.dtype != spec.weights || !is_half(out.dtype))
+    return error(Code::kInvalidArgument, "its rows are " + std::string(to_string(spec.weights)) +
+                                             ", and are read so or as float32, not as " +
+                                             std::string(to_string(out.dtype)));
+  const std::size_t most = std::max<std::uint64_t>(1, kAdjusted_floats / spec.dim);
+  std::vector<float> wide(std::min(most, keys.size()) * spec.dim);
+  for (std::size_t begin = 0; begin < keys.size(); begin += most) {
+    const auto some = keys.subspan(begin, std::min(most, keys.size() - begin));
+    if (auto done = read(some, missing, wide.data(), nullptr); !done) return done;
+    narrow(out.dtype, wide.data(), some.size() * spec.dim, out.half + begin * spec.dim);
+  }
   return {};
 }
 
@@ -292,10 +290,6 @@ Result<bool> TableShard::keep(const PushHeader& header, const RowKeys& keys,
                                  [&]() -> Result<bool> { return state_->keep(header, keys, gradients); });
   if (!done) ++state_->stats.rejected_pushes;
   return done;
-}
-
-Result<void> TableShard::carry_out(const StepOrder& order) {
-  return with_memory_errors(state_->spec, [&] { return state_->carry_out(order); });
 }
 
 void TableShard::set_active_groups(GroupMask groups) {

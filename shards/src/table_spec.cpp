@@ -77,6 +77,14 @@ void check_compensation(Checker& check, const TableSpec& spec) {
                 "0 for a table in rounds: its pushes do not come late");
 }
 
+void check_scaling(Checker& check, const TableSpec& spec) {
+  check.require(
+      spec.step_scaling == StepScaling::kNone || !in_rounds(spec.consistency), "step_scaling",
+      std::string("inverse_staleness"),
+      "none for a table in rounds, where steps have no staleness: LatePushes::kScale scales those of "
+      "late pushes");
+}
+
 /// Whether rows * dim numbers have this shape, each slice of it in whole rows.
 bool fits(const std::vector<std::uint64_t>& shape, const TableSpec& spec) {
   if (spec.kind != TableKind::kDense || shape.size() > TableSpec::kMaxAxes) return false;
@@ -132,6 +140,7 @@ Result<void> TableSpec::validate() const {
   check.require(schedule.validate());
   check.require(clipping.validate());
   check_compensation(check, *this);
+  check_scaling(check, *this);
   return check.result();
 }
 

@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <numeric>
@@ -35,6 +36,11 @@ class Gate {
     changed_.notify_all();
     changed_.wait_for(lock, 4 * kPatience, [&] { return !closed_; });
     --waiting_;
+    changed_.notify_all();
+  }
+  bool nobody_waits() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kPatience, [&] { return waiting_ == 0; });
   }
   bool somebody_waits() {
     std::unique_lock lock(mutex_);
@@ -157,4 +163,22 @@ TEST_CASE("a save ends at its deadline; the next ones are told of the disk, unti
   table.push(1);
   table.go_back_to("tmp2", *saved);
   CHECK(table.first_weight() == -2);
+}
+
+TEST_CASE("a server ends in time whose disk does not answer, and what it wrote is given up") {
+  const TemporaryFolder folder;
+  const auto begun = std::chrono::steady_clock::now();
+  {
+    const Closed closed;
+    {
+      OneTable table;
+      auto saved = table.node.rpc_async_with<Files>({.timeout = kPatience}, "ps0", "save", folder / "tmp",
+                                                    Files{table.spec.name});
+      REQUIRE(gate.somebody_waits());
+      table.client.reset();
+    }
+    // The gate would have opened by itself much later.
+    CHECK(std::chrono::steady_clock::now() - begun < 2 * kPatience);
+  }
+  CHECK(gate.nobody_waits());
 }

@@ -1,7 +1,10 @@
 // Large requests for rows do not hold up a server's loop, nor is a half of them seen.
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <troupe/runtime/timer.hpp>
@@ -65,7 +68,92 @@ Tensor tensor_of(const std::vector<std::uint64_t>& keys) {
   return Tensor::of<std::uint64_t>(keys);
 }
 
+/// Rows on the host, and how many were worked on at once at most.
+class CountingStore final : public shards::RowStore {
+ public:
+  CountingStore(std::unique_ptr<shards::RowStore> rows, std::shared_ptr<std::atomic<std::size_t>> most)
+      : rows_(std::move(rows)), most_(std::move(most)) {}
+  const shards::RowLayout& layout() const override { return rows_->layout(); }
+  std::uint64_t rows() const override { return rows_->rows(); }
+  std::uint64_t bytes() const override { return rows_->bytes(); }
+  Result<shards::Completion> read(const shards::RowKeys& keys, shards::IfMissing missing, shards::RowsOut out,
+                                  Stream* stream) override {
+    count(keys);
+    return rows_->read(keys, missing, out, stream);
+  }
+  Result<shards::Completion> make(const shards::RowKeys& keys, Stream* stream) override {
+    count(keys);
+    return rows_->make(keys, stream);
+  }
+  Result<shards::Completion> update(const shards::RowKeys& keys, const float* gradients, float scale,
+                                    Stream* stream) override {
+    count(keys);
+    return rows_->update(keys, gradients, scale, stream);
+  }
+  Result<shards::Completion> insert(const shards::RowBatch& rows, Stream* stream) override {
+    return rows_->insert(rows, stream);
+  }
+  Result<void> copy(std::span<const std::uint64_t> keys, shards::RowBatch& into) override {
+    return rows_->copy(keys, into);
+  }
+  Result<shards::ExtractPage> extract(const shards::SlotSet& slots, std::uint64_t cursor, std::uint64_t most,
+                                      shards::RowBatch& into) const override {
+    return rows_->extract(slots, cursor, most, into);
+  }
+  Result<std::uint64_t> erase(std::span<const std::uint64_t> keys) override { return rows_->erase(keys); }
+  Result<std::uint64_t> erase(const shards::SlotSet& slots) override { return rows_->erase(slots); }
+  Result<std::uint64_t> evict(std::uint64_t most) override { return rows_->evict(most); }
+  Result<std::uint64_t> open_cut() override { return rows_->open_cut(); }
+  Result<shards::ExtractPage> read_cut(std::uint64_t cursor, std::uint64_t most,
+                                       shards::RowBatch& into) override {
+    return rows_->read_cut(cursor, most, into);
+  }
+  void close_cut() override { rows_->close_cut(); }
+
+ private:
+  void count(const shards::RowKeys& keys) {
+    if (keys.size() > *most_) *most_ = keys.size();
+  }
+  std::unique_ptr<shards::RowStore> rows_;
+  std::shared_ptr<std::atomic<std::size_t>> most_;
+};
+
 }  // namespace
+
+TEST_CASE("a large push for a round is kept, and its step made, in slices") {
+  const auto most = std::make_shared<std::atomic<std::size_t>>(0);
+  RealCluster cluster;
+  Node& server = cluster.add("server-0", "server");
+  const auto store = [most](const shards::TableSpec& spec,
+                            const shards::SlotSet& slots) -> Result<std::unique_ptr<shards::RowStore>> {
+    return std::make_unique<CountingStore>(shards::make_host_store(spec, slots), most);
+  };
+  REQUIRE(server.spawn<ShardServer>("ps0", 0U, 1U, server, shards::builtin_optimizers(), store).ok());
+  Node& node = cluster.add("worker");
+  for (const bool dense : {false, true}) {
+    auto spec = exact_spec(dense ? shards::TableKind::kDense : shards::TableKind::kEmbedding);
+    spec.name = dense ? "dense" : "embedding";
+    spec.dim = 32;
+    if (dense) spec.rows = 100'000;
+    spec.consistency = shards::Synchronous{};
+    const auto first = open_table(node, spec, {"ps0"}, 1), second = open_table(node, spec, {"ps0"}, 2);
+    REQUIRE(first->join().ok());
+    REQUIRE(second->join().ok());
+    const auto keys = range(100'000);  // 13 MB
+    const std::vector<float> ones(keys.size() * spec.dim, 1), threes(keys.size() * spec.dim, 3);
+    *most = 0;
+    auto one = first->push(keys, ones.data()), other = second->push(keys, threes.data());
+    const auto done = one.get();
+    REQUIRE_MESSAGE(done.ok(), text_of(done));
+    REQUIRE(other.get().ok());
+    CHECK(done->applied);
+    CHECK(*most <= 16'384);  // rows at once; 8,192 are a megabyte of these
+    CHECK(*most > 0);
+    std::vector<float> rows(keys.size() * spec.dim);
+    REQUIRE(first->peek(keys, rows.data()).get().ok());
+    CHECK(std::all_of(rows.begin(), rows.end(), [](float row) { return row == -0.5F; }));
+  }
+}
 
 TEST_CASE("a large push and a large pull hold up a server's loop for a short time only") {
 #ifdef TROUPE_SANITIZER

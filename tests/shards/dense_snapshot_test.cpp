@@ -32,6 +32,7 @@ void replace(const fs::path& folder, Manifest& manifest, std::size_t file, const
   write_all(folder / manifest.files[file].file, bytes);
   manifest.files[file].bytes = bytes.size();
   manifest.files[file].crc32c = crc32c(std::as_bytes(std::span(bytes)));
+  manifest.files[file].head_bytes = 0;  // as of before there were heads
 }
 
 std::string words(const std::vector<std::uint64_t>& numbers) {

@@ -1,7 +1,10 @@
 // A push in slices is the same as a push.
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <optional>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "support.hpp"
@@ -91,6 +94,127 @@ TEST_CASE("pushes in slices have the effects, the answers and the errors of whol
       CHECK(b.rejected_pushes > 0);
       CHECK(b.repeated_pushes > 0);
     }
+}
+
+namespace {
+
+/// Of a table in rounds: some pushes and an order that takes them, whole or in slices of a few keys.
+class Round {
+ public:
+  Round(const TableSpec& spec, std::mt19937_64& random) : spec_(spec), random_(random) {
+    whole_ = TableShard::create(spec).value(), sliced_ = TableShard::create(spec).value();
+  }
+
+  void push(std::uint64_t worker, bool in_ranges) {
+    Push push = random_push(random_, spec_.dim, 60);
+    std::vector<RowRange> ranges;
+    if (in_ranges) {
+      for (std::uint64_t row = random_() % 9; row < 60; row += 1 + random_() % 9) {
+        const std::uint64_t end = std::min<std::uint64_t>(60, row + 1 + random_() % 9);
+        ranges.push_back({row, end});
+        row = end;
+      }
+      push.gradients.assign(RowKeys(std::span(std::as_const(ranges))).size() * spec_.dim, 0);
+      for (auto& gradient : push.gradients) gradient = static_cast<float>(random_() % 9) - 4;
+    }
+    const RowKeys keys = in_ranges ? RowKeys(std::span(std::as_const(ranges))) : RowKeys(push.keys);
+    const PushHeader header{.worker = worker, .sequence = order_.number};
+    const auto expected = whole_->keep(header, keys, push.gradients);
+    REQUIRE(expected.ok());
+    const auto got = keep_in_slices(header, keys, push.gradients);
+    REQUIRE(got.ok());
+    CHECK(got->applied == *expected);
+    order_.take.push_back({{worker, header.sequence}, static_cast<float>(1 + random_() % 3)});
+  }
+  Result<PushReceipt> keep_in_slices(const PushHeader& header, const RowKeys& keys,
+                                     const std::vector<float>& gradients) {
+    const std::size_t most = 1 + random_() % 7;
+    std::size_t slices = 0;
+    sliced_->begin_keep(header, keys, gradients);
+    for (;; ++slices) {
+      auto receipt = sliced_->go_on_with_push(most);
+      if (!receipt) return receipt.error();
+      if (!*receipt) continue;
+      // Those for which there was no work are few.
+      if ((*receipt)->applied) CHECK(slices * most >= 2 * distinct(keys));
+      return **receipt;
+    }
+  }
+  void carry_out() {
+    const std::size_t most = 1 + random_() % 7;
+    const std::uint64_t keys = sliced_->keys_of(order_);
+    CHECK(whole_->keys_of(order_) == keys);
+    for (int time = 0; time < 2; ++time) {  // and once again, which changes nothing
+      REQUIRE(whole_->carry_out(order_).ok());
+      sliced_->begin_order(order_);
+      Result<bool> over = false;
+      std::size_t slices = 0;
+      do over = sliced_->go_on_with_order(most), ++slices;
+      while (over && !*over);
+      REQUIRE(over.ok());
+      CHECK(slices * most >= (time == 0 ? std::min<std::size_t>(keys, 60) : 0));
+      if (time == 1) CHECK(slices == 1);
+    }
+    CHECK(sliced_->order_number() == order_.number);
+    CHECK(sliced_->keys_of(order_) == 0);
+    ++order_.number;
+    order_.take.clear();
+  }
+  void check() const {
+    CHECK(rows_of(*sliced_, all_keys(60)) == rows_of(*whole_, all_keys(60)));
+    CHECK(sliced_->version() == whole_->version());
+    CHECK(sliced_->stats().pushes == whole_->stats().pushes);
+    CHECK(sliced_->stats().pushed_keys == whole_->stats().pushed_keys);
+  }
+
+ private:
+  static std::size_t distinct(const RowKeys& keys) {
+    if (keys.in_ranges()) return keys.size();
+    return std::set<std::uint64_t>(keys.list().begin(), keys.list().end()).size();
+  }
+
+  TableSpec spec_;
+  std::mt19937_64& random_;
+  std::optional<TableShard> whole_, sliced_;
+  StepOrder order_{.number = 1, .take = {}, .rate_scale = 0.5F, .forget = {}, .left = {}};
+};
+
+}  // namespace
+
+TEST_CASE("pushes for rounds, and the steps made of them, are in slices what they are as wholes") {
+  std::mt19937_64 random(troupe::test::test_seed());
+  for (const bool dense : {false, true}) {
+    TableSpec spec = dense ? dense_spec(60, 5, Adagrad{}) : embedding_spec(5, Adagrad{});
+    spec.consistency = Synchronous{};
+    spec.clipping.value = 3;
+    Round round(spec, random);
+    for (int i = 0; i < 60; ++i) {
+      for (std::uint64_t worker = 1; worker <= random() % 5; ++worker)
+        round.push(worker, dense && (i % 3 == 0 || random() % 2 == 0));
+      round.carry_out();
+    }
+    round.check();
+  }
+}
+
+TEST_CASE("a step made in slices of ranges that overlap is the one that whole tensors make") {
+  TableSpec spec = dense_spec(100, 2, Sgd{1, 0});
+  spec.consistency = Synchronous{};
+  spec.initializer = Zeros{};
+  TableShard shard = TableShard::create(spec).value();
+  const std::vector<RowRange> first{{0, 40}, {60, 100}}, second{{20, 70}};
+  REQUIRE(shard.keep({.worker = 1}, RowKeys(std::span(first)), std::vector<float>(160, 1)).value());
+  REQUIRE(shard.keep({.worker = 2}, RowKeys(std::span(second)), std::vector<float>(100, 2)).value());
+  shard.begin_order(
+      {.number = 1, .take = {{{1, 0}, 1.0F}, {{2, 0}, 0.5F}}, .rate_scale = 1, .forget = {}, .left = {}});
+  int slices = 0;
+  for (bool over = false; !over; ++slices) over = shard.go_on_with_order(7).value();
+  CHECK(slices >= 3 * 100 / 7);
+  const auto rows = rows_of(shard, all_keys(100));
+  for (std::size_t row = 0; row < 100; ++row) {
+    const bool both = (row >= 20 && row < 40) || (row >= 60 && row < 70);
+    CHECK(rows[2 * row] == (both ? -2 : -1));
+  }
 }
 
 TEST_CASE("a cut that is read between the slices of a push has the rows of before") {

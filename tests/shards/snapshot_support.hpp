@@ -25,6 +25,13 @@ inline void write_all(const fs::path& path, const std::string& text) {
   out.write(text.data(), static_cast<std::streamsize>(text.size()));
 }
 
+/// Keys in the order in which a file has their rows, when they came to their table in this one.
+inline std::vector<std::uint64_t> in_file_order(const TableSpec& spec, std::vector<std::uint64_t> keys) {
+  std::stable_sort(keys.begin(), keys.end(),
+                   [&](std::uint64_t a, std::uint64_t b) { return group_of(spec, a) < group_of(spec, b); });
+  return keys;
+}
+
 /// A table cut into shards, as servers and clients would hold it.
 struct Table {
   Table(const TableSpec& spec, std::uint32_t count)

@@ -174,6 +174,13 @@ TEST_CASE("limits and compensations that cannot be are refused by name") {
     refused(
         [&](TableSpec& s) {
           s.consistency = mode;
+          s.step_scaling = StepScaling::kInverseStaleness;
+        },
+        "step_scaling is inverse_staleness");
+  for (const Consistency& mode : {Consistency(Synchronous{}), Consistency(KOfN{2, LatePushes::kScale})})
+    refused(
+        [&](TableSpec& s) {
+          s.consistency = mode;
           s.delay_compensation.lambda = 1;
         },
         "0 for a table in rounds");
@@ -333,6 +340,65 @@ TEST_CASE("a history says what a row was at each version that it holds") {
     }
   }
   CHECK(history.at(kKeys, 0) == nullptr);
+}
+
+TEST_CASE("a history of rows in ranges says what one of their keys says, without a byte for a row's key") {
+  constexpr std::uint64_t kDim = 3, kKept = 4, kRows = 50;
+  std::mt19937_64 random(troupe::test::test_seed());
+  RowHistory by_key(kDim, kKept), in_ranges(kDim, kKept), mixed(kDim, kKept);
+  for (std::uint64_t version = 1; version < 60; ++version) {
+    std::vector<RowRange> ranges;
+    for (std::uint64_t row = random() % 20; row < kRows; row += 1 + random() % 20) {
+      ranges.push_back({row, std::min(kRows, row + 1 + random() % 20)});
+      row = ranges.back().end;
+    }
+    const RowKeys rows{std::span<const RowRange>(ranges)};
+    std::vector<std::uint64_t> keys;
+    rows.for_each_range([&](const RowRange& r) {
+      for (std::uint64_t row = r.begin; row < r.end; ++row) keys.push_back(row);
+    });
+    const auto weights = test::random_floats(random, keys.size() * kDim);
+    by_key.note(version, keys, weights.data());
+    const std::size_t half = keys.size() / 2;  // in two parts
+    in_ranges.note(version, rows.subspan(0, half), weights.data());
+    in_ranges.note(version, rows.subspan(half, keys.size() - half), weights.data() + half * kDim);
+    mixed.note(version, random() % 2 == 0 ? rows : RowKeys(keys), weights.data());
+    for (std::uint64_t row = 0; row < kRows; ++row) {
+      const std::uint64_t pulled = version - std::min(version, random() % (kKept + 2));
+      const float* expected = by_key.at(row, pulled);
+      for (const RowHistory* history : {&in_ranges, &mixed}) {
+        const float* got = history->at(row, pulled);
+        REQUIRE((got == nullptr) == (expected == nullptr));
+        if (got) CHECK(std::equal(got, got + kDim, expected));
+      }
+    }
+  }
+  RowHistory large(2, 1);
+  const std::vector<RowRange> all{{0, 100'000}};
+  large.note(1, RowKeys(std::span(all)), std::vector<float>(200'000).data());
+  CHECK(large.bytes() < 200'000 * sizeof(float) + 1'000);
+}
+
+TEST_CASE("late pushes of ranges are compensated as those of their keys are") {
+  TableSpec spec = dense_spec(40, 3, Sgd{0.1F, 0});
+  spec.delay_compensation = {.lambda = 1, .history = 8};
+  TableShard ranged = TableShard::create(spec).value(), keyed = TableShard::create(spec).value();
+  std::mt19937_64 random(troupe::test::test_seed());
+  for (std::uint64_t push = 0; push < 60; ++push) {
+    const std::uint64_t begin = random() % 20;
+    const std::vector<RowRange> range{{begin, begin + 1 + random() % 20}};
+    std::vector<std::uint64_t> keys;
+    for (std::uint64_t row = range[0].begin; row < range[0].end; ++row) keys.push_back(row);
+    const auto gradients = test::random_floats(random, keys.size() * 3);
+    const PushHeader header{.worker = 1,
+                            .clock = push,
+                            .sequence = push,
+                            .pulled_version = push - std::min(push, random() % 5),
+                            .step = kNotPulled};
+    REQUIRE(ranged.push(header, RowKeys(std::span(range)), gradients).ok());
+    REQUIRE(keyed.push(header, keys, gradients).ok());
+  }
+  CHECK(test::all_rows(ranged).records == test::all_rows(keyed).records);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <troupe/shards/table_shard.hpp>
 
 #include "support/seed.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace troupe::shards::test {
 
@@ -90,25 +91,10 @@ inline std::vector<std::uint64_t> random_keys(std::mt19937_64& random, std::size
   return keys;
 }
 
-/// A folder that goes with the test.
-class TemporaryFolder {
+/// A folder that goes with the test; what is in it, as paths.
+class TemporaryFolder : public troupe::test::TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "troupe-shards-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
+  std::filesystem::path operator/(const std::string& name) const { return path() / name; }
 };
 
 }  // namespace troupe::shards::test

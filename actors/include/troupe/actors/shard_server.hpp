@@ -88,14 +88,15 @@ class ShardServer {
   // kInvalidArgument for ranges that cannot be; kResourceExhausted for more than 64 MiB of rows to be
   // answered.
 
-  /// Rows of `keys`, float32 [n, dim]. At the decider the answer waits until the worker may go on; one that
-  /// joined none of it (0) never waits.
+  /// Rows of `keys`, [n, dim], float32 or, if the head allows it, in the table's type. At the decider the
+  /// answer waits until the worker may go on; one that joined none of it (0) never waits.
   rpc::Future<PullReply> pull(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                               const PullHead& head);
   /// As they are, for evaluation: makes no rows, counts nothing, waits for nobody.
   rpc::Future<PullReply> peek(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                               const PullHead& head);
-  /// One optimizer step with gradients float32 [n, dim]; a table in rounds keeps them for one.
+  /// One optimizer step with gradients [n, dim], float32 or of the table's type; a table in rounds keeps them
+  /// for one.
   rpc::Future<PushReply> push(const rpc::CallContext& context, const std::string& table, const Tensor& keys,
                               const Tensor& gradients, const PushHead& head);
   /// kFailedPrecondition for a table in rounds: its push ends later.
@@ -112,7 +113,9 @@ class ShardServer {
 
   /// Writes this server's part of a checkpoint of the named tables into `folder`, as they are now; returns
   /// the FileEntry of each file as JSON, for the manifest. Rows are copied a page at a time between other
-  /// calls and written by another thread. kFailedPrecondition while another save or restore is under way.
+  /// calls and written by another thread. It ends at the call's deadline, whatever the disk does, and is then
+  /// given up: its caller has to give it the time that the disk needs. kFailedPrecondition while another save
+  /// or restore is under way, or while the disk has not given back what one wrote that was given up.
   rpc::Future<std::vector<std::string>> save(const rpc::CallContext& context, const std::string& folder,
                                              const std::vector<std::string>& tables);
   /// Makes all tables of a checkpoint anew with this server's rows in them, on another thread, and then puts
@@ -137,32 +140,26 @@ class ShardServer {
   struct Deciding;
 
   using Tables = std::map<std::string, std::unique_ptr<Table>>;
-  /// Tables of a checkpoint.
-  struct Restored {
-    Tables tables;
-    std::uint64_t rows = 0;
-  };
+  struct Restored;
+  class Shore;
   /// A table whose rows another thread makes, and who waits for it.
   struct Making {
     shards::TableSpec spec;
     std::vector<rpc::Promise<void>> waiting;
   };
   class Saving;
-  Result<Restored> read_checkpoint(const std::string& folder) const;
   Result<void> check_idle() const;
   /// Runs `work`, which returns a Result, on the other thread, and then `then` with it on the loop, unless
-  /// this server has gone. Neither may own what belongs to the loop.
+  /// this server has gone. Neither may own what belongs to the loop, and `work` must need nothing of this: it
+  /// may still be waiting for the disk when this has gone.
   template <class Body, class Then>
   void on_disk(Body work, Then then);
   void drop(Tables tables);
   /// What waits for them: goes on the loop, last, because who is told of it may do anything.
   static std::vector<std::unique_ptr<TableWork>> take_work(Tables& tables);
-  void put_in_place(Tables tables);
+  void put_in_place(Restored restored);
 
   Result<Table*> find(const std::string& table);
-  /// The slots that a balanced map gives to this server.
-  shards::SlotSet own_slots(const shards::TableSpec& spec) const;
-  Result<std::unique_ptr<Table>> make_table(const shards::TableSpec& spec, shards::SlotSet slots) const;
   rpc::Future<void> make_if_missing(const rpc::CallContext& context, const shards::TableSpec& spec,
                                     shards::SlotSet slots);
   Result<std::uint64_t> take_route(const std::string& name, const TableRoute& route, std::uint32_t place);
@@ -179,11 +176,11 @@ class ShardServer {
   /// Why a push is not taken, if it is not.
   static std::optional<PushReply> refuse(const Table& table, const PushHead& head);
   /// Its rows are there when `later` is done; so with all that answer rows.
-  Result<PullReply> read_rows(Table& table, const Tensor& keys, std::uint64_t route,
+  Result<PullReply> read_rows(Table& table, const Tensor& keys, const PullHead& head,
                               shards::Completion& later);
   /// The same, as work done for a caller, who waited so long.
   Result<PullReply> read_for(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
-                             std::uint64_t route, shards::Completion& later);
+                             const PullHead& head, shards::Completion& later);
   // The same at once.
   Result<PullReply> peek_now(const std::string& table, const Tensor& keys, const PullHead& head,
                              shards::Completion& later);
@@ -194,7 +191,7 @@ class ShardServer {
                                       const Tensor& pull_keys, shards::Completion& later);
   /// read_for() when it is its turn, in slices if there are many; `then` may do anything.
   void read_then(Table& table, rpc::SessionId caller, std::uint64_t waited_ns, const Tensor& keys,
-                 std::uint64_t route, UniqueFunction<void(Result<PullReply>)> then);
+                 const PullHead& head, UniqueFunction<void(Result<PullReply>)> then);
   /// `call`, which takes when its rows are there and returns a Result<Reply>, when it is the table's turn.
   template <class Reply, class Call>
   rpc::Future<Reply> in_turn(Table& table, const rpc::CallContext& context, Call call);
@@ -213,8 +210,7 @@ class ShardServer {
   // The keys of the handler that runs, copied: see copy_keys().
   shards::RowKeyList pulled_keys_;
   shards::RowKeyList pushed_keys_;
-  const shards::OptimizerList known_;
-  const shards::MakeRowStore make_store_;
+  const std::shared_ptr<Shore> shore_;
   std::uint64_t generation_;  // of tables that are made or restored now
   Tables tables_;
   std::map<std::string, std::shared_ptr<Deciding>> deciding_;

@@ -55,6 +55,12 @@ class TableClient {
     std::uint64_t worker = 0;
     /// How long a push is repeated that found its server unreachable, within the timeout. Zero: not at all.
     Duration repeat_for = Duration::max();
+    /// Of tables that keep float16 or bfloat16 rows: rows come as they are kept, in half the bytes, and are
+    /// made float32 here. They are the same numbers. A server whose rows lie on a device sends float32.
+    bool half_pulls = false;
+    /// Of the same: gradients, summed and clipped, are rounded to the table's type and sent so.
+    /// kInvalidArgument, and nothing is sent, for one that is larger than the type has (float16: 65504).
+    bool half_pushes = false;
   };
 
   /// Opens the table, made on the servers if it is not there yet. `servers`: the names of the ShardServer

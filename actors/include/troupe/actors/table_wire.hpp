@@ -44,6 +44,7 @@ struct WorkerClock {
 struct PullHead {
   std::uint64_t route = 0;  ///< version of the route by which the keys were split; 0: whatever there is
   WorkerClock clock;        ///< to the decider: the answer waits until this worker may go on
+  bool as_kept = false;     ///< rows may come in the table's own type, if that is shorter than float32
 };
 
 /// Of an offer for a round.
@@ -63,12 +64,13 @@ struct PushHead {
   std::uint64_t sequence = 0;
   std::uint64_t pulled_version = UINT64_MAX;
   std::uint64_t step = UINT64_MAX;  ///< the largest version that the pull saw on any shard: for the schedule
+  bool as_kept = false;             ///< of rows that are pulled with it: as in PullHead
 };
 
 /// Rows that were pulled, and the version of the shard they show. With a `route` there are none: the
 /// request's was an older one.
 struct PullReply {
-  Tensor rows;  ///< float32 [keys, dim]
+  Tensor rows;  ///< [keys, dim], float32, or, if it was asked for, of the table's type
   std::uint64_t version = 0;
   std::uint64_t generation = 0;  ///< changes with each restore, and is never the same in two servers' lives
   std::uint64_t open_clock = 0;  ///< of the decider: nobody waits up to this clock
@@ -136,14 +138,15 @@ struct troupe::rpc::Fields<troupe::WorkerClock> {
 template <>
 struct troupe::rpc::Fields<troupe::PullHead> {
   static constexpr std::string_view name = "PullHead";
-  static constexpr auto fields = std::tuple(&troupe::PullHead::route, &troupe::PullHead::clock);
+  static constexpr auto fields =
+      std::tuple(&troupe::PullHead::route, &troupe::PullHead::clock, &troupe::PullHead::as_kept);
 };
 template <>
 struct troupe::rpc::Fields<troupe::PushHead> {
   using T = troupe::PushHead;
   static constexpr std::string_view name = "PushHead";
-  static constexpr auto fields =
-      std::tuple(&T::route, &T::generation, &T::clock, &T::sequence, &T::pulled_version, &T::step);
+  static constexpr auto fields = std::tuple(&T::route, &T::generation, &T::clock, &T::sequence,
+                                            &T::pulled_version, &T::step, &T::as_kept);
 };
 template <>
 struct troupe::rpc::Fields<troupe::OfferHead> {

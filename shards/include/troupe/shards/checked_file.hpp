@@ -25,6 +25,14 @@ class CheckedFile {
   static Result<CheckedFile> open(const std::filesystem::path& folder, const FileEntry& entry);
   const std::filesystem::path& path() const { return file_.path(); }
   const SafetensorsHeader& header() const { return header_; }
+  /// The same of a file of which only some pieces are to be read: the head's checksum is checked now, theirs
+  /// with check_piece(), and that of the whole is not. Precondition: entry.head_bytes > 0.
+  static Result<CheckedFile> open_pieces(const std::filesystem::path& folder, const FileEntry& entry);
+  bool in_pieces() const { return in_pieces_; }
+  /// What is read from here on is a piece's.
+  void begin_piece() { piece_crc_ = 0; }
+  /// kDataLoss unless what has been read since has this CRC-32C.
+  Result<void> check_piece(std::uint32_t crc) const;
   /// Fills `to`, a part of one tensor, from `offset` on; what was passed over since the last read in that
   /// tensor is read, too. Precondition: within a tensor reads go forward.
   Result<void> read(std::uint64_t offset, std::span<std::byte> to);
@@ -44,6 +52,8 @@ class CheckedFile {
   FileReader file_;
   SafetensorsHeader header_;
   std::uint32_t expected_;
+  bool in_pieces_ = false;
+  std::uint32_t piece_crc_ = 0;
   std::vector<Part> parts_;  // the tensors, in the order in which they lie in the file
   std::vector<std::byte> passed_;
 };

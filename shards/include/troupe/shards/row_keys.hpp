@@ -49,6 +49,11 @@ class RowKeys {
   std::uint64_t operator[](std::size_t i) const;
   /// A step for each range before it. Precondition: begin + count <= size().
   RowKeys subspan(std::size_t begin, std::size_t count) const;
+  /// The first of the ranges. Precondition: in_ranges(), and not empty().
+  RowRange front() const {
+    const std::uint64_t begin = ranges_.front().begin + skip_;
+    return {begin, begin + std::min<std::uint64_t>(size_, ranges_.front().size() - skip_)};
+  }
   /// The ranges one after the other. Precondition: in_ranges().
   template <class Visit>
   void for_each_range(Visit visit) const {

@@ -63,8 +63,13 @@ class Completion {
 struct RowsOut {
   // NOLINTNEXTLINE(google-explicit-constructor): the host's memory is what most have
   RowsOut(float* to, MemoryKind kind = MemoryKind::kHost) : data(to), memory(kind) {}
-  float* data;
-  MemoryKind memory;
+  /// Numbers of two bytes, in the host's memory, which a TableShard makes of what its store reads: stores
+  /// write float32 only.
+  RowsOut(std::uint16_t* to, DType type) : half(to), dtype(type) {}
+  float* data = nullptr;
+  std::uint16_t* half = nullptr;
+  MemoryKind memory = MemoryKind::kHost;
+  DType dtype = DType::kFloat32;
 };
 
 enum class IfMissing : std::uint8_t {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -24,6 +25,10 @@
 /// known of a worker's pushes in some slot groups: these as bits, worker, highest sequence, the window's
 /// words; the worker whose last push is longest ago first. Its __metadata__ has table, shard and version.
 ///
+/// Rows of one slot group lie together, in pieces: `chunks` U64 [c, 3] has a line for each, in the order of
+/// the rows: its group, how many rows, and the CRC-32C of their bytes, those of the keys first and then of
+/// each tensor in the layout's order. Lines of no rows stand at its end.
+///
 /// A dense table's file has no keys but `ranges` U64 [r, 2], the first row and how many, ascending: its lines
 /// are the rows of these ranges, one after the other. Weights and fields with a number a weight have the
 /// shape of the table's tensor, [slices, the other axes], if the ranges are whole slices; a file of the whole
@@ -45,6 +50,10 @@ struct FileEntry {
   GroupMask groups = 0;  ///< of which it may have rows: who owns none of them need not read it
   std::uint64_t bytes = 0;
   std::uint32_t crc32c = 0;  ///< of the whole file (Castagnoli)
+  /// What stands before the rows: the header, whose rows lie where, what is known of pushes. With this alone
+  /// the rows of some groups are found and checked. 0: an older file, of which all is read.
+  std::uint64_t head_bytes = 0;
+  std::uint32_t head_crc32c = 0;
   friend bool operator==(const FileEntry&, const FileEntry&) = default;
 };
 
@@ -164,18 +173,22 @@ Result<Manifest> read_manifest(const std::filesystem::path& folder,
 Result<void> verify(const std::filesystem::path& folder, const Manifest& manifest);
 
 /// Loads those rows of the table that lie in slots that `into` owns and `filter` contains, from the table's
-/// files, and what is known of pushes to their groups; returns how many rows. Files of other groups are not
-/// read, the others once: the size is checked before, the checksum when the last byte has been read.
-/// kFailedPrecondition if `into` has another kind, dim, type of
+/// files, and what is known of pushes to their groups; returns how many rows. Nothing is read twice, and of a
+/// file that has other groups, too, only the rows of these: each piece's checksum is checked, or that of the
+/// file, whose size is looked at before. kFailedPrecondition if `into` has another kind, dim, type of
 /// weights, optimizer or row count than the checkpoint; kNotFound or kDataLoss naming the file. After an
 /// error `into` may hold a part of the rows: throw it away.
 ///
 /// If the number of shards changes, each group still knows its own pushes: one that had reached some of its
 /// shards only is applied where it is missing when it is repeated, and nowhere twice.
+///
+/// Ends with kCancelled, at the next megabyte, once `given_up` is true.
 Result<std::uint64_t> load_rows(const std::filesystem::path& folder, const Manifest& manifest,
-                                std::string_view table, const SlotSet& filter, TableShard& into);
+                                std::string_view table, const SlotSet& filter, TableShard& into,
+                                const std::atomic<bool>* given_up = nullptr);
 /// With all the slots that `into` owns.
 Result<std::uint64_t> load_rows(const std::filesystem::path& folder, const Manifest& manifest,
-                                std::string_view table, TableShard& into);
+                                std::string_view table, TableShard& into,
+                                const std::atomic<bool>* given_up = nullptr);
 
 }  // namespace troupe::shards

@@ -88,6 +88,8 @@ class TableShard {
   /// kInvalidArgument for a row number out of range; kFailedPrecondition for a key of a slot that this
   /// shard does not own: the caller's SlotMap is out of date.
   ///
+  /// `out` may be of the table's own type, if that has two bytes: the numbers as they are kept.
+  ///
   /// Rows may lie where reading them takes a while. With `later` that is when they are there; else, and in
   /// all functions that do not have it, it is waited for.
   Result<PullReceipt> pull(const RowKeys& keys, RowsOut out, Completion* later = nullptr);
@@ -140,6 +142,14 @@ class TableShard {
   /// Works on it, for about as long as so many keys take; nothing if there is more to be done. All that can
   /// be refused is, before the first row changes; an error ends the push.
   Result<std::optional<PushReceipt>> go_on_with_push(std::size_t keys);
+  /// keep() likewise, to be gone on with as a push is; the receipt's `applied` says whether it is kept.
+  void begin_keep(const PushHeader& header, const RowKeys& keys, std::span<const float> gradients);
+  /// Keys of all the pushes together that the order takes and that are kept here.
+  std::uint64_t keys_of(const StepOrder& order) const;
+  /// carry_out() likewise. Precondition: nothing is begun.
+  void begin_order(const StepOrder& order);
+  /// True: it has been carried out. An error ends it.
+  Result<bool> go_on_with_order(std::size_t keys);
 
   ShardStats stats() const;
   /// Forgets a worker's sequences, when it has left for good and no push of it can still arrive.

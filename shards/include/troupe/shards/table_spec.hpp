@@ -70,7 +70,8 @@ inline bool in_rounds(const Consistency& consistency) {
   return std::holds_alternative<Synchronous>(consistency) || std::holds_alternative<KOfN>(consistency);
 }
 
-/// How the learning rate of one push depends on its staleness s.
+/// How the learning rate of one push depends on its staleness s. Not in rounds, whose steps have none: there
+/// LatePushes says what becomes of late ones.
 enum class StepScaling : std::uint8_t {
   kNone,              ///< not at all
   kInverseStaleness,  ///< times 1 / (1 + s)
