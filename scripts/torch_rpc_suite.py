@@ -38,7 +38,7 @@ LEFT_OUT = [
 # The same by what a case or what it is made of calls.
 LEFT_OUT_BY_CALL = [
     (r"initialize_pg|init_process_group", "process groups beside RPC"),
-    (r"_init_rpc_backend|_get_current_rpc_agent|_rref_context_get|_get_debug_info|_RpcBackendOptions|_invoke_rpc", "private functions"),
+    (r"_init_rpc_backend|_get_current_rpc_agent|_rref_context_get|_get_debug_info|_RpcBackendOptions|_invoke_rpc|internal\.serialize", "private functions"),
     (r"_profile\(|profiler", "PyTorch's profiler"),
     (r"dist_autograd", "distributed autograd"),
     (r"_script|torch\.jit", "TorchScript"),
@@ -64,10 +64,6 @@ def put_troupe_in_place():
     from troupe import rpc as ours
 
     def init_rpc(name, backend=None, rank=-1, world_size=None, rpc_backend_options=None):
-        if not isinstance(rpc_backend_options, ours.RpcBackendOptions):
-            rpc_backend_options = ours.RpcBackendOptions(
-                init_method=getattr(rpc_backend_options, "init_method", "env://"),
-                rpc_timeout=getattr(rpc_backend_options, "rpc_timeout", 60.0))
         ours.init_rpc(name, backend, rank, world_size, rpc_backend_options, pickle=True)
 
     def debug_info():
@@ -80,7 +76,7 @@ def put_troupe_in_place():
     names.update(init_rpc=init_rpc, _rref_context_get_debug_info=debug_info, _get_debug_info=dict,
                  _is_current_rpc_agent_set=ours._is_current_rpc_agent_set,
                  _set_rpc_timeout=ours.api.set_rpc_timeout, get_rpc_timeout=ours.api.get_rpc_timeout,
-                 _wait_all=ours.api._wait_all, TensorPipeRpcBackendOptions=ours.RpcBackendOptions)
+                 _wait_all=ours.api._wait_all, _thread_local_var=ours.api._thread_local_var, TensorPipeRpcBackendOptions=ours.RpcBackendOptions)
     for module in (theirs, theirs.api):
         for name, value in names.items():
             setattr(module, name, value)
@@ -93,6 +89,12 @@ def put_troupe_in_place():
 def make_case(cls, name, rank, file):
     from troupe import rpc as ours
     from torch.testing._internal.common_utils import TestCase
+
+    known = getattr(sys.modules["__main__"], f"Case{cls.__name__}", None)
+    if known:
+        case = known("runTest")
+        case.rank, case.file_name = rank, file
+        return getattr(case, name)
 
     class Case(TestCase, cls):
         rpc_backend = ours.BackendType.TENSORPIPE
@@ -111,6 +113,9 @@ def make_case(cls, name, rank, file):
         def runTest(self):
             pass
 
+    # To be found by its name, where a method of it is called from another process.
+    Case.__module__, Case.__qualname__ = "__main__", f"Case{cls.__name__}"
+    setattr(sys.modules["__main__"], Case.__qualname__, Case)
     case = Case("runTest")
     case.rank, case.file_name = rank, file
     return getattr(case, name)
@@ -123,6 +128,8 @@ def worker(rank, pipe):
 
     torch.set_num_threads(1)
     by_name = {cls.__name__: cls for cls in classes()}
+    for cls in by_name.values():
+        make_case(cls, "runTest", rank, "")
     pipe.send("ready")
     while True:
         cls, name, file = pipe.recv()

@@ -134,7 +134,8 @@ class Interrupts(unittest.TestCase):
     """Ctrl-C ends each wait, and nothing else does."""
 
     PROLOGUE = (
-        "import asyncio, sys, time, troupe\n"
+        "import asyncio, signal, sys, time, troupe\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it\n"
         "class A:\n"
         "    @troupe.method(runs='beside')\n"
         "    def sleep(self): time.sleep(3)\n"

@@ -116,8 +116,13 @@ class Rpc(unittest.TestCase):
         self.assertEqual(rref.rpc_async().add(2).wait(), 8)
         self.assertEqual(rref.remote().add(2).to_here(), 10)
         self.assertEqual(rref.rpc_sync().later(5), 15)
+        self.assertEqual(rref.remote().later(5).to_here(), 15)
+        self.assertEqual(rpc.rpc_sync("worker1", there.Counter.name), "Counter")
+        for proxy in (rref.rpc_sync(), rref.remote()):
+            with self.assertRaisesRegex(AttributeError, "no attribute 'nothing'"):
+                proxy.nothing()
         self.assertTrue(rref.confirmed_by_owner())
-        with self.assertRaisesRegex(RuntimeError, "only its owner"):
+        with self.assertRaisesRegex(RuntimeError, "can't call localValue"):
             rref.local_value()
         # A third worker is given it, and the owner itself.
         self.assertEqual(rpc.rpc_sync("worker2", there.count_at, args=(rref, 10)), 20)

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import pathlib
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,17 @@ class WorkerInfo:
 
     name: str
     id: int
+
+    def __post_init__(self):
+        if not self.name:
+            raise RuntimeError("Worker name must be non-empty")
+        if len(self.name) >= 128:
+            raise RuntimeError("Worker name must be shorter than 128")
+        if not re.fullmatch(r"[A-Za-z0-9\-_:.]+", self.name):
+            raise RuntimeError(f"Worker name must match ^[A-Za-z0-9-_:.]*$, but got {self.name}")
+
+    def __repr__(self):
+        return f"WorkerInfo(id={self.id}, name={self.name})"
 
 
 def current():
@@ -59,7 +71,6 @@ class Agent:
         self.node = node
         self.world_size = world_size
         self.default_timeout = timeout
-        self._thread = threading.local()
         self._known = {}  # workers by name and by rank
         self._owned = {}
         self._owned_lock = threading.Lock()
@@ -74,6 +85,7 @@ class Agent:
                    for each, (signature, runs, _) in _Worker.__troupe_methods__.items()]
         entries.append((self._later_signature("run_later", 3), self._run_later, "later"))
         entries.append((self._later_signature("create_later", 5), self._create_later, "later"))
+        entries.append((self._later_signature("lacks", 2), self._lacks, "later"))
         entries.append((self._later_signature("fetch", 1), self._fetch, "later"))
         self._entries = entries
         rref.register(self)
@@ -93,15 +105,6 @@ class Agent:
     @staticmethod
     def actor_of(info):
         return f"rpc.{info.name}"
-
-    @property
-    def waited(self):
-        """What this thread begins within api._wait_all()."""
-        return getattr(self._thread, "waited", None)
-
-    @waited.setter
-    def waited(self, futures):
-        self._thread.waited = futures
 
     def new_id(self):
         return self._prefix + str(next(self._numbers))
@@ -189,6 +192,17 @@ class Agent:
                 answer.set_exception(owned.error)
             else:
                 answer.set_result(owned.value)
+
+        self.owned(rref_id).when_ready(told)
+
+    def _lacks(self, answer, rref_id, name):
+        """What is wrong with calling that method of the object; None: nothing."""
+
+        def told(owned):
+            if owned.error is None and not hasattr(owned.value, name):
+                answer.set_result(f"{type(owned.value).__name__!r} object has no attribute {name!r}")
+            else:
+                answer.set_result(None)
 
         self.owned(rref_id).when_ready(told)
 

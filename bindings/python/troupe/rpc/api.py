@@ -1,7 +1,9 @@
 """The functions of torch.distributed.rpc, on troupe's nodes."""
 import contextlib
 import dataclasses
+import enum
 import os
+import threading
 
 from .. import _hooks
 from . import agent as _agent
@@ -27,6 +29,10 @@ class RpcBackendOptions:
     _transports: list = None
     _channels: list = None
 
+    def __post_init__(self):
+        if not isinstance(self.rpc_timeout, (int, float)):
+            raise TypeError("incompatible constructor arguments: rpc_timeout is a number of seconds")
+
 
 TensorPipeRpcBackendOptions = RpcBackendOptions
 
@@ -43,6 +49,10 @@ def init_rpc(name, backend=None, rank=-1, world_size=None, rpc_backend_options=N
 
     Any function of `modules` can be called by whoever has the secret; with `pickle` he can run any code.
     """
+    if backend is not None and not isinstance(backend, enum.Enum):
+        raise TypeError("Argument backend must be a member of BackendType")
+    if rpc_backend_options is not None and not isinstance(rpc_backend_options, RpcBackendOptions):
+        raise TypeError("Argument rpc_backend_options must be an instance of RpcBackendOptions")
     options = rpc_backend_options or RpcBackendOptions()
     if rank < 0:
         rank = int(os.environ.get("RANK", -1))
@@ -81,20 +91,22 @@ def get_rpc_timeout():
 @contextlib.contextmanager
 def _wait_all():
     """What rpc_async() and remote() begin within it has ended when it ends; raises the first error."""
-    agent = current()
-    outer, agent.waited = agent.waited, []
+    _thread_local_var.future_list = []
     try:
         yield
-        futures = agent.waited
     finally:
-        agent.waited = outer
-    for each in futures:
-        each.wait()
+        futures = _thread_local_var.future_list
+        del _thread_local_var.future_list
+        for each in futures:
+            each.wait()
 
 
-def _begun(agent, future):
-    if agent.waited is not None:
-        agent.waited.append(future)
+_thread_local_var = threading.local()
+
+
+def _begun(future):
+    if hasattr(_thread_local_var, "future_list"):
+        _thread_local_var.future_list.append(future)
     return future
 
 
@@ -114,7 +126,7 @@ def _sync_later(to, function, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT)
 def _async_later(to, function, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
     agent = current()
     call = agent.start(agent.find(to), "run_later", (function, tuple(args or ()), kwargs or {}), timeout)
-    return _begun(agent, Future(call))
+    return _begun(Future(call))
 
 
 def rpc_sync(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
@@ -130,7 +142,7 @@ def rpc_async(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):
     if is_async(func):
         return _async_later(to, func, args, kwargs, timeout)
     agent = current()
-    return _begun(agent, Future(agent.start(agent.find(to), "run", (func, tuple(args or ()), kwargs or {}), timeout)))
+    return _begun(Future(agent.start(agent.find(to), "run", (func, tuple(args or ()), kwargs or {}), timeout)))
 
 
 def remote(to, func, args=None, kwargs=None, timeout=UNSET_RPC_TIMEOUT):

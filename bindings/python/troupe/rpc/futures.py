@@ -32,6 +32,9 @@ class Future:
         self._callbacks = []
         self._taken = call is None  # somebody waits for the call already: a thread in wait(), or the watcher
 
+    def __reduce__(self):
+        raise RuntimeError("Can not pickle torch.futures.Future: a value that is still to come does not travel")
+
     def done(self):
         return self._value is not _PENDING or (not self._taken and self._call.done())
 
@@ -96,7 +99,7 @@ class Future:
     def _settle(self, value, error):
         with self._settled:
             if self._value is not _PENDING:
-                raise RuntimeError("the future has its value already")
+                raise RuntimeError("Future can only be marked completed once")
             self._error = error
             self._value = value
             callbacks, self._callbacks = self._callbacks, []

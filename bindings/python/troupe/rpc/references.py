@@ -108,6 +108,10 @@ def _fallback(value):
         return "namedtuple", (name_of(cls), list(value))
     if isinstance(value, tuple):
         return "tuple", list(value)  # torch.Size, for one
+    if isinstance(value, types.MethodType):
+        if isinstance(value.__self__, type):
+            return "reference", name_of(value)
+        return "method", [value.__self__, value.__name__]
     if callable(value) and getattr(value, "__name__", None):
         return "reference", name_of(value)  # a function of an extension module, as NumPy's are
     if dataclasses.is_dataclass(value):
@@ -165,12 +169,12 @@ def _torch_word(torch, cls):
 
 
 def register():
-    for cls in (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodDescriptorType):
+    for cls in (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType):
         _hooks.register_extension(cls, "reference", name_of, resolve)
     _hooks.register_extension(collections.OrderedDict, "OrderedDict", lambda value: [list(pair) for pair in value.items()],
                               lambda pairs: collections.OrderedDict(pairs))
     _hooks.register_extension(complex, "complex", lambda value: [value.real, value.imag], lambda parts: complex(*parts))
-    for name, make in (("reference", resolve), ("enum", _make_enum), ("namedtuple", _make_namedtuple), ("tuple", tuple),
+    for name, make in (("reference", resolve), ("enum", _make_enum), ("namedtuple", _make_namedtuple), ("tuple", tuple), ("method", lambda parts: getattr(*parts)),
                        ("dataclass", _make_dataclass), ("torch", _make_torch)):
         _hooks.register_maker(name, make)
     _hooks.set_fallback(_fallback)

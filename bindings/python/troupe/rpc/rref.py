@@ -3,7 +3,7 @@ import functools
 import threading
 
 from .. import _hooks
-from ..errors import DeadlineExceeded
+from ..errors import DeadlineExceeded, FailedPrecondition
 from . import functions
 
 
@@ -65,7 +65,8 @@ class RRef:
         from .agent import current
 
         agent = current()
-        self._begin(agent, agent.new_id(), agent.info, agent.new_id())
+        rref_id = agent.new_id()
+        self._begin(agent, rref_id, agent.info, rref_id)
         owned = agent.owned(self._id)
         owned.add(self._fork)
         owned.settle(value, None)
@@ -78,6 +79,7 @@ class RRef:
 
     def _begin(self, agent, rref_id, owner, fork, creation=None):
         self._agent, self._id, self._owner, self._fork, self._creation = agent, rref_id, owner, fork, creation
+        self._methods = set()  # that the object is known to have
 
     def __del__(self):
         agent = getattr(self, "_agent", None)
@@ -117,10 +119,15 @@ class RRef:
 
     def to_here(self, timeout=-1.0):
         """The value, copied here; raises what its creation raised."""
+        if self._agent.node.closed:
+            raise FailedPrecondition("RPC has been shut down. Cannot call to_here() on it after deletion.")
         if self.is_owner():
             return self._wait(timeout).get()
         if self._creation is not None:
             error = self._creation_error() if self._creation.done() else None
+            if isinstance(error, DeadlineExceeded):
+                raise DeadlineExceeded("RRef creation via rpc.remote() timed out, and it is possible that the RRef on the "
+                                       f"owner node does not exist: {error}")
             if error is not None:
                 raise error
         return self._agent.call(self._owner, "fetch", (self._id,), timeout)
@@ -128,8 +135,8 @@ class RRef:
     def local_value(self):
         """The value itself, at its owner."""
         if not self.is_owner():
-            raise RuntimeError(f"local_value() of {self} at {self._agent.info.name!r}: only its owner has it; to_here() "
-                               "brings a copy")
+            raise RuntimeError(f"For UserRRef(rref_id={_as_torch(self._id)}, fork_id={_as_torch(self._fork)}), can't call "
+                               f"localValue() on user {self._agent.info}. Call it on owner {self._owner}")
         return self._wait(-1.0).get()
 
     def _wait(self, timeout):
@@ -155,21 +162,40 @@ class RRef:
     def remote(self, timeout=-1.0):
         from . import api
 
-        return _Proxy(self, functools.partial(api.remote, timeout=timeout))
+        return _Proxy(self, functools.partial(api.remote, timeout=timeout), timeout)
+
+    def _check_method(self, name, timeout):
+        """That the object is there and has a method of this name: nobody else would say so where the answer stays."""
+        if name in self._methods:
+            return
+        told = self._agent.call(self._owner, "lacks", (self._id, name), timeout)
+        if told:
+            raise AttributeError(told)
+        self._methods.add(name)
 
     def __repr__(self):
-        return f"{'Owner' if self.is_owner() else 'User'}RRef({self._id} at {self._owner.name!r})"
+        if self.is_owner():
+            return f"OwnerRRef({_as_torch(self._id)})"
+        return f"UserRRef(RRefId = {_as_torch(self._id)}, ForkId = {_as_torch(self._fork)})"
+
+
+def _as_torch(number):
+    """As torch writes ours: "RANK.LIFE.NUMBER"."""
+    rank, _, local = number.split(".")
+    return f"GloballyUniqueId(created_on={rank}, local_id={local})"
 
 
 class _Proxy:
-    def __init__(self, rref, call):
-        self._rref, self._call = rref, call
+    def __init__(self, rref, call, check_within=None):
+        self._rref, self._call, self._check_within = rref, call, check_within
 
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
 
         def method(*args, **kwargs):
+            if self._check_within is not None:
+                self._rref._check_method(name, self._check_within)
             return self._call(self._rref.owner(), call_method, args=(self._rref, name, args, kwargs))
 
         return method
