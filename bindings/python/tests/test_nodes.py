@@ -109,7 +109,8 @@ class Nodes(WithNode):
 
     def test_a_child_of_fork_is_refused_and_may_end(self):
         done = run_code(
-            "import os, troupe\n"
+            "import os, troupe, warnings\n"
+            "warnings.simplefilter('ignore')  # of fork() where there are threads\n"
             "class A:\n"
             "    def f(self): return 1\n"
             "node = troupe.Node('parent')\n"

@@ -23,6 +23,11 @@ class Point:
     name: typing.Optional[str] = None
 
 
+class Plain:
+    def __eq__(self, other):
+        return type(other) is Plain
+
+
 @troupe.actor
 class Typed:
     def all(self, a: bool, b: int, c: float, d: str, e: bytes) -> typing.Tuple[bool, int, float, str, bytes]:
@@ -138,9 +143,9 @@ class Values(WithNode):
         with self.assertRaises(UnicodeEncodeError):
             self.typed.anything("\ud800")
         with self.assertRaisesRegex(TypeError, "pickle could"):
-            self.typed.anything(Point(1, 2))
-        with self.assertRaisesRegex(TypeError, "Point cannot be sent"):
-            self.typed.natural(Point(1, 2))
+            self.typed.anything(Plain())
+        with self.assertRaisesRegex(TypeError, "Plain cannot be sent"):
+            self.typed.natural(Plain())
         endless = []
         endless.append(endless)
         with self.assertRaises(RecursionError):
@@ -151,7 +156,7 @@ class Values(WithNode):
     def test_pickle_only_when_it_is_allowed(self):
         troupe.allow_pickle(True)
         try:
-            self.assertEqual(self.typed.anything([Point(1, 2)]), [Point(1, 2)])
+            self.assertEqual(self.typed.anything([Plain()]), [Plain()])
             call = self.node.call_async("typed", "anything", 1)
             self.assertEqual(call.result(), 1)
         finally:

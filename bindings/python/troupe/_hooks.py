@@ -81,6 +81,14 @@ def register_maker(name, from_payload):
     _makers[name] = from_payload
 
 
+def unregister(names):
+    """Nothing of these names is sent or taken any more."""
+    for name in names:
+        _makers.pop(name, None)
+    for cls in [each for each, (name, _) in _extensions.items() if name in names]:
+        del _extensions[cls]
+
+
 def set_fallback(function):
     """What is asked for objects of classes that are not registered: (name, payload), or None."""
     global _fallback

@@ -264,6 +264,7 @@ class Agent:
                 self.node.leave(5 if graceful else 0)
             except (Cancelled, DeadlineExceeded):
                 pass
+            references.unregister()
             self.executor.shutdown(wait=False)
 
 
