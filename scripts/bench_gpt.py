@@ -3,6 +3,7 @@ AdamW, by turns. Lines of JSON as those of ./dev bench. Needs torch from PyPI; w
 Usage: python3 scripts/bench_gpt.py build/release/bin/gpt [--layers N ...] (flags of `gpt bench`)"""
 import argparse
 import json
+import statistics
 import subprocess
 import time
 
@@ -21,7 +22,8 @@ def parse():
 def ours(args):
     flags = [f"--{name}={getattr(args, name)}"
              for name in ["layers", "heads", "width", "block", "batch", "threads", "vocabulary", "seconds"]]
-    return json.loads(subprocess.run([args.program, "bench", *flags], check=True, capture_output=True).stdout)["value"]
+    line = json.loads(subprocess.run([args.program, "bench", *flags], check=True, capture_output=True).stdout)
+    return line["value"], line["per_cpu_second"]
 
 
 def make_torch(args):
@@ -76,11 +78,12 @@ def make_torch(args):
         step()
 
     def measure():
-        begun, steps = time.monotonic(), 0
+        begun, cpu_begun, steps = time.monotonic(), time.process_time(), 0
         while time.monotonic() - begun < args.seconds:
             step()
             steps += 1
-        return steps * args.batch * args.block / (time.monotonic() - begun)
+        tokens = steps * args.batch * args.block
+        return tokens / (time.monotonic() - begun), tokens / (time.process_time() - cpu_begun)
 
     return measure
 
@@ -91,13 +94,17 @@ def main():
         peer = make_torch(args)
     except ImportError:
         peer = None
-    pairs = sorted((ours(args), peer() if peer else 0) for _ in range(args.rounds))
-    value, reference = pairs[len(pairs) // 2][0], sorted(pair[1] for pair in pairs)[len(pairs) // 2]
-    line = {"name": f"gpt_train_cpu_{args.layers}x{args.width}", "value": round(value), "unit": "tokens/s"}
-    if peer:
-        line |= {"reference": "peer_torch" + ("_compile" if args.compile else ""), "reference_value": round(reference),
-                 "ratio": round(value / reference, 3)}
-    print(json.dumps(line))
+    rounds = [(ours(args), peer() if peer else (0, 0)) for _ in range(args.rounds)]
+    name = f"gpt_train_cpu_{args.layers}x{args.width}"
+    # The second line is what a busy machine can still be believed in: processor time instead of the clock's.
+    for which, unit in enumerate(["tokens/s", "tokens per second of processor time"]):
+        value = statistics.median(mine[which] for mine, _ in rounds)
+        reference = statistics.median(theirs[which] for _, theirs in rounds)
+        line = {"name": name, "value": round(value), "unit": unit}
+        if peer:
+            line |= {"reference": "peer_torch" + ("_compile" if args.compile else ""),
+                     "reference_value": round(reference), "ratio": round(value / reference, 3)}
+        print(json.dumps(line))
 
 
 main()

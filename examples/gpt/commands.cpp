@@ -2,9 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <mutex>
+#include <ctime>
 #include <system_error>
 #include <utility>
 
@@ -75,6 +76,16 @@ struct Run {
     return {};
   }
 
+  Result<void> save_best(Learner& learner, bool first) const {
+    const auto all = learner.weights();
+    if (!all) return all.error();
+    if (!first) return {};
+    if (auto written = write_model(settings.out / "best", settings.shape, *all, kernels::Element::kFloat32);
+        !written)
+      return written;
+    return data.tokenizer->write(settings.out / "best");
+  }
+
   Result<void> go(Learner& learner, bool first) {
     if (settings.resume) {
       if (auto restored = learner.restore(settings.out); !restored) return restored;
@@ -86,6 +97,7 @@ struct Run {
     };
     told.evaluation = tell_evaluation;
     told.save = [&] { return save(learner, first, nullptr); };
+    if (settings.keep_best) told.best = [&] { return save_best(learner, first); };
     auto ended = train(learner, settings, stop, first, told);
     if (!ended) return ended.error();
     if (auto saved = save(learner, first, first ? &weights : nullptr); !saved) return saved;
@@ -107,6 +119,23 @@ struct Run {
     });
   }
 };
+
+/// Milliseconds of a step by kernel, the longest first; they are waited for one by one.
+Result<void> print_profile(Learner& learner) {
+  constexpr int kSteps = 5;
+  learner.profile();
+  for (int i = 0; i < kSteps; ++i)
+    if (auto stepped = learner.step(); !stepped) return stepped;
+  std::vector<std::pair<std::string, Machine::Spent>> all;
+  for (const auto& each : learner.profiled()) all.emplace_back(each);
+  std::sort(all.begin(), all.end(),
+            [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  for (const auto& [kernel, spent] : all)
+    std::printf("%8.3f ms in %3llu  %s\n", 1e3 * spent.seconds / kSteps,
+                static_cast<unsigned long long>(spent.times / kSteps),
+                kernel.empty() ? "everything that is no product" : kernel.c_str());
+  return {};
+}
 
 }  // namespace
 
@@ -134,6 +163,9 @@ Result<void> run_train(Settings settings, Stop& stop) {
   if (!after) return after.error();
   samples.after = *std::move(after);
   std::printf("\nafter training:\n%s\n\n", samples.after.c_str());
+  if (const Evaluation* const best = run.outcome.best())
+    std::printf("best evaluation: valid %.4f after step %llu\n", best->valid,
+                static_cast<unsigned long long>(best->steps));
   std::printf("%s of training at %s tokens/s%s\n\nreport: %s\nmodel and checkpoint: %s\n",
               clock_text(run.outcome.seconds).c_str(), human(run.outcome.tokens_per_second()).c_str(),
               run.outcome.stopped ? ", stopped; --resume goes on" : "",
@@ -176,7 +208,7 @@ Result<void> run_copy(const CopyCommand& command) {
   return {};
 }
 
-Result<void> run_bench(Settings settings, double seconds) {
+Result<void> run_bench(Settings settings, double seconds, bool profile) {
   if (settings.shape.vocabulary == 0) settings.shape.vocabulary = 65;
   if (auto valid = settings.validate(); !valid) return valid;
   Random random(settings.seed);
@@ -192,11 +224,12 @@ Result<void> run_bench(Settings settings, double seconds) {
   if (!learner) return learner.error();
   using Clock = std::chrono::steady_clock;
   Clock::time_point begun;
+  std::clock_t cpu_begun = 0;
   std::uint64_t steps = 0;
   double passed = 0;
   constexpr std::uint64_t kWarm = 3;
   for (; steps < kWarm + 3 || passed < seconds; ++steps) {
-    if (steps == kWarm) begun = Clock::now();
+    if (steps == kWarm) begun = Clock::now(), cpu_begun = std::clock();
     if (auto stepped = (*learner)->step(); !stepped) return stepped;
     // A GPU is waited for now and then only.
     if (steps + 1 == kWarm || steps % 8 == 7)
@@ -205,16 +238,17 @@ Result<void> run_bench(Settings settings, double seconds) {
   }
   if (const auto loss = (*learner)->loss(); !loss) return loss.error();
   passed = std::chrono::duration<double>(Clock::now() - begun).count();
-  const double rate = static_cast<double>((steps - kWarm) *
-                                          static_cast<std::uint64_t>(settings.batch * settings.shape.block)) /
-                      passed;
+  const double cpu = static_cast<double>(std::clock() - cpu_begun) / CLOCKS_PER_SEC;
+  const auto tokens_done = static_cast<double>(
+      (steps - kWarm) * static_cast<std::uint64_t>(settings.batch * settings.shape.block));
   const Json line{{"name", "gpt_train_" + settings.device},
-                  {"value", rate},
+                  {"value", tokens_done / passed},
                   {"unit", "tokens/s"},
+                  {"per_cpu_second", tokens_done / cpu},
                   {"parameters", parameters.numbers()},
                   {"peak_bytes", (*learner)->peak_bytes()}};
   std::printf("%s\n", line.dump().c_str());
-  return {};
+  return profile ? print_profile(**learner) : Result<void>();
 }
 
 }  // namespace troupe::gpt

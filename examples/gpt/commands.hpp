@@ -29,7 +29,7 @@ struct CopyCommand {
 };
 Result<void> run_copy(const CopyCommand& command);
 
-/// `gpt bench`: steps on random tokens for some seconds; a line of JSON.
-Result<void> run_bench(Settings settings, double seconds);
+/// `gpt bench`: steps on random tokens for some seconds; a line of JSON, and how long each kernel took.
+Result<void> run_bench(Settings settings, double seconds, bool profile);
 
 }  // namespace troupe::gpt

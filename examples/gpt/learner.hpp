@@ -3,13 +3,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <troupe/runtime/result.hpp>
 #include <troupe/shards/communicator.hpp>
 
 #include "gpt/corpus.hpp"
+#include "gpt/machine.hpp"
 #include "gpt/settings.hpp"
 
 namespace troupe::gpt {
@@ -35,6 +38,9 @@ class Learner {
   /// State from which restore() goes on as if nothing had been between, in the place of an older one.
   virtual Result<void> save(const std::filesystem::path& folder) = 0;
   virtual Result<void> restore(const std::filesystem::path& folder) = 0;
+  /// From now on notes how long each kernel takes: Machine::profile(). Of a learner alone.
+  virtual void profile() {}
+  virtual std::map<std::string, Machine::Spent> profiled() const { return {}; }
   /// Memory of a GPU, at most, or 0.
   virtual std::size_t peak_bytes() const { return 0; }
 };

@@ -74,6 +74,8 @@ class LocalLearner final : public Learner {
   Result<std::vector<float>> weights() override { return read(floats_); }
   Result<void> save(const std::filesystem::path& folder) override;
   Result<void> restore(const std::filesystem::path& folder) override;
+  void profile() override { machine().profile(); }
+  std::map<std::string, Machine::Spent> profiled() const override { return workers_[0].machine->profiled(); }
   std::size_t peak_bytes() const override { return workers_[0].machine->peak_bytes(); }
 
  private:

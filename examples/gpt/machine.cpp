@@ -100,11 +100,24 @@ Event Machine::event() {
   return {};
 }
 
-void Machine::give(const kernels::Launch& launch) {
+void Machine::give(const kernels::Launch& launch, std::string_view what) {
   if (gpu_)
     note(gpu_->stream.launched(launch.kernel, launch.error));
   else if (!launch.ok())
     note(Error{Code::kInternal, std::string(launch.kernel) + ": error " + std::to_string(launch.error)});
+  if (!profile_) return;
+  (void)finish();
+  const auto now = std::chrono::steady_clock::now();
+  Spent& spent = profile_->spent[std::string(launch.kernel) + (what.empty() ? "" : " ") + std::string(what)];
+  spent.seconds += std::chrono::duration<double>(now - profile_->last).count();
+  ++spent.times;
+  profile_->last = now;
+}
+
+void Machine::profile() {
+  (void)finish();
+  profile_.emplace();
+  profile_->last = std::chrono::steady_clock::now();
 }
 
 void Machine::note(Result<void> outcome) {

@@ -1,9 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <troupe/kernels/place.hpp>
 #include <troupe/kernels/product.hpp>
@@ -43,7 +47,18 @@ class Machine {
   Event event();
 
   /// Notes what became of a kernel. The first error is kept, and answered by status() and finish().
-  void give(const kernels::Launch& launch);
+  void give(const kernels::Launch& launch, std::string_view what = {});
+  /// From now on waits for each kernel, and adds up how long it took; that of waiting itself is part of it.
+  void profile();
+  bool profiles() const { return profile_.has_value(); }
+  struct Spent {
+    double seconds = 0;
+    std::uint64_t times = 0;
+  };
+  /// By kernel, and by what was said with it.
+  std::map<std::string, Spent> profiled() const {
+    return profile_ ? profile_->spent : std::map<std::string, Spent>();
+  }
   const Result<void>& status() const { return status_; }
   /// Waits until all that was given is done.
   Result<void> finish();
@@ -63,7 +78,12 @@ class Machine {
     GpuPool pool;
     GpuPool pinned;
   };
+  struct Profile {
+    std::chrono::steady_clock::time_point last;  // until when time is accounted for
+    std::map<std::string, Spent> spent;
+  };
   std::optional<OnGpu> gpu_;
+  std::optional<Profile> profile_;
   kernels::Place place_ = kernels::Place::host();
   std::unique_ptr<kernels::Products> products_;
   Buffer workspace_;

@@ -69,6 +69,8 @@ void add_train_flags(CLI::App& app, Settings& settings) {
   option("--evaluate-every", settings.evaluate_every, "Steps between evaluations");
   option("--evaluation-texts", settings.evaluation_texts, "Texts of an evaluation");
   option("--save-every", settings.save_every, "Steps between checkpoints; 0: one at the end");
+  app.add_flag("--keep-best", settings.keep_best,
+               "Write the model of the best evaluation to 'best' in --out");
   option("--out", settings.out, "Folder for the model, its checkpoint and the report");
   app.add_flag("--resume", settings.resume, "Go on from the checkpoint in --out, with the same flags");
   option("--prompt", settings.prompt, "What the samples go on from");
@@ -96,6 +98,7 @@ int run(int argc, char** argv) {
   CopyCommand copying;
   Settings benched;
   double bench_seconds = 3;
+  bool profile = false;
   CLI::App& train = *app.add_subcommand("train", "Trains a model on a text");
   add_model_flags(train, settings);
   add_train_flags(train, settings);
@@ -113,6 +116,7 @@ int run(int argc, char** argv) {
   add_model_flags(bench, benched);
   bench.add_option("--vocabulary", benched.shape.vocabulary, "Tokens that there are");
   bench.add_option("--seconds", bench_seconds, "How long")->capture_default_str();
+  bench.add_flag("--profile", profile, "Also how long each kernel takes, which are waited for one by one");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -128,7 +132,7 @@ int run(int argc, char** argv) {
   });
   const auto ended = train.parsed()    ? run_train(settings, stop)
                      : sample.parsed() ? run_sample(sampling)
-                     : bench.parsed()  ? run_bench(benched, bench_seconds)
+                     : bench.parsed()  ? run_bench(benched, bench_seconds, profile)
                                        : run_copy(copying);
   signals.stop();
   if (ended) return 0;

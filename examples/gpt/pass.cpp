@@ -161,6 +161,14 @@ Result<void> Pass::load(const Batch& batch) {
   return machine_.status();
 }
 
+void Pass::give_product(const kernels::Product& product, const void* a, const void* b, void* out) {
+  const std::string size = machine_.profiles() ? std::to_string(product.m) + "x" + std::to_string(product.n) +
+                                                     "x" + std::to_string(product.k)
+                                               : "";
+  machine_.give(
+      machine_.products().multiply(machine_.place(), product, a, b, out, machine_.product_workspace()), size);
+}
+
 void Pass::multiply(std::int64_t m, std::int64_t n, std::int64_t k, const void* a, const void* b,
                     bool transpose_b, const float* bias, void* out) {
   kernels::Product product;
@@ -170,8 +178,7 @@ void Pass::multiply(std::int64_t m, std::int64_t n, std::int64_t k, const void* 
   product.n = n;
   product.k = k;
   product.bias = bias;
-  machine_.give(
-      machine_.products().multiply(machine_.place(), product, a, b, out, machine_.product_workspace()));
+  give_product(product, a, b, out);
 }
 
 void Pass::weight_gradient(std::int64_t k, std::int64_t n, const void* x, const void* gradients, float* out) {
@@ -181,8 +188,7 @@ void Pass::weight_gradient(std::int64_t k, std::int64_t n, const void* x, const 
   product.m = k;
   product.n = n;
   product.k = rows_;
-  machine_.give(machine_.products().multiply(machine_.place(), product, x, gradients, out,
-                                             machine_.product_workspace()));
+  give_product(product, x, gradients, out);
 }
 
 Result<void> Pass::forward(Weights& weights, Dropout dropout) {

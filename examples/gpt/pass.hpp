@@ -88,6 +88,7 @@ class Pass {
   Result<void> embed_backward(Weights& weights, const kernels::Dropout& dropout);
 
   kernels::Attention attention_shape() const;
+  void give_product(const kernels::Product& product, const void* a, const void* b, void* out);
   /// out [m, n] = a [m, k] * b [k, n] + bias, elements all.
   void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const void* a, const void* b,
                 bool transpose_b, const float* bias, void* out);

@@ -39,6 +39,7 @@ struct Settings {
   std::uint64_t save_every = 0;  ///< 0: at the end
   std::filesystem::path out = "out/gpt";
   bool resume = false;
+  bool keep_best = false;  ///< the model of the best evaluation, beside the last one
   std::string prompt = "\n";
   std::int64_t sample_tokens = 400;
 

@@ -40,6 +40,13 @@ constexpr std::uint64_t kLookEvery = 20;
 
 }  // namespace
 
+const Evaluation* Outcome::best() const {
+  const auto best =
+      std::min_element(evaluations.begin(), evaluations.end(),
+                       [](const Evaluation& a, const Evaluation& b) { return a.valid < b.valid; });
+  return best == evaluations.end() ? nullptr : &*best;
+}
+
 Result<Outcome> train(Learner& learner, const Settings& settings, Stop& stop, bool first, const Told& told) {
   Outcome outcome;
   Watch watch;
@@ -67,6 +74,8 @@ Result<Outcome> train(Learner& learner, const Settings& settings, Stop& stop, bo
       if (!valid) return valid.error();
       outcome.evaluations.push_back({steps, watch.seconds(), *loss, *valid});
       if (first && told.evaluation) told.evaluation(outcome.evaluations.back(), trained);
+      if (told.best && outcome.best() == &outcome.evaluations.back())
+        if (auto saved = watch.hold(told.best); !saved) return saved.error();
     }
     if (told.save && !last && settings.save_every > 0 && steps % settings.save_every == 0)
       if (auto saved = watch.hold(told.save); !saved) return saved.error();

@@ -52,6 +52,8 @@ struct Outcome {
   std::vector<training::TimedValue> loss;
   std::vector<Evaluation> evaluations;
   bool stopped = false;  ///< before its last step
+  /// Null if there was none.
+  const Evaluation* best() const;
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
@@ -59,7 +61,8 @@ struct Outcome {
 struct Told {
   std::function<void(std::uint64_t steps, double loss, double tokens_per_second)> progress;
   std::function<void(const Evaluation& evaluation, double tokens_per_second)> evaluation;
-  std::function<Result<void>()> save;  ///< every `save_every` steps, by all members
+  std::function<Result<void>()> save;       ///< every `save_every` steps, by all members
+  std::function<Result<void>()> best = {};  ///< after an evaluation better than all before, by all members
 };
 
 /// Steps until the last one, or until asked to stop. Each member of a group calls it; `first` is one of them.

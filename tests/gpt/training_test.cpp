@@ -71,9 +71,12 @@ TEST_CASE("the loss falls on a toy text, which the model then writes") {
   const test::TemporaryFolder folder;
   Settings settings = toy(folder.path());
   settings.steps = 300;
+  settings.keep_best = true;
   Stop stop;
   REQUIRE(run_train(settings, stop).ok());
   const auto model = read_model(settings.out).value();
+  CHECK(read_model(settings.out / "best").value().shape == model.shape);
+  CHECK(read_tokenizer(settings.out / "best").ok());
   const auto tokenizer = read_tokenizer(settings.out).value();
   const auto machine = Machine::open("cpu").value();
   const auto text =

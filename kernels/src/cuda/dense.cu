@@ -9,6 +9,12 @@ namespace {
 constexpr int kWarps = kBlock / kWarp;
 // Pieces of rows whose column sums are taken apart.
 constexpr int kPieces = 128;
+// Threads of a block that have the same row of a piece.
+constexpr int kTeam = 64;
+constexpr int kTeams = kBlock / kTeam;
+// Rows up to this are in a warp's registers, fours of them in each lane.
+constexpr int kFours = 8;
+constexpr std::int64_t kShort = std::int64_t{kFours} * kWarp * 4;
 
 /// The sum over a block, in each thread. `shared` has a place for each warp, and one block_sum() at a time.
 __device__ float block_sum(float value, float* shared) {
@@ -112,6 +118,107 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
+/// A short row, in the registers of a warp.
+struct ShortRow {
+  float v[kFours][4];
+
+  __device__ ShortRow(Element element, const void* base, std::int64_t first, std::int64_t columns) {
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) {
+      const std::int64_t at = column(i);
+      const auto four = at < columns ? load<4>(element, base, first + at) : Floats<4>{};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) v[i][k] = four.v[k];
+    }
+  }
+  static __device__ std::int64_t column(int i) {
+    return (std::int64_t{i} * kWarp + threadIdx.x % kWarp) * 4;
+  }
+  static __device__ std::int64_t row() {
+    return std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  }
+};
+
+/// A warp for each row.
+__global__ void __launch_bounds__(kBlock)
+    short_layer_norm_kernel(Element element, const void* x, std::int64_t rows, std::int64_t columns,
+                            const float* __restrict__ gain, const float* __restrict__ shift, float epsilon,
+                            void* out, float* __restrict__ means, float* __restrict__ deviations) {
+  const std::int64_t row = ShortRow::row();
+  if (row >= rows) return;
+  const std::int64_t first = row * columns;
+  const auto count = static_cast<float>(columns);
+  const ShortRow values(element, x, first, columns);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kFours; ++i)
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sum += values.v[i][k];
+  const float mean = group_sum(sum, kWarp, 0xFFFFFFFFU) / count;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kFours; ++i)
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      if (ShortRow::column(i) < columns) squares += (values.v[i][k] - mean) * (values.v[i][k] - mean);
+  const float deviation = rsqrtf(group_sum(squares, kWarp, 0xFFFFFFFFU) / count + epsilon);
+  if (threadIdx.x % kWarp == 0) {
+    means[row] = mean;
+    deviations[row] = deviation;
+  }
+#pragma unroll
+  for (int i = 0; i < kFours; ++i) {
+    const std::int64_t at = ShortRow::column(i);
+    if (at >= columns) continue;
+    const auto by = load_floats<4>(gain, at);
+    const auto plus = load_floats<4>(shift, at);
+    Floats<4> normal;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) normal.v[k] = (values.v[i][k] - mean) * deviation * by.v[k] + plus.v[k];
+    store<4>(element, out, first + at, normal);
+  }
+}
+
+__global__ void __launch_bounds__(kBlock)
+    short_layer_norm_backward_kernel(Element element, const void* __restrict__ x, const void* out_gradients,
+                                     std::int64_t rows, std::int64_t columns, const float* __restrict__ gain,
+                                     const float* __restrict__ means, const float* __restrict__ deviations,
+                                     void* x_gradients) {
+  const std::int64_t row = ShortRow::row();
+  if (row >= rows) return;
+  const std::int64_t first = row * columns;
+  const float mean = means[row];
+  const float deviation = deviations[row];
+  const auto count = static_cast<float>(columns);
+  ShortRow normal(element, x, first, columns);
+  ShortRow scaled(element, out_gradients, first, columns);
+  float sum = 0;
+  float along = 0;
+#pragma unroll
+  for (int i = 0; i < kFours; ++i) {
+    const std::int64_t at = ShortRow::column(i);
+    const auto by = at < columns ? load_floats<4>(gain, at) : Floats<4>{};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      normal.v[i][k] = (normal.v[i][k] - mean) * deviation;
+      scaled.v[i][k] *= by.v[k];
+      sum += scaled.v[i][k];
+      along += scaled.v[i][k] * normal.v[i][k];
+    }
+  }
+  sum = group_sum(sum, kWarp, 0xFFFFFFFFU) / count;
+  along = group_sum(along, kWarp, 0xFFFFFFFFU) / count;
+#pragma unroll
+  for (int i = 0; i < kFours; ++i) {
+    const std::int64_t at = ShortRow::column(i);
+    if (at >= columns) continue;
+    Floats<4> result;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) result.v[k] = deviation * (scaled.v[i][k] - sum - normal.v[i][k] * along);
+    store<4>(element, x_gradients, first + at, result);
+  }
+}
+
 template <int width>
 __global__ void __launch_bounds__(kBlock)
     layer_norm_backward_kernel(Element element, const void* __restrict__ x, const void* out_gradients,
@@ -152,26 +259,54 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 /// parts[piece, j] = the sum over a piece's rows of gradients[r, j], and, with x, behind all of them that of
-/// gradients[r, j] * (x[r, j] - mean_r) * deviation_r.
+/// gradients[r, j] * (x[r, j] - mean_r) * deviation_r. Teams of a block's threads have every fourth row.
+template <int width>
 __global__ void __launch_bounds__(kBlock)
     column_parts_kernel(Element element, const void* __restrict__ gradients, const void* __restrict__ x,
                         const float* __restrict__ means, const float* __restrict__ deviations,
                         std::int64_t rows, std::int64_t columns, float* __restrict__ parts) {
-  const std::int64_t j = std::int64_t{blockIdx.x} * kBlock + threadIdx.x;
-  if (j >= columns) return;
+  __shared__ float shared[2][kTeams][kTeam * width];
+  const int team = static_cast<int>(threadIdx.x) / kTeam;
+  const int mine = static_cast<int>(threadIdx.x) % kTeam * width;
+  const std::int64_t j = std::int64_t{blockIdx.x} * kTeam * width + mine;
   const std::int64_t piece = (rows + kPieces - 1) / kPieces;
   const std::int64_t begin = std::int64_t{blockIdx.y} * piece;
   const std::int64_t end = min(begin + piece, rows);
-  float sum = 0;
-  float along = 0;
+  Floats<width> sum{};
+  Floats<width> along{};
+  if (j < columns) {
 #pragma unroll 4
-  for (std::int64_t r = begin; r < end; ++r) {
-    const float g = load<1>(element, gradients, r * columns + j).v[0];
-    sum += g;
-    if (x) along += g * (load<1>(element, x, r * columns + j).v[0] - means[r]) * deviations[r];
+    for (std::int64_t r = begin + team; r < end; r += kTeams) {
+      const auto g = load<width>(element, gradients, r * columns + j);
+#pragma unroll
+      for (int k = 0; k < width; ++k) sum.v[k] += g.v[k];
+      if (!x) continue;
+      const auto values = load<width>(element, x, r * columns + j);
+      const float mean = means[r];
+      const float deviation = deviations[r];
+#pragma unroll
+      for (int k = 0; k < width; ++k) along.v[k] += g.v[k] * (values.v[k] - mean) * deviation;
+    }
   }
-  parts[std::int64_t{blockIdx.y} * columns + j] = sum;
-  if (x) parts[(std::int64_t{kPieces} + blockIdx.y) * columns + j] = along;
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    shared[0][team][mine + k] = sum.v[k];
+    shared[1][team][mine + k] = along.v[k];
+  }
+  __syncthreads();
+  if (team != 0 || j >= columns) return;
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    float total = 0;
+    float total_along = 0;
+#pragma unroll
+    for (int t = 0; t < kTeams; ++t) {
+      total += shared[0][t][mine + k];
+      total_along += shared[1][t][mine + k];
+    }
+    parts[std::int64_t{blockIdx.y} * columns + j + k] = total;
+    if (x) parts[(std::int64_t{kPieces} + blockIdx.y) * columns + j + k] = total_along;
+  }
 }
 
 __global__ void __launch_bounds__(kBlock)
@@ -240,8 +375,18 @@ Launch elements(const char* name, Place place, Element element, const void* x, c
   return launched(name);
 }
 
-dim3 column_blocks(std::int64_t columns, int pieces) {
-  return {static_cast<unsigned>(ceil_div(columns, kBlock)), static_cast<unsigned>(pieces), 1};
+/// Both factors are null where there is no norm.
+void column_parts(Place place, Element element, const void* gradients, const void* x, const float* means,
+                  const float* deviations, std::int64_t rows, std::int64_t columns, float* parts) {
+  const bool fours = in_fours(element, columns, gradients, x, nullptr, nullptr);
+  const dim3 blocks{static_cast<unsigned>(ceil_div(columns, kTeam * (fours ? 4 : 1))), kPieces, 1};
+  const auto kernel = fours ? column_parts_kernel<4> : column_parts_kernel<1>;
+  kernel<<<blocks, kBlock, 0, stream_of(place)>>>(element, gradients, x, means, deviations, rows, columns,
+                                                  parts);
+}
+
+unsigned column_blocks(std::int64_t columns) {
+  return static_cast<unsigned>(ceil_div(columns, kBlock));
 }
 
 }  // namespace
@@ -268,7 +413,11 @@ Launch layer_norm(Place place, Element element, const void* x, std::int64_t rows
   if (rows == 0 || columns == 0) return {};
   const OnDevice here(place);
   const auto blocks = static_cast<unsigned>(rows);
-  if (in_fours(element, columns, x, out, gain, shift)) {
+  const bool fours = in_fours(element, columns, x, out, gain, shift);
+  if (fours && columns <= kShort) {
+    short_layer_norm_kernel<<<static_cast<unsigned>(ceil_div(rows, kWarps)), kBlock, 0, stream_of(place)>>>(
+        element, x, rows, columns, gain, shift, epsilon, out, means, deviations);
+  } else if (fours) {
     layer_norm_kernel<4><<<blocks, kBlock, 0, stream_of(place)>>>(element, x, columns, gain, shift, epsilon,
                                                                   out, means, deviations);
   } else {
@@ -291,16 +440,19 @@ Launch layer_norm_backward(Place place, Element element, const void* x, const vo
   const cudaStream_t stream = stream_of(place);
   auto* const parts = static_cast<float*>(workspace);
   // The parameters first: the gradients that they are made of may be overwritten.
-  column_parts_kernel<<<column_blocks(columns, kPieces), kBlock, 0, stream>>>(
-      element, out_gradients, x, means, deviations, rows, columns, parts);
-  column_total_kernel<<<column_blocks(columns, 1), kBlock, 0, stream>>>(parts, columns, shift_gradients);
-  column_total_kernel<<<column_blocks(columns, 1), kBlock, 0, stream>>>(parts + kPieces * columns, columns,
-                                                                        gain_gradients);
+  column_parts(place, element, out_gradients, x, means, deviations, rows, columns, parts);
+  column_total_kernel<<<column_blocks(columns), kBlock, 0, stream>>>(parts, columns, shift_gradients);
+  column_total_kernel<<<column_blocks(columns), kBlock, 0, stream>>>(parts + kPieces * columns, columns,
+                                                                     gain_gradients);
   if (Launch first = launched("layer_norm_backward"); !first.ok()) return first;
   if (rows == 0) return {};
   const auto blocks = static_cast<unsigned>(rows);
-  if (in_fours(element, columns, x, out_gradients, gain, nullptr) &&
-      aligned(x_gradients, 4 * size_of(element))) {
+  const bool fours = in_fours(element, columns, x, out_gradients, gain, nullptr) &&
+                     aligned(x_gradients, 4 * size_of(element));
+  if (fours && columns <= kShort) {
+    short_layer_norm_backward_kernel<<<static_cast<unsigned>(ceil_div(rows, kWarps)), kBlock, 0, stream>>>(
+        element, x, out_gradients, rows, columns, gain, means, deviations, x_gradients);
+  } else if (fours) {
     layer_norm_backward_kernel<4><<<blocks, kBlock, 0, stream>>>(element, x, out_gradients, columns, gain,
                                                                  means, deviations, x_gradients);
   } else {
@@ -321,9 +473,8 @@ Launch column_sums(Place place, Element element, const void* x, std::int64_t row
   const OnDevice here(place);
   const cudaStream_t stream = stream_of(place);
   auto* const parts = static_cast<float*>(workspace);
-  column_parts_kernel<<<column_blocks(columns, kPieces), kBlock, 0, stream>>>(element, x, nullptr, nullptr,
-                                                                              nullptr, rows, columns, parts);
-  column_total_kernel<<<column_blocks(columns, 1), kBlock, 0, stream>>>(parts, columns, out);
+  column_parts(place, element, x, nullptr, nullptr, nullptr, rows, columns, parts);
+  column_total_kernel<<<column_blocks(columns), kBlock, 0, stream>>>(parts, columns, out);
   return launched("column_sums");
 }
 
