@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -88,7 +89,7 @@ struct Collectives::Shared {
 };
 
 /// Where this node's sockets are, for the others. Loop only.
-class Collectives::AddressBook {
+class Collectives::AddressBook : public std::enable_shared_from_this<AddressBook> {
  public:
   explicit AddressBook(Node& node) : node_(node) {}
 
@@ -147,7 +148,10 @@ class Collectives::AddressBook {
       return future;
     }
     const std::uint64_t number = ++asked_;
-    promise.on_cancel([this, key, number] { forget(key, number); });
+    // The call may be all that still keeps this object.
+    promise.on_cancel([weak = weak_from_this(), key, number] {
+      if (const auto self = weak.lock()) self->forget(key, number);
+    });
     waiting_[key].emplace(number, Asked{members, std::move(promise)});
     ++asking_;
     return future;

@@ -353,7 +353,7 @@ void NodeImpl::answer_everything() {
   Loop::Turn turn(*loop);
   joined = false;
   closing = true;
-  if (endpoint) ring.close();
+  if (endpoint) ring.close(), withdrawals.close();
   if (objects) objects->close();
   stop_driving({});
   while (!proxies.empty()) end_proxy(proxies.begin()->first, {Code::kCancelled, "the node shuts down"});
@@ -410,6 +410,7 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
     if (node.local_names.contains(name) || !node.names_in_making.insert(name).second)
       return Error{Code::kAlreadyExists, "an actor named '" + name + "' lives on this node already"};
     number = node.next_actor++;
+    node.withdrawals.forget(name);
     node.add_actor(name, std::move(state), std::move(methods), number);
   }
   auto published = rpc::call_sync<void>(*node.endpoint, {node.registry_session, kRegistryActor}, "publish",
@@ -427,11 +428,6 @@ Result<void> Node::spawn_state(std::string name, std::shared_ptr<void> state,
   }
   if (unsure) (void)node.withdraw(name);  // perhaps it was published, and only the answer did not come
   return published ? Error{Code::kCancelled, "the node shuts down"} : published.error();
-}
-
-Result<void> NodeImpl::withdraw(const std::string& name) {
-  return rpc::call_sync<void>(*endpoint, {registry_session, kRegistryActor}, "unpublish",
-                              "unpublishing '" + name + "'", kHousekeeping, name);
 }
 
 Result<void> Node::kill(std::string_view name) {

@@ -29,6 +29,7 @@
 #include "registry.hpp"
 #include "remote_objects.hpp"
 #include "watch_ring.hpp"
+#include "withdrawals.hpp"
 #include "worker_actor.hpp"
 
 namespace troupe {
@@ -177,6 +178,7 @@ struct NodeImpl final : rpc::EndpointEvents {
   std::unique_ptr<rpc::Endpoint> endpoint;
   std::unique_ptr<RemoteObjects> objects;
   WatchRing ring{*this};
+  Withdrawals withdrawals{*this};
   MetricsBoard metrics{*this};
   std::shared_ptr<EndWatch> ends = std::make_shared<EndWatch>(*this);
 

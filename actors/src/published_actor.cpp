@@ -151,7 +151,9 @@ void EndWatch::actor_ended(const std::weak_ptr<void>& state, const std::string& 
     rpc::call_async<void>(*node->endpoint, {node->registry_session, kRegistryActor}, "unpublish",
                           "unpublishing '" + name + "'",
                           {.trace = TraceContext::not_traced(), .detached = true}, name)
-        .then([](const Result<void>&) {});
+        .then([node, name](const Result<void>& told) {
+          if (!told && !node->local_names.contains(name)) node->withdrawals.add(name);
+        });
   });
 }
 

@@ -76,6 +76,8 @@ Result<void> Registry::publish(const rpc::CallContext& context, const std::strin
                  "an actor's name has 1 to " + std::to_string(kMostActorName) + " bytes"};
   if (own->second.leaving)
     return Error{Code::kFailedPrecondition, "a node that is leaving publishes no actor '" + name + "'"};
+  // A node has one actor of a name at a time: that the former one had ended did not arrive here.
+  if (own->second.actors.contains(name)) static_cast<void>(unpublish(context, name));
   for (const auto& [session, entry] : entries_)
     if (entry.actors.contains(name))
       return Error{Code::kAlreadyExists, "an actor named '" + name + "' lives on node '" + entry.member.name +

@@ -209,7 +209,10 @@ ShardServer::Saving::Saving(ShardServer& server, std::string folder, const std::
   parts_.reserve(names_.size());
   entries_.reserve(names_.size());
   // Its deadline has passed, or its caller is gone: no disk is waited for.
-  promise_.on_cancel([this] { fail({Code::kCancelled, "nobody waits for the checkpoint any more"}); });
+  // The call may be all that still keeps this server.
+  promise_.on_cancel([this, gone = given_up_] {
+    if (!*gone) fail({Code::kCancelled, "nobody waits for the checkpoint any more"});
+  });
 }
 
 ShardServer::Saving::~Saving() {

@@ -124,4 +124,28 @@ TEST_CASE("registry: the first node watches a member on the link on which it joi
   }
 }
 
+TEST_CASE("registry: the end of an actor of which it could not be told is told again") {
+  SimCluster cluster;
+  cluster.add("first");
+  const auto start = [&](const std::string& name) {
+    auto node = cluster.start({.name = name, .default_timeout = 300ms});
+    REQUIRE(node.ok());
+    return std::move(*node);
+  };
+  const auto second = start("second");
+  const auto third = start("third");
+  for (const std::string name : {"a", "b"}) REQUIRE(second->serve(name, rpc::Functions()).ok());
+  cluster.world.run_for(1s);
+  cluster.world.set_partition("first", "second", true);
+  for (const std::string name : {"a", "b"}) CHECK_FALSE(second->kill(name).ok());
+  cluster.world.set_partition("first", "second", false);
+  // Nothing keeps the node itself from giving the name again at once, nor others after a while.
+  CHECK(second->serve("a", rpc::Functions()).ok());
+  CHECK(code_of(third->serve("b", rpc::Functions())) == Code::kAlreadyExists);
+  cluster.world.run_for(3s);
+  CHECK(third->serve("b", rpc::Functions()).ok());
+  CHECK(code_of(third->serve("a", rpc::Functions())) == Code::kAlreadyExists);
+  CHECK(third->wait_for_actor("a", 1s).ok());
+}
+
 }  // namespace troupe::test

@@ -4,6 +4,7 @@
 //
 // Environment: TROUPE_SIM_SEED replays one seed; TROUPE_SIM_FIRST and TROUPE_SIM_COUNT run others than every
 // day's.
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -102,7 +103,10 @@ class StreamSchedule {
                                      .piece_bytes = 64,
                                      .part_bytes = 200,
                                      .place = "p0"});
-    if (!made) return;  // the former one's name is still taken
+    if (!made) {  // the former one's name is still taken
+      no_trainer_ = text_of(made);
+      return;
+    }
     publisher_ = std::move(*made);
     ++publishers_;
     publish();
@@ -202,6 +206,38 @@ class StreamSchedule {
       world_.resume(host_of(a));
     }
   }
+  /// Whoever is still a member has found back by itself.
+  void check_survivors() {
+    if (publisher_ && !is_member(trainer_)) publisher_.reset();
+    for (const std::string name : {"trainer-a", "trainer-b"})
+      if (!is_member(name)) nodes_.erase(name);
+    for (int i = 0; i < 20 && !publisher_; ++i) {
+      start_trainer();
+      world_.run_for(500ms);
+    }
+    if (!publisher_) return faults_.push_back("no trainer could start: " + no_trainer_);
+    publish();
+    const auto newest = publisher_->newest();
+    const auto late = [&] {
+      std::string names;
+      for (const auto& [index, reading] : readers_) {
+        const std::string name = "r" + std::to_string(index);
+        const bool has_it =
+            reading.generation == newest->generation() && reading.version == newest->version();
+        if (is_member(name) && !has_it) names += " " + name + " (" + reading.reader->stats().trouble + ")";
+      }
+      return names;
+    };
+    if (!world_.run_until([&] { return late().empty(); }, world_.clock().now() + 60s))
+      faults_.push_back("did not find back:" + late());
+  }
+  bool is_member(const std::string& name) {
+    const auto found = nodes_.find(name);
+    if (found == nodes_.end()) return false;
+    const auto members = nodes_.at("registry")->membership().members;
+    return std::any_of(members.begin(), members.end(),
+                       [&](const troupe::Member& each) { return each.node_id == found->second->id(); });
+  }
   void mend() {
     for (const auto& [a, b] : cuts_) world_.set_partition(a, b, false);
     cuts_.clear();
@@ -210,6 +246,7 @@ class StreamSchedule {
   void finish() {
     mend();
     world_.run_for(8s);  // whoever was taken for dead has been told
+    check_survivors();
     // Nodes that others have taken for dead cannot come back: others take their places.
     publisher_.reset();
     readers_.clear();
@@ -252,7 +289,7 @@ class StreamSchedule {
   std::map<std::string, int> lives_;
   std::uint64_t last_id_ = 0;
   std::map<std::string, std::unique_ptr<Node>> nodes_;
-  std::string trainer_;
+  std::string trainer_, no_trainer_;
   std::unique_ptr<WeightPublisher> publisher_;
   std::uint64_t publishers_ = 0, values_ = 0, last_value_ = 0;
   std::map<std::uint64_t, std::map<std::uint64_t, std::uint64_t>> published_;  // publisher, version: value

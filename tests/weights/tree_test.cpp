@@ -36,12 +36,44 @@ TEST_CASE("a tree of readers: another parent is found for who avoids one, and it
   WeightTree tree("here", 4);
   tree.join(1, "a", true);
   CHECK(tree.join(2, "a", true).id == 1);
-  CHECK(tree.join(2, "a", true, 1).id == 0);
+  CHECK(tree.join(2, "a", true, {1}).id == 0);
   CHECK(tree.join(3, "a", true).id == 2);
   CHECK(tree.join(1, "a", true).id == 2);  // who was avoided, too
   tree.leave(2);
   CHECK(tree.join(3, "a", true).id == 0);
   CHECK(tree.join(1, "a", true).id == 3);
+}
+
+TEST_CASE("a tree of readers: complaints do not make the publisher send to more places") {
+  WeightTree tree("here", 2);
+  for (std::uint64_t place = 0; place < 40; ++place) {
+    const std::uint64_t first = 2 * place + 1, second = first + 1;
+    tree.join(first, "p" + std::to_string(place), true);
+    tree.join(second, "p" + std::to_string(place), true, {first});
+    if (place % 2 == 0) tree.join(first, "p" + std::to_string(place), true);
+  }
+  CHECK(tree.direct() <= 2);
+  CHECK(tree.size() == 80);
+}
+
+TEST_CASE("a tree of readers: who has complained of many gets one that is left, at last the publisher") {
+  WeightTree tree("here", 3);
+  for (std::uint64_t id = 1; id <= 3; ++id) tree.join(id, "p" + std::to_string(id), true);
+  std::set<std::uint64_t> avoid;
+  for (int i = 0; i < 3; ++i) {
+    const auto parent = tree.join(9, "p9", true, avoid);
+    CHECK(parent.id != 0);
+    CHECK(avoid.insert(parent.id).second);
+  }
+  CHECK(tree.join(9, "p9", true, avoid).id == 0);
+}
+
+TEST_CASE("a tree of readers: a head that no longer serves is one no more") {
+  WeightTree tree("here", 3);
+  tree.join(1, "a", true);
+  CHECK(tree.join(2, "a", true).id == 1);
+  tree.join(1, "a", false);
+  CHECK(tree.join(3, "a", true).id != 1);
 }
 
 TEST_CASE("a tree of readers: whoever comes, goes and complains, from each the publisher is reached") {
@@ -63,7 +95,8 @@ TEST_CASE("a tree of readers: whoever comes, goes and complains, from each the p
         parents.erase(id);
         continue;
       }
-      const std::uint64_t avoid = random() % 3 == 0 ? random() % 13 : 0;
+      std::set<std::uint64_t> avoid;
+      while (random() % 3 == 0) avoid.insert(random() % 13);
       const auto parent = tree.join(id, "p" + std::to_string(id % 4), random() % 6 != 0, avoid);
       CHECK_MESSAGE(parent.id != id, "seed " << seed);
       parents[id] = parent.id;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
+#include <exception>
 
 #include <troupe/runtime/shared_pool.hpp>
 
@@ -22,23 +22,39 @@ std::shared_ptr<WeightIntake> WeightIntake::begin(Node& node, From from,
                                                   WeightVersionPtr base, Done done) {
   std::shared_ptr<WeightIntake> intake(new WeightIntake(node, std::move(from), std::move(layout),
                                                         std::move(news), std::move(base), std::move(done)));
-  if (intake->from_.by_mapping && intake->layout_->bytes >= SharedPool::kSmallest)
-    intake->map();
-  else
-    intake->by_parts();
+  intake->guarded([&] {
+    if (intake->from_.by_mapping && intake->layout_->bytes >= SharedPool::kSmallest)
+      intake->map();
+    else
+      intake->by_parts();
+  });
   return intake;
+}
+
+void WeightIntake::cancel() {
+  done_ = nullptr;
+  for (rpc::Future<Tensor>& call : std::exchange(calls_, {})) call.cancel();
+}
+
+void WeightIntake::guarded(const std::function<void()>& step) {
+  try {
+    step();
+  } catch (const std::exception& exception) {
+    finish(Error{Code::kResourceExhausted, "a version of " + std::to_string(layout_->bytes) +
+                                               " bytes could not be taken: " + exception.what()});
+  }
 }
 
 /// What to fetch and what to copy. The news may say anything.
 Result<void> WeightIntake::plan() {
   const std::uint64_t bytes = layout_->bytes;
-  const bool changes = news_.changes_known && base_ && base_->layout->bytes == bytes;
+  const std::uint64_t pieces = layout_->pieces(from_.piece_bytes);
+  const bool changes = news_.changes_known && pieces > 0 && base_ && base_->layout->bytes == bytes;
   if (!changes) {
     base_.reset();
     to_fetch_ = {{0, bytes}};
     return {};
   }
-  const std::uint64_t pieces = (bytes + from_.piece_bytes - 1) / from_.piece_bytes;
   std::uint64_t next = 0;
   const auto add = [&](std::vector<Run>& runs, std::uint64_t begin, std::uint64_t end) {
     if (begin < end) runs.push_back({begin * from_.piece_bytes, std::min(end * from_.piece_bytes, bytes)});
@@ -59,40 +75,37 @@ Result<void> WeightIntake::plan() {
 }
 
 void WeightIntake::map() {
-  node_
-      .rpc_async_with<Tensor>({.timeout = from_.part_timeout}, from_.actor, "whole", news_.generation,
-                              news_.number)
-      .then([self = shared_from_this()](Result<Tensor> whole) {
-        if (!self->done_) return;
-        if (whole) {
-          const auto bytes = static_cast<std::int64_t>(self->layout_->bytes);
-          if (whole->dtype() != DType::kUInt8 || whole->shape() != Shape{bytes} || !whole->is_contiguous() ||
-              whole->device().kind != MemoryKind::kHost)
-            return self->finish(Error{Code::kDataLoss, "weights came as " + whole->to_string()});
-          const bool mapped = whole->read_only();
-          self->counts_.could_not_map = !mapped;
-          (mapped ? self->counts_.mapped : self->counts_.received) = self->layout_->bytes;
-          const auto offset = static_cast<std::size_t>(whole->data() - whole->buffer().data());
-          return self->finish(self->version(whole->buffer().slice(offset, whole->bytes())));
-        }
-        const Code code = whole.error().code;
-        // Too long for one message that has to be copied.
-        if (code != Code::kResourceExhausted && code != Code::kInvalidArgument && code != Code::kOutOfRange)
-          return self->finish(std::move(whole).error());
-        self->counts_.could_not_map = true;
-        self->by_parts();
-      });
+  auto call = node_.rpc_async_with<Tensor>({.timeout = from_.part_timeout, .detached = true}, from_.actor,
+                                           "whole", news_.generation, news_.number);
+  calls_.push_back(call);
+  call.then([self = shared_from_this()](Result<Tensor> whole) {
+    if (self->done_) self->guarded([&] { self->mapped(std::move(whole)); });
+  });
+}
+
+void WeightIntake::mapped(Result<Tensor> whole) {
+  if (!whole) {
+    // It cannot be mapped, or is too long for one message that has to be copied.
+    const Code code = whole.error().code;
+    counts_.could_not_map = code == Code::kDeadlineExceeded || code == Code::kResourceExhausted;
+    if (!counts_.could_not_map && code != Code::kInvalidArgument && code != Code::kOutOfRange)
+      return finish(std::move(whole).error());
+    return by_parts();
+  }
+  const auto bytes = static_cast<std::int64_t>(layout_->bytes);
+  if (whole->dtype() != DType::kUInt8 || whole->shape() != Shape{bytes} || !whole->is_contiguous() ||
+      whole->device().kind != MemoryKind::kHost)
+    return finish(Error{Code::kDataLoss, "weights came as " + whole->to_string()});
+  counts_.could_not_map = !whole->read_only();
+  (whole->read_only() ? counts_.mapped : counts_.received) = layout_->bytes;
+  const auto offset = static_cast<std::size_t>(whole->data() - whole->buffer().data());
+  finish(version(whole->buffer().slice(offset, whole->bytes())));
 }
 
 void WeightIntake::by_parts() {
-  try {
-    if (auto planned = plan(); !planned) return finish(std::move(planned).error());
-    slab_ = Tensor::empty(DType::kUInt8, Shape{static_cast<std::int64_t>(layout_->bytes)},
-                          node_.endpoint().shared_pool());
-  } catch (const std::bad_alloc&) {
-    return finish(Error{Code::kResourceExhausted,
-                        "no memory for a version of " + std::to_string(layout_->bytes) + " bytes"});
-  }
+  if (auto planned = plan(); !planned) return finish(std::move(planned).error());
+  slab_ = Tensor::empty(DType::kUInt8, Shape{static_cast<std::int64_t>(layout_->bytes)},
+                        node_.endpoint().shared_pool());
   if (!to_copy_.empty()) copy_on();
   ask_on();
 }
@@ -104,20 +117,21 @@ void WeightIntake::ask_on() {
     const Run part{run.begin, std::min(run.begin + from_.part_bytes, run.end)};
     run.begin = part.end;
     if (run.begin == run.end) to_fetch_.pop_back();
+    const auto place =
+        rpc::into(slab_.rows(static_cast<std::int64_t>(part.begin), static_cast<std::int64_t>(part.end)));
+    auto call = node_.rpc_async_with<Tensor>({.timeout = from_.part_timeout, .detached = true, .into = place},
+                                             from_.actor, "part", news_.generation, news_.number, part.begin,
+                                             part.end - part.begin);
+    std::erase_if(calls_, [](const auto& each) { return each.ready(); });
+    calls_.push_back(call);
     ++in_flight_;
-    node_
-        .rpc_async_with<Tensor>({.timeout = from_.part_timeout,
-                                 .into = rpc::into(slab_.rows(static_cast<std::int64_t>(part.begin),
-                                                              static_cast<std::int64_t>(part.end)))},
-                                from_.actor, "part", news_.generation, news_.number, part.begin,
-                                part.end - part.begin)
-        .then([self = shared_from_this(), bytes = part.end - part.begin](Result<Tensor> came) {
-          --self->in_flight_;
-          if (!self->done_) return;
-          if (!came) return self->finish(std::move(came).error());
-          self->counts_.received += bytes;
-          self->ask_on();
-        });
+    call.then([self = shared_from_this(), bytes = part.end - part.begin](Result<Tensor> came) {
+      --self->in_flight_;
+      if (!self->done_) return;
+      if (!came) return self->finish(std::move(came).error());
+      self->counts_.received += bytes;
+      self->guarded([&] { self->ask_on(); });
+    });
   }
   asking_ = false;
   finish_if_whole();
@@ -132,7 +146,7 @@ void WeightIntake::copy_on() {
   run.begin = end;
   if (run.begin == run.end) to_copy_.pop_back();
   if (to_copy_.empty()) return finish_if_whole();
-  node_.loop().post([self = shared_from_this()] { self->copy_on(); });
+  node_.loop().post([self = shared_from_this()] { self->guarded([&] { self->copy_on(); }); });
 }
 
 void WeightIntake::finish_if_whole() {
@@ -147,7 +161,7 @@ WeightVersionPtr WeightIntake::version(Buffer slab) const {
   version->metadata = news_.metadata;
   version->slab = std::move(slab);
   // For those that it is sent on to. What is not known to be older may have changed in this version.
-  const std::uint64_t pieces = (layout_->bytes + from_.piece_bytes - 1) / from_.piece_bytes;
+  const std::uint64_t pieces = layout_->pieces(from_.piece_bytes);
   if (base_ && news_.changes_known && base_->changed_in.size() == pieces) {
     version->changed_in = base_->changed_in;
     for (std::size_t i = 0; i + 1 < news_.pieces.size(); i += 2)
@@ -161,6 +175,7 @@ WeightVersionPtr WeightIntake::version(Buffer slab) const {
 
 void WeightIntake::finish(Result<WeightVersionPtr> result) {
   const Done done = std::exchange(done_, nullptr);
+  for (rpc::Future<Tensor>& call : std::exchange(calls_, {})) call.cancel();  // what is still under way
   if (done) done(std::move(result), counts_);
 }
 

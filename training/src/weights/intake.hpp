@@ -35,7 +35,9 @@ class WeightIntake : public std::enable_shared_from_this<WeightIntake> {
   static std::shared_ptr<WeightIntake> begin(Node& node, From from,
                                              std::shared_ptr<const WeightLayout> layout, WeightNews news,
                                              WeightVersionPtr base, Done done);
-  void cancel() { done_ = nullptr; }
+  void cancel();
+  std::uint64_t number() const { return news_.number; }
+  std::uint64_t came() const { return counts_.received + counts_.kept; }
 
  private:
   static constexpr int kInFlight = 4;
@@ -48,7 +50,10 @@ class WeightIntake : public std::enable_shared_from_this<WeightIntake> {
                WeightVersionPtr base, Done done);
   Result<void> plan();
   void map();
+  void mapped(Result<Tensor> whole);
   void by_parts();
+  /// Does a step; what it throws, for want of memory, ends the intake.
+  void guarded(const std::function<void()>& step);
   void ask_on();
   void copy_on();
   void finish_if_whole();
@@ -64,6 +69,7 @@ class WeightIntake : public std::enable_shared_from_this<WeightIntake> {
   Counts counts_;
   std::vector<Run> to_fetch_, to_copy_;  // the last ones first
   Tensor slab_;
+  std::vector<rpc::Future<Tensor>> calls_;
   int in_flight_ = 0;
   bool asking_ = false;
 };

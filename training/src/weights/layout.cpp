@@ -46,6 +46,12 @@ Result<std::shared_ptr<const WeightLayout>> WeightLayout::of(std::vector<WeightS
   return std::shared_ptr<const WeightLayout>(std::move(layout));
 }
 
+std::uint64_t WeightLayout::pieces(std::uint64_t piece_bytes) const {
+  if (piece_bytes == 0) return 0;
+  const std::uint64_t count = bytes / piece_bytes + (bytes % piece_bytes == 0 ? 0 : 1);
+  return count <= kMostPieces ? count : 0;
+}
+
 std::uint64_t WeightLayout::bytes_of(std::size_t tensor) const {
   return static_cast<std::uint64_t>(specs[tensor].shape.elements()) * size_of(specs[tensor].dtype);
 }

@@ -17,6 +17,7 @@ struct WeightLayout {
   static constexpr std::size_t kLongestName = 1024;
   static constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 40;
   static constexpr std::uint64_t kAlignment = 64;
+  static constexpr std::uint64_t kMostPieces = std::uint64_t{1} << 21;
 
   std::vector<WeightSpec> specs;
   std::vector<std::uint64_t> offsets;  ///< of each tensor
@@ -25,6 +26,8 @@ struct WeightLayout {
   /// kInvalidArgument: what can be no stream's.
   static Result<std::shared_ptr<const WeightLayout>> of(std::vector<WeightSpec> specs);
 
+  /// How many pieces of so many bytes a version has; 0 if they are not counted, or too many.
+  std::uint64_t pieces(std::uint64_t piece_bytes) const;
   std::uint64_t bytes_of(std::size_t tensor) const;
   /// kNotFound.
   Result<std::size_t> find(std::string_view name) const;

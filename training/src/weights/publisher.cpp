@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <set>
 #include <utility>
 
 #include <unistd.h>
@@ -41,43 +42,55 @@ class Root {
         tree_(options.place.empty() ? own_place(node) : options.place, options.fan_out) {
     place_.generation = generation;
     place_.part_bytes = options.part_bytes;
-    place_.piece_bytes = options.piece_bytes;
+    place_.piece_bytes = options.find_changes ? options.piece_bytes : 0;
     for (const WeightSpec& spec : layout->specs) {
       place_.names.push_back(spec.name);
       place_.dtypes.push_back(static_cast<std::uint8_t>(spec.dtype));
       place_.shapes.emplace_back(spec.shape.extents().begin(), spec.shape.extents().end());
     }
-    watch_ = node_.watch([this](const MembershipChange& change) {
-      if (change.event != MembershipEvent::kLeft && change.event != MembershipEvent::kDied) return;
-      remove(change.member.node_id);
-    });
   }
   Root(const Root&) = delete;
   Root& operator=(const Root&) = delete;
 
-  void end() { node_.unwatch(watch_); }
+  void begin() {
+    watch_ = node_.watch([this](const MembershipChange& change) {
+      if (change.event != MembershipEvent::kLeft && change.event != MembershipEvent::kDied) return;
+      remove(change.member.node_id);
+    });
+    listens_ = true;
+  }
+  void end() {
+    if (std::exchange(listens_, false)) node_.unwatch(watch_);
+  }
   static void methods(rpc::Methods<Root>& methods) {
     methods.add("join", &Root::join).add("leave", &Root::leave).add("newest", &Root::newest);
   }
 
+  /// `avoid`: parents that the reader has complained of. `knows`: the generation whose layout it has.
   Result<WeightPlace> join(const rpc::CallContext& context, const std::string& place, bool serves,
-                           const std::string& avoid) {
+                           const std::vector<std::string>& avoid, std::uint64_t knows) {
     const Caller caller = node_.caller_of(context);
     if (caller.node_id == 0 || caller.name.empty())
       return Error{Code::kFailedPrecondition, "only members of the cluster can join a stream"};
-    if (place.size() > WeightLayout::kLongestName)
-      return Error{Code::kInvalidArgument, "no place has so long a name"};
-    const auto avoided = ids_.find(avoid);
-    const auto parent =
-        tree_.join(caller.node_id, place, serves, avoided == ids_.end() ? 0 : avoided->second);
+    if (place.size() > WeightLayout::kLongestName || avoid.size() > kMostAvoided)
+      return Error{Code::kInvalidArgument, "no place has so long a name, and nobody complains of so many"};
+    std::set<std::uint64_t> avoided;
+    for (const std::string& each : avoid)
+      if (const auto known = ids_.find(each); known != ids_.end()) avoided.insert(known->second);
+    const auto parent = tree_.join(caller.node_id, place, serves, avoided);
     const std::string actor = source_actor(stream_, caller.name);
     actors_[caller.node_id] = actor;
     ids_[actor] = caller.node_id;
-    WeightPlace answer = place_;
+    WeightPlace answer;
+    if (knows != place_.generation) answer = place_;
+    answer.generation = place_.generation;
+    answer.part_bytes = place_.part_bytes;
+    answer.piece_bytes = place_.piece_bytes;
     answer.parent = parent.id == 0 ? source_actor(stream_, node_.name()) : actors_.at(parent.id);
     answer.same_place = parent.same_place;
     return answer;
   }
+  static constexpr std::size_t kMostAvoided = 64;
   void leave(const rpc::CallContext& context) { remove(node_.caller_of(context).node_id); }
   /// Generation and number; 0: nothing was published.
   std::pair<std::uint64_t, std::uint64_t> newest() const {
@@ -107,6 +120,7 @@ class Root {
   std::map<std::uint64_t, std::string> actors_;
   std::map<std::string, std::uint64_t> ids_;
   std::uint64_t watch_ = 0;
+  bool listens_ = false;
 };
 
 }  // namespace
@@ -121,22 +135,22 @@ struct WeightPublisher::State {
   std::shared_ptr<Root> root;
   std::mutex publishing;  // one at a time; taken before the turn
   mutable std::mutex mutex;
-  std::uint64_t last = 0;  // with `mutex`, as the others
-  std::vector<std::weak_ptr<const WeightVersion>> versions;
-  std::vector<std::weak_ptr<const WeightLayout>> drafts;
+  std::uint64_t last = 0;  // with `mutex`, as the other
+  std::vector<Buffer> slabs;
 
+  /// How many versions somebody besides has the memory of: drafts, readers that have mapped it, messages.
   std::size_t live() {
     const std::lock_guard lock(mutex);
-    std::erase_if(versions, [](const auto& each) { return each.expired(); });
-    std::erase_if(drafts, [](const auto& each) { return each.expired(); });
-    return versions.size() + drafts.size();
+    std::erase_if(slabs, [](const Buffer& each) { return each.unique(); });
+    return slabs.size();
+  }
+  Result<void> not_on_loop() const {
+    if (!node->loop().in_turn()) return {};
+    return Error{Code::kFailedPrecondition,
+                 "stream '" + stream + "': publishing takes long, and is not for the loop's thread"};
   }
   /// Memory for one more version, with nothing in the gaps between tensors.
   Result<Buffer> slab() {
-    if (live() >= options.max_versions) {
-      const Loop::Turn turn(node->loop());
-      source->drop_idle();
-    }
     if (const std::size_t now = live(); now >= options.max_versions)
       return Error{Code::kResourceExhausted,
                    "stream '" + stream + "': " + std::to_string(now) +
@@ -150,6 +164,8 @@ struct WeightPublisher::State {
         const std::uint64_t next = i + 1 < layout->specs.size() ? layout->offsets[i + 1] : layout->bytes;
         std::memset(memory.data() + end, 0, next - end);
       }
+      const std::lock_guard lock(mutex);
+      slabs.push_back(memory.buffer());
       return memory.buffer();
     } catch (const std::bad_alloc&) {
       return Error{Code::kResourceExhausted, "stream '" + stream + "': no memory for a version of " +
@@ -164,7 +180,7 @@ struct WeightPublisher::State {
 std::vector<std::uint64_t> WeightPublisher::State::changes(const WeightVersion* before, const Buffer& now,
                                                            std::uint64_t number) const {
   if (!options.find_changes) return {};
-  const std::uint64_t pieces = (layout->bytes + options.piece_bytes - 1) / options.piece_bytes;
+  const std::uint64_t pieces = layout->pieces(options.piece_bytes);
   if (!before) return std::vector<std::uint64_t>(pieces, number);
   std::vector<std::uint64_t> changed_in = before->changed_in;
   for (std::uint64_t i = 0; i < pieces; ++i) {
@@ -186,12 +202,14 @@ Result<std::uint64_t> WeightPublisher::State::publish(Buffer slab,
   version->slab = std::move(slab);
   {
     const std::lock_guard lock(mutex);
-    versions.emplace_back(version);
     ++last;
   }
   const std::uint64_t number = version->number;
-  const Loop::Turn turn(node->loop());
-  source->set(std::move(version));
+  {
+    const Loop::Turn turn(node->loop());
+    source->set(std::move(version));
+  }
+  static_cast<void>(live());  // the one before may be free now
   return number;
 }
 
@@ -211,6 +229,10 @@ Result<std::unique_ptr<WeightPublisher>> WeightPublisher::on(Node& node, const s
   state->stream = stream;
   state->options = options;
   state->layout = std::move(*layout);
+  if (options.find_changes && state->layout->pieces(options.piece_bytes) == 0)
+    return Error{Code::kInvalidArgument, "a version of " + std::to_string(state->layout->bytes) +
+                                             " bytes has too many pieces of " +
+                                             std::to_string(options.piece_bytes)};
   const Loop::Turn turn(node.loop());
   state->generation = std::max<std::uint64_t>(1, node.id() ^ (node.make_token() * 0x9e3779b97f4a7c15ULL));
   state->source = std::make_shared<WeightSource>(node);
@@ -227,21 +249,28 @@ Result<std::unique_ptr<WeightPublisher>> WeightPublisher::on(Node& node, const s
     made = node.spawn_state(publisher_actor(stream), state->root, root_methods.table());
     if (!made) static_cast<void>(node.kill(source_name));
   }
-  if (!made) {
+  if (!made) return std::move(made).error();
+  try {
+    state->source->begin(nullptr);
+    state->root->begin();
+  } catch (...) {
     state->source->end();
-    state->root->end();
-    return std::move(made).error();
+    static_cast<void>(node.kill(source_name));
+    static_cast<void>(node.kill(publisher_actor(stream)));
+    throw;
   }
   return std::unique_ptr<WeightPublisher>(new WeightPublisher(std::move(state)));
 }
 
 WeightPublisher::~WeightPublisher() {
   Node& node = *state_->node;
+  {
+    const Loop::Turn turn(node.loop());
+    state_->source->end();
+    state_->root->end();
+  }
   static_cast<void>(node.kill(publisher_actor(state_->stream)));
   static_cast<void>(node.kill(source_actor(state_->stream, node.name())));
-  const Loop::Turn turn(node.loop());
-  state_->source->end();
-  state_->root->end();
 }
 
 Result<std::uint64_t> WeightPublisher::publish(std::span<const Tensor> tensors,
@@ -260,6 +289,7 @@ Result<std::uint64_t> WeightPublisher::publish(std::span<const Tensor> tensors,
                                                std::string(to_string(spec.dtype)) + spec.shape.to_string() +
                                                ", dense and in host memory; this is " + tensor.to_string()};
   }
+  if (auto free = state_->not_on_loop(); !free) return std::move(free).error();
   const std::lock_guard lock(state_->publishing);
   auto slab = state_->slab();
   if (!slab) return std::move(slab).error();
@@ -270,27 +300,31 @@ Result<std::uint64_t> WeightPublisher::publish(std::span<const Tensor> tensors,
 }
 
 Result<WeightDraft> WeightPublisher::draft() {
+  if (auto free = state_->not_on_loop(); !free) return std::move(free).error();
   const std::lock_guard lock(state_->publishing);
   auto slab = state_->slab();
   if (!slab) return std::move(slab).error();
-  // A layout of its own, by which it is counted.
-  auto layout = std::make_shared<const WeightLayout>(*state_->layout);
-  const std::lock_guard counting(state_->mutex);
-  state_->drafts.emplace_back(layout);
-  return WeightDraft(std::move(layout), std::move(*slab));
+  return WeightDraft(state_->layout, std::move(*slab));
 }
 
 Result<std::uint64_t> WeightPublisher::publish(WeightDraft draft,
                                                std::map<std::string, std::string> metadata) {
-  const std::lock_guard lock(state_->publishing);
-  const auto is_ours = [&] {
-    const std::lock_guard counting(state_->mutex);
-    return std::any_of(state_->drafts.begin(), state_->drafts.end(),
-                       [&](const auto& each) { return each.lock() == draft.layout_; });
-  };
-  if (!draft.layout_ || !is_ours())
+  if (auto free = state_->not_on_loop(); !free) return std::move(free).error();
+  if (draft.layout_ != state_->layout)
     return Error{Code::kInvalidArgument, "this draft has been published, or is of another stream"};
-  draft.layout_.reset();
+  const std::lock_guard lock(state_->publishing);
+  {
+    // Ours besides, and the draft's own.
+    const std::lock_guard counting(state_->mutex);
+    std::erase_if(state_->slabs, [&](const Buffer& each) { return each.block() == draft.slab_.block(); });
+    if (!draft.slab_.unique()) {
+      state_->slabs.push_back(draft.slab_);
+      return Error{Code::kFailedPrecondition,
+                   "somebody still has tensors of this draft, and could write into what is published: drop "
+                   "them first"};
+    }
+    state_->slabs.push_back(draft.slab_);
+  }
   return state_->publish(std::move(draft.slab_), std::move(metadata));
 }
 

@@ -13,16 +13,26 @@ Result<std::unique_ptr<WeightReader>> WeightReader::on(Node& node, const std::st
     return Error{
         Code::kInvalidArgument,
         "a reader of weights needs a stream's name, a place of 1,024 bytes at most, and times above zero"};
-  const Loop::Turn turn(node.loop());
-  auto core = std::make_shared<Core>(node, stream, std::move(options));
-  if (auto started = core->start(); !started) return std::move(started).error();
+  std::shared_ptr<Core> core;
+  Result<void> started;
+  {
+    const Loop::Turn turn(node.loop());
+    core = std::make_shared<Core>(node, stream, std::move(options));
+    started = core->start();
+  }
+  if (!started) return std::move(started).error();
   return std::unique_ptr<WeightReader>(new WeightReader(std::move(core)));
 }
 
 WeightReader::~WeightReader() {
-  const Loop::Turn turn(core_->node().loop());
-  core_->close();
-  core_.reset();
+  Node& node = core_->node();
+  const std::string actor = core_->actor();
+  {
+    const Loop::Turn turn(node.loop());
+    core_->close();
+    core_.reset();
+  }
+  static_cast<void>(node.kill(actor));
 }
 
 std::shared_ptr<const Weights> WeightReader::newest() const {
@@ -43,6 +53,8 @@ Result<std::shared_ptr<const Weights>> WeightReader::wait_for_next(const std::sh
 
 Result<std::shared_ptr<const Weights>> WeightReader::refresh(Duration timeout) {
   rpc::Future<std::shared_ptr<const Weights>> future;
+  if (core_->node().loop().in_turn())
+    return Error{Code::kFailedPrecondition, "a refresh of weights waits, and is not for the loop's thread"};
   {
     const Loop::Turn turn(core_->node().loop());
     future = core_->refresh(core_->node().loop().clock().now() + timeout);

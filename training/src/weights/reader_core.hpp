@@ -4,14 +4,18 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <random>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <troupe/actors/node.hpp>
 #include <troupe/runtime/timer.hpp>
 #include <troupe/training/weight_stream.hpp>
 
 #include "intake.hpp"
+#include "names.hpp"
 #include "source.hpp"
 #include "wire.hpp"
 
@@ -28,10 +32,12 @@ class WeightReader::Core : public std::enable_shared_from_this<WeightReader::Cor
   Core& operator=(const Core&) = delete;
 
   Result<void> start();
+  /// Idempotent. The actor is to be killed after it.
   void close();
   std::shared_ptr<const Weights> newest() const;
   Stats stats() const;
   Node& node() { return node_; }
+  std::string actor() const { return source_actor(stream_, node_.name()); }
   /// The newest version that the publisher has now, once it is here.
   rpc::Future<std::shared_ptr<const Weights>> refresh(TimePoint deadline);
 
@@ -42,6 +48,7 @@ class WeightReader::Core : public std::enable_shared_from_this<WeightReader::Cor
     Version wanted;
     rpc::Promise<std::shared_ptr<const Weights>> promise;
   };
+  static constexpr std::size_t kMostAvoided = 64;
   static constexpr Duration kFirstPause{std::chrono::milliseconds(20)};
   static constexpr Duration kLongestPause{std::chrono::seconds(1)};
 
@@ -52,10 +59,17 @@ class WeightReader::Core : public std::enable_shared_from_this<WeightReader::Cor
   void ask();
   void told(Result<WeightNews> news);
   void ask_whether_all_is_well();
+  void doubt(std::uint64_t newest);
   void take(WeightNews news);
   void taken(Result<WeightVersionPtr> version, const WeightIntake::Counts& counts);
-  void begin_again(const Error& why);
+  /// `said_by`: who made it so, to be avoided from now on unless empty.
+  void begin_again(const Error& why, const std::string& said_by = {});
   void serve_refreshes();
+  void expire_refreshes();
+  /// Does a step in this reader's name, unless it has ended; what it throws, for want of memory, makes it
+  /// begin again.
+  template <class Step>
+  static void guarded(const std::weak_ptr<Core>& weak, Step step);
   void fail_refreshes(const Error& why);
 
   Node& node_;
@@ -63,15 +77,19 @@ class WeightReader::Core : public std::enable_shared_from_this<WeightReader::Cor
   const WeightReaderOptions options_;
   const std::string own_place_;
   std::shared_ptr<WeightSource> source_;
-  Timer again_;
+  Timer again_, expiry_;
+  std::mt19937_64 random_;
   Duration pause_ = kFirstPause;
   bool closed_ = false;
   bool busy_ = false;  // something is under way, or again_ is set
   std::shared_ptr<const WeightLayout> layout_;
-  WeightPlace place_;  // of layout_; without a parent: there is none
-  std::string avoid_;
-  bool can_map_ = true;
-  WeightVersionPtr whole_;  // the newest
+  WeightPlace place_;               // of layout_; without a parent: there is none
+  std::vector<std::string> avoid_;  // since the last version
+  bool has_joined_ = false;
+  bool can_map_ = true;  // as far as is known of this parent
+  TimePoint asked_at_;
+  std::optional<WeightSource::Coming> doubted_;  // what the parent was at when it was looked at last
+  WeightVersionPtr whole_;                       // the newest
   std::shared_ptr<WeightIntake> intake_;
   std::list<Refresh> refreshes_;
   mutable std::mutex mutex_;  // what follows; written with the turn

@@ -31,25 +31,27 @@ bool WeightTree::has_room(std::uint64_t id) {
   return far < fan_out_;
 }
 
-std::uint64_t WeightTree::nearest_with_room(std::uint64_t without, std::uint64_t avoid) {
+/// Goes through all that can send to other places: also who was once the head of its place.
+std::uint64_t WeightTree::nearest_with_room(std::uint64_t without, const std::set<std::uint64_t>& avoid) {
   std::deque<std::uint64_t> next{0};
   while (!next.empty()) {
     const std::uint64_t id = next.front();
     next.pop_front();
-    if ((id == 0 || id != avoid) && has_room(id)) return id;
+    if (!avoid.contains(id) && has_room(id)) return id;
+    const std::string& place = id == 0 ? place_ : readers_.at(id).place;
     for (const std::uint64_t child : children(id)) {
       const Reader& reader = readers_.at(child);
-      const auto head = heads_.find(reader.place);
-      if (child != without && head != heads_.end() && head->second == child) next.push_back(child);
+      if (child != without && reader.serves && reader.place != place) next.push_back(child);
     }
   }
   return 0;
 }
 
 WeightTree::Parent WeightTree::join(std::uint64_t id, const std::string& place, bool serves,
-                                    std::uint64_t avoid) {
+                                    const std::set<std::uint64_t>& avoid) {
   detach(id);
-  if (const auto known = readers_.find(id); known != readers_.end() && known->second.place != place)
+  if (const auto known = readers_.find(id);
+      known != readers_.end() && (known->second.place != place || !serves))
     leave(id);
   Reader& reader = readers_[id];
   reader.place = place;
@@ -60,8 +62,8 @@ WeightTree::Parent WeightTree::join(std::uint64_t id, const std::string& place, 
     parent = {0, true};
   } else {
     const auto head = heads_.find(place);
-    const bool has_head =
-        head != heads_.end() && head->second != id && head->second != avoid && is_attached(head->second, id);
+    const bool has_head = head != heads_.end() && head->second != id && !avoid.contains(head->second) &&
+                          is_attached(head->second, id);
     if (has_head) {
       parent = {head->second, true};
     } else {

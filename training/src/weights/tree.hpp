@@ -19,8 +19,10 @@ class WeightTree {
     std::uint64_t id = 0;
     bool same_place = false;
   };
-  /// Gives a reader a parent, another one than `avoid` if that can be. `serves`: others may get it as theirs.
-  Parent join(std::uint64_t id, const std::string& place, bool serves, std::uint64_t avoid = 0);
+  /// Gives a reader a parent, none of `avoid` but the publisher, if that can be. `serves`: others may get it
+  /// as theirs.
+  Parent join(std::uint64_t id, const std::string& place, bool serves,
+              const std::set<std::uint64_t>& avoid = {});
   void leave(std::uint64_t id);
 
   std::size_t size() const { return readers_.size(); }
@@ -40,7 +42,7 @@ class WeightTree {
   /// Whether the publisher is reached from `id`, and not by way of `without`.
   bool is_attached(std::uint64_t id, std::uint64_t without) const;
   bool has_room(std::uint64_t id);
-  std::uint64_t nearest_with_room(std::uint64_t without, std::uint64_t avoid);
+  std::uint64_t nearest_with_room(std::uint64_t without, const std::set<std::uint64_t>& avoid);
 
   std::string place_;
   std::size_t fan_out_;

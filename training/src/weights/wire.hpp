@@ -17,8 +17,8 @@ struct WeightPlace {
   std::string parent;       ///< the actor to ask for versions
   bool same_place = false;  ///< whether that one is of the reader's machine
   std::uint64_t part_bytes = 0;
-  std::uint64_t piece_bytes = 0;
-  // The layout.
+  std::uint64_t piece_bytes = 0;  ///< 0: changes are not looked for
+  // The layout; nothing if the reader has it.
   std::vector<std::string> names;
   std::vector<std::uint8_t> dtypes;
   std::vector<std::vector<std::int64_t>> shapes;

@@ -52,7 +52,8 @@ class Weights {
   std::shared_ptr<const WeightVersion> version_;
 };
 
-/// A version in the making: tensors to be written, of which nobody knows yet.
+/// A version in the making: tensors to be written, of which nobody knows yet. They are dropped before it is
+/// published.
 class WeightDraft {
  public:
   WeightDraft(WeightDraft&&) noexcept = default;
@@ -71,9 +72,10 @@ class WeightDraft {
 };
 
 struct WeightPublisherOptions {
-  /// How many versions may have memory here, the one in the making among them: while readers, or Weights that
-  /// somebody has kept, hold so many old ones nothing is published. Those that processes of this machine have
-  /// mapped are bounded by NodeOptions::shared_pool.
+  /// How many versions may have memory, the one in the making among them: while so many are held nothing is
+  /// published. An older one is held by who still fetches or has mapped it, and by who keeps Weights, or a
+  /// tensor, of it in this process. All of them together should fit into NodeOptions::shared_pool: what does
+  /// not is copied, not mapped.
   std::size_t max_versions = 4;
   /// How many other machines this one sends to; those send on.
   std::size_t fan_out = 4;
@@ -96,7 +98,8 @@ class WeightPublisher {
   static Result<std::unique_ptr<WeightPublisher>> on(Node& node, const std::string& stream,
                                                      std::vector<WeightSpec> specs,
                                                      WeightPublisherOptions options = {});
-  /// Ends the stream; readers keep what they have, and follow the next publisher of this name.
+  /// Ends the stream; readers keep what they have, and follow the next publisher of this name. Tells the
+  /// first node, and waits for its answer.
   ~WeightPublisher();
   WeightPublisher(const WeightPublisher&) = delete;
   WeightPublisher& operator=(const WeightPublisher&) = delete;
@@ -107,7 +110,8 @@ class WeightPublisher {
   /// `max_versions` have memory; the newest one stays what it was.
   Result<std::uint64_t> publish(std::span<const Tensor> tensors,
                                 std::map<std::string, std::string> metadata = {});
-  /// The same without a copy: memory to write the next version into, then publish() of it. Errors as above.
+  /// The same without a copy: memory to write the next version into, then publish() of it. Errors as above;
+  /// kFailedPrecondition besides: somebody still has a tensor of the draft, or this is the loop's thread.
   Result<WeightDraft> draft();
   Result<std::uint64_t> publish(WeightDraft draft, std::map<std::string, std::string> metadata = {});
   /// What this process itself may read; null: nothing was published. Any thread.
@@ -150,6 +154,7 @@ class WeightReader {
   /// kAlreadyExists: the node has one for this stream. kInvalidArgument: an option of zero.
   static Result<std::unique_ptr<WeightReader>> on(Node& node, const std::string& stream,
                                                   WeightReaderOptions options = {});
+  /// Tells the first node, and waits for its answer.
   ~WeightReader();
   WeightReader(const WeightReader&) = delete;
   WeightReader& operator=(const WeightReader&) = delete;
@@ -161,7 +166,8 @@ class WeightReader {
   /// the reader waits for.
   Result<std::shared_ptr<const Weights>> wait_for_next(const std::shared_ptr<const Weights>& last,
                                                        Duration timeout);
-  /// Fetches the newest version that there is now. Any thread but the loop's. kDeadlineExceeded,
+  /// Fetches the newest version that there is now. Any thread but the loop's, where it is
+  /// kFailedPrecondition. kDeadlineExceeded,
   /// kUnavailable: no publisher, or it died; kNotFound: nothing was published yet.
   Result<std::shared_ptr<const Weights>> refresh(Duration timeout);
 
