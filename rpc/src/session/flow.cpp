@@ -118,10 +118,12 @@ void Session::end_of_wait(OpenCall& call) {
 Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t bytes, OpenCall* call,
                                     TimePoint deadline) {
   const CallLimits& limits = endpoint_.options_.limits;
+  // What lies in a device, or in pinned memory, does not count while it waits: that has bounds of its own.
+  const std::size_t held = bytes - (frame.leases ? frame.leases->device_bytes : 0);
   if (flow != Flow::kReply) {
     // One message may always wait, however long it is.
     const bool full = queue_.calls() >= limits.max_calls_waiting ||
-                      (queue_.calls() > 0 && queue_.call_bytes() + bytes > limits.max_bytes_waiting);
+                      (queue_.calls() > 0 && queue_.call_bytes() + held > limits.max_bytes_waiting);
     if (full) {
       ++endpoint_.stats_.calls_refused;
       return Error{Code::kResourceExhausted, std::to_string(queue_.calls()) + " calls (" +
@@ -134,7 +136,7 @@ Result<void> Session::wait_for_room(OutFrame&& frame, Flow flow, std::size_t byt
   const bool is_next = queue_.empty(lane);
   // A call without a deadline has no timer.
   const TimePoint until = !call ? deadline : call->scheduled() ? call->due() : TimePoint::never();
-  const auto position = queue_.push(lane, {std::move(frame), bytes, call ? call->id() : 0, until});
+  const auto position = queue_.push(lane, {std::move(frame), held, call ? call->id() : 0, until});
   if (call) {
     call->session = this;
     call->position = position;
@@ -156,8 +158,9 @@ bool Session::send_next() {
                       : first.call_id != 0              ? Flow::kCall
                                                         : Flow::kOneWay;
     const bool is_late = flow == Flow::kOneWay && first.deadline <= endpoint_.loop_.now();
-    if (!is_late && !may_send(flow, first.bytes)) {
-      if (flow == Flow::kOneWay && ask_for_room(first.bytes)) return true;
+    const std::size_t bytes = bytes_of(first.frame);
+    if (!is_late && !may_send(flow, bytes)) {
+      if (flow == Flow::kOneWay && ask_for_room(bytes)) return true;
       continue;
     }
     send_first_of(lane);
@@ -169,10 +172,11 @@ bool Session::send_next() {
 /// May end this session.
 void Session::send_first_of(FlowQueue::Lane lane) {
   FlowQueue::Entry entry = queue_.pop(lane);
+  const std::size_t bytes = bytes_of(entry.frame);
   OpenCall* call = entry.call_id != 0 ? endpoint_.find_call(entry.call_id) : nullptr;
   const Duration left = time_left(entry.deadline, endpoint_.loop_.now());
   // It holds a place now, also if it is too late: its timer is about to end it.
-  if (call) begin_flow(*call, entry.bytes);
+  if (call) begin_flow(*call, bytes);
   if (lane != FlowQueue::Lane::kReplies) {
     if (left <= Duration::zero()) {
       if (!call) one_way_.note_dropped();
@@ -182,7 +186,7 @@ void Session::send_first_of(FlowQueue::Lane lane) {
     if (!call || !call->attempt) patch_remaining(entry.frame.head, left);
   }
   const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply : call ? Flow::kCall : Flow::kOneWay;
-  const Result<void> sent = send_now(std::move(entry.frame), entry.bytes, flow);
+  const Result<void> sent = send_now(std::move(entry.frame), bytes, flow);
   if (!sent && call) endpoint_.complete(*call, frugal_error(sent.error()));
 }
 
