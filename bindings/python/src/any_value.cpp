@@ -12,15 +12,24 @@
 namespace troupe::python {
 namespace {
 
-/// Lists in lists, without end perhaps: RecursionError.
+/// Lists in lists, without end perhaps: RecursionError. Python's own bound is of another stack than this one,
+/// and who receives them reads no deeper than that.
 class Deeper {
  public:
   Deeper() {
-    if (Py_EnterRecursiveCall(" in what is to be sent") != 0) throw nb::python_error();
+    if (depth_ >= kMost) {
+      PyErr_SetString(PyExc_RecursionError, "lists within lists: what is to be sent is too deep");
+      throw nb::python_error();
+    }
+    ++depth_;
   }
-  ~Deeper() { Py_LeaveRecursiveCall(); }
+  ~Deeper() { --depth_; }
   Deeper(const Deeper&) = delete;
   Deeper& operator=(const Deeper&) = delete;
+
+ private:
+  static constexpr int kMost = 60;
+  static inline thread_local int depth_ = 0;
 };
 
 /// Before the items of a list: what the list stands for. A number of a width that natural lists do not begin
@@ -99,11 +108,11 @@ void take_items(nb::handle iterable, Value::List& list, Take take_one) {
 Value take_dict(nb::handle object, Value (*take_one)(nb::handle), bool tagged) {
   Value::List list;
   if (tagged) list.push_back(tag_value(Tag::kDict));
-  for (const auto& [key, item] : nb::borrow<nb::dict>(object)) {
-    Value::List pair;
-    pair.push_back(take_one(key));
-    pair.push_back(take_one(item));
-    list.emplace_back(std::move(pair));
+  for (nb::handle pair : items_of(object)) {
+    Value::List both;
+    both.push_back(take_one(nb::object(pair[0])));
+    both.push_back(take_one(nb::object(pair[1])));
+    list.emplace_back(std::move(both));
   }
   return Value(std::move(list));
 }

@@ -42,7 +42,10 @@ void Call::begin(const std::shared_ptr<Call>& call) {
 
 void Call::begin_soon(const std::shared_ptr<Call>& call, bool help) {
   Loop& loop = call->node_.loop();
-  if (loop.is_forked()) return call->complete(with_context(HomeProcess::error(), call->what()));
+  if (loop.is_forked()) {
+    const Loop::Turn turn(loop);
+    return call->complete(with_context(HomeProcess::error(), call->what()));
+  }
   const auto now = [&] { begin(call); };
   if ((help || loop.in_turn()) && loop.run_if_free(std::ref(now))) return;
   /// If the loop ends first, the call does.

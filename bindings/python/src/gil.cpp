@@ -88,6 +88,10 @@ void interpreter_ends() {
   ended.store(true);
 }
 
+bool interpreter_ended() {
+  return ended.load();
+}
+
 void check_signals() {
   if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }

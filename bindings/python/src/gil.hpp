@@ -52,6 +52,7 @@ HeldBuffer hold_buffer();
 void give_back_dropped();
 /// The interpreter ends: nothing of Python is touched from now on, and who still wants the GIL never gets it.
 void interpreter_ends();
+bool interpreter_ended();
 /// Raises what a signal's handler raised meanwhile: KeyboardInterrupt. With the GIL.
 void check_signals();
 

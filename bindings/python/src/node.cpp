@@ -24,7 +24,8 @@ thread_local bool may_end_here = false;
 /// The last reference to a node may be dropped anywhere: by a thread that has the GIL, even by an actor of
 /// the node. Then a thread of its own ends it.
 void end_node(Node* node) {
-  if (node->loop().is_forked()) return;  // the parent's
+  if (node->loop().is_forked() || interpreter_ended())
+    return;  // the parent's, or closed at the program's end
   if (may_end_here) {
     delete node;
     return;

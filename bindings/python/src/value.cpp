@@ -155,11 +155,11 @@ Value take_tuple(const Type& type, nb::handle object) {
 Value take_map(const Type& type, nb::handle object) {
   if (!PyDict_Check(object.ptr())) refuse("a dict", object);
   Value::List list;
-  for (const auto& [key, item] : nb::borrow<nb::dict>(object)) {
-    Value::List pair;
-    pair.push_back(take(*type.parts[0], key));
-    pair.push_back(take(*type.parts[1], item));
-    list.emplace_back(std::move(pair));
+  for (nb::handle pair : items_of(object)) {
+    Value::List both;
+    both.push_back(take(*type.parts[0], nb::object(pair[0])));
+    both.push_back(take(*type.parts[1], nb::object(pair[1])));
+    list.emplace_back(std::move(both));
   }
   return Value(std::move(list));
 }
@@ -172,6 +172,12 @@ Value take_struct(const Type& type, nb::handle object) {
 }
 
 }  // namespace
+
+nb::list items_of(nb::handle dict) {
+  PyObject* const items = PyDict_Items(dict.ptr());
+  if (!items) throw nb::python_error();
+  return nb::steal<nb::list>(items);
+}
 
 bool fits(DType width, std::int64_t value) {
   const auto bits = 8 * size_of(width);

@@ -72,6 +72,8 @@ Value take_python(nb::handle object);
 nb::object give_natural(const rpc::ValueReader& in);
 nb::object give_python(const rpc::ValueReader& in);
 
+/// Pairs of a dict as it is now: others may change it while they are taken.
+nb::list items_of(nb::handle dict);
 /// Whether an integer of this width can be `value`.
 bool fits(DType width, std::int64_t value);
 /// Of any width.
