@@ -114,6 +114,7 @@ class Bpe final : public Tokenizer {
     };
     constexpr auto kNone = static_cast<std::size_t>(-1);
     std::vector<Node> nodes;
+    nodes.reserve(word.size());
     for (std::size_t i = 0; i < word.size(); ++i)
       nodes.push_back({of_byte_[static_cast<unsigned char>(word[i])], i == 0 ? kNone : i - 1,
                        i + 1 == word.size() ? kNone : i + 1});

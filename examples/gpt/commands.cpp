@@ -126,8 +126,8 @@ Result<void> print_profile(Learner& learner) {
   learner.profile();
   for (int i = 0; i < kSteps; ++i)
     if (auto stepped = learner.step(); !stepped) return stepped;
-  std::vector<std::pair<std::string, Machine::Spent>> all;
-  for (const auto& each : learner.profiled()) all.emplace_back(each);
+  const auto profiled = learner.profiled();
+  std::vector<std::pair<std::string, Machine::Spent>> all(profiled.begin(), profiled.end());
   std::sort(all.begin(), all.end(),
             [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   for (const auto& [kernel, spent] : all)

@@ -126,6 +126,7 @@ Result<void> LocalLearner::open(const std::vector<float>& first_values) {
     worker.pass = *std::move(pass);
   }
   std::vector<Buffer*> needed{&floats_, &first_moments_, &second_moments_};
+  needed.reserve(needed.size() + workers_.size());
   for (Worker& worker : workers_) needed.push_back(&worker.gradients);
   const auto take = [&](Buffer& buffer, std::size_t size) -> Result<void> {
     auto taken = machine().allocate(size);

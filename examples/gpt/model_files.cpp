@@ -88,6 +88,7 @@ Result<void> write_model(const std::filesystem::path& folder, const ModelShape& 
   if (failed) return errno_error(failed.value(), "making the folder " + folder.string());
   const Parameters parameters(shape);
   std::vector<TensorToWrite> tensors;
+  tensors.reserve(parameters.all().size());
   for (const Parameter& each : parameters.all())
     tensors.push_back({std::string(kPrefix) + each.name, each.shape, weights.data() + each.offset});
   // As transformers say what wrote the tensors: without it they refuse the file.

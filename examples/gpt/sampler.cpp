@@ -57,6 +57,7 @@ std::int32_t choose(const std::vector<float>& logits, const SampleOptions& optio
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(), likelier);
   if (count == 1) return order[0];
   std::vector<double> sums;
+  sums.reserve(count);
   const double most{logits[static_cast<std::size_t>(order[0])]};
   double sum = 0;
   for (std::size_t i = 0; i < count; ++i)

@@ -19,6 +19,7 @@ constexpr std::pair<const char*, std::vector<float> State::*> kKinds[] = {
 Result<void> write_state(const std::filesystem::path& folder, const Parameters& parameters,
                          const State& state) {
   std::vector<TensorToWrite> tensors;
+  tensors.reserve(3 * parameters.all().size());
   for (const auto& [prefix, values] : kKinds)
     for (const Parameter& each : parameters.all())
       tensors.push_back({prefix + each.name, each.shape, (state.*values).data() + each.offset});

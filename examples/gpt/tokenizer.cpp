@@ -129,6 +129,7 @@ Result<std::unique_ptr<Tokenizer>> character_tokenizer(std::string_view text) {
   }
   if (seen.empty()) return Error{Code::kInvalidArgument, "the text is empty"};
   std::vector<std::string> all;
+  all.reserve(seen.size());
   for (const auto& [code, character] : seen) all.emplace_back(character);
   return std::unique_ptr<Tokenizer>(std::make_unique<Characters>(std::move(all)));
 }

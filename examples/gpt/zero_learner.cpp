@@ -106,6 +106,7 @@ Result<void> ZeroLearner::open(const std::vector<float>& first_values) {
   if (!pass) return pass.error();
   pass_ = *std::move(pass);
   std::vector<training::ZeroParameter> named;
+  named.reserve(parameters_.all().size());
   for (const Parameter& each : parameters_.all()) named.push_back({each.name, each.shape, each.layer});
   auto zero = training::Zero::create(group_, std::move(named), zero_options(settings_), [&](int parameter) {
     const Parameter& each = parameters_[parameter];
@@ -141,7 +142,7 @@ Result<double> ZeroLearner::mean_of_all(double mine) {
 }
 
 Result<double> ZeroLearner::loss() {
-  const auto mine = pass_->loss();
+  auto mine = pass_->loss();
   return mine ? mean_of_all(*mine) : mine;
 }
 
@@ -156,7 +157,7 @@ Result<double> ZeroLearner::validate() {
       return loaded.error();
     if (auto went = pass_->forward(*weights_); !went) return went.error();
     if (auto went = pass_->losses(*weights_); !went) return went.error();
-    const auto loss = pass_->loss();
+    auto loss = pass_->loss();
     if (!loss) return loss;
     sum += *loss * static_cast<double>(some);
   }
