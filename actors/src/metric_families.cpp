@@ -1,5 +1,6 @@
 // A node's metrics as series for Prometheus. Their names, units and meanings stand in docs/observation.md.
 #include <algorithm>
+#include <tuple>
 
 #include <troupe/actors/node_metrics.hpp>
 
@@ -135,6 +136,45 @@ void add_endpoint(Families& to, const EndpointMetrics& endpoint) {
   to.gauge(prefix + "waiting_bytes", "Bytes of calls that wait", {}, number(endpoint.waiting_bytes));
 }
 
+/// Only of nodes that have been given GPUs.
+void add_devices(Families& to, const NodeMetrics& metrics) {
+  if (metrics.gpus.empty()) return;
+  const DeviceCallMetrics& calls = metrics.device_calls;
+  const std::string prefix = "troupe_device_";
+  const std::tuple<const char*, std::uint64_t, std::uint64_t> ways[] = {
+      {"mapped", calls.mapped, calls.mapped_bytes}, {"staged", calls.staged, calls.staged_bytes}};
+  for (const auto& [way, tensors, bytes] : ways) {
+    to.counter(prefix + "sent_tensors_total", "Device tensors sent to other nodes, by way", {{"way", way}},
+               number(tensors));
+    to.counter(prefix + "sent_bytes_total", "Their bytes", {{"way", way}}, number(bytes));
+  }
+  to.counter(prefix + "received_bytes_total", "Bytes of tensors that came for devices", {},
+             number(calls.arrived_bytes));
+  to.counter(prefix + "messages_waited_total", "Messages that had to wait for pinned memory", {},
+             number(calls.waited));
+  to.counter(prefix + "given_up_total", "Messages that nobody wanted any more before their tensors were here",
+             {}, number(calls.given_up));
+  to.counter(prefix + "fetched_total", "Tensors of peers whose memory could not be mapped after all", {},
+             number(calls.fetched));
+  to.gauge(prefix + "staging_bytes", "Pinned memory for tensors on their way, in use or kept", {},
+           number(calls.pinned_bytes));
+  to.gauge(prefix + "waiting_messages", "Messages that wait for pinned memory", {}, number(calls.waiting));
+  to.gauge(prefix + "arriving_messages", "Messages whose tensors are on their way to a device", {},
+           number(calls.arriving));
+  to.gauge(prefix + "mapped_slabs", "Slabs of other processes that are mapped here", {},
+           number(calls.slabs_mapped));
+  for (const GpuMetrics& gpu : metrics.gpus) {
+    const std::string ordinal = std::to_string(gpu.ordinal);
+    to.gauge("troupe_gpu_memory_bytes", "Memory of pools of this process, in use or kept",
+             {{"gpu", ordinal}, {"memory", "device"}}, number(gpu.device_bytes));
+    to.gauge("troupe_gpu_memory_bytes", "Memory of pools of this process, in use or kept",
+             {{"gpu", ordinal}, {"memory", "pinned"}}, number(gpu.pinned_bytes));
+    for (const auto& [kernel, count] : gpu.kernels)
+      to.counter("troupe_gpu_kernels_total", "Kernels launched, by name",
+                 {{"gpu", ordinal}, {"kernel", kernel}}, number(count));
+  }
+}
+
 MetricSample staleness_of(const TableStats& table) {
   MetricSample sample;
   std::uint64_t next = 0;
@@ -190,6 +230,7 @@ std::vector<MetricFamily> metric_families(const NodeMetrics& metrics) {
   all.gauge("troupe_node_actors", "Named actors", {}, number(metrics.actors));
   add_loop(all, metrics.loop);
   add_endpoint(all, metrics.endpoint);
+  add_devices(all, metrics);
   for (const rpc::FunctionMetrics& function : metrics.functions) add_function(all, function);
   for (const TableStats& table : metrics.tables) add_table(all, table);
   return all.take();

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include <troupe/actors/node_metrics.hpp>
+#include <troupe/runtime/gpu_usage.hpp>
 
 #include "node_impl.hpp"
 
@@ -33,6 +34,20 @@ EndpointMetrics metrics_of(const rpc::Endpoint& endpoint) {
           stats.repeats_answered, stats.exceptions,         stats.requests_held,
           stats.pauses,           endpoint.open_calls(),    waiting.calls,
           waiting.bytes};
+}
+
+DeviceCallMetrics device_metrics_of(const rpc::Endpoint& endpoint) {
+  const rpc::Endpoint::Stats& stats = endpoint.stats();
+  const rpc::Endpoint::DeviceUse use = endpoint.device_use();
+  return {stats.device_mapped,       stats.device_mapped_bytes,  stats.device_staged,
+          stats.device_staged_bytes, stats.device_arrived_bytes, stats.device_waited,
+          stats.device_given_up,     stats.device_fetched,       use.pinned_bytes,
+          use.messages_waiting,      use.messages_arriving,      use.slabs_mapped};
+}
+
+GpuMetrics metrics_of(const Gpu& gpu) {
+  GpuUsage usage = usage_of(gpu);
+  return {gpu.device().ordinal, usage.device_bytes, usage.pinned_bytes, std::move(usage.kernels)};
 }
 
 /// A snapshot that somebody waits for, perhaps no longer.
@@ -70,6 +85,8 @@ NodeMetrics MetricsBoard::snapshot() const {
   made.age_ns = made.loop.busy_ns + made.loop.polling_ns + made.loop.asleep_ns + made.loop.absent_ns;
   made.endpoint = metrics_of(*node_.endpoint);
   made.functions = node_.endpoint->function_metrics();
+  made.device_calls = device_metrics_of(*node_.endpoint);
+  for (const Gpu& gpu : node_.endpoint->options().gpus) made.gpus.push_back(metrics_of(gpu));
   for (const auto& [number, tables] : sources_)
     for (TableStats& table : tables()) made.tables.push_back(std::move(table));
   return made;

@@ -77,6 +77,21 @@ NodeView view_of(std::int64_t age_ns, std::uint64_t calls) {
   return {member, metrics};
 }
 
+TEST_CASE("top: where a node has a GPU its memory and the rate of device tensors are shown") {
+  NodeView before = view_of(1'000'000'000, 10);
+  NodeView now = view_of(3'000'000'000, 10);
+  for (const std::string& line : top_lines(top_rows({before}, {now}))) CHECK_FALSE(contains(line, "GPU"));
+  now.metrics->gpus = {{0, 3'000'000'000, 5, {}}, {1, 1'000'000'000, 5, {}}};
+  now.metrics->device_calls.mapped_bytes = 5'000'000;
+  now.metrics->device_calls.arrived_bytes = 1'000'000;
+  const auto rows = top_rows({before}, {now});
+  CHECK(rows.at(0).gpu_memory == 4e9);
+  CHECK(rows[0].gpu_bytes == doctest::Approx(3e6));
+  const auto lines = top_lines(rows);
+  CHECK(lines.at(0).ends_with("GPU MB  GPU MB/s"));
+  CHECK(lines.at(1).ends_with("4.00k      3.00"));
+}
+
 TEST_CASE("top: lines fit on the terminal, and what does not is counted") {
   const std::vector<std::string> lines{"cluster", "NODE ROLE", "a", "b", "c", "d"};
   CHECK(fit(lines, 80, 6) == lines);

@@ -71,6 +71,10 @@ void fill_rates(TopRow& row, const NodeMetrics& now, const NodeMetrics& before) 
   row.in_p99_ns = rpc::duration_percentile(in_times, 0.99);
   row.bytes = rate(now.endpoint.bytes_sent + now.endpoint.bytes_received,
                    before.endpoint.bytes_sent + before.endpoint.bytes_received, seconds);
+  const auto device_bytes = [](const DeviceCallMetrics& calls) {
+    return calls.mapped_bytes + calls.staged_bytes + calls.arrived_bytes;
+  };
+  row.gpu_bytes = rate(device_bytes(now.device_calls), device_bytes(before.device_calls), seconds);
   row.busy = static_cast<double>(now.loop.busy_ns - before.loop.busy_ns) / 1e9 / seconds;
   const auto staleness =
       shards::StalenessHistogram::restore(difference(staleness_of(now), staleness_of(before)), 0, 0);
@@ -106,7 +110,8 @@ std::string text_of(const std::optional<std::uint64_t>& number) {
 }
 
 constexpr std::size_t kTextColumns = 3;
-using Cells = std::array<std::string, 15>;
+constexpr std::size_t kGpuColumns = 2;  // the last; left out where no node has a GPU
+using Cells = std::array<std::string, 15 + kGpuColumns>;
 
 Cells cells_of(const TopRow& row) {
   Cells cells;
@@ -116,6 +121,7 @@ Cells cells_of(const TopRow& row) {
   cells[2] = row.state;
   if (!row.answers) return cells;
   cells[10] = std::to_string(row.in_flight);
+  if (row.gpu_memory) cells[15] = short_number(*row.gpu_memory / 1e6);
   if (!row.has_rates) return cells;
   cells[3] = short_number(row.calls_out);
   cells[4] = short_duration(row.out_p50_ns);
@@ -128,6 +134,7 @@ Cells cells_of(const TopRow& row) {
   cells[12] = printed("%.0f%%", 100 * row.busy);
   cells[13] = text_of(row.staleness_p50);
   cells[14] = text_of(row.staleness_p99);
+  if (row.gpu_memory) cells[16] = short_number(row.gpu_bytes / 1e6);
   return cells;
 }
 
@@ -158,6 +165,8 @@ std::vector<TopRow> top_rows(const std::vector<NodeView>& before, const std::vec
     row.answers = true;
     row.in_flight = sums_of(*view.metrics, rpc::CallSide::kClient).in_flight +
                     sums_of(*view.metrics, rpc::CallSide::kServer).in_flight;
+    for (const GpuMetrics& gpu : view.metrics->gpus)
+      row.gpu_memory = row.gpu_memory.value_or(0) + static_cast<double>(gpu.device_bytes);
     if (const NodeMetrics* earlier = find(before, view.member.node_id))
       fill_rates(row, *view.metrics, *earlier);
   }
@@ -166,15 +175,18 @@ std::vector<TopRow> top_rows(const std::vector<NodeView>& before, const std::vec
 
 std::vector<std::string> top_lines(const std::vector<TopRow>& rows) {
   std::vector<Cells> table{{"NODE", "ROLE", "STATE", "OUT/s", "p50", "p99", "IN/s", "p50", "p99", "MB/s",
-                            "OPEN", "ERR/s", "BUSY", "STALE50", "STALE99"}};
+                            "OPEN", "ERR/s", "BUSY", "STALE50", "STALE99", "GPU MB", "GPU MB/s"}};
   for (const TopRow& row : rows) table.push_back(cells_of(row));
+  const bool any_gpu =
+      std::ranges::any_of(rows, [](const TopRow& row) { return row.gpu_memory.has_value(); });
+  const std::size_t columns = std::tuple_size_v<Cells> - (any_gpu ? 0 : kGpuColumns);
   std::array<std::size_t, std::tuple_size_v<Cells>> widths{};
   for (const Cells& cells : table)
     for (std::size_t i = 0; i < cells.size(); ++i) widths[i] = std::max(widths[i], cells[i].size());
   std::vector<std::string> lines;
   for (const Cells& cells : table) {
     std::string line;
-    for (std::size_t i = 0; i < cells.size(); ++i) {
+    for (std::size_t i = 0; i < columns; ++i) {
       const std::string space(widths[i] - cells[i].size(), ' ');
       line += (i == 0 ? "" : "  ") + (i < kTextColumns ? cells[i] + space : space + cells[i]);
     }

@@ -21,6 +21,8 @@ struct TopRow {
   std::uint64_t in_flight = 0;
   double busy = 0;                                            ///< share of the loop's time, 0..1
   std::optional<std::uint64_t> staleness_p50, staleness_p99;  ///< of pushes meanwhile, on shard servers
+  std::optional<double> gpu_memory;  ///< bytes of its pools in devices; none: it has no GPU
+  double gpu_bytes = 0;              ///< of device tensors, sent and received, a second
 };
 
 /// `before`: the look before this one, if there was one; nodes are matched by their id.

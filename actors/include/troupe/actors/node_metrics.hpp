@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <troupe/actors/shard_server.hpp>
@@ -39,6 +40,22 @@ struct EndpointMetrics {
   std::uint64_t open_calls = 0, waiting_calls = 0, waiting_bytes = 0;
 };
 
+/// Device tensors of a node's endpoint since it was made: see rpc::Endpoint::Stats and DeviceUse.
+struct DeviceCallMetrics {
+  std::uint64_t mapped = 0, mapped_bytes = 0, staged = 0, staged_bytes = 0;  ///< sent, by way
+  std::uint64_t arrived_bytes = 0;
+  std::uint64_t waited = 0, given_up = 0, fetched = 0;
+  // At this moment.
+  std::uint64_t pinned_bytes = 0, waiting = 0, arriving = 0, slabs_mapped = 0;
+};
+
+/// One of a node's GPUs: see GpuUsage.
+struct GpuMetrics {
+  std::int64_t ordinal = 0;
+  std::uint64_t device_bytes = 0, pinned_bytes = 0;
+  std::vector<std::pair<std::string, std::uint64_t>> kernels;
+};
+
 /// What a node has counted since it started, at one moment. A plain value, which travels.
 struct NodeMetrics {
   std::string node;
@@ -50,6 +67,8 @@ struct NodeMetrics {
   EndpointMetrics endpoint;
   std::vector<rpc::FunctionMetrics> functions;
   std::vector<TableStats> tables;  ///< of the shard servers on it
+  DeviceCallMetrics device_calls;
+  std::vector<GpuMetrics> gpus;  ///< NodeOptions::gpus
 };
 
 /// The metrics of a node, and of others: Node::metrics(). Functions are for any thread unless they say
@@ -110,9 +129,24 @@ struct troupe::rpc::Fields<troupe::EndpointMetrics> {
                  &T::requests_held, &T::pauses, &T::open_calls, &T::waiting_calls, &T::waiting_bytes);
 };
 template <>
+struct troupe::rpc::Fields<troupe::DeviceCallMetrics> {
+  using T = troupe::DeviceCallMetrics;
+  static constexpr std::string_view name = "DeviceCallMetrics";
+  static constexpr auto fields =
+      std::tuple(&T::mapped, &T::mapped_bytes, &T::staged, &T::staged_bytes, &T::arrived_bytes, &T::waited,
+                 &T::given_up, &T::fetched, &T::pinned_bytes, &T::waiting, &T::arriving, &T::slabs_mapped);
+};
+template <>
+struct troupe::rpc::Fields<troupe::GpuMetrics> {
+  using T = troupe::GpuMetrics;
+  static constexpr std::string_view name = "GpuMetrics";
+  static constexpr auto fields = std::tuple(&T::ordinal, &T::device_bytes, &T::pinned_bytes, &T::kernels);
+};
+template <>
 struct troupe::rpc::Fields<troupe::NodeMetrics> {
   using T = troupe::NodeMetrics;
   static constexpr std::string_view name = "NodeMetrics";
-  static constexpr auto fields = std::tuple(&T::node, &T::role, &T::node_id, &T::age_ns, &T::actors, &T::loop,
-                                            &T::endpoint, &T::functions, &T::tables);
+  static constexpr auto fields =
+      std::tuple(&T::node, &T::role, &T::node_id, &T::age_ns, &T::actors, &T::loop, &T::endpoint,
+                 &T::functions, &T::tables, &T::device_calls, &T::gpus);
 };
