@@ -52,6 +52,20 @@ TEST_CASE_FIXTURE(Fixture, "work is handed out on demand and its outcome added u
   CHECK(coordinator.workers().at("b").speed == 0.4);
 }
 
+TEST_CASE_FIXTURE(Fixture, "batches whose gradients came too late are counted for their worker") {
+  coordinator.hello("a", 1).value();
+  coordinator.queue().begin_training(1, 2);
+  coordinator.phase_began();
+  WorkDone done;
+  done.work = given(ask("a"));
+  done.dropped = 1;
+  done.work = given(coordinator.next("a", done));
+  done.dropped = 0;
+  (void)coordinator.next("a", done);
+  CHECK(coordinator.workers().at("a").batches == 2);
+  CHECK(coordinator.workers().at("a").dropped == 1);
+}
+
 TEST_CASE_FIXTURE(Fixture,
                   "a waiting worker gets the batch of one that died, and a late report counts nothing") {
   coordinator.hello("a", 1).value();

@@ -67,6 +67,21 @@ TEST_CASE("result.json has the fields that its readers count on") {
   CHECK_FALSE(result["epochs"][1].contains("valid_mrr"));
 }
 
+TEST_CASE("gradients that k of n dropped are in the report, of each worker and together") {
+  RunReport report = sample();
+  CHECK(nlohmann::json::parse(result_json(report))["workers"][0].at("dropped_batches") == 0);
+  CHECK(report_page(report).find("dropped") == std::string::npos);
+  report.workers[0].dropped = 12;
+  report.workers[1].dropped = 30;
+  const nlohmann::json result = nlohmann::json::parse(result_json(report));
+  CHECK(result["workers"][0].at("dropped_batches") == 12);
+  CHECK(result["workers"][1].at("dropped_batches") == 30);
+  const std::string page = report_page(report);
+  CHECK(page.find("Gradients of 42 batches came too late for their round, and were dropped.") !=
+        std::string::npos);
+  CHECK(page.find(">dropped</th>") != std::string::npos);
+}
+
 TEST_CASE("an unknown reference is left out of result.json") {
   CHECK_FALSE(nlohmann::json::parse(result_json(sample())).contains("reference_mrr"));
 }

@@ -30,7 +30,7 @@ void Chief::add_workers_and_latencies() {
   Loop::Turn turn(node_->loop());
   for (const auto& [name, worker] : coordinator_->workers())
     report_.workers.push_back({name, worker.speed, worker.batches, worker.examples, worker.alive,
-                               throughput_[name], step_times_.of(name)});
+                               throughput_[name], step_times_.of(name), worker.dropped});
   for (const auto& entry : coordinator_->latencies()) {
     const Histogram& histogram = entry.second;
     const auto us = [&](double percent) { return static_cast<double>(histogram.percentile(percent)) / 1000; };
@@ -67,8 +67,11 @@ void Chief::print_summary() const {
   for (const WorkerReport& worker : report_.workers) {
     char speed[32] = "";
     if (worker.speed < 1) std::snprintf(speed, sizeof(speed), ", at %.0f %% speed", 100 * worker.speed);
-    std::printf("  %-12s %6llu batches%s%s\n", worker.name.c_str(),
-                static_cast<unsigned long long>(worker.batches), speed, worker.alive ? "" : ", died");
+    std::string dropped;
+    if (worker.dropped > 0) dropped = ", " + std::to_string(worker.dropped) + " dropped";
+    std::printf("  %-12s %6llu batches%s%s%s\n", worker.name.c_str(),
+                static_cast<unsigned long long>(worker.batches), dropped.c_str(), speed,
+                worker.alive ? "" : ", died");
   }
   for (const ConsistencyReport& mode : report_.consistency) {
     const StalenessSummary summary = summarize(mode.staleness_counts);

@@ -49,6 +49,7 @@ void Coordinator::record(const std::string& worker, const WorkDone& done) {
   if (done.work.kind != WorkKind::kTrain || done.work.tables != TableSet::kOwn) return;
   ++record.batches;
   record.examples += done.examples;
+  record.dropped += done.dropped;
 }
 
 Result<void> Coordinator::failed(const std::string& worker, const WorkerFailure& failure) {

@@ -22,6 +22,7 @@ struct WorkerRecord {
   std::uint64_t batches = 0;
   std::uint64_t examples = 0;        ///< of the model, not of comparisons
   std::uint64_t phase_examples = 0;  ///< of the present phase
+  std::uint64_t dropped = 0;         ///< of its batches: gradients that came too late for their round
 };
 
 /// The state of the actor "coordinator" on the chief's node: hands out work and gathers what comes of it.

@@ -22,6 +22,7 @@ ordered_json workers(const RunReport& report) {
          {report.words.examples, worker.examples},
          {per_second(report),
           report.train_seconds > 0 ? static_cast<double>(worker.examples) / report.train_seconds : 0},
+         {"dropped_batches", worker.dropped},
          {"alive", worker.alive},
          {"seconds",
           {{"compute", worker.times.compute},

@@ -181,6 +181,8 @@ std::string score_card(const RunReport& report) {
 }
 
 std::string worker_table(const RunReport& report) {
+  const bool drops = std::any_of(report.workers.begin(), report.workers.end(),
+                                 [](const WorkerReport& worker) { return worker.dropped > 0; });
   std::vector<std::vector<std::string>> rows;
   for (const WorkerReport& worker : report.workers) {
     const double share = report.examples == 0
@@ -193,15 +195,17 @@ std::string worker_table(const RunReport& report) {
                         ? human_number(static_cast<double>(worker.examples) / report.train_seconds)
                         : "",
                     worker.alive ? "finished" : "died"});
+    if (drops) rows.back().push_back(human_number(static_cast<double>(worker.dropped)));
   }
-  return table({{"worker"},
-                {"speed"},
-                {"batches", true},
-                {report.words.examples, true},
-                {"share", true},
-                {report.words.examples + "/s", true},
-                {"end"}},
-               rows);
+  std::vector<Column> columns{{"worker"},
+                              {"speed"},
+                              {"batches", true},
+                              {report.words.examples, true},
+                              {"share", true},
+                              {report.words.examples + "/s", true},
+                              {"end"}};
+  if (drops) columns.push_back({"dropped", true});  // gradients that came too late for their round
+  return table(columns, rows);
 }
 
 std::string throughput_card(const RunReport& report) {
@@ -216,7 +220,12 @@ std::string throughput_card(const RunReport& report) {
   }
   const LineChart chart{"training time (s)", report.words.examples + " per second", false, true, series,
                         events(report)};
-  return card("Workers", "Batches are handed out on demand: a slow worker does fewer.",
+  std::uint64_t dropped = 0;
+  for (const WorkerReport& worker : report.workers) dropped += worker.dropped;
+  const std::string late = dropped == 0 ? ""
+                                        : " Gradients of " + human_number(static_cast<double>(dropped)) +
+                                              " batches came too late for their round, and were dropped.";
+  return card("Workers", "Batches are handed out on demand: a slow worker does fewer." + late,
               legend(series) + drawn(chart) + worker_table(report));
 }
 

@@ -43,8 +43,8 @@ Result<void> TableGroup::pull(const KeysByTable& keys, RowsByTable& rows) {
   return {};
 }
 
-Result<void> TableGroup::push(const KeysByTable& keys, const RowsByTable& gradients,
-                              std::optional<PushIdentity> identity, std::uint64_t samples) {
+Result<PushSummary> TableGroup::push(const KeysByTable& keys, const RowsByTable& gradients,
+                                     std::optional<PushIdentity> identity, std::uint64_t samples) {
   assert(keys.size() == size() && gradients.size() == size());
   std::vector<rpc::Future<PushSummary>> pushes;
   for (std::size_t t = 0; t < size(); ++t) {
@@ -53,10 +53,19 @@ Result<void> TableGroup::push(const KeysByTable& keys, const RowsByTable& gradie
     pushes.push_back(tables_[t]->push(keys[t], gradients[t].data(), versions_[t], identity, samples));
   }
   std::optional<Error> failed;
-  for (auto& each : pushes)
-    if (auto pushed = each.get(); !pushed && !failed) failed = pushed.error();
+  PushSummary all;
+  for (auto& each : pushes) {
+    const auto pushed = each.get();
+    if (!pushed) {
+      if (!failed) failed = pushed.error();
+      continue;
+    }
+    all.staleness = std::max(all.staleness, pushed->staleness);
+    all.applied = all.applied && pushed->applied;
+    all.dropped = all.dropped || pushed->dropped;
+  }
   if (failed) return *failed;
-  return {};
+  return all;
 }
 
 void TableGroup::advance() {

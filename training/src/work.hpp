@@ -47,6 +47,7 @@ struct WorkDone {
   Work work;
   double loss_sum = 0;         ///< kTrain
   std::uint64_t examples = 0;  ///< kTrain
+  std::uint64_t dropped = 0;   ///< kTrain: 1 if its gradients came too late for its round, and were dropped
   std::vector<double> sums;    ///< kEvaluate
 };
 
@@ -68,5 +69,5 @@ template <>
 struct troupe::rpc::Fields<troupe::training::WorkDone> {
   using T = troupe::training::WorkDone;
   static constexpr std::string_view name = "WorkDone";
-  static constexpr auto fields = std::tuple(&T::work, &T::loss_sum, &T::examples, &T::sums);
+  static constexpr auto fields = std::tuple(&T::work, &T::loss_sum, &T::examples, &T::dropped, &T::sums);
 };

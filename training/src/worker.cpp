@@ -110,8 +110,8 @@ Result<WorkDone> Worker::train(const Work& work) {
 
   const auto push_start = SteadyClock::now();
   const std::uint64_t samples = std::max<std::uint64_t>(1, step_.examples);
-  if (auto pushed = tables.push(step_.keys, step_.gradients, identity_of(work), samples); !pushed)
-    return pushed.error();
+  const auto pushed = tables.push(step_.keys, step_.gradients, identity_of(work), samples);
+  if (!pushed) return pushed.error();
   const std::uint64_t pushed_in = nanoseconds_since(push_start);
   latencies_["push (all tables)"].record(pushed_in);
   if (shards::in_rounds(mode)) waited_ += std::chrono::nanoseconds(pushed_in);
@@ -120,6 +120,7 @@ Result<WorkDone> Worker::train(const Work& work) {
   done.work = work;
   done.loss_sum = step_.loss_sum;
   done.examples = step_.examples;
+  done.dropped = pushed->dropped ? 1 : 0;
   return done;
 }
 

@@ -63,6 +63,7 @@ struct WorkerReport {
   bool alive = true;                   ///< at the end of the run
   std::vector<TimedValue> throughput;  ///< examples per second, over time
   TimeShares times;
+  std::uint64_t dropped = 0;  ///< batches whose gradients came too late for their round, in k-of-n
 };
 
 /// What one mode of consistency showed. A run has one; with a second, the page sets them side by side.

@@ -34,9 +34,10 @@ class TableGroup {
   Result<void> pull(const KeysByTable& keys, RowsByTable& rows);
   /// One optimizer step in each table, with gradients made from what the last pull() brought. All tables at
   /// once; each applies it once under `identity`. Tables in rounds make one step of what all workers push,
-  /// weighted by `samples`, for which it waits; there a push has this worker's own name.
-  Result<void> push(const KeysByTable& keys, const RowsByTable& gradients,
-                    std::optional<PushIdentity> identity = {}, std::uint64_t samples = 1);
+  /// weighted by `samples`, for which it waits; there a push has this worker's own name. What it met in all
+  /// of them together: `applied` if it was in each, `dropped` if it was in some.
+  Result<PushSummary> push(const KeysByTable& keys, const RowsByTable& gradients,
+                           std::optional<PushIdentity> identity = {}, std::uint64_t samples = 1);
   /// One more batch is done: what the staleness bound counts. Rounds count by themselves.
   void advance();
 
