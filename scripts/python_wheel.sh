@@ -38,7 +38,7 @@ fi
 cmake --install "$build" --prefix "$folder/prefix" >"$folder/install.log"
 rm -rf "$folder/wheel" "$try"
 "$make/bin/pip" wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w "$folder/wheel" "$checkout/bindings/python" \
-  -C "build-dir=$folder/build" -C "cmake.define.Troupe_ROOT=$folder/prefix" >"$folder/wheel.log" 2>&1 ||
+  --config-settings "build-dir=$folder/build" --config-settings "cmake.define.Troupe_ROOT=$folder/prefix" >"$folder/wheel.log" 2>&1 ||
   { tail -60 "$folder/wheel.log" >&2 && exit 1; }
 wheel=$(ls "$folder"/wheel/*.whl)
 

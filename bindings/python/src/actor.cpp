@@ -49,8 +49,7 @@ Error raised_error(nb::python_error& raised) {
             nb::cast<std::string>(told[3]),
             0,
             nb::cast<std::string>(told[2])};
-  } catch (nb::python_error& again) {
-    again.restore();
+  } catch (...) {
     PyErr_Clear();
     return {Code::kInternal, "the handler raised an exception that cannot be shown"};
   }

@@ -47,7 +47,7 @@ void Call::begin_soon(const std::shared_ptr<Call>& call, bool help) {
     return call->complete(with_context(HomeProcess::error(), call->what()));
   }
   const auto now = [&] { begin(call); };
-  if ((help || loop.in_turn()) && loop.run_if_free(std::ref(now))) return;
+  if (help && loop.run_if_free(std::ref(now))) return;
   /// If the loop ends first, the call does.
   struct Posted {
     std::shared_ptr<Call> call;
@@ -169,6 +169,12 @@ class Queue {
       return nb::make_tuple(tag, give_answer(*type, *message), nb::none());
     } catch (nb::python_error& error) {
       return nb::make_tuple(tag, nb::none(), nb::borrow(error.value()));
+    } catch (const std::exception& wrong) {  // an answer of another type: whoever waits is to hear of it
+      try {
+        raise({Code::kInvalidArgument, std::string("the answer: ") + wrong.what()});
+      } catch (nb::python_error& error) {
+        return nb::make_tuple(tag, nb::none(), nb::borrow(error.value()));
+      }
     }
   }
   std::size_t size() const { return queue_->size(); }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <thread>
 
 namespace troupe::python {
 namespace {
@@ -16,6 +17,7 @@ struct Grave {
 
 std::atomic<Grave*> dropped{nullptr};
 std::atomic<bool> ended{false};
+std::thread::id ended_by;  // the one thread that goes on then
 
 int give_back_soon(void*) {
   give_back_dropped();
@@ -60,6 +62,11 @@ Gil::Gil() {
   kept_state.kept = true;
 }
 
+void NoGil::take_back(PyThreadState* saved) {
+  while (ended.load() && ended_by != std::this_thread::get_id()) ::pause();  // likewise
+  PyEval_RestoreThread(saved);
+}
+
 Held hold(nb::handle object) {
   auto* grave = new Grave{object.ptr()};
   Py_XINCREF(object.ptr());
@@ -85,6 +92,7 @@ void give_back_dropped() {
 
 void interpreter_ends() {
   give_back_dropped();
+  ended_by = std::this_thread::get_id();
   ended.store(true);
 }
 

@@ -30,11 +30,12 @@ class Gil {
 class NoGil {
  public:
   NoGil() : saved_(PyEval_SaveThread()) {}
-  ~NoGil() { PyEval_RestoreThread(saved_); }
+  ~NoGil() { take_back(saved_); }
   NoGil(const NoGil&) = delete;
   NoGil& operator=(const NoGil&) = delete;
 
  private:
+  static void take_back(PyThreadState* saved);
   PyThreadState* saved_;
 };
 

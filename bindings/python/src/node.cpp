@@ -185,19 +185,32 @@ void barrier(const NodeHandle& self, const std::string& name, const std::vector<
              nb::handle timeout) {
   const std::shared_ptr<Node> node = self.node();
   const Duration patience = timeout_of(timeout, node->endpoint().default_timeout());
-  value_or_raise(aside<void>([=] { return node->barrier(name, participants, patience); }));
+  value_or_raise(
+      aside_unless_in_turn<void>(node->loop(), [=] { return node->barrier(name, participants, patience); }));
+}
+
+/// A handler on the loop would wait for itself.
+void require_outside(const Node& node, Loop& loop, const char* what) {
+  if (loop.in_turn() && !loop.is_forked())
+    raise({Code::kFailedPrecondition,
+           "a handler of '" + node.name() + "' cannot " + what + " it; stop() it can"});
 }
 
 void run(const NodeHandle& self) {
   const std::shared_ptr<Node> node = self.node();
+  require_outside(*node, node->loop(), "run");
   value_or_raise(aside<void>([node] { return node->run(); }));
 }
 
 void leave(NodeHandle& self, nb::handle drain_time) {
   if (self.closed()) return;
   const std::shared_ptr<Node> node = self.node();
+  require_outside(*node, node->loop(), "leave with");
   const Duration patience = timeout_of(drain_time, std::chrono::seconds(5));
-  const Result<void> left = aside<void>([=] { return node->leave(patience); });
+  const Result<void> left = aside<void>([=, ending = self.ending()] {
+    const std::lock_guard alone(*ending);
+    return node->leave(patience);
+  });
   self.close();
   value_or_raise(left);
 }
@@ -253,10 +266,12 @@ const std::shared_ptr<Node>& NodeHandle::node() const {
 }
 
 void NodeHandle::close() {
+  if (node_) require_outside(*node_, node_->loop(), "close");
   std::shared_ptr<Node> node = std::exchange(node_, nullptr);
   if (!node || node->loop().is_forked()) return;
   {
     const NoGil free;
+    const std::lock_guard alone(*ending_);  // somebody may be in leave()
     node->shutdown();
     const Raised here(may_end_here);
     node.reset();
@@ -267,7 +282,7 @@ void NodeHandle::close() {
 void bind_nodes(nb::module_& module) {
   using namespace nb::literals;
   const auto none = nb::none();
-  nb::class_<NodeHandle>(module, "Node", "One process's place in a cluster.")
+  nb::class_<NodeHandle>(module, "Node", nb::is_weak_referenceable(), "One process's place in a cluster.")
       .def_static("_start", &start, nb::kw_only(), "name"_a, "role"_a = "worker", "registry"_a = "",
                   "listen"_a = "127.0.0.1:0", "advertise"_a = "", "secret"_a = "", "secret_file"_a = "",
                   "metadata"_a = std::map<std::string, std::string>(), "join_timeout"_a = none,

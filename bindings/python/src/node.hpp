@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include <troupe/actors/node.hpp>
@@ -25,9 +26,12 @@ class NodeHandle {
   const std::string& address() const { return address_; }
   /// Ends it; waits for that without the GIL. Idempotent.
   void close();
+  /// Held by who ends it: one at a time.
+  const std::shared_ptr<std::mutex>& ending() const { return ending_; }
 
  private:
   std::shared_ptr<Node> node_;
+  std::shared_ptr<std::mutex> ending_ = std::make_shared<std::mutex>();
   const std::string name_, address_;
   const std::uint64_t id_;
 };

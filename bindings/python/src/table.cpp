@@ -82,8 +82,8 @@ class Table {
     TableClient::Options options;
     options.timeout = timeout_of(timeout, options.timeout);
     options.worker = worker;
-    auto client = value_or_raise(aside<std::unique_ptr<TableClient>>(
-        [=] { return TableClient::open(*node, parsed, servers, options); }));
+    auto client = value_or_raise(aside_unless_in_turn<std::unique_ptr<TableClient>>(
+        node->loop(), [=] { return TableClient::open(*node, parsed, servers, options); }));
     return std::make_unique<Table>(node, std::move(client));
   }
   /// Leaves the table.
@@ -94,34 +94,36 @@ class Table {
     const NoGil free;
     client.reset();
   }
-  TableClient& client() const {
+  /// To be held for as long as it is used: another thread may close the table.
+  std::shared_ptr<TableClient> client() const {
     if (!client_) raise({Code::kFailedPrecondition, "the table is closed"});
-    return *client_;
+    return client_;
   }
 
   std::shared_ptr<Pull> pull(nb::handle keys, nb::handle out, bool peek) const {
-    TableClient& table = client();
+    const std::shared_ptr<TableClient> table = client();
     const Tensor names = tensor_of(keys);
     Tensor rows = tensor_of(out);
     const auto asked = keys_of(names);
     float* const to = rows.as<float>().data();
-    if (rows.elements() != static_cast<std::int64_t>(asked.size() * table.spec().dim))
+    if (rows.elements() != static_cast<std::int64_t>(asked.size() * table->spec().dim))
       throw nb::value_error("the rows are to be [keys, dim]");
-    return begin<PulledVersions>(node_, std::move(rows),
-                                 [&](Pull&) { return peek ? table.peek(asked, to) : table.pull(asked, to); });
+    return begin<PulledVersions>(node_, std::move(rows), [&](Pull&) {
+      return peek ? table->peek(asked, to) : table->pull(asked, to);
+    });
   }
   std::shared_ptr<Push> push(nb::handle keys, nb::handle gradients, const Versions* versions,
                              std::uint64_t samples) const {
-    TableClient& table = client();
+    const std::shared_ptr<TableClient> table = client();
     const Tensor names = tensor_of(keys);
     const Tensor numbers = tensor_of(gradients);
     const auto given = keys_of(names);
     const float* const from = numbers.as<const float>().data();
-    if (numbers.elements() != static_cast<std::int64_t>(given.size() * table.spec().dim))
+    if (numbers.elements() != static_cast<std::int64_t>(given.size() * table->spec().dim))
       throw nb::value_error("the gradients are to be [keys, dim]");
     const PulledVersions none;
     return begin<PushSummary>(node_, {}, [&](Push&) {
-      return table.push(given, from, versions ? versions->versions : none, {}, samples);
+      return table->push(given, from, versions ? versions->versions : none, {}, samples);
     });
   }
 
@@ -171,11 +173,11 @@ void bind_tables(nb::module_& module) {
       .def("done", [](const Push& self) { return self.ready.load(); });
   nb::class_<Table>(module, "Table", "One worker's access to a table.")
       .def_static("open", &Table::open, "node"_a, "spec"_a, "servers"_a, "timeout"_a = none, "worker"_a = 0)
-      .def_prop_ro("dim", [](const Table& self) { return self.client().spec().dim; })
-      .def_prop_ro("spec", [](const Table& self) { return self.client().spec().to_json(); })
+      .def_prop_ro("dim", [](const Table& self) { return self.client()->spec().dim; })
+      .def_prop_ro("spec", [](const Table& self) { return self.client()->spec().to_json(); })
       .def_prop_rw(
-          "clock", [](const Table& self) { return self.client().clock(); },
-          [](const Table& self, std::uint64_t clock) { self.client().set_clock(clock); })
+          "clock", [](const Table& self) { return self.client()->clock(); },
+          [](const Table& self, std::uint64_t clock) { self.client()->set_clock(clock); })
       .def("pull", &Table::pull, "keys"_a, "out"_a, "peek"_a = false)
       .def("push", &Table::push, "keys"_a, "gradients"_a, "versions"_a = none, "samples"_a = 1)
       .def("close", &Table::close);

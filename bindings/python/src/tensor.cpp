@@ -84,7 +84,10 @@ Tensor tensor_of_buffer(nb::handle object, bool may_copy = true) {
   if (empty) return {dtype, extents, Buffer{}};
   const auto bytes = static_cast<std::size_t>((last + 1) * view.itemsize);
   Buffer buffer = Buffer::adopt(static_cast<std::byte*>(view.buf), bytes, Device{}, [held] {});
-  return {dtype, extents, Shape(std::span<const std::int64_t>(strides.data(), rank)), std::move(buffer), 0};
+  const Shape steps(std::span<const std::int64_t>(strides.data(), rank));
+  const Tensor lent(dtype, extents, steps, std::move(buffer), 0);
+  // An actor of the same node could write into it.
+  return view.readonly ? lent.clone() : lent;
 }
 
 /// A capsule's tensor, which the capsule keeps: that ends it as Python's objects end, with the GIL.

@@ -77,4 +77,12 @@ Result<T> aside(std::function<Result<T>()> work) {
   }
 }
 
+/// The same; a handler on the loop, which has the turn, does it itself, and drives meanwhile as in any call.
+template <class T>
+Result<T> aside_unless_in_turn(const Loop& loop, std::function<Result<T>()> work) {
+  if (!loop.in_turn()) return aside<T>(std::move(work));
+  const NoGil free;
+  return work();
+}
+
 }  // namespace troupe::python

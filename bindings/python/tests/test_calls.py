@@ -26,6 +26,28 @@ class Local:
         return 2 * value
 
 
+class Texts:
+    def __init__(self, node):
+        self.node = node
+
+    def text(self):
+        return "text"
+
+    def meet(self):
+        self.node.barrier("in a handler", [self.node.name], 10)
+        return "met"
+
+    def end(self, way):
+        getattr(self.node, way)()
+
+    @troupe.method(runs="beside")
+    def raises_odd_text(self):
+        raise ValueError("\udcff")
+
+    def stops(self):
+        next(iter(()))
+
+
 class Calls(WithNode):
     @classmethod
     def setUpClass(cls):
@@ -130,6 +152,30 @@ class Calls(WithNode):
         before = self.local.count
         self.node.call("local", "add", 1, attempts=5)
         self.assertEqual(self.local.count, before + 1)
+
+    def test_an_answer_of_another_type_is_told_to_who_awaits_it(self):
+        async def main():
+            with self.assertRaisesRegex(troupe.InvalidArgument, "string"):
+                await asyncio.wait_for(asyncio.ensure_future(
+                    self.node.call_async("texts", "text", returns=int)), PATIENCE)
+
+        self.node.spawn("texts", Texts(self.node))
+        asyncio.run(main())
+
+    def test_handlers_wait_for_the_cluster_but_do_not_end_their_node(self):
+        self.node.spawn("waiting", Texts(self.node))
+        self.assertEqual(self.node.call("waiting", "meet"), "met")
+        for way in ("close", "leave", "run"):
+            with self.assertRaisesRegex(troupe.FailedPrecondition, "handler"):
+                self.node.call("waiting", "end", way)
+
+    def test_exceptions_of_any_text_and_kind(self):
+        self.node.spawn("raising", Texts(self.node))
+        with self.assertRaisesRegex(ValueError, "udcff"):
+            self.node.call("raising", "raises_odd_text")
+        with self.assertRaises(troupe.Internal) as caught:
+            self.node.call("raising", "stops")
+        self.assertNotIsInstance(caught.exception, StopIteration)
 
     def test_coroutine_methods(self):
         self.assertEqual(self.node.call("peer.echo", "later", 1), 2)

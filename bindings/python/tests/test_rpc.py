@@ -150,6 +150,25 @@ class Rpc(unittest.TestCase):
             time.sleep(0.02)
         self.assertEqual(rpc.rpc_sync("worker1", there.owned_here), 0)
 
+    def test_references_may_end_anywhere(self):
+        """The collector of garbage runs where a lock is held."""
+        from troupe.rpc import rref as module
+
+        class Owned(module.Owned):
+            def __init__(self):
+                gc.collect()
+                super().__init__()
+
+        plain, module.Owned = module.Owned, Owned
+        try:
+            for _ in range(5):
+                circle = [rpc.RRef(there.Counter(1))]
+                circle.append(circle)
+                del circle
+                self.assertEqual(rpc.RRef(there.Counter(2)).rpc_sync().add(1), 3)
+        finally:
+            module.Owned = plain
+
     def test_workers_are_known(self):
         self.assertEqual(rpc.get_worker_info(), rpc.WorkerInfo("worker0", 0))
         self.assertEqual(rpc.get_worker_info("worker2").id, 2)
@@ -164,6 +183,13 @@ class Alone(unittest.TestCase):
             self.assertEqual(rpc.rpc_sync("worker0", there.add, args=(1, 2)), 3)
             with self.assertRaises(troupe.PermissionDenied):
                 rpc.rpc_sync("worker0", os.getcwd)
+            from troupe.rpc import references
+
+            for sideways in ("rpc_functions:os.getcwd", "rpc_functions:__spec__.loader.get_data", "rpc_functions:os"):
+                with self.assertRaises(troupe.PermissionDenied):
+                    references.resolve(sideways)
+            rref = rpc.remote("worker0", there.Counter, args=(1,))
+            self.assertEqual(rref.rpc_sync().add(1), 2)
         finally:
             rpc.shutdown()
         with self.assertRaisesRegex(troupe.FailedPrecondition, "init_rpc"):

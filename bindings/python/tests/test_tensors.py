@@ -71,6 +71,12 @@ class Arrays(WithNode):
         self.assertEqual(self.keeper.kept[5], 7)
         self.assertTrue(numpy.shares_memory(self.keeper.kept, array))
 
+    def test_what_can_only_be_read_is_not_written_by_others(self):
+        text = bytes(100)
+        self.node.call("keeper", "keep", memoryview(text))
+        self.keeper.kept[:] = 1
+        self.assertEqual(text, bytes(100))
+
     def test_memory_goes_when_the_last_view_does(self):
         array = numpy.ones(1000)
         gone = weakref.ref(array)

@@ -1,6 +1,7 @@
 """Calls in event loops of asyncio's. A loop polls the descriptor of a queue in which answers arrive: so what follows an
 answer runs in the loop's own thread, and no thread of the loop's is lent to a node."""
 import asyncio
+import os
 import threading
 import weakref
 
@@ -81,3 +82,14 @@ def loop_for_handlers():
             _background = asyncio.new_event_loop()
             threading.Thread(target=_background.run_forever, name="troupe-handlers", daemon=True).start()
     return _background
+
+
+def _after_fork():
+    """Event loops and their threads are the parent's."""
+    global _background, _lock, _readers
+    _background = None
+    _lock = threading.Lock()
+    _readers = weakref.WeakKeyDictionary()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,5 +1,6 @@
 """What Python does for the extension module."""
 import pickle as _pickle
+import re
 import sys
 import traceback
 
@@ -49,9 +50,6 @@ def _plain(value):
 
 
 def _dumps(value):
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.generic):
-        return _pickle.dumps(value)
     if not _pickles:
         raise TypeError(
             f"a {type(value).__name__} cannot be sent as it is; pickle could, which lets whoever may call run any "
@@ -60,21 +58,37 @@ def _dumps(value):
     return _pickle.dumps(value, protocol=5)
 
 
-class _NumPyOnly(_pickle.Unpickler):
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in ("scalar", "dtype"):
-            return super().find_class(module, name)
+def _loads(data):
+    if not _pickles:
         raise InvalidArgument(
             "a pickled object came, and pickle is not allowed here, since it runs code: troupe.allow_pickle(True)"
         )
+    return _pickle.loads(data)
 
 
-def _loads(data):
-    if _pickles:
-        return _pickle.loads(data)
-    import io
+def pickle_allowed():
+    return _pickles
 
-    return _NumPyOnly(io.BytesIO(data)).load()
+
+def _scalar_payload(number):
+    if number.dtype.kind not in "biufc":
+        raise TypeError(f"a {type(number).__name__} cannot be sent")
+    return [number.dtype.str, number.tobytes()]
+
+
+def _make_scalar(payload):
+    import numpy
+
+    name, data = payload
+    if not isinstance(name, str) or not _SCALAR.fullmatch(name) or not isinstance(data, bytes):
+        raise InvalidArgument("a malformed number came")
+    dtype = numpy.dtype(name)
+    if len(data) != dtype.itemsize:
+        raise InvalidArgument("a malformed number came")
+    return numpy.frombuffer(data, dtype)[0]
+
+
+_SCALAR = re.compile(r"[<>|][biufc]\d{1,2}")
 
 
 def register_maker(name, from_payload):
@@ -102,10 +116,15 @@ def _extension(value):
     found = _extensions.get(type(value))
     if found is not None:
         return found[0], found[1](value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        return "numpy", _scalar_payload(value)
     return None if _fallback is None else _fallback(value)
 
 
 def _extended(name, payload):
+    if name == "numpy":
+        return _make_scalar(payload)
     make = _makers.get(name)
     if make is None:
         raise InvalidArgument(f"an object of the class {name!r} came, which is not known here")
@@ -113,6 +132,11 @@ def _extended(name, payload):
 
 
 def _describe(exception):
+    code, *texts = _described(exception)
+    return (code, *(each.encode("utf-8", "backslashreplace").decode() for each in texts))
+
+
+def _described(exception):
     cls = type(exception)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     text = "".join(traceback.format_exception(cls, exception, exception.__traceback__))

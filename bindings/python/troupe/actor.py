@@ -73,6 +73,8 @@ def entries_of(obj):
 def _later(function, loop):
     """A coroutine method runs in an event loop of asyncio's, and is answered when it is done."""
 
+    tasks = set()
+
     def finish(task, answer):
         if task.cancelled():
             answer.set_exception(asyncio.CancelledError("the handler's task was cancelled"))
@@ -84,6 +86,8 @@ def _later(function, loop):
     def begin(answer, *args):
         def run():
             task = loop.create_task(function(*args))
+            tasks.add(task)  # the loop itself would not keep it
+            task.add_done_callback(tasks.discard)
             task.add_done_callback(functools.partial(finish, answer=answer))
 
         loop.call_soon_threadsafe(run)

@@ -155,13 +155,14 @@ def _class_of(code, exception):
     theirs = getattr(builtins, exception, None)
     if not isinstance(theirs, type) or not issubclass(theirs, Exception) or issubclass(cls, theirs):
         return cls
+    if issubclass(theirs, (StopIteration, StopAsyncIteration)) or len(_raised) >= 256:  # which mean something else here
+        return cls
     try:
         made = type(exception, (cls, theirs), {"__module__": __name__, "__doc__": f"A handler raised {exception}."})
         made("")
     except TypeError:  # of another layout, as OSError is
         return cls
-    if len(_raised) < 256:
-        _raised[code, exception] = made
+    _raised[code, exception] = made
     return made
 
 

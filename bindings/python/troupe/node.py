@@ -38,7 +38,7 @@ class Node:
             secret_file=secret_file, metadata=metadata or {}, join_timeout=join_timeout,
             default_timeout=default_timeout, help=help, pool_threads=pool_threads, metrics_address=metrics_address)
         self.call = self._node.call  # type: ignore[method-assign]  # one step less in each call
-        _open.add(self)
+        _open.add(self._node)
 
     # ---- Calls
 
@@ -129,13 +129,13 @@ class Node:
 
     def leave(self, drain_time: typing.Optional[float] = None) -> None:
         """Leaves in order: what is open is finished, for so many seconds at most (5)."""
-        _open.discard(self)
         self._node.leave(drain_time)
+        _open.discard(self._node)
 
     def close(self) -> None:
         """Ends it; what is open ends with an error. Idempotent."""
-        _open.discard(self)
         self._node.close()
+        _open.discard(self._node)
 
     def __enter__(self) -> "Node":
         return self

@@ -1,4 +1,5 @@
 """What makes a process a worker: its node, and the actor that others call."""
+import collections
 import dataclasses
 import itertools
 import math
@@ -9,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from .. import _hooks
 from ..actor import actor, method
 from ..errors import Cancelled, DeadlineExceeded, Error, FailedPrecondition, InvalidArgument, Unavailable
 from ..node import Node
@@ -73,11 +75,17 @@ class Agent:
         self.default_timeout = timeout
         self._known = {}  # workers by name and by rank
         self._owned = {}
-        self._owned_lock = threading.Lock()
+        self._owned_lock = threading.RLock()
         self._numbers = itertools.count()
         self._prefix = f"{rank}.{os.urandom(3).hex()}."
         self._pending = []
+        self._look_at = 1000  # how many may be there before those that are done are dropped
+        self.pickle_before = False
         self._pending_lock = threading.Lock()
+        self.ended = collections.deque()  # references that have gone, for end_forks()
+        self.some_ended = threading.Event()
+        self._closed = False
+        threading.Thread(target=self._end_forks, name="troupe-references", daemon=True).start()
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="troupe-rpc")
         self._worker = _Worker(self)
         self._signatures = {each: entry[0] for each, entry in _Worker.__troupe_methods__.items()}
@@ -127,8 +135,9 @@ class Agent:
                                             timeout=math.inf if limit is None else limit)
         with self._pending_lock:
             self._pending.append(call)
-            if len(self._pending) > 1000:
+            if len(self._pending) > self._look_at:
                 self._pending = [each for each in self._pending if not each.done()]
+                self._look_at = 2 * len(self._pending) + 1000
         return call
 
     def _tell(self, to, name, *args):
@@ -174,7 +183,7 @@ class Agent:
             value, failed = functions.run(function, args, kwargs), None
             if isinstance(value, functions.Later):
                 value = value.future.wait()
-        except Exception as error:
+        except BaseException as error:
             value, failed = None, error
         owned.settle(value, failed)
         if not owned.forks:
@@ -212,7 +221,15 @@ class Agent:
         else:
             self._tell(owner, "begin_fork", rref_id, fork)
 
-    def end_fork(self, owner, rref_id, fork):
+    def _end_forks(self):
+        """A thread, which holds no lock while it runs what allocates for itself."""
+        while not self._closed:
+            self.some_ended.wait()
+            self.some_ended.clear()
+            while self.ended and not self.node.closed:
+                self._end_fork(*self.ended.popleft())
+
+    def _end_fork(self, owner, rref_id, fork):
         if self.node.closed:
             return
         if owner == self.info:
@@ -240,12 +257,14 @@ class Agent:
                 return each
         raise Unavailable(f"could not find destination {to!r}; there are {', '.join(each.name for each in self.workers())}")
 
-    def finish_calls(self):
+    def finish_calls(self, limit):
+        deadline = time.monotonic() + limit
         while self._pending:
             with self._pending_lock:
                 pending, self._pending = self._pending, []
             for each in pending:
-                each.wait()
+                if not each.wait(max(deadline - time.monotonic(), 0)):
+                    raise DeadlineExceeded(f"calls were under way still after {limit} s")
 
     def shut_down(self, graceful, timeout):
         global _current
@@ -254,17 +273,20 @@ class Agent:
                 limit = math.inf if not timeout else timeout
                 names = [each.name for each in self.workers()]
                 for step in ("calls are done", "nothing came of them"):
-                    self.finish_calls()
+                    self.finish_calls(limit)
                     self.node.barrier(f"rpc: {step}", names, limit)
         finally:
             _current = None
             self._owned.clear()
+            self._closed = True
+            self.some_ended.set()
             # The first node waits for the others, so that nobody takes its end for a failure.
             try:
                 self.node.leave(5 if graceful else 0)
             except (Cancelled, DeadlineExceeded):
                 pass
             references.unregister()
+            _hooks.allow_pickle(self.pickle_before)
             self.executor.shutdown(wait=False)
 
 
@@ -329,5 +351,15 @@ def begin(name, rank, world_size, options, secret):
     except BaseException:
         _current = None
         node.close()
+        references.unregister()
         raise
     return agent
+
+
+def _after_fork():
+    """The group is the parent's: a child may have its own."""
+    global _current
+    _current = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -63,8 +63,14 @@ def init_rpc(name, backend=None, rank=-1, world_size=None, rpc_backend_options=N
     if rank >= world_size:
         raise ValueError(f"there is no rank {rank} among {world_size} workers")
     references.allow(modules)
-    _hooks.allow_pickle(pickle)
-    _agent.begin(name, rank, world_size, options, secret)
+    before = _hooks.pickle_allowed()
+    _hooks.allow_pickle(pickle or before)
+    try:
+        _agent.begin(name, rank, world_size, options, secret).pickle_before = before
+    except BaseException:
+        if not _is_current_rpc_agent_set():
+            _hooks.allow_pickle(before)
+        raise
 
 
 def shutdown(graceful=True, timeout=0):

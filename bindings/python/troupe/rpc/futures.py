@@ -1,4 +1,5 @@
 """Values that are still to come, as torch.futures has them."""
+import os
 import select
 import threading
 import traceback
@@ -159,7 +160,11 @@ class _Watcher:
         poll.register(self._queue.fileno(), select.POLLIN)
         while True:
             poll.poll()
-            done = self._queue.pop(self._types)
+            try:
+                done = self._queue.pop(self._types)
+            except Exception:  # the thread is everybody's
+                traceback.print_exc()
+                continue
             if done is None:
                 continue
             tag, value, error = done
@@ -189,3 +194,13 @@ def _watch(future):
         if _watcher is None:
             _watcher = _Watcher()
     _watcher.watch(future)
+
+
+def _after_fork():
+    """The watcher's thread is the parent's."""
+    global _watcher, _watcher_lock
+    _watcher = None
+    _watcher_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

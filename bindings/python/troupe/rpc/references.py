@@ -60,6 +60,19 @@ def _search(value, name):
     return None
 
 
+def _require_allowed(reference, found):
+    """That it is of a module that others may name, and not only to be reached from there."""
+    module, _, name = reference.partition(":")
+    own = getattr(found, "__module__", None) or getattr(getattr(found, "__objclass__", None), "__module__", None) or module
+    if isinstance(found, types.ModuleType) or any(part.startswith("__") for part in name.split(".")):
+        raise PermissionDenied(f"{reference!r} is not for others to call")
+    if _allowed is None or reference == "troupe.rpc.rref:call_method":
+        return
+    for each in (module, own):
+        if not any(each == one or each.startswith(one + ".") for one in _allowed):
+            raise PermissionDenied(f"{reference!r} is not for others to call: it is of the module {each!r}")
+
+
 def _find(module, name, import_it):
     if module in ("__main__", "__mp_main__"):
         found = sys.modules.get(module) or sys.modules.get("__main__")
@@ -84,14 +97,17 @@ def _known(reference):
 
 def resolve(reference):
     module = reference.partition(":")[0]
-    if _allowed is not None and not any(module == each or module.startswith(each + ".") for each in _allowed):
+    if _allowed is not None and reference != "troupe.rpc.rref:call_method" and not any(
+            module == each or module.startswith(each + ".") for each in _allowed):
         raise PermissionDenied(f"functions of the module {module!r} are not for others to call")
     if module in ("__main__", "__mp_main__"):  # which may be another program's tomorrow
         found = _find(module, reference.partition(":")[2], import_it=False)
         if found is None:
             raise InvalidArgument(f"{reference!r} is not to be found here")
-        return found
-    return _known(reference)
+    else:
+        found = _known(reference)
+    _require_allowed(reference, found)
+    return found
 
 
 # ---- Objects -----------------------------------------------------------------------------------------
@@ -120,7 +136,10 @@ def _fallback(value):
 
 
 def _make_enum(payload):
-    return resolve(payload[0])(payload[1])
+    cls = resolve(payload[0])
+    if not (isinstance(cls, type) and issubclass(cls, enum.Enum)):
+        raise InvalidArgument(f"{payload[0]!r} is no enum")
+    return cls(payload[1])
 
 
 def _make_namedtuple(payload):

@@ -82,9 +82,11 @@ class RRef:
         self._methods = set()  # that the object is known to have
 
     def __del__(self):
+        # The collector of garbage may run anywhere, also within what this would need: it only takes a note.
         agent = getattr(self, "_agent", None)
         if agent is not None:
-            agent.end_fork(self._owner, self._id, self._fork)
+            agent.ended.append((self._owner, self._id, self._fork))
+            agent.some_ended.set()
 
     # ---- What it refers to
 
@@ -124,7 +126,9 @@ class RRef:
         if self.is_owner():
             return self._wait(timeout).get()
         if self._creation is not None:
-            error = self._creation_error() if self._creation.done() else None
+            if not self._creation._call.wait(self._agent.timeout(timeout)):
+                raise DeadlineExceeded(f"{self} was not made in time")
+            error = self._creation_error()
             if isinstance(error, DeadlineExceeded):
                 raise DeadlineExceeded("RRef creation via rpc.remote() timed out, and it is possible that the RRef on the "
                                        f"owner node does not exist: {error}")
