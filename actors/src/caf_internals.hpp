@@ -23,6 +23,15 @@
 /// actors/ is written for all of them. See troupe/actors/caf_compat.hpp.
 namespace troupe {
 
+/// A thread that has made an actor system, or spawned an actor in it, keeps its logger until it does so in
+/// another one, or ends; and the system's destructor waits for all who keep that. Whoever does it for a
+/// system of our own calls this, so that another thread may end that.
+inline void forget_system_of_thread() {
+#if TROUPE_CAF < 100
+  caf::logger::set_current_actor_system(nullptr);
+#endif
+}
+
 // ---- Actors and mailboxes -----------------------------------------------------------------------
 
 #if TROUPE_CAF < 100

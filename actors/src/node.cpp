@@ -71,6 +71,7 @@ NodeImpl::NodeImpl(NodeOptions node_options) : options(std::move(node_options)) 
     register_caf_types();
     own_config = small_system_config();
     own_system = std::make_unique<caf::actor_system>(*own_config);
+    forget_system_of_thread();
   }
   system = options.system ? options.system : own_system.get();
   if (options.node_id == 0) options.node_id = random_node_id();
@@ -380,6 +381,7 @@ void NodeImpl::add_actor(std::string actor_name, std::shared_ptr<void> state,
   const MailboxBounds bounds{options.max_calls_waiting, options.max_bytes_waiting};
   caf::actor handle = system->spawn_class<WorkerActor, caf::no_spawn_options>(
       config, unit, std::move(state), std::move(methods), bounds, pool.get());
+  if (own_system) forget_system_of_thread();
   auto* worker = static_cast<WorkerActor*>(caf::actor_cast<caf::abstract_actor*>(handle));
   actors.emplace(number, Actor{std::move(actor_name), std::move(handle), worker});
 }

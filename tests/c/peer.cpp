@@ -1,10 +1,12 @@
-// c_test_peer ADDRESS: a node of the cluster at that address, with an actor "cpp" that is written in C++,
-// until the first node has gone.
+// c_test_peer ADDRESS [NODE ACTOR]: a node of the cluster at that address, with an actor (usually "cpp") that
+// is written in C++, until the first node has gone.
 #include <cstdint>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <troupe/actors/node.hpp>
@@ -21,7 +23,7 @@ struct Point {
 using Vector = TensorOf<float, 1>;
 
 struct Cpp {
-  explicit Cpp(Node& n) : node(n) {}
+  Cpp(Node& n, std::string own) : node(n), name(std::move(own)) {}
   static Vector scale(Cpp&, const Vector& values, double factor) {
     Vector scaled = values.clone();
     for (float& each : scaled.writable()) each *= static_cast<float>(factor);
@@ -29,6 +31,12 @@ struct Cpp {
   }
   static void methods(rpc::Methods<Cpp>& methods) {
     methods.add("scale", &Cpp::scale)
+        .add("echo", [](Cpp&, std::string_view text) { return text; })
+        .add("number", [](Cpp&, std::int64_t number) { return number; })
+        .add("name", [](Cpp& self) { return self.name; })
+        .add("wait", &Cpp::wait)
+        .add("waiting", [](Cpp& self) { return static_cast<std::int64_t>(self.waiting.size()); })
+        .add("cancelled", [](Cpp& self) { return self.cancelled; })
         .add(
             "sum",
             [](Cpp&, const std::vector<double>& all) { return std::accumulate(all.begin(), all.end(), 0.0); })
@@ -45,7 +53,19 @@ struct Cpp {
           return self.node.rpc_async<std::string>(actor, "add", 1.5, 2);
         });
   }
+  /// Never answers.
+  static rpc::Future<void> wait(Cpp& self, const rpc::CallContext& context) {
+    rpc::Promise<void> promise(self.node.loop());
+    rpc::Future<void> future = promise.future();
+    context.on_cancel([&self] { ++self.cancelled; });
+    self.waiting.push_back(std::move(promise));
+    return future;
+  }
+
   Node& node;
+  std::string name;
+  std::vector<rpc::Promise<void>> waiting;
+  std::int64_t cancelled = 0;
 };
 
 }  // namespace
@@ -57,9 +77,10 @@ struct troupe::rpc::Fields<Point> {
 };
 
 int main(int count, char** arguments) {
-  if (count != 2) return 2;
-  auto node = Node::start({.name = "peer", .registry = arguments[1]});
-  if (!node || !(*node)->spawn<Cpp>("cpp", **node)) return 1;
+  if (count != 2 && count != 4) return 2;
+  const std::string name = count == 4 ? arguments[2] : "peer", actor = count == 4 ? arguments[3] : "cpp";
+  auto node = Node::start({.name = name, .registry = arguments[1]});
+  if (!node || !(*node)->spawn<Cpp>(actor, **node, actor)) return 1;
   (void)(*node)->run();
   return 0;
 }

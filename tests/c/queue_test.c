@@ -172,3 +172,28 @@ TEST(nodes_know_each_other) {
   CHECK(lines > 0);
   free_two(nodes);
 }
+
+static void* start_and_stay(void* given) {
+  pthread_barrier_t* freed = ((void**)given)[1];
+  troupe_node_options options = TROUPE_NODE_OPTIONS_INIT;
+  options.name = "elsewhere";
+  GOOD(troupe_node_start(&options, ((void**)given)[0]));
+  pthread_barrier_wait(freed); /* it is there */
+  pthread_barrier_wait(freed); /* it has been freed */
+  return NULL;
+}
+
+TEST(a_node_may_be_freed_by_another_thread_than_started_it) {
+  troupe_node* node = NULL;
+  pthread_barrier_t freed;
+  pthread_t thread;
+  void* given[2];
+  given[0] = &node;
+  given[1] = &freed;
+  CHECK(pthread_barrier_init(&freed, NULL, 2) == 0);
+  CHECK(pthread_create(&thread, NULL, &start_and_stay, given) == 0);
+  pthread_barrier_wait(&freed);
+  troupe_node_free(node);
+  pthread_barrier_wait(&freed);
+  CHECK(pthread_join(thread, NULL) == 0);
+}

@@ -1,0 +1,3 @@
+module troupe
+
+go 1.19
