@@ -1,8 +1,6 @@
 #include <troupe/rpc/any_type.hpp>
 
-#include <array>
 #include <cctype>
-#include <limits>
 #include <utility>
 
 #include <troupe/rpc/codec.hpp>
@@ -169,51 +167,6 @@ class Parser {
   std::size_t at_ = 0;
 };
 
-template <class T>
-bool fits_signed(std::int64_t value) {
-  return value >= std::numeric_limits<T>::min() && value <= std::numeric_limits<T>::max();
-}
-
-bool holds_integer(const ValueReader& value, DType width) {
-  std::int64_t wide = 0;
-  std::uint64_t natural = 0;
-  switch (width) {
-    case DType::kInt8:
-      return value.read_integer(wide) && fits_signed<std::int8_t>(wide);
-    case DType::kInt16:
-      return value.read_integer(wide) && fits_signed<std::int16_t>(wide);
-    case DType::kInt32:
-      return value.read_integer(wide) && fits_signed<std::int32_t>(wide);
-    case DType::kInt64:
-      return value.read_integer(wide);
-    case DType::kUInt8:
-      return value.read_unsigned(natural) && natural <= UINT8_MAX;
-    case DType::kUInt16:
-      return value.read_unsigned(natural) && natural <= UINT16_MAX;
-    case DType::kUInt32:
-      return value.read_unsigned(natural) && natural <= UINT32_MAX;
-    default:
-      return value.read_unsigned(natural);
-  }
-}
-
-bool holds_tensor(const AnyType& type, const ValueReader& value) {
-  Tensor tensor;
-  if (!value.read(tensor) || (type.rank && tensor.rank() != *type.rank)) return false;
-  if (!type.dtype) return true;
-  // As TensorOf has it.
-  return tensor.dtype() == *type.dtype && tensor.is_contiguous() &&
-         tensor.device().kind != MemoryKind::kDevice;
-}
-
-bool holds_each(const std::vector<AnyType>& types, const ValueReader& value) {
-  ValueList list;
-  if (!value.read(list) || list.size() != types.size()) return false;
-  for (std::uint32_t i = 0; i < list.size(); ++i)
-    if (!types[i].holds(list[i])) return false;
-  return true;
-}
-
 std::string names_of(const std::vector<AnyType>& types) {
   std::string text;
   for (const AnyType& each : types) text += (text.empty() ? "" : ", ") + each.to_string();
@@ -302,50 +255,6 @@ std::string AnyType::to_string() const {
       return "map<" + names_of(items) + ">";
   }
   return {};
-}
-
-bool AnyType::holds(const ValueReader& value) const {
-  bool yes = false;
-  double number = 0;
-  std::string_view text;
-  std::span<const std::byte> bytes;
-  ValueList list;
-  switch (kind) {
-    case Kind::kVoid:
-      return false;
-    case Kind::kBool:
-      return value.read(yes);
-    case Kind::kInteger:
-      return holds_integer(value, *dtype);
-    case Kind::kEnum:
-      return holds_integer(value, DType::kInt64) || holds_integer(value, DType::kUInt64);
-    case Kind::kFloat:
-      return value.read_real(number);
-    case Kind::kString:
-      return value.read(text);
-    case Kind::kBytes:
-      return value.read(bytes);
-    case Kind::kTensor:
-      return holds_tensor(*this, value);
-    case Kind::kNumbers:
-      return value.read_numbers(*dtype, bytes) && bytes.size() % size_of(*dtype) == 0;
-    case Kind::kOptional:
-      return value.kind() == ValueKind::kNone || items[0].holds(value);
-    case Kind::kTuple:
-    case Kind::kStruct:
-      return holds_each(items, value);
-    case Kind::kVector:
-      if (!value.read(list)) return false;
-      for (std::uint32_t i = 0; i < list.size(); ++i)
-        if (!items[0].holds(list[i])) return false;
-      return true;
-    case Kind::kMap:
-      if (!value.read(list)) return false;
-      for (std::uint32_t i = 0; i < list.size(); ++i)
-        if (!holds_each(items, list[i])) return false;
-      return true;
-  }
-  return false;
 }
 
 std::uint64_t AnySignature::fingerprint() const {

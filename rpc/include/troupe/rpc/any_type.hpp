@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include <troupe/rpc/value.hpp>
 #include <troupe/runtime/result.hpp>
 #include <troupe/runtime/tensor.hpp>
 
@@ -47,8 +46,6 @@ struct AnyType {
   /// What Codec<T>::fingerprint() is of the same type.
   std::uint64_t fingerprint() const;
   std::string to_string() const;
-  /// Whether a value that has come is one.
-  bool holds(const ValueReader& value) const;
 
   /// kInvalidArgument: what is wrong, and where.
   static Result<AnyType> parse(std::string_view text);
