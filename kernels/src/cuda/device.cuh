@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/on_device.hpp"
 #include "troupe/kernels/place.hpp"
 
 /// What the kernels of this folder share.
@@ -14,25 +15,6 @@ namespace troupe::kernels::gpu {
 
 constexpr int kWarp = 32;
 constexpr int kBlock = 256;  // threads
-
-/// Makes a place's device the calling thread's, as launches need it, and the one before again at the end.
-class OnDevice {
- public:
-  explicit OnDevice(const Place& place) {
-    cudaGetDevice(&before_);
-    changed_ = before_ != place.device();
-    if (changed_) cudaSetDevice(place.device());
-  }
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 inline cudaStream_t stream_of(const Place& place) {
   return static_cast<cudaStream_t>(place.stream());

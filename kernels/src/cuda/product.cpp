@@ -17,6 +17,7 @@
 #include <utility>
 #include <variant>
 
+#include "cuda/on_device.hpp"
 #include "gpu_dense.hpp"
 
 namespace troupe::kernels::gpu {
@@ -173,25 +174,6 @@ struct Plan {
   }
 };
 
-/// Makes a device the calling thread's while it lives.
-class Current {
- public:
-  explicit Current(int device) {
-    cudaGetDevice(&before_);
-    changed_ = before_ != device;
-    if (changed_) cudaSetDevice(device);
-  }
-  ~Current() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  Current(const Current&) = delete;
-  Current& operator=(const Current&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
-
 class LtMultiplier final : public Multiplier {
  public:
   LtMultiplier(int device, const char* library) : device_(device), missing_(library_.load(library)) {}
@@ -206,7 +188,7 @@ class LtMultiplier final : public Multiplier {
                   void* workspace) override {
     if (!missing_.empty()) return {kName, Products::kNoLibrary};
     if (place.device() != device_) return {kName, cudaErrorInvalidDevice};
-    const Current here(device_);
+    const OnDevice here(device_);
     return give(place, product, a, b, c, workspace);
   }
   std::string missing() const override { return missing_; }
