@@ -116,20 +116,26 @@ TEST_CASE("stand-in NCCL: what NCCL and the device say in the background ends th
   });
   fake.script->told_of_error = -1;
   CHECK(told == std::vector<std::string>{"UNAVAILABLE", "UNAVAILABLE"});
+  // The kernels that this is about outlive their members' functions.
+  std::atomic<bool> goes_on[2] = {false, false};
   const auto broken = with_two(fake, [&](Communicator& group) -> std::string {
-    Machine& machine = *(*fake.machines)[static_cast<std::size_t>(group.rank())];
+    const auto me = static_cast<std::size_t>(group.rank());
+    Machine& machine = *(*fake.machines)[me];
     const Tensor tensor = machine.place(filled(DType::kFloat32, 10, 0));
-    std::atomic<bool> goes_on{false};
     // A kernel of the program's runs into a fault; the collective is behind it.
-    HostDriver::give(machine.stream.native(), [&goes_on] {
-      while (!goes_on) std::this_thread::yield();
+    HostDriver::give(machine.stream.native(), [&goes_on, me] {
+      while (!goes_on[me]) std::this_thread::yield();
     }).value();
     end_write(tensor.buffer(), machine.stream).value();
     const Work work = group.all_reduce(tensor, ReduceOp::kSum);
-    if (group.rank() == 0) fake.drivers[0]->fail({Code::kInternal, "an illegal address"});
+    if (me == 0) fake.drivers[0]->fail({Code::kInternal, "an illegal address"});
     while (group.state()) std::this_thread::sleep_for(1ms);
-    goes_on = true;
-    return code_of(work.wait());
+    // The broken one does not go on before the other one has ended: it could have its part done before NCCL
+    // is told to end, and then the other one is well.
+    if (me == 1) goes_on[1] = true;
+    const std::string code = code_of(work.wait());
+    if (me == 1) goes_on[0] = true;
+    return code;
   });
   CHECK(broken == std::vector<std::string>{"INTERNAL", "UNAVAILABLE"});
 }
