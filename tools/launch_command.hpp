@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "troupe/tools/job.hpp"
+#include "troupe/tools/launcher.hpp"
 
 /// `troupe launch`: the flags, and what they mean.
 class LaunchCommand {
@@ -34,6 +35,6 @@ class LaunchCommand {
   std::string run_dir_;
   std::string pid_file_;
   std::string color_ = "auto";
-  double grace_s_ = 5;
+  double grace_s_ = static_cast<double>(troupe::tools::kGrace.count());
   bool plain_ = false, dry_run_ = false, no_status_ = false, quiet_ = false;
 };

@@ -76,6 +76,12 @@ TEST_CASE("kill -9 of a worker: the others finish, each batch counts once, the r
   }
 }
 
+#ifdef TROUPE_SANITIZER
+constexpr std::chrono::seconds kEndsWithin{70};  // each process looks for leaks first
+#else
+constexpr std::chrono::seconds kEndsWithin{10};
+#endif
+
 TEST_CASE("kill -9 of a shard server: the message names it, and its command goes on from the checkpoint") {
   JobFolder folder;
   Command command(folder.train({"--epochs", "60"}));
@@ -83,7 +89,7 @@ TEST_CASE("kill -9 of a shard server: the message names it, and its command goes
   const auto killed_at = command_test::SteadyClock::now();
   kill_process(folder, "ps-1");
   CHECK(command.finish() == 1);
-  CHECK(command_test::SteadyClock::now() - killed_at < std::chrono::seconds(10));
+  CHECK(command_test::SteadyClock::now() - killed_at < kEndsWithin);
   CHECK(command.err().find("shard server 'ps-1' died") != std::string::npos);
   CHECK(command.err().find("Last checkpoint: " + (folder / "out/checkpoint")) != std::string::npos);
   CHECK_MESSAGE(count(command.err(), "\n") == 4, command.err());  // those, and how the server ended

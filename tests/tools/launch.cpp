@@ -165,6 +165,14 @@ TEST_CASE("a signal reaches every process, and the exit code tells which it was"
   }
 }
 
+TEST_CASE("processes have 5 s to end in, and longer where a sanitizer looks for leaks first") {
+#ifdef TROUPE_SANITIZER
+  CHECK(troupe::tools::LaunchOptions().grace >= std::chrono::seconds(30));
+#else
+  CHECK(troupe::tools::LaunchOptions().grace == std::chrono::seconds(5));
+#endif
+}
+
 TEST_CASE("a process that ignores SIGTERM is killed after the grace period") {
   Folder folder;
   Command command(job(folder, {{"deaf", "trap '' TERM INT; echo ready; while :; do sleep 1000; done", ""}},

@@ -4,13 +4,18 @@
 #include <filesystem>
 #include <memory>
 
+#include <troupe/runtime/fresh_memory.hpp>
+
 #include "troupe/tools/job.hpp"
 
 namespace troupe::tools {
 
+/// How long a process may take to end after it was asked to, before SIGKILL. With a sanitizer, which looks
+/// for leaks before it lets a process end, longer.
+inline constexpr std::chrono::seconds kGrace{kFreshMemory ? 60 : 5};
+
 struct LaunchOptions {
-  /// How long a process may take to end after it was asked to, before SIGKILL.
-  std::chrono::milliseconds grace{5000};
+  std::chrono::milliseconds grace = kGrace;
   bool color = false;   ///< colour the names before the lines
   bool status = false;  ///< keep a line of what runs at the bottom; needs a terminal
   /// At SIGTERM and SIGHUP, and when the main processes have ended: ask role by role to end, the last of the
