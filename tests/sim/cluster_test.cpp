@@ -88,6 +88,25 @@ TEST_CASE("what the checker is not told of it notices") {
   CHECK(faults > 0);
 }
 
+TEST_CASE("what is done wrong with calls, streams, objects, barriers and drains the checker finds") {
+  System system;
+  const std::pair<Planted, std::string> faults[] = {{Planted::kNothing, ""},
+                                                    {Planted::kRunsTwice, "carried out more than once"},
+                                                    {Planted::kLosesItem, "items of its stream were lost"},
+                                                    {Planted::kKeepsObject, "though nobody refers to it"},
+                                                    {Planted::kOpensEarly, "let go with"},
+                                                    {Planted::kBreaksOff, "UNAVAILABLE without a reason"}};
+  for (const auto& [planted, words] : faults) {
+    CAPTURE(words);
+    bool found = false;
+    for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+      const Schedule run(seed, {.nodes = 5, .actions = 100, .planted = planted}, *system.system);
+      for (const std::string& fault : run.faults()) found = found || fault.find(words) != std::string::npos;
+    }
+    CHECK(found == (planted != Planted::kNothing));
+  }
+}
+
 TEST_CASE("a seed gives the same run again, another seed another") {
   System system;
   std::set<std::uint64_t> hashes;

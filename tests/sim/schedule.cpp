@@ -33,10 +33,16 @@ struct Worker {
 
   std::int64_t execute(std::uint64_t call) {
     run.executed(call, life);
+    if (run.planted(Planted::kRunsTwice) && call % 16 == 0) run.executed(call, life);
     return static_cast<std::int64_t>(call);
   }
   rpc::Future<std::int64_t> relay(std::uint64_t call, const std::string& to) {
     run.taken(call, life);
+    if (run.planted(Planted::kBreaksOff)) {
+      rpc::Promise<std::int64_t> promise(node.loop());
+      promise.set(Error{Code::kUnavailable, "on purpose"});
+      return promise.future();
+    }
     return node.rpc_async<std::int64_t>(to, "execute", call);
   }
   Result<std::int64_t> relay_sync(std::uint64_t call, const std::string& to) {
@@ -48,7 +54,7 @@ struct Worker {
   }
   void stream(rpc::StreamWriter<std::int64_t> out, std::uint64_t call) {
     run.executed(call, life);
-    for (std::uint64_t i = 0; i < items_of(call); ++i)
+    for (std::uint64_t i = run.planted(Planted::kLosesItem) ? 1 : 0; i < items_of(call); ++i)
       if (!out.write(static_cast<std::int64_t>(i))) return;
     out.end();
   }
@@ -56,6 +62,7 @@ struct Worker {
                             const std::vector<std::string>& names) {
     run.executed(call, life);
     run.entered(barrier, static_cast<int>(index));
+    if (run.planted(Planted::kOpensEarly)) run.left_together(barrier);
     const TimePoint begun = run.now();
     const auto met = node.barrier("b" + std::to_string(barrier), names, kBarrierTime);
     if (run.now() - begun > 1ms) run.history_.nested_wait({begun, run.now()});
@@ -84,7 +91,9 @@ struct Thing {
   Thing(std::uint64_t call, std::int64_t host) : run(*running) {
     run.things_[this] = {call, static_cast<int>(host)};
   }
-  ~Thing() { run.things_.erase(this); }
+  ~Thing() {
+    if (!run.planted(Planted::kKeepsObject)) run.things_.erase(this);
+  }
   Thing(const Thing&) = delete;
   Thing& operator=(const Thing&) = delete;
 

@@ -23,12 +23,23 @@ namespace troupe::sim {
 inline constexpr Duration kTimeout = std::chrono::milliseconds(300);  ///< of calls
 inline constexpr Duration kSilence = std::chrono::seconds(1);
 
+/// What a schedule does wrong, so that the checker can be seen to find it.
+enum class Planted {
+  kNothing,
+  kRunsTwice,    ///< a call is carried out twice
+  kLosesItem,    ///< of a stream
+  kKeepsObject,  ///< to which nobody refers any more
+  kOpensEarly,   ///< a barrier
+  kBreaksOff,    ///< what has been taken in is answered with UNAVAILABLE
+};
+
 /// What a schedule is like.
 struct Plan {
   int nodes = 10;           ///< all are there at the beginning; the first keeps the registry, and stays
   int actions = 60;         ///< joins, deaths, leaves, drains, cuts, stalls and rounds of calls
   double hidden_loss = 0;   ///< of data messages, of which the checker is not told: it must notice
   std::string secret = {};  ///< of the cluster; empty: none
+  Planted planted = Planted::kNothing;
 };
 
 struct Thing;
@@ -48,6 +59,7 @@ class Schedule {
   /// Of everything that was seen, with its time.
   std::uint64_t hash() const { return hash_; }
   const std::vector<Call>& calls() const { return history_.calls(); }
+  bool planted(Planted what) const { return plan_.planted == what; }
   int drains() const { return drains_; }  ///< nodes that have left in order, and finished what was open
 
  private:
