@@ -1,5 +1,6 @@
 // What a peer may have of this side's memory: answers that it does not read, requests that it goes on
 // sending.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -273,6 +274,31 @@ TEST_CASE_TEMPLATE("budget: two that answer each other with more than their budg
   CHECK(of_a.came == 200);
   CHECK(of_b.came == 200);
   CHECK(duo.a.endpoint->stats().pauses + duo.b.endpoint->stats().pauses == 0);
+}
+
+TEST_CASE_TEMPLATE("budget: what a request is charged for covers what it takes", Kind,
+                   TROUPE_BUDGET_TRANSPORTS) {
+  Duo<Kind> duo;
+  duo.connect();
+  constexpr std::size_t kRequests = 4'000;
+  const auto take = [&] {
+    Dropped answers;
+    for (std::size_t i = 0; i < kRequests; ++i)
+      start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 60s, answers, static_cast<std::int64_t>(i));
+    const auto before = ::mallinfo2();
+    REQUIRE(duo.until([&] { return duo.b.service.kept.size() == kRequests; }));
+    const auto now = ::mallinfo2();
+    std::size_t charged = 0;
+    for (const InboundCallPtr& call : duo.b.service.kept) charged += call->bytes() + kRequestBytes;
+    for (const InboundCallPtr& call : std::exchange(duo.b.service.kept, {})) call->reply_void();
+    REQUIRE(duo.until([&] { return duo.a.endpoint->open_calls() == 0; }));
+    return std::pair(now.uordblks + now.hblkhd - before.uordblks - before.hblkhd, charged);
+  };
+  const auto [taken, charged] = take();
+  CAPTURE(taken / kRequests);
+#ifndef TROUPE_SANITIZER
+  CHECK(taken <= charged);
+#endif
 }
 
 TEST_CASE_TEMPLATE("budget: a peer whose requests are not answered is not read past its bound", Kind,

@@ -226,6 +226,52 @@ TEST_CASE("crowd: who is told of an end may wait for others of the same end") {
   REQUIRE(duo.until([&] { return duo.a.closed.size() == 1; }));
 }
 
+TEST_CASE("crowd: answers that are kept no longer go in slices") {
+  auto for_b = roomy(2, "bob");
+  for_b.answers.time = 5s;
+  SimDuo duo(roomy(1, "alice"), for_b);
+  duo.connect();
+  constexpr std::size_t kMany = 20'000;
+  Ignored crowd;
+  for (std::uint64_t token = 1; token <= kMany; ++token)
+    duo.a.endpoint->call({duo.ab, 1}, {fnv1a("add"), 0}, {.timeout = 15s, .token = token},
+                         detail::arguments_writer(1, 2), crowd);
+  REQUIRE(duo.until([&] { return crowd.ended == kMany; }));
+  REQUIRE(duo.b.endpoint->kept_answers() == kMany);
+  SUBCASE("when their time is over") {}
+  SUBCASE("when their caller will not come back") {
+    duo.b.endpoint->forget_caller(1);
+  }
+  CHECK(most_in_a_step(duo, kMany, [&] { return kMany - duo.b.endpoint->kept_answers(); }) <= 1024);
+}
+
+TEST_CASE("crowd: a call past its node's share costs the same on the first session and on the thousandth") {
+  auto for_b = roomy(2, "bob");
+  for_b.limits.max_inbound_calls_per_peer = 4;
+  SimDuo duo(roomy(1, "alice"), for_b);
+  duo.connect();
+  Ignored kept, refused;
+  for (int i = 0; i < 4; ++i) start_call(*duo.a.endpoint, {duo.ab, Side::kKeeper}, "k", 95s, kept);
+  REQUIRE(duo.until([&] { return duo.b.service.kept.size() == 4; }));
+  const auto time_of_calls = [&] {
+    const double before = thread_seconds();
+    const std::size_t ended = refused.ended;
+    for (int i = 0; i < 2'000; ++i) start_call(*duo.a.endpoint, {duo.ab, 1}, "add", 90s, refused, 1, 2);
+    REQUIRE(duo.until([&] { return refused.ended == ended + 2'000; }));
+    return thread_seconds() - before;
+  };
+  const double alone = std::min(time_of_calls(), time_of_calls());
+  for (std::size_t met = 1; met < 2'001; met += 100) {  // not more strangers at once than may be
+    for (int i = 0; i < 100; ++i) static_cast<void>(duo.a.endpoint->connect(duo.address).value());
+    REQUIRE(duo.until([&] { return duo.b.sessions.size() == met + 100; }));
+  }
+  const double beside = std::min(time_of_calls(), time_of_calls());
+  CAPTURE(alone);
+  CAPTURE(beside);
+  CHECK(beside < 2.5 * alone + 0.005);
+  CHECK(kept.ended == 0);
+}
+
 TEST_CASE("crowd: calls that expire together leave room between them for what others want") {
   SimDuo duo(roomy(1, "alice"), roomy(2, "bob"));
   duo.connect();

@@ -166,6 +166,32 @@ TEST_CASE_TEMPLATE("one way: of a peer that heeds no window no more is read than
   CHECK(std::ranges::is_sorted(slow.seen));
 }
 
+TEST_CASE_TEMPLATE("one way: short messages count for what they take at their callee", Kind,
+                   TROUPE_ONE_WAY_TRANSPORTS) {
+  constexpr std::size_t kWindow = 128 * kKiB;
+  constexpr std::int64_t kMessages = 2'000;
+  bool heeds_windows = true;
+  SUBCASE("where both keep to their windows") {}
+  SUBCASE("where the sender knows of none") {
+    heeds_windows = false;
+  }
+  Duo<Kind> duo(windowed(1, "alice", heeds_windows ? kWindow : std::size_t{1} << 40),
+                windowed(2, "bob", kWindow));
+  Slow slow(duo.b);
+  duo.connect();
+  for (std::int64_t i = 0; i < kMessages; ++i) REQUIRE(tell(*duo.a.endpoint, duo.ab, i, 0).ok());
+  if (!heeds_windows) REQUIRE(duo.until([&] { return duo.b.endpoint->stats().pauses > 0; }));
+  duo.settle(100ms);
+  CHECK(slow.kept.size() > 32);
+  CHECK(slow.kept.size() <= (heeds_windows ? 128 : 3 * 128 + 64));  // 64: a round's, which are on their way
+  REQUIRE(duo.until([&] {
+    slow.let_go();
+    return slow.seen.size() == static_cast<std::size_t>(kMessages);
+  }));
+  CHECK(std::ranges::is_sorted(slow.seen));
+  if (heeds_windows) CHECK(duo.b.endpoint->stats().pauses == 0);
+}
+
 TEST_CASE("one way: whoever has little under way sends nothing but its messages") {
   Duo<Sim> duo;
   Slow slow(duo.b);

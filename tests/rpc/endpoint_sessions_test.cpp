@@ -174,6 +174,34 @@ TEST_CASE_TEMPLATE("session: a callback may end sessions and begin others", Kind
   for (const Answer& answer : later) CHECK(answer.code() == Code::kOk);
 }
 
+namespace {
+/// Ends when it is asked whether it wants to meet somebody.
+struct Unsociable final : EndpointEvents {
+  std::unique_ptr<Endpoint> endpoint;
+  int asked = 0;
+  Result<void> may_meet(const Peer&) override {
+    ++asked;
+    endpoint->shut_down();
+    return {};
+  }
+  void on_call(InboundCallPtr) override {}
+  void on_session(SessionId, const Peer&) override { FAIL("it has ended"); }
+  void on_session_closed(SessionId, const Peer&, const Error&) override {}
+};
+}  // namespace
+
+TEST_CASE_TEMPLATE("session: who is asked whether a peer may be met may end it", Kind,
+                   TROUPE_ENDPOINT_TRANSPORTS) {
+  Duo<Kind> duo;
+  Unsociable c;
+  c.endpoint =
+      std::make_unique<Endpoint>(duo.world.a, duo.world.make(duo.world.a, "c"), options_of(3, "carol"), c);
+  static_cast<void>(c.endpoint->connect(duo.address).value());
+  REQUIRE(duo.until([&] { return duo.b.closed.size() == 1; }));
+  CHECK(c.asked == 1);
+  CHECK(duo.b.sessions.empty());
+}
+
 TEST_CASE_TEMPLATE("session: an idle one stays alive", Kind, TROUPE_ENDPOINT_TRANSPORTS) {
   auto options = options_of(1, "alice"), for_b = options_of(2, "bob");
   for (EndpointOptions* each : {&options, &for_b}) {

@@ -256,6 +256,9 @@ TEST_CASE("tokens: nothing is kept for a caller that will not come back") {
     answers.keep(1, {token, 7}, OutFrame{Buffer::allocate(8), {}}, TimePoint{});
   answers.keep(2, {1, 7}, OutFrame{Buffer::allocate(8), {}}, TimePoint{});
   answers.caller_gone(1);
+  CHECK(answers.is_due(TimePoint{}));
+  CHECK(answers.expire(TimePoint{}) == 2);
+  CHECK_FALSE(answers.is_due(TimePoint{}));
   CHECK(answers.kept_answers() == 1);
   CHECK_FALSE(answers.find(1, {1, 7}));
   CHECK(answers.find(1, {3, 7}));  // it runs
@@ -263,6 +266,39 @@ TEST_CASE("tokens: nothing is kept for a caller that will not come back") {
   CHECK_FALSE(answers.find(1, {3, 7}));
   CHECK(answers.kept_bytes() == 8);
   CHECK(answers.find(2, {1, 7}));
+}
+
+TEST_CASE("tokens: answers are given up in slices, whose they are and whatever ended them") {
+  Answers answers({.bytes = 30'000, .time = 10s, .callers = 3, .total_bytes = 60'000});
+  const auto keep = [&](std::uint64_t caller, std::uint64_t token, std::size_t bytes, Duration at) {
+    REQUIRE(answers.begin(caller, {token, 7}));
+    answers.keep(caller, {token, 7}, OutFrame{Buffer::allocate(bytes), {}}, TimePoint{} + at);
+  };
+  for (std::uint64_t token = 1; token <= 900; ++token) keep(1 + token % 3, token, 10, Duration(token));
+  CHECK_FALSE(answers.is_due(TimePoint{} + 10s));
+  CHECK(answers.is_due(TimePoint{} + 10s + Duration(300)));
+  CHECK(answers.expire(TimePoint{} + 10s + Duration(300), 200) == 200);
+  CHECK(answers.expire(TimePoint{} + 10s + Duration(300), 200) == 100);
+  CHECK(answers.kept_answers() == 600);
+  // The one that has been silent for longest makes room at once, its answers later.
+  keep(4, 1, 10, 1s);
+  CHECK_FALSE(answers.find(2, {901 - 3, 7}));
+  CHECK(answers.kept_answers() == 601);
+  CHECK(answers.expire(TimePoint{} + 1s, 150) == 150);
+  CHECK(answers.is_due(TimePoint{} + 1s));
+  CHECK(answers.expire(TimePoint{} + 1s, 150) == 50);
+  answers.caller_gone(3);
+  CHECK(answers.expire(TimePoint{} + 1s, 150) == 150);
+  CHECK(answers.expire(TimePoint{} + 1s, 150) == 50);
+  CHECK_FALSE(answers.is_due(TimePoint{} + 1s));
+  CHECK(answers.kept_answers() == 201);
+  // Who has most gives up its oldest, and no more of them than it must.
+  for (std::uint64_t token = 1; token <= 40; ++token) keep(5, token, 700, 2s);
+  for (std::uint64_t token = 2; token <= 43; ++token) keep(4, token, 700, 3s);
+  CHECK(answers.kept_bytes() <= 60'000);
+  CHECK(answers.kept_bytes() > 59'300);
+  CHECK(answers.find(1, {900, 7}));
+  CHECK(answers.expire(TimePoint{} + 20s) == answers.kept_answers() + 0);
 }
 
 // ---- Retries ------------------------------------------------------------------------------------
@@ -374,6 +410,22 @@ TEST_CASE("retries: a callee that comes back under its node id is found again") 
   REQUIRE(duo.until([&] { return answer.count == 1; }));
   CHECK(value_of(answer) == 5);
   again.endpoint.reset();
+}
+
+TEST_CASE("retries: those that pause between two attempts are bounded as open calls are") {
+  auto for_a = watchful(1, "alice");
+  for_a.limits.max_open_calls = 4;
+  SimDuo duo(for_a, watchful(2, "bob"));
+  const auto nowhere = []() -> Result<CallTarget> { return Error{Code::kUnavailable, "gone"}; };
+  auto& answers = duo.answers(7);
+  for (std::uint64_t i = 0; i < 7; ++i)
+    duo.a.endpoint->call_with_retries(nowhere, {fnv1a("k"), 0},
+                                      {.timeout = 5s, .token = i + 1, .retry = {.max_attempts = 100}},
+                                      detail::arguments_writer(), answers[i]);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(answers[i].count == 0);
+  for (std::size_t i = 4; i < 7; ++i) CHECK(answers[i].code() == Code::kResourceExhausted);
+  REQUIRE(duo.until([&] { return answers[3].count == 1; }));
+  CHECK(answers[3].code() == Code::kUnavailable);
 }
 
 TEST_CASE("retries: they end after the last attempt, at the deadline, by cancel and with the endpoint") {

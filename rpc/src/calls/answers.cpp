@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cassert>
 
-#include "endpoint/core.hpp"
+#include "endpoint/core_sources.hpp"
 #include "wire/envelope_patch.hpp"
 
 namespace troupe::rpc {
@@ -34,10 +34,13 @@ Answers::Record* Answers::find(std::uint64_t caller, const Id& id) {
 
 Answers::Record* Answers::begin(std::uint64_t caller, const Id& id) {
   if (!callers_.contains(caller) && callers_.size() >= limits_.callers && !make_room()) return nullptr;
-  return &callers_[caller].records[id];
+  Caller& owner = callers_[caller];
+  owner.node_id = caller;
+  return &owner.records[id];
 }
 
-/// Forgets the caller that has been silent for longest and of whom nothing runs.
+/// Forgets the caller that has been silent for longest and of whom nothing runs. Its answers are given up
+/// later, for they may be many.
 bool Answers::make_room() {
   auto oldest = callers_.end();
   for (auto caller = callers_.begin(); caller != callers_.end(); ++caller) {
@@ -45,8 +48,8 @@ bool Answers::make_room() {
     if (idle && (oldest == callers_.end() || caller->second.last < oldest->second.last)) oldest = caller;
   }
   if (oldest == callers_.end()) return false;
-  bytes_ -= oldest->second.bytes;
-  callers_.erase(oldest);
+  forgotten_.reserve(forgotten_.size() + 1);
+  forgotten_.push_back(callers_.extract(oldest));
   return true;
 }
 
@@ -55,74 +58,121 @@ void Answers::keep(std::uint64_t caller, const Id& id, OutFrame answer, TimePoin
   if (!record) return;
   Caller& owner = callers_.at(caller);
   if (owner.gone) return forget(caller, id);
-  owner.kept.push_back({id, now + limits_.time});
+  owner.kept.push_back(record);
   record->first = nullptr;
   record->bytes = bytes_of(answer);
   record->answer = std::move(answer);
+  record->id = id;
+  record->owner = &owner;
+  record->until = now + limits_.time;
+  link(*record);
   owner.bytes += record->bytes;
   bytes_ += record->bytes;
   owner.last = now;
   while (owner.kept.size() > 1 && (owner.kept.size() > limits_.answers || owner.bytes > limits_.bytes))
     give_up_oldest(owner);
   if (bytes_ > limits_.total_bytes) keep_within_total(owner);
+  erase_if_empty(owner);
 }
 
-/// Who has more than its share gives up its oldest until it has no more, first the one that has just been
-/// given something: so nobody's many answers cost others theirs.
+/// Who has more than its share gives up its oldest, first the one that has just been given something: so
+/// nobody's many answers cost others theirs.
 void Answers::keep_within_total(Caller& latest) {
+  for (; bytes_ > limits_.total_bytes && !forgotten_.empty(); forgotten_.pop_back())
+    for (Caller& caller = forgotten_.back().mapped(); !caller.kept.empty();) give_up_oldest(caller);
   const std::size_t share = limits_.total_bytes / callers_.size();
-  Caller* victim = &latest;
   while (bytes_ > limits_.total_bytes) {
-    if (victim->bytes <= share || victim->kept.empty())
-      victim = &std::max_element(callers_.begin(), callers_.end(), [](const auto& a, const auto& b) {
-                  return a.second.bytes < b.second.bytes;
-                })->second;
-    while (!victim->kept.empty() && victim->bytes > share) give_up_oldest(*victim);
+    Caller& victim = latest.bytes > share ? latest : *heaviest();
+    while (bytes_ > limits_.total_bytes && victim.bytes > share) give_up_oldest(victim);
+    if (&victim != &latest) erase_if_empty(victim);
   }
 }
 
+/// One who has more than its share, if anybody has: looked for among all only when the last one found has
+/// not any more.
+Answers::Caller* Answers::heaviest() {
+  const auto last = callers_.find(heaviest_);
+  if (last != callers_.end() && last->second.bytes > limits_.total_bytes / callers_.size())
+    return &last->second;
+  const auto most = std::max_element(callers_.begin(), callers_.end(), [](const auto& a, const auto& b) {
+    return a.second.bytes < b.second.bytes;
+  });
+  heaviest_ = most->first;
+  return &most->second;
+}
+
 void Answers::give_up_oldest(Caller& caller) {
-  const auto record = caller.records.find(caller.kept.front().id);
-  assert(record != caller.records.end() && record->second.answer);
-  caller.bytes -= record->second.bytes;
-  bytes_ -= record->second.bytes;
-  caller.records.erase(record);
+  Record& record = *caller.kept.front();
+  assert(record.answer && record.owner == &caller);
   caller.kept.pop_front();
+  caller.bytes -= record.bytes;
+  bytes_ -= record.bytes;
+  unlink(record);
+  caller.records.erase(Id(record.id));
+}
+
+void Answers::link(Record& record) {
+  record.earlier = latest_;
+  (latest_ ? latest_->later : oldest_) = &record;
+  latest_ = &record;
+  ++kept_;
+}
+
+void Answers::unlink(Record& record) {
+  (record.earlier ? record.earlier->later : oldest_) = record.later;
+  (record.later ? record.later->earlier : latest_) = record.earlier;
+  --kept_;
+}
+
+void Answers::erase_if_empty(Caller& caller) {
+  if (caller.records.empty()) callers_.erase(std::uint64_t(caller.node_id));
 }
 
 void Answers::forget(std::uint64_t caller, const Id& id) {
   const auto known = callers_.find(caller);
   if (known == callers_.end()) return;
   known->second.records.erase(id);
-  if (known->second.records.empty()) callers_.erase(known);
+  erase_if_empty(known->second);
 }
 
 void Answers::caller_gone(std::uint64_t caller) {
   const auto known = callers_.find(caller);
-  if (known == callers_.end()) return;
-  while (!known->second.kept.empty()) give_up_oldest(known->second);
+  if (known == callers_.end() || known->second.gone) return;
   known->second.gone = true;
-  if (known->second.records.empty()) callers_.erase(known);
+  gone_.push_back(caller);
 }
 
-void Answers::expire(TimePoint now) {
-  for (auto caller = callers_.begin(); caller != callers_.end();) {
-    Caller& owner = caller->second;
-    while (!owner.kept.empty() && owner.kept.front().until <= now) give_up_oldest(owner);
-    caller = owner.records.empty() ? callers_.erase(caller) : std::next(caller);
+std::size_t Answers::expire(TimePoint now, std::size_t most) {
+  std::size_t did = 0;
+  const std::size_t enough = bytes_ - std::min(bytes_, most == SIZE_MAX ? bytes_ : kMostBytes);
+  const auto may = [&] { return did < most && (did == 0 || bytes_ > enough || bytes_ == 0); };
+  while (may() && !forgotten_.empty()) {
+    Caller& caller = forgotten_.back().mapped();
+    if (!caller.kept.empty()) give_up_oldest(caller), ++did;
+    if (caller.kept.empty()) forgotten_.pop_back();
   }
-}
-
-std::size_t Answers::kept_answers() const {
-  std::size_t sum = 0;
-  for (const auto& [id, caller] : callers_) sum += caller.kept.size();
-  return sum;
+  while (may() && !gone_.empty()) {
+    const auto known = callers_.find(gone_.front());
+    if (known == callers_.end() || known->second.kept.empty()) {
+      gone_.pop_front();
+      continue;
+    }
+    give_up_oldest(known->second), ++did;
+    erase_if_empty(known->second);
+  }
+  while (may() && oldest_ && oldest_->until <= now) {
+    Caller& owner = *oldest_->owner;
+    give_up_oldest(owner), ++did;
+    erase_if_empty(owner);
+  }
+  return did;
 }
 
 // ---- What the endpoint does ---------------------------------------------------------------------
 
 void EndpointCore::forget_caller(std::uint64_t node_id) {
   answers_->caller_gone(node_id);
+  endings_->give_up_answers();
 }
 
 std::uint64_t EndpointCore::caller_of(const InboundCall& call) {

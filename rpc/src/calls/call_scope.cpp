@@ -171,16 +171,16 @@ void EndpointCore::cancel_inbound(PeerCalls& calls, std::uint64_t call_id) {
   cancelling.tell();
 }
 
-/// The peer, `node_id`, has gone: its calls that still run are nobody's. Does so for `most` of them, and says
-/// for how many; `chain` is 0 in the first call.
-std::size_t EndpointCore::cancel_some_inbound(PeerCalls& calls, std::uint64_t node_id, std::size_t& chain,
-                                              std::size_t most) {
+/// The peer has gone: its calls that still run are nobody's. Does so for `most` of them, and says for how
+/// many; `chain` is 0 in the first call.
+std::size_t EndpointCore::cancel_some_inbound(PeerCalls& calls, std::size_t& chain, std::size_t most) {
   std::size_t did = 0;
   for (; did < most && !calls.held.empty(); ++did) forget(*calls.held.pop());
   Cancelling cancelling(*this);
+  InboundCalls& orphans = calls.node ? calls.node->orphans : orphans_;
   for (InboundCall* call = nullptr; did < most && (call = calls.in.any(chain)); ++did) {
     calls.in.remove(*call);
-    orphans_.add(*call, node_id);
+    orphans.add(*call);
     // One with a token may come back for its answer, on another link.
     if (call->header().kind == MessageKind::kRequest && call->token_owner_ == 0) cancelling.mark(*call);
   }
@@ -192,7 +192,9 @@ std::size_t EndpointCore::cancel_some_inbound(PeerCalls& calls, std::uint64_t no
 /// see that it is for nothing.
 void EndpointCore::cancel_orphans() {
   Cancelling cancelling(*this);
-  orphans_.for_each([&](InboundCall& call) { cancelling.mark(call); });
+  const auto mark = [&](InboundCall& call) { cancelling.mark(call); };
+  orphans_.for_each(mark);
+  nodes_.for_each([&](const PeerNode& node) { node.orphans.for_each(mark); });
   cancelling.tell();
 }
 

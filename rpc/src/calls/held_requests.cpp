@@ -12,11 +12,22 @@ constexpr Duration kBetweenLooks{std::chrono::milliseconds(10)};
 constexpr std::size_t kFewPlaces = 32;
 }  // namespace
 
-void HeldRequests::push(InboundCallPtr call) {
-  call->held_ = ++last_;
-  earliest_ = std::min(earliest_, call->deadline());
+/// Nothing is counted before there is a place.
+void HeldRequests::push(InboundCallPtr&& call) {
   calls_.push_back(std::move(call));  // a look that is under way comes to it
+  InboundCall& held = *calls_.back();
+  held.held_ = ++last_;
+  earliest_ = std::min(earliest_, held.deadline());
   ++count_;
+  --*begun_;
+}
+
+/// It is not held any more, and counts as begun.
+InboundCallPtr HeldRequests::release(InboundCallPtr& place) {
+  place->held_ = 0;
+  --count_;
+  ++*begun_;
+  return std::move(place);
 }
 
 InboundCallPtr HeldRequests::pop() {
@@ -26,9 +37,7 @@ InboundCallPtr HeldRequests::pop() {
 InboundCallPtr HeldRequests::take(const InboundCall& call) {
   // Places are counted from the end: numbers follow one another.
   const auto place = calls_.size() - 1 - static_cast<std::size_t>(last_ - call.held_);
-  InboundCallPtr taken = std::move(calls_[place]);
-  taken->held_ = 0;
-  --count_;
+  InboundCallPtr taken = release(calls_[place]);
   trim();
   return taken;
 }
@@ -54,9 +63,7 @@ std::vector<InboundCallPtr> HeldRequests::take_expired(TimePoint now) {
       kept_ = std::min(kept_, call->deadline());
       continue;
     }
-    expired.push_back(std::move(call));
-    expired.back()->held_ = 0;
-    --count_;
+    expired.push_back(release(call));
   }
   if (looked_ == calls_.size()) {
     earliest_ = kept_;

@@ -26,11 +26,11 @@ InboundCall::InboundCall(EndpointCore& endpoint, SessionId session, std::unique_
 void EndpointCore::enlist(InboundCall& call) {
   PeerCalls* calls = calls_of(call.session_);
   if (calls && call.session_ != kLocal)
-    call.counted_bytes_ = std::min(call.bytes(), options_.limits.max_bytes_in_flight);
+    call.counted_bytes_ = std::min(call.bytes() + kRequestBytes, options_.limits.max_bytes_in_flight);
   if (calls)
     calls->in.add(call);
   else
-    orphans_.add(call, 0);
+    orphans_.add(call);
   ++inbound_calls_;
 }
 

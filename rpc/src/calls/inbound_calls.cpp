@@ -46,24 +46,23 @@ void InboundCalls::shrink() {
   }
 }
 
-// ---- Those whose session has ended ----------------------------------------------------------------
+// ---- Of a node, over all its sessions ---------------------------------------------------------------
 
-std::size_t Orphans::count(std::uint64_t node_id) const {
-  const auto found = by_node_.find(node_id);
-  return found == by_node_.end() ? 0 : found->second.count();
+const std::shared_ptr<PeerNode>& PeerNodes::of(std::uint64_t node_id, std::uint64_t random) {
+  if (nodes_.size() >= look_at_) {
+    std::erase_if(nodes_, [](const auto& entry) {
+      return entry.second.use_count() == 1 && entry.second->sessions.empty() && entry.second->running == 0;
+    });
+    look_at_ = 2 * nodes_.size() + 16;
+  }
+  auto& node = nodes_[node_id];
+  if (!node) node = std::make_shared<PeerNode>(node_id, random);
+  return node;
 }
 
-InboundCalls& Orphans::of(std::uint64_t node_id) noexcept {
-  if (node_id == 0) return others_;
-  try {
-    if (by_node_.size() >= look_at_) {
-      std::erase_if(by_node_, [](const auto& entry) { return entry.second.count() == 0; });
-      look_at_ = 2 * by_node_.size() + 16;
-    }
-    return by_node_.try_emplace(node_id, random_).first->second;
-  } catch (const std::bad_alloc&) {  // a link's end needs no memory
-    return others_;
-  }
+const PeerNode* PeerNodes::find(std::uint64_t node_id) const {
+  const auto found = nodes_.find(node_id);
+  return found == nodes_.end() ? nullptr : found->second.get();
 }
 
 }  // namespace troupe::rpc

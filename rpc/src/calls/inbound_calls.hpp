@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include <troupe/rpc/call.hpp>
@@ -30,6 +32,7 @@ class InboundCalls {
       grow();
     link(call);
     ++count_;
+    ++*of_node_;
     bytes_ += call.counted_bytes_;
   }
   void remove(InboundCall& call) {
@@ -39,6 +42,7 @@ class InboundCalls {
     call.previous_ = call.next_ = nullptr;
     call.listed_ = nullptr;
     bytes_ -= call.counted_bytes_;
+    --*of_node_;
     if (--count_ == 0 && chains_.size() > kKeptChains) [[unlikely]]
       shrink();
   }
@@ -56,6 +60,8 @@ class InboundCalls {
   std::size_t count() const { return count_; }
   /// Of those that are charged to a session.
   std::size_t bytes() const { return bytes_; }
+  /// They are counted there, too. Precondition: there are none yet.
+  void count_in(std::size_t& of_node) { of_node_ = &of_node; }
 
  private:
   static constexpr std::size_t kFirstChains = 16;
@@ -81,28 +87,35 @@ class InboundCalls {
   const std::uint64_t factor_;  // random and odd
   int shift_ = 0;
   std::size_t bytes_ = 0;
+  std::size_t of_nobody_ = 0;
+  std::size_t* of_node_ = &of_nobody_;
 };
 
-/// Calls whose session has ended, while they run, by the node of their caller.
-class Orphans {
- public:
-  explicit Orphans(std::uint64_t random) : random_(random), others_(random) {}
+/// What an endpoint knows of one node over all sessions with it, those that have ended among them.
+struct PeerNode {
+  PeerNode(std::uint64_t node_id, std::uint64_t random) : id(node_id), orphans(random) {
+    orphans.count_in(running);
+  }
+  const std::uint64_t id;
+  std::unordered_set<SessionId> sessions;  // that have met, and have not ended
+  std::size_t running = 0;                 // calls of its that have begun here, the orphans among them
+  InboundCalls orphans;                    // those whose session has ended
+};
 
-  void add(InboundCall& call, std::uint64_t node_id) { of(node_id).add(call); }
-  std::size_t count(std::uint64_t node_id) const;
+/// The nodes that have met this one; who has gone, and left nothing, is forgotten at some time.
+class PeerNodes {
+ public:
+  const std::shared_ptr<PeerNode>& of(std::uint64_t node_id, std::uint64_t random);
+  /// Null: it has never been met, or left nothing.
+  const PeerNode* find(std::uint64_t node_id) const;
   template <class F>
   void for_each(F&& visit) const {
-    others_.for_each(visit);
-    for (const auto& [node_id, calls] : by_node_) calls.for_each(visit);
+    for (const auto& [id, node] : nodes_) visit(*node);
   }
 
  private:
-  InboundCalls& of(std::uint64_t node_id) noexcept;
-
-  const std::uint64_t random_;
-  InboundCalls others_;  // of no node that is known, or there was no memory
-  std::unordered_map<std::uint64_t, InboundCalls> by_node_;
-  std::size_t look_at_ = 16;  // the number of nodes at which those that have none left are dropped
+  std::unordered_map<std::uint64_t, std::shared_ptr<PeerNode>> nodes_;
+  std::size_t look_at_ = 16;  // the number of nodes at which those that have gone are dropped
 };
 
 /// What one peer has open here, and we with it; an endpoint has one more for what it calls of itself.
@@ -110,7 +123,13 @@ struct PeerCalls {
   explicit PeerCalls(std::uint64_t random) : in(random) {}
   OpenCalls out;
   InboundCalls in;
-  HeldRequests held;  // those of them that are not begun
+  HeldRequests held;               // those of them that are not begun
+  std::shared_ptr<PeerNode> node;  // whose they are; null: ours, or it has not been met yet
+  void belong_to(std::shared_ptr<PeerNode> to) {
+    node = std::move(to);
+    in.count_in(node->running);
+    held.count_out_of(node->running);
+  }
   std::unordered_map<std::uint64_t, std::shared_ptr<detail::StreamSource>> streams;  // by the call's id
 };
 

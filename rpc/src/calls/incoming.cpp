@@ -73,23 +73,13 @@ Result<void> EndpointCore::check_inbound(const InboundCall& call) {
                  std::to_string(limits.max_inbound_calls) +
                      " calls wait for their answers here already (limits.max_inbound_calls)"};
   const Session* const peer = find(call.session());  // null: ourselves
-  if (!peer || running_of(peer->peer().node_id) <= limits.max_inbound_calls_per_peer) return {};
+  // On all its sessions, and on those that have ended: who hangs up and comes back is to have no more.
+  if (!peer || !peer->calls.node || peer->calls.node->running <= limits.max_inbound_calls_per_peer) return {};
   // What it repeats has a place already.
   if (call.header().token != 0 && first_of(call)) return {};
   return Error{Code::kResourceExhausted,
                std::to_string(limits.max_inbound_calls_per_peer) + " calls of " + peer->name() +
                    " wait for their answers here already (limits.max_inbound_calls_per_peer); wait for some"};
-}
-
-/// Calls of one node that have begun here: on all its sessions, and on those that have ended, for who hangs
-/// up and comes back is to have no more of them.
-std::size_t EndpointCore::running_of(std::uint64_t node_id) {
-  std::size_t sum = orphans_.count(node_id) + endings_->running(node_id);
-  const auto [first, last] = with_node_.equal_range(node_id);
-  for (auto each = first; each != last; ++each)
-    if (const Session* session = find(each->second))
-      sum += session->calls.in.count() - session->calls.held.count();
-  return sum;
 }
 
 void EndpointCore::hand_on(InboundCallPtr call) {

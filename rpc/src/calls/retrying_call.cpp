@@ -154,6 +154,12 @@ std::uint64_t EndpointCore::call_with_retries(FindTarget find, MethodId method, 
     return std::uint64_t{0};
   };
   if (closing_) return refuse({Code::kCancelled, "the node shuts down"});
+  if (loop_.is_forked()) return refuse(HomeProcess::error());
+  // Between two attempts it is none of the open calls, and yet it is kept.
+  if (retrying_.size() >= options_.limits.max_open_calls)
+    return refuse(
+        {Code::kResourceExhausted,
+         std::to_string(retrying_.size()) + " calls that can be repeated are open already; wait for some"});
   if (options.token == 0 || options.retry.max_attempts == 0)
     return refuse({Code::kInvalidArgument, "only a call with a token can be repeated"});
   if (options.into)

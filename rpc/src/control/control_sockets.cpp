@@ -11,8 +11,10 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <optional>
 
+#include "calls/frugal_error.hpp"
 #include "control/dialling.hpp"
 #include "control/socket.hpp"
 
@@ -215,6 +217,8 @@ void ControlSockets::on_accepted(UniqueFd fd, const SocketAddress& listening_at)
 void ControlSockets::read_first_word(LinkId link) {
   Socket* const socket = sockets_.find(link);
   const bool is_stream = socket->state == Socket::State::kStream;
+  // Memory first: what has been read and cannot be kept would be lost, and the rest be nonsense.
+  socket->in.reserve(std::max(preamble_bytes_, kLengthBytes));
   const std::size_t wanted = (is_stream ? preamble_bytes_ : kLengthBytes) - socket->in.size();
   const ssize_t n = ::recv(socket->fd.get(), scratch_.data(), wanted, MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
@@ -297,7 +301,12 @@ void ControlSockets::socket_ready(LinkId link, std::uint32_t events) {
     return;
   }
   if (events & EPOLLOUT) flush(*socket);
-  if (events & ~static_cast<std::uint32_t>(EPOLLOUT)) read(link);
+  if ((events & ~static_cast<std::uint32_t>(EPOLLOUT)) == 0) return;
+  try {
+    read(link);
+  } catch (const std::bad_alloc&) {  // something is lost that it has said
+    end(link, frugal_error(Code::kResourceExhausted, "there was no memory to read a control message"));
+  }
 }
 
 void ControlSockets::send(LinkId link, std::span<const std::byte> message) {
@@ -347,8 +356,9 @@ void ControlSockets::read(LinkId link) {
   for (int i = 0; i < kReadBatch; ++i) {
     Socket* socket = sockets_.find(link);
     if (!socket || !socket->fd) return;
-    // Of a stranger no more is read than could be kept.
-    const std::size_t room = std::min(scratch_.size(), kLengthBytes + most_bytes(*socket));
+    // Of a stranger no more is read than the message that it has begun.
+    const std::size_t kept = socket->in.size() - socket->in_begin;
+    const std::size_t room = std::min(scratch_.size(), kLengthBytes + most_bytes(*socket) - kept);
     const ssize_t n = ::recv(socket->fd.get(), scratch_.data(), room, MSG_DONTWAIT);
     if (n > 0) {
       socket->in.erase(socket->in.begin(),

@@ -187,7 +187,6 @@ class EndpointCore final : private TransportEvents {
   void on_request(SessionId session, std::unique_ptr<InMessage>&& message);
   void begin_request(InboundCallPtr call);
   Result<void> check_inbound(const InboundCall& call);
-  std::size_t running_of(std::uint64_t node_id);
   /// To the layer above.
   void hand_on(InboundCallPtr call);
   void on_reply(SessionId session, std::unique_ptr<InMessage>&& message);
@@ -204,8 +203,7 @@ class EndpointCore final : private TransportEvents {
   void answer_error(const InboundCall& call, const Error& error);
   /// Their caller wants no answer any more: to one, or to any of a peer's.
   void cancel_inbound(PeerCalls& calls, std::uint64_t call_id);
-  std::size_t cancel_some_inbound(PeerCalls& calls, std::uint64_t node_id, std::size_t& chain,
-                                  std::size_t most);
+  std::size_t cancel_some_inbound(PeerCalls& calls, std::size_t& chain, std::size_t most);
   void cancel_orphans();
 
   // answers.cpp: calls with a token
@@ -274,12 +272,12 @@ class EndpointCore final : private TransportEvents {
   std::map<const std::byte*, const std::byte*> into_;  // memory that they receive into: begin and end
   std::size_t inbound_calls_ = 0;                      // open ones of others, and of ourselves
   PeerCalls own_;                                      // calls to ourselves, from both ends
-  Orphans orphans_;                                    // calls whose session has ended, while they run
+  InboundCalls orphans_;                               // calls that belong to no session, nor to a node
   int local_depth_ = 0;                                // of deliveries to ourselves in one another
   std::deque<Local> local_waiting_;                    // deliveries that were too deep
   FlowQueue::Total waiting_;                           // of all sessions
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
-  std::unordered_multimap<std::uint64_t, SessionId> with_node_;  // those that have met, by the peer's node id
+  PeerNodes nodes_;                // those that have met, or have left something
   Session* last_found_ = nullptr;  // by find(): the next message is likely to be of the same session
   std::unique_ptr<FlowPump> pump_;
   std::unique_ptr<Endings> endings_;

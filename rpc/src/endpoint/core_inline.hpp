@@ -40,7 +40,7 @@ inline void Session::end_of_flow(OpenCall& call) {
   if (call.waits) [[unlikely]]
     return end_of_wait(call);
   --calls_in_flight_;
-  (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes;
+  (call.bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) -= call.bytes + kRequestBytes;
 }
 
 /// What a call that is made now is part of: what its caller says, or the call that is being answered.

@@ -42,9 +42,9 @@ struct EndedSession {
   EndedSessions::iterator at;
 };
 
-/// What ends together, but not at once: what sessions that have ended leave open, and the calls of a call
-/// that was cancelled. So many calls end in a round of the loop and the others in further ones, so that
-/// messages of others go between. A session's end is told when nothing of it is left.
+/// What ends together, but not at once: what sessions that have ended leave open, the calls of a call that
+/// was cancelled, and answers that are kept no longer. So many end in a round of the loop and the others in
+/// further ones, so that messages of others go between. A session's end is told when nothing of it is left.
 class EndpointCore::Endings final : private TimerNode {
  public:
   static constexpr std::string_view kWhere = "the end of a session";
@@ -54,10 +54,10 @@ class EndpointCore::Endings final : private TimerNode {
   void begin(std::unique_ptr<Session> session, Error error, bool is_told);
   /// Cancels all these calls of ours, likewise.
   void cancel(std::span<const std::uint64_t> call_ids);
-  /// All that is left, at once.
+  /// Those that are kept for repeats, if any are to be given up, from the next round on.
+  void give_up_answers();
+  /// All that is left, at once, but for answers.
   void finish();
-  /// What this node's ended sessions have begun here that has not been looked at yet.
-  std::size_t running(std::uint64_t node_id) const;
 
   /// Of one peer, `most` at once; returns how many.
   static std::size_t end_streams(PeerCalls& calls, const Error& error, std::size_t most);
@@ -66,6 +66,7 @@ class EndpointCore::Endings final : private TimerNode {
  private:
   void on_timer() override;
   void go_on(bool to_the_end);
+  bool idle() const { return ended_.empty() && cancelled_.empty() && !answers_are_due_; }
   std::size_t room();
   void take_room(std::size_t count);
   bool end_some(EndedSession& ended, std::size_t most);
@@ -74,8 +75,9 @@ class EndpointCore::Endings final : private TimerNode {
   EndpointCore& endpoint_;
   EndedSessions ended_;                  // the first is worked on
   std::deque<std::uint64_t> cancelled_;  // calls
-  std::uint64_t round_ = 0;              // of the loop, in which
-  std::size_t room_ = 0;                 // so many may still end
+  bool answers_are_due_ = false;
+  std::uint64_t round_ = 0;  // of the loop, in which
+  std::size_t room_ = 0;     // so many may still end
 };
 
 /// Fires when messages of an endpoint to itself wait.

@@ -5,6 +5,7 @@
 
 #include <troupe/rpc/stream_ends.hpp>
 
+#include "calls/answers.hpp"
 #include "calls/frugal_error.hpp"
 #include "endpoint/core_sources.hpp"
 
@@ -30,7 +31,7 @@ void EndpointCore::Endings::begin(std::unique_ptr<Session> session, Error error,
   ended_.splice(ended_.end(), place);
   if (!scheduled()) endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
   if (!end_some(*now, std::max(room(), kAtOnce))) finished(*now);
-  if (ended_.empty() && cancelled_.empty()) endpoint_.loop_.cancel(*this);
+  if (idle()) endpoint_.loop_.cancel(*this);
 }
 
 void EndpointCore::Endings::cancel(std::span<const std::uint64_t> call_ids) {
@@ -52,12 +53,9 @@ void EndpointCore::cancel_all(std::span<const std::uint64_t> call_ids) {
   endings_->cancel(call_ids);
 }
 
-std::size_t EndpointCore::Endings::running(std::uint64_t node_id) const {
-  std::size_t sum = 0;
-  for (const auto& ended : ended_)
-    if (ended->session->peer().node_id == node_id)
-      sum += ended->session->calls.in.count() - ended->session->calls.held.count();
-  return sum;
+void EndpointCore::Endings::give_up_answers() {
+  answers_are_due_ = endpoint_.answers_->is_due(endpoint_.loop_.now());
+  if (answers_are_due_ && !scheduled()) endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
 }
 
 // ---- Some of it, and some more ----------------------------------------------------------------------
@@ -93,12 +91,11 @@ std::size_t EndpointCore::Endings::end_streams(PeerCalls& calls, const Error& er
 /// Each step whatever the others throw. Whether anything is left.
 bool EndpointCore::Endings::end_some(EndedSession& ended, std::size_t most) {
   PeerCalls& calls = ended.session->calls;
-  const std::uint64_t node_id = ended.session->peer().node_id;
   std::size_t left = most;
   const auto step = [&](auto&& some) {
     if (left > 0) endpoint_.shield(kWhere, [&] { left -= some(); });
   };
-  step([&] { return endpoint_.cancel_some_inbound(calls, node_id, ended.chain, left); });
+  step([&] { return endpoint_.cancel_some_inbound(calls, ended.chain, left); });
   step([&] { return end_streams(calls, ended.error, left); });
   step([&] { return fail_calls(calls, ended.error, left); });
   take_room(std::max<std::size_t>(most - left, 1));
@@ -133,11 +130,16 @@ void EndpointCore::Endings::go_on(bool to_the_end) {
 void EndpointCore::Endings::on_timer() {
   endpoint_.loop_.schedule(*this, endpoint_.loop_.now());
   go_on(false);
-  if (ended_.empty() && cancelled_.empty()) endpoint_.loop_.cancel(*this);
+  if (answers_are_due_ && room() > 0) {
+    take_room(endpoint_.answers_->expire(endpoint_.loop_.now(), room()));
+    give_up_answers();
+  }
+  if (idle()) endpoint_.loop_.cancel(*this);
 }
 
 void EndpointCore::Endings::finish() {
   go_on(true);
+  answers_are_due_ = false;
   endpoint_.loop_.cancel(*this);
 }
 

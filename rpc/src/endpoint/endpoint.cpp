@@ -107,6 +107,9 @@ std::size_t Endpoint::open_calls() const {
 std::size_t Endpoint::inbound_calls() const {
   return core_->inbound_calls_;
 }
+std::size_t Endpoint::kept_answers() const {
+  return core_->answers_->kept_answers();
+}
 Duration Endpoint::default_timeout() const {
   return core_->default_timeout();
 }
@@ -170,7 +173,7 @@ void EndpointCore::shut_down() {
   Endings::fail_calls(own_, shutting_down(), SIZE_MAX);
   while (!retrying_.empty()) retrying_.begin()->second->finish(shutting_down());
   std::size_t chain = 0;
-  cancel_some_inbound(own_, 0, chain, SIZE_MAX);
+  cancel_some_inbound(own_, chain, SIZE_MAX);
   cancel_orphans();
 }
 
@@ -184,6 +187,7 @@ EndpointCore::~EndpointCore() {
   };
   own_.in.for_each(leave);
   orphans_.for_each(leave);
+  nodes_.for_each([&](const PeerNode& node) { node.orphans.for_each(leave); });
   for (const auto& scope : scopes) scope->finish();
 }
 
@@ -223,9 +227,9 @@ void EndpointCore::close(SessionId session, const Error& why) {
 }
 
 void EndpointCore::close_all_with(std::uint64_t node_id, const Error& why) {
-  std::vector<SessionId> with_it;
-  const auto [first, last] = with_node_.equal_range(node_id);
-  for (auto each = first; each != last; ++each) with_it.push_back(each->second);
+  const PeerNode* const node = nodes_.find(node_id);
+  if (!node) return;
+  const std::vector<SessionId> with_it(node->sessions.begin(), node->sessions.end());
   for (const SessionId id : with_it) close(id, why);
 }
 
@@ -235,12 +239,7 @@ void EndpointCore::end_session(SessionId session, Error error, bool tell) {
   std::unique_ptr<Session> ended = std::move(found->second);
   last_found_ = nullptr;
   sessions_.erase(found);
-  const auto [first, last] = with_node_.equal_range(ended->peer().node_id);
-  for (auto each = first; each != last; ++each) {
-    if (each->second != session) continue;
-    with_node_.erase(each);
-    break;
-  }
+  if (ended->calls.node) ended->calls.node->sessions.erase(session);
   // Each whatever the others throw: nothing may be left that knows of the session.
   shield(Endings::kWhere, [&] { transport_->close(session); });
   shield(Endings::kWhere, [&] {

@@ -146,14 +146,16 @@ struct Envelope {
   # DATA_LOSS. `cancel` ends a stream as it ends any call.
 
   # How much there may be. A caller has no more calls unanswered on a link than its bounds say (CallLimits: a
-  # number, and bytes of requests, which count from their sending to their answer); more wait with it. A callee
+  # number, and bytes of requests, which count from their sending to their answer, 1,024 more for each than its
+  # envelope and attachments have); more wait with it. A callee
   # may hold a request back, in the order in which they came, while its answers to this peer do not leave; it
   # goes on reading, so that replies to its own calls come. It may stop reading the link's data way while it has
   # more of the peer's requests than a peer may have unanswered; it reads on when it has answered some, or their
   # time is over. A request that is held is ended by `cancel`, and by its deadline, without a reply.
   # One-way messages count, too, with the bytes of their envelopes, of the attachments that follow them and of
-  # device tensors that do not, from their sending until the sender has heard by `done` that they are done; one that is longer than the bound goes
-  # when no other counts. A sender that has little under way need not ask.
+  # device tensors that do not, and 1,024 more for each, from their sending until the sender has heard by `done`
+  # that they are done; one that is longer than the bound goes when no other counts. A sender that has little
+  # under way need not ask.
 }
 
 # What few calls carry.

@@ -6,7 +6,9 @@
 // keeps to its own bounds, nothing is read from it any more. Tensors that go to devices count as bytes that
 // come beside their message do, from when it has come.
 #include <algorithm>
+#include <new>
 
+#include "calls/frugal_error.hpp"
 #include "endpoint/core_sources.hpp"
 
 namespace troupe::rpc {
@@ -26,18 +28,20 @@ bool Session::answers_wait() {
 }
 
 bool Session::owes_too_much() const {
-  const CallLimits& limits = endpoint_.options_.limits;
-  return calls.in.bytes() + arriving_bytes_ > limits.max_inbound_bytes ||
-         calls.held.count() > limits.max_requests_held;
+  return calls.in.bytes() + arriving_bytes_ > endpoint_.options_.limits.max_inbound_bytes;
 }
 
 void Session::take_in(InboundCallPtr call) {
   if (owes_too_much()) pause();
   if (calls.held.empty() && !answers_wait()) return endpoint_.begin_request(std::move(call));
+  try {
+    endpoint_.pump_->add(*this);
+    calls.held.push(std::move(call));
+  } catch (const std::bad_alloc&) {
+    return call->reply_error(frugal_error(Code::kResourceExhausted, "there was no memory to hold a call"));
+  }
   ++endpoint_.stats_.requests_held;
-  calls.held.push(std::move(call));
   if (owes_too_much()) pause();
-  endpoint_.pump_->add(*this);
 }
 
 void Session::begin_arrival(std::size_t bytes) {
@@ -46,19 +50,17 @@ void Session::begin_arrival(std::size_t bytes) {
 }
 
 void Session::pause() {
-  if (std::exchange(paused_, true)) return;
+  if (paused_) return;
+  endpoint_.pump_->add(*this);
+  paused_ = true;
   ++endpoint_.stats_.pauses;
   endpoint_.transport_->pause(link_, true);
-  endpoint_.pump_->add(*this);
 }
 
 /// Not at the bound at once: else each message would be a pause.
 void Session::resume_if_due() {
-  if (!paused_) return;
-  const CallLimits& limits = endpoint_.options_.limits;
-  if (calls.in.bytes() + arriving_bytes_ > limits.max_inbound_bytes / 4 * 3 ||
-      calls.held.count() > limits.max_requests_held / 4 * 3)
-    return;
+  const std::size_t owed = calls.in.bytes() + arriving_bytes_;
+  if (!paused_ || owed > endpoint_.options_.limits.max_inbound_bytes / 4 * 3) return;
   paused_ = false;
   endpoint_.transport_->pause(link_, false);
 }
@@ -68,6 +70,7 @@ bool EndpointCore::begin_held(SessionId id) {
   Session* session = find(id);
   if (!session) return false;
   for (const InboundCallPtr& late : session->calls.held.take_expired(loop_.now())) forget(*late);
+  session = find(id);
   int begun = 0;
   // Found anew each time: a handler may do anything.
   while (session && begun < kMostAtOnce && !session->calls.held.empty() && !session->answers_wait()) {

@@ -56,8 +56,8 @@ Result<void> EndpointCore::send_frame(SessionId session, OutFrame&& frame, Flow 
 bool Session::may_call(std::size_t bytes) const {
   const CallLimits& limits = endpoint_.options_.limits;
   if (calls_in_flight_ >= limits.max_calls_in_flight) return false;
-  if (bytes <= endpoint_.long_from_) return short_call_bytes_ + bytes <= limits.max_bytes_in_flight;
-  return long_call_bytes_ + bytes <= limits.max_bytes_in_flight || long_call_bytes_ == 0;
+  const std::size_t open = bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_;
+  return open + bytes + kRequestBytes <= limits.max_bytes_in_flight || open == 0;
 }
 
 /// Whether a message may be sent now if nothing of its lane waits. A long one may always be the only one.
@@ -65,7 +65,8 @@ bool Session::may_call(std::size_t bytes) const {
   const CallLimits& limits = endpoint_.options_.limits;
   const bool is_long = bytes > endpoint_.long_from_;
   if (flow == Flow::kCall && !may_call(bytes)) return false;
-  if (flow == Flow::kOneWay && !one_way_.may_send(bytes, limits.max_bytes_in_flight)) return false;
+  if (flow == Flow::kOneWay && !one_way_.may_send(bytes + kRequestBytes, limits.max_bytes_in_flight))
+    return false;
   if (flow == Flow::kReply && !is_long) return true;
   const std::size_t in_flight = endpoint_.transport_->bytes_in_flight(link_);
   const std::size_t most = limits.max_bytes_in_flight;
@@ -107,7 +108,7 @@ void Session::begin_flow(OpenCall& call, std::size_t bytes) {
   call.set_waits(false);
   call.bytes = bytes;
   ++calls_in_flight_;
-  (bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) += bytes;
+  (bytes > endpoint_.long_from_ ? long_call_bytes_ : short_call_bytes_) += bytes + kRequestBytes;
 }
 
 void Session::end_of_wait(OpenCall& call) {
@@ -186,8 +187,11 @@ void Session::send_first_of(FlowQueue::Lane lane) {
     if (!call || !call->attempt) patch_remaining(entry.frame.head, left);
   }
   const Flow flow = lane == FlowQueue::Lane::kReplies ? Flow::kReply : call ? Flow::kCall : Flow::kOneWay;
+  EndpointCore& endpoint = endpoint_;
   const Result<void> sent = send_now(std::move(entry.frame), bytes, flow);
-  if (!sent && call) endpoint_.complete(*call, frugal_error(sent.error()));
+  if (sent || !call) return;
+  if (OpenCall* failed = endpoint.find_call(entry.call_id))
+    endpoint.complete(*failed, frugal_error(sent.error()));
 }
 
 // ---- Of all sessions ------------------------------------------------------------------------------
@@ -223,9 +227,15 @@ EndpointCore::FlowPump::~FlowPump() {
 }
 
 void EndpointCore::FlowPump::add(Session& session) {
-  if (std::exchange(session.pumped, true)) return;
-  if (sessions_.empty()) endpoint_.loop_.add_source(*this);
+  if (session.pumped) return;
   sessions_.push_back(session.id());
+  try {
+    if (sessions_.size() == 1) endpoint_.loop_.add_source(*this);
+  } catch (...) {
+    sessions_.pop_back();
+    throw;
+  }
+  session.pumped = true;
 }
 
 void EndpointCore::FlowPump::hurry(Session& session) {

@@ -8,7 +8,7 @@
 #include <troupe/runtime/host_port.hpp>
 
 #include "calls/answers.hpp"
-#include "endpoint/core.hpp"
+#include "endpoint/core_sources.hpp"
 #include "wire/capnp_support.hpp"
 
 namespace troupe::rpc {
@@ -42,13 +42,14 @@ void Session::on_heartbeat(std::uint64_t news) {
 
 void Liveness::attend(Session& session) {
   assert(!session.life.attended);
-  session.life.attended = true;
   session.life.attended_from = endpoint_.loop_.fresh_now();
   list(session);
+  session.life.attended = true;
 }
 
 void Liveness::list(Session& session) {
-  if (!std::exchange(session.life.listed, true)) listed_.push_back(session.id());
+  if (!session.life.listed) listed_.push_back(session.id());
+  session.life.listed = true;
   wake();
 }
 
@@ -164,7 +165,7 @@ void Liveness::on_timer() {
     if (life.attended) look_at(*session, now, listening, verdicts);
   }
   listed_.resize(kept);
-  endpoint_.answers_->expire(now);
+  endpoint_.endings_->give_up_answers();
   if (!listed_.empty() || endpoint_.answers_->kept_answers() > 0)
     endpoint_.loop_.schedule(*this, verdicts.next);
   else

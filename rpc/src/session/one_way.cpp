@@ -8,7 +8,7 @@ namespace troupe::rpc {
 Result<void> Session::send_one_way(OutFrame&& frame, std::size_t bytes) {
   EndpointCore& endpoint = endpoint_;
   const SessionId id = link_;
-  one_way_.note_sent(bytes);
+  one_way_.note_sent(bytes + kRequestBytes);
   auto sent = endpoint.transport_->send(id, std::move(frame));
   // Found anew: a buffer that is dropped may run anybody's code.
   if (Session* session = endpoint.find(id))
@@ -19,7 +19,7 @@ Result<void> Session::send_one_way(OutFrame&& frame, std::size_t bytes) {
 
 /// Whether the peer was asked now. May end this session.
 bool Session::ask_for_room(std::size_t bytes) {
-  const auto at = one_way_.due_for(bytes, endpoint_.options_.limits.max_bytes_in_flight);
+  const auto at = one_way_.due_for(bytes + kRequestBytes, endpoint_.options_.limits.max_bytes_in_flight);
   return at && ask_done(*at);
 }
 
@@ -58,7 +58,7 @@ void EndpointCore::note_done(SessionId id, std::size_t bytes) {
 }
 
 void Session::note_done(std::size_t bytes) {
-  one_way_.note_done(bytes);
+  one_way_.note_done(bytes + kRequestBytes);
   if (one_way_.must_tell() || paused_) [[unlikely]]
     endpoint_.shield("what tells of one-way messages", [&] { endpoint_.pump_->hurry(*this); });
 }

@@ -8,10 +8,10 @@
 
 namespace troupe::rpc {
 
-/// What a peer has been sent of one-way messages that are not done there, in bytes since the link began; and
-/// likewise what it has sent. Nobody answers such a message, so the one who sent it hears of its end only if
-/// it asks: told when so many bytes are done. It asks when half of its window is used, and when a message has
-/// to wait; so whoever sends little never asks.
+/// What a peer has been sent of one-way messages that are not done there, in bytes since the link began,
+/// kRequestBytes for each beside its own; and likewise what it has sent. Nobody answers such a message, so
+/// the one who sent it hears of its end only if it asks: told when so many bytes are done. It asks when half
+/// of its window is used, and when a message has to wait; so whoever sends little never asks.
 class OneWayBytes {
  public:
   // ---- Ours, at the peer --------------------------------------------------------------------------

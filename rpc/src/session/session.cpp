@@ -185,15 +185,21 @@ void Session::on_hello(const Peer& peer, std::span<const std::byte> data_address
   if (!endpoint_.options_.secret.empty() &&
       peer.node_id != (peer.incoming ? terms.dialling_node : terms.listening_node))
     return no(Code::kUnauthenticated, "the hello is of another node than the proof");
-  if (auto may = endpoint_.events_.may_meet(peer); !may) return no(may.error().code, may.error().message);
+  EndpointCore& endpoint = endpoint_;
+  const SessionId id = link_;
+  const Result<void> may = endpoint.events_.may_meet(peer);
+  if (!endpoint.find(id)) return;  // who is asked may end sessions
+  if (!may) return no(may.error().code, may.error().message);
   if (auto opened = endpoint_.transport_->open_data(link_, data_address); !opened)
     return no(opened.error().code, "no way for data: " + opened.error().message);
   endpoint_.transport_->admit(link_);
   peer_ = peer;
   if (peer.authenticated) peer_.identity = endpoint_.options_.secret_identity;
-  endpoint_.with_node_.emplace(peer.node_id, link_);
+  calls.belong_to(endpoint_.nodes_.of(peer.node_id, endpoint_.random_()));
+  calls.node->sessions.insert(link_);
   if (peer.incoming) send_hello();
   open_peer_memory();
+  if (!endpoint.find(id)) return;  // likewise who is told of the way that device tensors take
   state_ = State::kOpening;
   send_control(*endpoint_.transport_, link_, [](wire::Control::Builder control) { control.setReady(); });
 }
@@ -255,19 +261,24 @@ void Session::tell_reaches() {
   });
 }
 
+/// Those that cannot be told now, for want of memory, are told with the next ones. May end this session.
 void Session::return_leases() {
   if (!ready()) return;
-  const auto leases = memory_.leases_to_return();
+  EndpointCore& endpoint = endpoint_;
+  const SessionId id = link_;
+  auto leases = memory_.leases_to_return();
   constexpr std::size_t kBatch = 256;  // fits in an envelope
-  for (std::size_t i = 0; i < leases.size(); i += kBatch) {
-    const auto batch = std::span(leases).subspan(i, std::min(kBatch, leases.size() - i));
-    auto frame = endpoint_.encode({MessageKind::kRelease, 0, 0, 0, 0, Duration{0}, {}}, [&](OutMessage& out) {
+  while (!leases.empty()) {
+    const auto batch = std::span(leases).last(std::min(kBatch, leases.size()));
+    auto frame = endpoint.encode({MessageKind::kRelease, 0, 0, 0, 0, Duration{0}, {}}, [&](OutMessage& out) {
       out.values(1);
       out.value(0).numbers(DType::kUInt64, std::as_bytes(batch));
     });
-    if (frame && endpoint_.send_frame(link_, std::move(*frame), Flow::kUrgent)) continue;
-    for (const std::uint64_t lease : std::span(leases).subspan(i)) memory_.return_lease(lease);
-    return;
+    Session* const session = endpoint.find(id);
+    if (!session) return;
+    if (!frame) return session->memory_.return_later(std::move(leases));
+    leases.resize(leases.size() - batch.size());
+    (void)endpoint.send_frame(id, std::move(*frame), Flow::kUrgent);
   }
 }
 

@@ -28,9 +28,12 @@ class SessionMemory::Returns : public std::enable_shared_from_this<Returns> {
       if (const auto flush = self->flush_) flush();  // a copy: it may end the session
     });
   }
-  std::vector<std::uint64_t> take() {
+  /// All that have been collected, behind those that are there. None, if there is no memory.
+  void take(std::vector<std::uint64_t>& into) {
     const std::lock_guard lock(mutex_);
-    return std::exchange(leases_, {});
+    if (into.empty()) return into.swap(leases_);
+    into.insert(into.end(), leases_.begin(), leases_.end());
+    leases_.clear();
   }
   void close() {
     const std::lock_guard lock(mutex_);
@@ -85,10 +88,15 @@ Result<Buffer> SessionMemory::open(const SharedPool::Location& location, std::ui
 }
 
 std::vector<std::uint64_t> SessionMemory::leases_to_return() {
-  auto leases = returns_ ? returns_->take() : std::vector<std::uint64_t>{};
-  leases.insert(leases.end(), returned_.begin(), returned_.end());
-  returned_.clear();
-  return leases;
+  if (returns_) returns_->take(returned_);
+  return std::exchange(returned_, {});
+}
+
+void SessionMemory::return_later(std::vector<std::uint64_t>&& leases) {
+  if (returned_.empty())
+    returned_ = std::move(leases);
+  else
+    returned_.insert(returned_.end(), leases.begin(), leases.end());
 }
 
 std::vector<Buffer> SessionMemory::take_device_leases() {

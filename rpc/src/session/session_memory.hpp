@@ -84,6 +84,7 @@ class SessionMemory final : public SharedTensors {
   /// A copy from the peer's device memory is done, or will not be made.
   void return_lease(std::uint64_t lease) { returned_.push_back(lease); }
   std::vector<std::uint64_t> leases_to_return();
+  void return_later(std::vector<std::uint64_t>&& leases);
   /// Whether its memory was opened: so it is on this machine.
   bool maps_peer() const { return returns_ != nullptr; }
   /// Whether segments of the peer are mapped.

@@ -171,7 +171,10 @@ Result<void> ShmWay::send(WayEnd& way_end, OutFrame&& frame) {
   auto& end = static_cast<End&>(way_end);
   const Depth depth(*this);
   end.out->send(std::move(frame));
-  if (end.out->busy() && !std::exchange(end.sending, true)) sending_.push_back(&end);
+  if (end.out->busy() && !end.sending) {
+    sending_.push_back(&end);  // first: if there is no memory the next message tries it again
+    end.sending = true;
+  }
   return {};
 }
 
@@ -196,8 +199,8 @@ int ShmWay::receive(End& end) {
     ++did;
     if (got == Inbound::Got::kNonsense) lose(end);
     if (got == Inbound::Got::kMore && end.in->copying() && !end.copying) {
-      end.copying = true;
       copying_.push_back(&end);
+      end.copying = true;
     }
     if (got != Inbound::Got::kMessage) continue;
     quiet_steps_ = 0;

@@ -292,7 +292,10 @@ void TcpWay::flush() {
 void TcpWay::note_busy(End& end) {
   const Connection& streams = end.streams;
   if (!streams.sending() && !streams.receiving_bulk() && !streams.has_input()) return;
-  if (!std::exchange(end.busy, true)) busy_.push_back(&end);
+  if (!end.busy) {
+    busy_.push_back(&end);
+    end.busy = true;
+  }
   if (armed_) watch(end, true);
 }
 

@@ -35,20 +35,23 @@ struct CallLimits {
   // To one peer. Past the first bounds messages wait here, past the second ones calls are refused.
   std::uint32_t max_calls_in_flight = 1 << 14;  ///< sent and not answered
   /// Of long messages; as much again of short ones, and of one-way messages. Calls count until they are
-  /// answered, one-way messages until their handlers are done there, others until they have left.
+  /// answered, one-way messages until their handlers are done there, others until they have left. Each counts
+  /// kRequestBytes beside its own.
   std::size_t max_bytes_in_flight = std::size_t{1} << 30;
   std::uint32_t max_calls_waiting = 1 << 14;
   std::size_t max_bytes_waiting = std::size_t{1} << 30;
   // From one peer. While more bytes of answers than this wait to leave, its further requests are not begun.
   std::size_t max_answer_bytes = std::size_t{64} << 20;
-  /// Its requests that are not answered, and those of them that are not begun: past these bounds nothing is
-  /// read from it. A peer that keeps to its own bounds above stays below, if they are no more than a third of
-  /// these.
+  /// Its requests that are not answered, begun or not, each with kRequestBytes beside its own: past this
+  /// bound nothing is read from it. A peer that keeps to its own bounds above stays below, if they are no
+  /// more than a third of it.
   std::size_t max_inbound_bytes = std::size_t{3} << 30;
-  std::uint32_t max_requests_held = 1 << 16;
   /// None longer is sent; one that comes closes its link.
   std::size_t max_message_bytes = std::size_t{16} << 30;
 };
+
+/// What a request is charged for beside its bytes: what its callee keeps to have it answered.
+inline constexpr std::size_t kRequestBytes = 1024;
 
 /// Bytes of a node's name.
 inline constexpr std::size_t kMostNodeName = 255;
@@ -242,6 +245,8 @@ class Endpoint final {
   std::size_t open_calls() const;
   /// Calls of others, and of this endpoint to itself, that are not answered yet.
   std::size_t inbound_calls() const;
+  /// Answers of ours that are remembered for repeats (AnswerLimits).
+  std::size_t kept_answers() const;
   /// Calls and one-way messages of ours that wait for room, and their bytes; of all peers together.
   struct Waiting {
     std::size_t calls = 0, bytes = 0;
