@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -42,9 +43,19 @@ class HeldBack {
   }
   /// Whether the piece of work that a thread begins at `now` is one of many.
   bool is_burst(TimePoint now) {
-    brisk_ = now - std::exchange(last_begun_, now) <= kBriskPause ? brisk_ + 1 : 0;
+    const Duration pause = now - std::exchange(last_begun_, now);
+    brisk_ = pause <= kBriskPause ? brisk_ + 1 : 0;
+    // Now and then one comes after a write, or after what a poll has done: that counts for four.
+    if (pause <= kDensePause)
+      dense_ = std::min(dense_ + 1, kMostDense);
+    else
+      dense_ = pause <= kBriskPause ? dense_ - std::min(dense_, 4U) : 0;
     return brisk_ >= kManyBrisk;
   }
+  /// Whether many have followed one another without pause, and without a wait.
+  bool is_dense() const { return dense_ >= kMostDense / 2; }
+  /// A thread begins to wait for what it has begun.
+  void note_wait() { dense_ = 0; }
 
   /// Sets what may be held back while it lives. Nests.
   class Scope {
@@ -73,6 +84,8 @@ class HeldBack {
  private:
   static constexpr Duration kBriskPause = std::chrono::microseconds(100);
   static constexpr unsigned kManyBrisk = 4;
+  static constexpr Duration kDensePause = std::chrono::microseconds(4);  // `now` may lag by 2
+  static constexpr unsigned kMostDense = 128;
 
   void flush_all();
 
@@ -80,6 +93,7 @@ class HeldBack {
   May may_ = May::kNothing;
   TimePoint last_begun_;
   unsigned brisk_ = 0;                     // pieces of work, each soon after the one before
+  unsigned dense_ = 0;                     // ... at once after it, less those that were not
   std::atomic<std::uint64_t> changes_{0};  // odd: something is held back
   std::atomic<bool> watched_{false};
 };

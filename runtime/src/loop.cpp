@@ -18,6 +18,9 @@ namespace {
 constexpr Duration kPollAgain = std::chrono::microseconds(2);
 /// ... while something is held back, whose end are system calls.
 constexpr Duration kPollHolding = std::chrono::microseconds(10);
+/// ... by a thread whose pieces follow one another without pause: who sends what is held does so when it is
+/// much.
+constexpr Duration kPollHoldingMany = std::chrono::microseconds(50);
 
 constexpr Duration kDescriptorsEvery = std::chrono::microseconds(200);
 constexpr int kIdleRoundsPerClockRead = 8;
@@ -120,7 +123,8 @@ bool Loop::run_if_free(const std::function<void()>& task) {
   // Somebody who begins one call after another shall not pay for a poll with each.
   // Simulated time stands still meanwhile.
   const bool any_held = held.any();
-  if (now - polled_at_ >= (any_held ? kPollHolding : kPollAgain) || options_.idle) {
+  const Duration may_wait = !any_held ? kPollAgain : held.is_dense() ? kPollHoldingMany : kPollHolding;
+  if (now - polled_at_ >= may_wait || options_.idle) {
     polled_at_ = now;
     poll();
     if (any_held) polled_at_ = refresh_now();  // from the end of it, which has taken system calls
@@ -298,6 +302,7 @@ bool Loop::drive(const std::function<bool()>& done, TimePoint deadline, bool nes
   assert(!context_);
   TimePoint idle_since = now_;
   bool was_busy = false;
+  poller_->held.note_wait();
   while (!done()) {
     const int did = poll();
     if (done()) return true;

@@ -11,6 +11,8 @@
 
 #include <doctest/doctest.h>
 
+#include "held_back.hpp"
+
 using namespace troupe;
 using namespace std::chrono_literals;
 
@@ -122,6 +124,31 @@ TEST_CASE_FIXTURE(Sending, "whoever waits in a task does not leave behind what i
   loop.poll();
   CHECK(looked);
   CHECK(sender.sent == 4);
+}
+
+TEST_CASE("pieces of work are dense when many followed one another, and nobody waited for any") {
+  HeldBack held;
+  TimePoint now = TimePoint() + 1s;
+  const auto begin = [&](int count, Duration pause) {
+    for (int i = 0; i < count; ++i) (void)held.is_burst(now = now + pause);
+  };
+  begin(40, 1us);
+  CHECK_FALSE(held.is_dense());
+  begin(40, 1us);
+  CHECK(held.is_dense());
+  for (int i = 0; i < 100; ++i) {  // writes, and what polls do, between many
+    begin(30, 1us);
+    begin(1, 50us);
+    CHECK(held.is_dense());
+  }
+  held.note_wait();
+  CHECK_FALSE(held.is_dense());
+  begin(200, 1us);
+  CHECK(held.is_dense());
+  begin(1, 1ms);
+  CHECK_FALSE(held.is_dense());
+  begin(1000, 10us);
+  CHECK_FALSE(held.is_dense());
 }
 
 TEST_CASE("a thread that nobody else drives for holds nothing back") {

@@ -23,6 +23,10 @@ constexpr std::size_t kMostHeld = 8192;
 /// same for more. Goes when as much is held as still waits, but not for the sake of the last few.
 constexpr std::size_t kMostHeldOfMany = std::size_t{32} << 10;
 constexpr std::size_t kLastFew = 16;
+/// ... and of a thread's calls, as long as answers are there when it looks for them: then the peer is the
+/// quicker one. Not of a thread that waits: the peer would wait, too, until the next calls are many. Who has
+/// looked so often in vain waits.
+constexpr unsigned kWaits = 4;
 /// Bytes of large messages that one round sends, and receives: little while small messages come, which wait
 /// meanwhile.
 constexpr std::size_t kSentBesides = std::size_t{64} << 10;
@@ -91,7 +95,12 @@ class TcpWay::Dialling final : public FdHandler {
 };
 
 TcpWay::End::End(LinkId id, TcpWay& owner, bool is_incoming, const Token& own_token, bool lends)
-    : WayEnd(id), way(owner), incoming(is_incoming), token(own_token), streams(id, owner.data_, lends) {}
+    : WayEnd(id),
+      way(owner),
+      incoming(is_incoming),
+      token(own_token),
+      streams(id, owner.data_, lends),
+      most_held(kMostHeld) {}
 
 TcpWay::End::~End() = default;
 
@@ -267,9 +276,14 @@ Result<void> TcpWay::send(WayEnd& way_end, OutFrame&& frame) {
 }
 
 /// Whether a message whose head has so many bytes may be put to those that are held.
-bool TcpWay::may_hold(const End& end, std::size_t head_bytes) const {
+bool TcpWay::may_hold(End& end, std::size_t head_bytes) const {
   const std::size_t held = end.streams.bytes_held();
   if (held < kMostHeld) return true;
+  if (!data_.collecting) {
+    if (held < end.most_held) return true;
+    end.most_held = std::min(kMostHeldOfMany, end.most_held + end.most_held / 8);
+    return false;
+  }
   if (!data_.brisk || held >= kMostHeldOfMany) return false;
   const std::size_t waiting = data_.arrivals.size();
   return waiting <= kLastFew || held < waiting * head_bytes;
@@ -312,6 +326,8 @@ int TcpWay::receive(End& end) {
   if (end.ended || end.lost || end.paused || !end.opened) return 0;
   int did = 0;
   check(end, end.streams.receive(scratch_, did));
+  end.nothing_came = did > 0 ? 0 : end.nothing_came + 1;
+  if (end.nothing_came == kWaits) end.most_held = std::max(kMostHeld, end.most_held - end.most_held / 4);
   if (did > 0 || end.streams.has_input()) note_busy(end);
   return did;
 }

@@ -74,7 +74,7 @@ class TcpWay final : public DataWay {
 
   void attach(End& end, StreamKind kind, UniqueFd fd);
   void lose(End& end, Code code, const std::string& why);
-  bool may_hold(const End& end, std::size_t head_bytes) const;
+  bool may_hold(End& end, std::size_t head_bytes) const;
   void check(End& end, Connection::Got got);
   int receive(End& end);
   int receive_ready();
@@ -103,6 +103,8 @@ class TcpWay final : public DataWay {
     bool busy = false;             // in busy_
     bool collected = false;        // in collected_
     std::uint64_t sent_round = 0;  // the last in which something was sent at once
+    std::size_t most_held;         // of what a thread sends that begins one call after another
+    unsigned nothing_came = 0;     // times in a row
     std::unique_ptr<End> removed_before;
   };
 
