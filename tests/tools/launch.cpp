@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include <troupe/tools/launcher.hpp>
+
 #include "command.hpp"
 
 using namespace command_test;
