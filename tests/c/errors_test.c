@@ -93,6 +93,52 @@ TEST(structs_of_unknown_size_are_refused) {
   troupe_node_free(node);
 }
 
+TEST(numbers_that_cannot_be_are_refused) {
+  troupe_node* node = NULL;
+  troupe_node_options options = TROUPE_NODE_OPTIONS_INIT;
+  const double numbers[1] = {1};
+  const troupe_value value = troupe_numbers(TROUPE_FLOAT64, numbers, SIZE_MAX / 8 + 2);
+  options.name = "alone";
+  GOOD(troupe_node_start(&options, &node));
+  FAILS(troupe_call(node, "nobody", "sum", NULL, &value, 1, NULL), TROUPE_INVALID_ARGUMENT, "NULL");
+  troupe_node_free(node);
+}
+
+/* As DLPack 0.8 has it. */
+typedef struct dl_tensor {
+  void* data;
+  int32_t device_type, device_id, ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+  void* context;
+  void (*deleter)(struct DLManagedTensor* self);
+} dl_tensor;
+
+TEST(dlpack_that_points_nowhere_is_refused) {
+  float numbers[2] = {1, 2};
+  int64_t shape[1] = {2};
+  troupe_tensor* tensor = NULL;
+  dl_tensor lent;
+  memset(&lent, 0, sizeof lent);
+  lent.device_type = 1;
+  lent.ndim = 1;
+  lent.code = 2;
+  lent.bits = 32;
+  lent.lanes = 1;
+  lent.data = numbers;
+  FAILS(troupe_tensor_from_dlpack((struct DLManagedTensor*)&lent, &tensor), TROUPE_INVALID_ARGUMENT,
+        "shape is NULL");
+  lent.shape = shape;
+  lent.data = NULL;
+  FAILS(troupe_tensor_from_dlpack((struct DLManagedTensor*)&lent, &tensor), TROUPE_INVALID_ARGUMENT,
+        "data is NULL");
+  shape[0] = 0;
+  GOOD(troupe_tensor_from_dlpack((struct DLManagedTensor*)&lent, &tensor));
+  troupe_tensor_free(tensor);
+}
+
 static void* fail_elsewhere(void* unused) {
   (void)unused;
   CHECK(strcmp(troupe_last_error(), "") == 0);
@@ -122,6 +168,7 @@ TEST(each_thread_has_its_own_last_error) {
 TEST(tensors_are_what_they_are_said_to_be) {
   static float numbers[12] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
   const int64_t shape[2] = {3, 2}, steps[2] = {4, 2}, huge[2] = {INT64_MAX / 2, 8}, negative[1] = {-1};
+  const int64_t none[3] = {0, (int64_t)1 << 40, (int64_t)1 << 23};
   int released = 0;
   troupe_tensor *tensor = NULL, *same = NULL, *copy = NULL, *borrowed = NULL;
   struct DLManagedTensor* lent = NULL;
@@ -150,6 +197,10 @@ TEST(tensors_are_what_they_are_said_to_be) {
   troupe_tensor_free(tensor);
   FAILS(troupe_tensor_wrap(TROUPE_FLOAT32, huge, NULL, 2, numbers, &release, &released, &tensor),
         TROUPE_INVALID_ARGUMENT, "");
+  /* Without elements strides say nothing, however large they would be. */
+  GOOD(troupe_tensor_wrap(TROUPE_FLOAT32, none, NULL, 3, NULL, NULL, NULL, &tensor));
+  troupe_tensor_free(tensor);
+  tensor = NULL;
   FAILS(troupe_tensor_new(TROUPE_FLOAT32, negative, 1, &tensor), TROUPE_INVALID_ARGUMENT, "");
   FAILS(troupe_tensor_new((troupe_dtype)13, shape, 2, &tensor), TROUPE_INVALID_ARGUMENT, "dtype 13");
   FAILS(troupe_tensor_new(TROUPE_FLOAT32, shape, 9, &tensor), TROUPE_INVALID_ARGUMENT, "9 axes");

@@ -8,10 +8,16 @@
 static pthread_t caller;
 static int foreign_runs = 0;
 
+typedef struct held_calls {
+  troupe_incoming* calls[8];
+  size_t count;
+} held_calls;
+
 static void hold(void* state, troupe_incoming* call, const troupe_value* arguments, size_t count) {
+  held_calls* held = state;
   (void)arguments, (void)count;
   if (pthread_equal(pthread_self(), caller)) ++foreign_runs;
-  *(troupe_incoming**)state = call;
+  held->calls[held->count++] = call;
 }
 
 static void add_here(void* state, troupe_incoming* call, const troupe_value* arguments, size_t count) {
@@ -36,7 +42,7 @@ TEST(a_queue_ends_each_call_once) {
   enum { kCalls = 100 };
   two_nodes nodes = start_two();
   troupe_queue* queue = NULL;
-  troupe_incoming* held = NULL;
+  held_calls held = {{NULL}, 0};
   troupe_methods* methods = NULL;
   troupe_completion done[kCalls];
   troupe_request requests[kCalls];
@@ -120,6 +126,7 @@ TEST(a_queue_ends_each_call_once) {
   troupe_answer_free(done[0].answer);
   troupe_queue_free(queue);
   troupe_node_free(nodes.first);
+  for (i = 0; i < held.count; ++i) GOOD(troupe_incoming_answer(held.calls[i], NULL));
 }
 
 static void count_member(void* user, const troupe_member* member) {

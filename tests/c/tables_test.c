@@ -112,6 +112,7 @@ typedef struct member {
   const char* folder;
   int rank;
   float after[6]; /* the weights after three steps */
+  pthread_barrier_t* cancelled;
 } member;
 
 static void step_some(troupe_zero* zero, int rank) {
@@ -169,6 +170,21 @@ static void* take_part(void* given) {
   troupe_answer_free(done.answer);
   GOOD(troupe_tensor_describe(out, &info));
   CHECK(((float*)info.data)[2] == 3 && ((float*)info.data)[3] == 20);
+  /* One that has begun is seen to its end, whoever cancels: the others would wait, and the tensor is used. */
+  what.kind = TROUPE_ALL_REDUCE;
+  if (self->rank == 0) {
+    GOOD(troupe_queue_run(queue, group, 10, &what));
+    troupe_queue_cancel(queue, 10);
+    CHECK(troupe_queue_next(queue, &done, 1, SECONDS / 10) == 0);
+    pthread_barrier_wait(self->cancelled);
+    CHECK(troupe_queue_next(queue, &done, 1, 30 * SECONDS) == 1 && done.status == TROUPE_OK);
+    troupe_answer_free(done.answer);
+  } else {
+    pthread_barrier_wait(self->cancelled);
+    GOOD(troupe_group_run(group, &what));
+  }
+  GOOD(troupe_tensor_describe(tensor, &info));
+  CHECK(((float*)info.data)[0] == 6 && ((float*)info.data)[1] == 40);
   what.kind = TROUPE_BARRIER;
   GOOD(troupe_group_run(group, &what));
 
@@ -203,13 +219,16 @@ TEST(groups_reduce_and_zero_steps) {
   char folder[200], checkpoint[240];
   member members[2];
   pthread_t threads[2];
+  pthread_barrier_t cancelled;
   int i;
+  CHECK(pthread_barrier_init(&cancelled, NULL, 2) == 0);
   make_folder(folder, sizeof folder);
   snprintf(checkpoint, sizeof checkpoint, "%s/zero", folder);
   for (i = 0; i < 2; ++i) {
     members[i].node = i == 0 ? nodes.first : nodes.second;
     members[i].folder = checkpoint;
     members[i].rank = i;
+    members[i].cancelled = &cancelled;
     CHECK(pthread_create(&threads[i], NULL, &take_part, &members[i]) == 0);
   }
   for (i = 0; i < 2; ++i) CHECK(pthread_join(threads[i], NULL) == 0);

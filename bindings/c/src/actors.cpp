@@ -48,7 +48,27 @@ struct troupe_incoming {
   // With the turn:
   bool running = false;   // its handler has not returned
   bool answered = false;  // while it was running: who runs it ends it
+  // Of those that a Gate keeps:
+  troupe_incoming* next = nullptr;
 };
+
+void Gate::end(troupe_incoming* call) {
+  // The state may own what keeps the node, which then ends here: not under the lock, and not with the node.
+  const std::shared_ptr<void> state = std::move(call->kept_state);
+  {
+    const std::lock_guard lock(mutex_);
+    if (stage_ != Stage::kGone) {
+      call->next = std::exchange(ended_, call);
+      return;
+    }
+  }
+  delete call;
+}
+
+void Gate::finish_end() {
+  enter(Stage::kGone);
+  while (ended_) delete std::exchange(ended_, ended_->next);  // nobody adds to them any more
+}
 
 namespace {
 
@@ -91,6 +111,7 @@ void run(const rpc::MethodTable::Target& target, const std::shared_ptr<const Bou
   given->running = true;
   {
     const rpc::CallContext context(*given->call);
+    const HandlerMark mark;
     const Loop::Context within(*given->call->loop(), context.active());
     method->method.handler(target.state.get(), given, given->many.empty() ? given->few : given->many.data(),
                            method->method.signature.parameters.size());
@@ -141,7 +162,7 @@ Result<void> check_result(const CMethod& method, const troupe_value* value) {
   return {};
 }
 
-/// Runs `reply` with the turn, now or soon; it ends the call. A loop that has gone has answered it already.
+/// Runs `reply` with the turn, soon; it ends the call. After the end of the node nobody waits for it.
 template <class Reply>
 void with_turn(troupe_incoming* incoming, Reply&& reply) {
   struct Task {
@@ -150,7 +171,10 @@ void with_turn(troupe_incoming* incoming, Reply&& reply) {
     void operator()() { reply(incoming.release()); }
   };
   const std::shared_ptr<Gate> gate = incoming->bound->gate;
-  gate->post(Task{std::unique_ptr<troupe_incoming>(incoming), std::forward<Reply>(reply)});
+  const bool posted = gate->post([&] {
+    return Task{std::unique_ptr<troupe_incoming>(incoming), std::forward<Reply>(reply)};
+  });
+  if (!posted) gate->end(incoming);
 }
 
 void fail_call(troupe_incoming* call, Error error) {

@@ -60,13 +60,15 @@ const char* troupe_last_error(void) {
 
 troupe_status troupe_last_error_parts(troupe_error* error) {
   // Not by guard(): it would be the last error.
-  if (!error || error->struct_size < sizeof(troupe_error)) return TROUPE_INVALID_ARGUMENT;
+  if (!error || !is_known(error)) return TROUPE_INVALID_ARGUMENT;
   const auto code = last.no_memory ? Code::kResourceExhausted : last.error.code;
-  error->status = static_cast<troupe_status>(code);
-  error->message = last.no_memory ? kNoMemory : last.error.message.c_str();
-  error->node = last.error.node.c_str();
-  error->cause = last.error.cause.c_str();
-  error->exception = last.error.exception.c_str();
-  error->trace_id = last.error.trace_id;
+  troupe_error filled = TROUPE_ERROR_INIT;
+  filled.status = static_cast<troupe_status>(code);
+  filled.message = last.no_memory ? kNoMemory : last.error.message.c_str();
+  filled.node = last.error.node.c_str();
+  filled.cause = last.error.cause.c_str();
+  filled.exception = last.error.exception.c_str();
+  filled.trace_id = last.error.trace_id;
+  write_struct(filled, error);
   return TROUPE_OK;
 }

@@ -15,6 +15,8 @@
 #include <troupe/runtime/clock.hpp>
 #include <troupe/runtime/result.hpp>
 
+#include "structs.hpp"
+
 /// What every function of the C library has around it: no exception leaves it, and an error becomes a status
 /// and this thread's text.
 namespace troupe::c {
@@ -51,28 +53,18 @@ T guard_value(T otherwise, Body&& body) noexcept {
   }
 }
 
-/// Options that were given, as those of this version: what the caller's do not know is zero, and what we do
-/// not know has to be.
-template <class T>
-Result<void> read_struct(const T* given, T& to) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  const std::size_t size = given->struct_size;
-  if (size == sizeof(T)) [[likely]] {
-    to = *given;
-    return {};
-  }
-  constexpr std::size_t kLargest = 4096;
-  if (size < sizeof(T) || size > kLargest)
-    return Error{Code::kInvalidArgument, "a struct of options says that it has " + std::to_string(size) +
-                                             " bytes, not " + std::to_string(sizeof(T)) +
-                                             ": initialise it with its _INIT"};
-  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  for (std::size_t i = sizeof(T); i < size; ++i)
-    if (bytes[i] != 0)
-      return Error{Code::kInvalidArgument, "an option is set that this version of the library does not know"};
-  to = *given;
-  return {};
-}
+/// Marks a thread that runs a handler of C, while it lives. Nests.
+class HandlerMark {
+ public:
+  HandlerMark() { ++depth_; }
+  ~HandlerMark() { --depth_; }
+  HandlerMark(const HandlerMark&) = delete;
+  HandlerMark& operator=(const HandlerMark&) = delete;
+  static bool here() { return depth_ > 0; }
+
+ private:
+  static inline constinit thread_local int depth_ = 0;
+};
 
 inline Result<void> with_text(Result<void> result, const char* context) {
   return result ? result : with_context(result.error(), context);

@@ -339,12 +339,16 @@ troupe_completion opened(rpc::Completion done) noexcept {
 size_t troupe_queue_next(troupe_queue* queue, troupe_completion* completions, size_t max, int64_t timeout) {
   if (!queue || !completions) return 0;
   return guard_value(std::size_t{0}, [&] {
+    // The thread of a handler has the turn, without which nothing ends.
+    const bool may_wait = timeout > 0 && !HandlerMark::here();
     std::size_t count = 0;
     while (count < max) {
-      auto done = count == 0 && timeout > 0 ? queue->queue->wait(Duration(timeout)) : queue->queue->pop();
+      auto done = count == 0 && may_wait ? queue->queue->wait(Duration(timeout)) : queue->queue->pop();
       if (!done) break;
       completions[count++] = opened(std::move(*done));
     }
+    if (count == 0 && max > 0 && timeout > 0 && !may_wait)
+      fail({Code::kFailedPrecondition, "a handler cannot wait for a queue: nothing of its node would end"});
     return count;
   });
 }

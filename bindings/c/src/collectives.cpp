@@ -89,6 +89,12 @@ Result<shards::Work> begin(troupe_group* group, const troupe_collective* collect
                "there is no collective " + std::to_string(static_cast<int>(what.kind))};
 }
 
+/// Stands for what cannot be cancelled.
+struct Uncancelled final : rpc::detail::FutureState<void> {
+  using FutureState::FutureState;
+  void cancel() override {}
+};
+
 /// For CompletionQueue::start(), which looks at the tag first: what has been begun cannot be taken back.
 struct RunLater {
   troupe_group* group;
@@ -99,8 +105,12 @@ struct RunLater {
     // The node's loop lives until this has ended, because the group, which waits for that, lives.
     auto promise = std::make_shared<rpc::Promise<void>>(group->box->node->loop());
     rpc::Future<void> future = promise->future();
-    const auto set = [gate = group->box->gate, promise](const Result<void>& ended) {
-      gate->post([promise, ended] { promise->set(ended); });
+    // Whoever cancels it must not believe that its tensors are his again.
+    const rpc::Future<void> whole(
+        std::make_shared<Uncancelled>(&group->box->node->loop(), TimePoint::never()));
+    promise->made_from(whole);
+    const auto set = [gate = group->box->gate, promise, whole](const Result<void>& ended) {
+      gate->post_late([promise, whole, ended] { promise->set(ended); });
     };
     if (auto work = begin(group, collective))
       work->then(set);
@@ -281,17 +291,18 @@ troupe_status troupe_zero_pass(troupe_zero* zero, const float* gradients, size_t
 troupe_status troupe_zero_step(troupe_zero* zero, troupe_zero_result* result) {
   return guard([&]() -> Result<void> {
     if (!zero) return null_argument("zero");
-    if (result && result->struct_size < sizeof(troupe_zero_result))
-      return Error{Code::kInvalidArgument, "troupe_zero_result: initialise it with its _INIT"};
+    if (auto good = check_struct(result, "troupe_zero_result"); result && !good) return good;
     auto step = zero->zero->step();
     if (!step) return step.error();
     if (!result) return {};
-    result->step = step->step;
-    result->norm = step->norm;
-    result->skipped = step->skipped ? 1 : 0;
-    result->clipped = step->clipped ? 1 : 0;
-    result->learning_rate = step->learning_rate;
-    result->loss_scale = step->loss_scale;
+    troupe_zero_result filled = TROUPE_ZERO_RESULT_INIT;
+    filled.step = step->step;
+    filled.norm = step->norm;
+    filled.skipped = step->skipped ? 1 : 0;
+    filled.clipped = step->clipped ? 1 : 0;
+    filled.learning_rate = step->learning_rate;
+    filled.loss_scale = step->loss_scale;
+    write_struct(filled, result);
     return {};
   });
 }

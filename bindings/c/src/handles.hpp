@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,27 +24,48 @@ namespace troupe::c {
 class Gate {
  public:
   explicit Gate(Loop& loop) : loop_(&loop) {}
-  bool in_turn() const { return loop_->in_turn(); }
-  /// False: the loop has gone, and the task with it.
-  bool post(Task task) {
+  /// False, too, once it is closed.
+  bool in_turn() {
     const std::lock_guard lock(mutex_);
-    if (!open_) return false;
+    return stage_ == Stage::kOpen && loop_->in_turn();
+  }
+  /// Posts what `make()` returns; false: it is closed, and `make` was not called.
+  template <class Make>
+  bool post(Make&& make) {
+    const std::lock_guard lock(mutex_);
+    if (stage_ != Stage::kOpen) return false;
+    loop_->post(make());
+    return true;
+  }
+  /// For what need not run: posts also while nobody drives the loop any more. False: the node has gone, or
+  /// goes.
+  bool post_late(Task task) {
+    const std::lock_guard lock(mutex_);
+    if (stage_ > Stage::kClosed) return false;
     loop_->post(std::move(task));
     return true;
   }
-  bool is_open() {
-    const std::lock_guard lock(mutex_);
-    return open_;
-  }
-  void close() {
-    const std::lock_guard lock(mutex_);
-    open_ = false;
-  }
+  /// Precondition: post() was false. Ends the call: when the node has gone, because until then its endpoint
+  /// knows the call, and only a thread with the turn may touch it.
+  void end(troupe_incoming* call);
+  /// Nobody drives the loop any more.
+  void close() { enter(Stage::kClosed); }
+  /// The node is about to go; then it has gone.
+  void begin_end() { enter(Stage::kEnding); }
+  void finish_end();
 
  private:
-  Loop* loop_;  // compared, but not used once it is closed
+  enum class Stage : std::uint8_t { kOpen, kClosed, kEnding, kGone };
+
+  void enter(Stage stage) {
+    const std::lock_guard lock(mutex_);
+    stage_ = stage;
+  }
+
   std::mutex mutex_;
-  bool open_ = true;
+  Loop* const loop_;  // there before kGone
+  Stage stage_ = Stage::kOpen;
+  troupe_incoming* ended_ = nullptr;  // a list
 };
 
 /// A node and what is made once for it; ends with its handle and the last thing that was made of it.
@@ -52,12 +74,16 @@ struct NodeBox {
       : node(std::move(started)), gate(std::make_shared<Gate>(node->loop())) {}
   ~NodeBox() {
     node->shutdown();
-    gate->close();
+    gate->begin_end();
+    const bool forked = node->loop().is_forked();
+    collectives.reset();
+    node.reset();
+    if (!forked) gate->finish_end();  // there the node has only been left behind
   }
   NodeBox(const NodeBox&) = delete;
   NodeBox& operator=(const NodeBox&) = delete;
 
-  const std::unique_ptr<Node> node;
+  std::unique_ptr<Node> node;
   const std::shared_ptr<Gate> gate;
   // Made when they are first needed.
   std::mutex collectives_mutex;

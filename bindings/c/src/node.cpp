@@ -98,9 +98,15 @@ void troupe_node_shutdown(troupe_node* node) {
 
 void troupe_node_free(troupe_node* node) {
   guard([&]() -> Result<void> {
+    const std::unique_ptr<troupe_node> ended(node);
     if (!node) return {};
     (**node).shutdown();
-    delete node;
+    Loop& loop = (**node).loop();
+    if (loop.is_forked()) return {};
+    node->box->gate->close();
+    // Answers that have been posted are not left in the loop: what they keep may keep the node.
+    const Loop::Turn turn(loop);
+    loop.poll();
     return {};
   });
 }

@@ -52,15 +52,19 @@ Result<shards::TableSpec> spec_of(const char* text) {
   return shards::TableSpec::from_json(whole.dump());
 }
 
-Result<void> open_table(troupe_node* node, Result<shards::TableSpec> spec, std::vector<std::string> servers,
-                        const troupe_table_options* options, troupe_table** table) {
-  if (!spec) return spec.error();
+Result<TableClient::Options> table_options(const troupe_table_options* options) {
   troupe_table_options given = TROUPE_TABLE_OPTIONS_INIT;
   if (options)
-    if (auto read = read_struct(options, given); !read) return read;
+    if (auto read = read_struct(options, given); !read) return read.error();
   TableClient::Options how;
   how.timeout = timeout_of(given.timeout, how.timeout);
   how.worker = given.worker;
+  return how;
+}
+
+Result<void> open_table(troupe_node* node, Result<shards::TableSpec> spec, std::vector<std::string> servers,
+                        const TableClient::Options& how, troupe_table** table) {
+  if (!spec) return spec.error();
   auto handle = std::make_unique<troupe_table>();
   auto opened = TableClient::open(**node, std::move(*spec), servers, how);
   if (!opened) return opened.error();
@@ -81,14 +85,15 @@ Result<std::span<const std::uint64_t>> keys_of(const troupe_table* table, const 
 }
 
 void give(const PushSummary& summary, troupe_push_result& result) {
-  result.staleness = summary.staleness;
-  result.applied = summary.applied ? 1 : 0;
-  result.dropped = summary.dropped ? 1 : 0;
+  troupe_push_result filled = TROUPE_PUSH_RESULT_INIT;
+  filled.staleness = summary.staleness;
+  filled.applied = summary.applied ? 1 : 0;
+  filled.dropped = summary.dropped ? 1 : 0;
+  write_struct(filled, &result);
 }
 
 Result<void> check(const troupe_push_result* result) {
-  if (!result || result->struct_size >= sizeof(troupe_push_result)) return {};
-  return Error{Code::kInvalidArgument, "troupe_push_result: initialise it with its _INIT"};
+  return result ? check_struct(result, "troupe_push_result") : Result<void>();
 }
 
 /// The first error, when all have answered: who still writes, or reads, must not be left alone.
@@ -179,7 +184,9 @@ troupe_status troupe_table_open(troupe_node* node, const char* spec, const char*
     if (!table) return null_argument("table");
     auto names = texts_of(servers, server_count, "servers");
     if (!names) return names.error();
-    return open_table(node, spec_of(spec), std::move(*names), options, table);
+    const auto how = table_options(options);
+    if (!how) return how.error();
+    return open_table(node, spec_of(spec), std::move(*names), *how, table);
   });
 }
 
@@ -194,11 +201,14 @@ troupe_status troupe_table_connect(troupe_node* node, const char* name, const ch
     auto names = texts_of(servers, server_count, "servers");
     if (!names) return names.error();
     if (names->empty()) return Error{Code::kInvalidArgument, "a table lies on one server at least"};
-    auto specs = (**node).rpc_sync<std::vector<std::string>>(names->front(), "table_specs");
+    const auto how = table_options(options);
+    if (!how) return how.error();
+    auto specs = (**node).rpc_sync_with<std::vector<std::string>>({.timeout = how->timeout}, names->front(),
+                                                                  "table_specs");
     if (!specs) return specs.error();
     for (const std::string& text : *specs)
       if (auto spec = shards::TableSpec::from_json(text); spec && spec->name == name)
-        return open_table(node, std::move(spec), std::move(*names), options, table);
+        return open_table(node, std::move(spec), std::move(*names), *how, table);
     return Error{Code::kNotFound, "'" + names->front() + "' has no table '" + name + "'"};
   });
 }

@@ -42,13 +42,26 @@ std::size_t span_bytes(DType dtype, const Shape& shape, const Shape& strides) {
   return static_cast<std::size_t>(last + 1) * element;
 }
 
-/// Row-major, without gaps. Precondition: elements() was no BadTensor.
+/// Row-major, without gaps. Of a tensor without elements, whose strides say nothing, they may be too large.
 Shape dense_strides(const Shape& shape) {
   std::int64_t strides[Shape::kMaxRank] = {};
   std::int64_t stride = 1;
-  for (std::size_t axis = shape.rank(); axis-- > 0; stride *= std::max<std::int64_t>(shape[axis], 1))
+  for (std::size_t axis = shape.rank(); axis-- > 0;) {
     strides[axis] = stride;
+    if (__builtin_mul_overflow(stride, std::max<std::int64_t>(shape[axis], 1), &stride)) stride = INT64_MAX;
+  }
   return Shape(std::span<const std::int64_t>(strides, shape.rank()));
+}
+
+/// What import_tensor() does not look at before it follows these pointers.
+Result<void> check_pointers(const dlpack::DLTensor& tensor) {
+  const std::int32_t rank = tensor.ndim;
+  if (rank < 0 || rank > static_cast<std::int32_t>(Shape::kMaxRank)) return {};  // is refused there
+  if (!tensor.shape && rank > 0) return null_argument("the DLPack tensor's shape");
+  const std::span<const std::int64_t> extents(tensor.shape, static_cast<std::size_t>(rank));
+  if (!tensor.data && std::ranges::find(extents, 0) == extents.end())
+    return null_argument("the DLPack tensor's data");
+  return {};
 }
 
 template <class Make>
@@ -86,6 +99,7 @@ troupe_status troupe_tensor_wrap(troupe_dtype dtype, const int64_t* shape, const
     if (!type) return type.error();
     const auto extents = shape_of(shape, rank, "shape");
     if (!extents) return extents.error();
+    (void)extents->elements();  // too many of them is a BadTensor
     Shape steps = dense_strides(*extents);
     if (strides) {
       auto given = shape_of(strides, rank, "strides");  // none is negative
@@ -96,9 +110,8 @@ troupe_status troupe_tensor_wrap(troupe_dtype dtype, const int64_t* shape, const
     if (!data && bytes > 0) return null_argument("data");
     auto* const first = static_cast<std::byte*>(data);
     if (!release) {
-      if (bytes == 0) return Tensor::empty(*type, *extents);
       const Tensor lent(*type, *extents, steps, Buffer::adopt(first, bytes, Device{}, [] {}), 0);
-      return lent.clone();
+      return bytes == 0 ? lent : lent.clone();  // without elements there is nothing of the caller's in it
     }
     // The memory is the caller's until nothing can go wrong any more.
     auto armed = std::make_shared<bool>(false);
@@ -151,18 +164,19 @@ troupe_status troupe_tensor_describe(const troupe_tensor* tensor, troupe_tensor_
   return guard([&]() -> Result<void> {
     if (!tensor) return null_argument("tensor");
     if (!info) return null_argument("info");
-    if (info->struct_size < sizeof(troupe_tensor_info))
-      return Error{Code::kInvalidArgument, "troupe_tensor_info: initialise it with its _INIT"};
+    if (auto good = check_struct(info, "troupe_tensor_info"); !good) return good;
     const Tensor& from = tensor->tensor;
-    info->dtype = static_cast<troupe_dtype>(from.dtype());
-    info->read_only = from.read_only() ? 1 : 0;
-    info->contiguous = from.is_contiguous() ? 1 : 0;
-    info->gpu = from.device().kind == MemoryKind::kDevice ? from.device().ordinal : -1;
-    info->rank = from.rank();
-    std::ranges::copy(from.shape().extents(), info->shape);
-    std::ranges::copy(from.strides().extents(), info->strides);
-    info->data = from.data();
-    info->bytes = from.bytes();
+    troupe_tensor_info filled = TROUPE_TENSOR_INFO_INIT;
+    filled.dtype = static_cast<troupe_dtype>(from.dtype());
+    filled.read_only = from.read_only() ? 1 : 0;
+    filled.contiguous = from.is_contiguous() ? 1 : 0;
+    filled.gpu = from.device().kind == MemoryKind::kDevice ? from.device().ordinal : -1;
+    filled.rank = from.rank();
+    std::ranges::copy(from.shape().extents(), filled.shape);
+    std::ranges::copy(from.strides().extents(), filled.strides);
+    filled.data = from.data();
+    filled.bytes = from.bytes();
+    write_struct(filled, info);
     return {};
   });
 }
@@ -172,6 +186,10 @@ troupe_status troupe_tensor_to_dlpack(const troupe_tensor* tensor, struct DLMana
   return guard([&]() -> Result<void> {
     if (!tensor) return null_argument("tensor");
     if (!managed) return null_argument("managed");
+    if (tensor->tensor.read_only())
+      return Error{Code::kFailedPrecondition,
+                   "the tensor lies in another process's memory, and DLPack cannot say that it must not be "
+                   "written: clone it first"};
     *managed = reinterpret_cast<DLManagedTensor*>(dlpack::export_tensor(tensor->tensor));
     return {};
   });
@@ -182,8 +200,10 @@ troupe_status troupe_tensor_from_dlpack(struct DLManagedTensor* managed, troupe_
   return guard([&]() -> Result<void> {
     if (!managed) return null_argument("managed");
     if (!tensor) return null_argument("tensor");
+    auto* const given = reinterpret_cast<dlpack::DLManagedTensor*>(managed);
+    if (auto good = check_pointers(given->dl_tensor); !good) return good;
     auto handle = std::make_unique<troupe_tensor>();
-    auto borrowed = dlpack::import_tensor(reinterpret_cast<dlpack::DLManagedTensor*>(managed));
+    auto borrowed = dlpack::import_tensor(given);
     if (!borrowed) return borrowed.error();
     handle->tensor = std::move(*borrowed);
     *tensor = handle.release();

@@ -420,8 +420,12 @@ troupe_value troupe_numbers(troupe_dtype type, const void* data, size_t count) {
   value.kind = TROUPE_NUMBERS;
   value.type = type;
   value.as.bytes.data = data;
-  value.as.bytes.size =
-      troupe::c::is_dtype(type) ? count * troupe::size_of(static_cast<troupe::DType>(type)) : 0;
+  const std::size_t element =
+      troupe::c::is_dtype(type) ? troupe::size_of(static_cast<troupe::DType>(type)) : 0;
+  if (__builtin_mul_overflow(count, element, &value.as.bytes.size)) {
+    value.as.bytes.data = nullptr;  // is refused where it is used
+    value.as.bytes.size = element;
+  }
   return value;
 }
 

@@ -6,7 +6,8 @@
  *             struct of unknown size is TROUPE_INVALID_ARGUMENT, in every build; no memory is
  *             TROUPE_RESOURCE_EXHAUSTED. No exception leaves the library.
  * Objects     are opaque. Who gets one by an output parameter ends it with the function named there; ending
- *             NULL does nothing. What belongs to a node may be ended after it.
+ *             NULL does nothing. What belongs to a node may be ended after it, and calls that came in may be
+ *             answered.
  * Threads     Every function may be called from any thread, unless its comment says otherwise; one object
  *             must not be ended while another thread uses it.
  * Structs     of options begin with their size: initialise them with their _INIT, so that fields of later
@@ -123,7 +124,8 @@ typedef struct troupe_node_options {
   size_t metadata_count;
   int64_t join_timeout;    /* 10 s */
   int64_t default_timeout; /* of calls that say none: 60 s */
-  /* Lines of the node's log, on any of its threads; NULL: there is none. "info" is the level if NULL. */
+  /* Lines of the node's log, on any thread, until the last thing made of the node has been ended; NULL: there
+   * is none. "info" is the level if NULL. */
   void (*log)(void* log_user, const char* line, size_t size);
   void* log_user;
   const char* log_level;
@@ -198,7 +200,9 @@ typedef enum troupe_dtype {
 #define TROUPE_MAX_RANK 8
 
 /* Tensors are handles: copies of one (troupe_tensor_share) mean the same elements. End each with
- * troupe_tensor_free(). */
+ * troupe_tensor_free(). Messages take the handle, not the elements, and read these later: they are not to be
+ * written until the call has ended. What troupe_send() has been given is not to be written again, unless
+ * `release` of troupe_tensor_wrap() or troupe_tensor_is_shared() says when. */
 
 /* Fresh host memory, contents undefined. */
 TROUPE_API troupe_status troupe_tensor_new(troupe_dtype dtype, const int64_t* shape, size_t rank,
@@ -238,7 +242,8 @@ TROUPE_API troupe_status troupe_tensor_describe(const troupe_tensor* tensor, tro
 
 /* DLPack 0.8 (https://dmlc.github.io/dlpack): a DLManagedTensor*. Lending copies nothing: the elements live
  * until the borrower calls its deleter. Borrowing takes the structure over, unless there is an error, and
- * calls its deleter on any thread. Of tensors on a GPU the work that writes them must have ended. */
+ * calls its deleter on any thread. Of tensors on a GPU the work that writes them must have ended. One that is
+ * read_only is not lent, since borrowers would write it: TROUPE_FAILED_PRECONDITION. */
 struct DLManagedTensor;
 TROUPE_API troupe_status troupe_tensor_to_dlpack(const troupe_tensor* tensor,
                                                  struct DLManagedTensor** managed);
@@ -260,7 +265,7 @@ typedef enum troupe_kind {
 } troupe_kind;
 
 /* An argument or a result. What it points to is the caller's, and is not needed after the function that it is
- * given to has returned. This struct never changes. */
+ * given to has returned; the elements of tensors are. This struct never changes. */
 typedef struct troupe_value troupe_value;
 struct troupe_value {
   int32_t kind; /* a troupe_kind */
@@ -381,7 +386,8 @@ typedef struct troupe_request {
  * where each call from the caller's language costs something. */
 TROUPE_API troupe_status troupe_queue_call_many(troupe_queue* queue, troupe_node* node,
                                                 const troupe_request* requests, size_t count, size_t* begun);
-/* Nobody wants the answer of this call any more: it ends with TROUPE_CANCELLED, unless it has ended. */
+/* Nobody wants the answer of this call any more: it ends with TROUPE_CANCELLED, unless it has ended. A
+ * collective is not cancelled: troupe_group_abort() ends it. */
 TROUPE_API void troupe_queue_cancel(troupe_queue* queue, uint64_t tag);
 
 typedef struct troupe_completion {
@@ -389,8 +395,9 @@ typedef struct troupe_completion {
   troupe_answer* answer; /* the caller's, to be ended; NULL: no memory was left for it */
   troupe_status status;
 } troupe_completion;
-/* What has ended, in that order, `max` at most. Waits for the first one: 0 does not. How many came; 0 also
- * for wrong arguments. */
+/* What has ended, in that order, `max` at most. Waits for the first one: 0 does not, nor does a handler, for
+ * nothing of its node would end: TROUPE_FAILED_PRECONDITION is its last error then. How many came; 0 also for
+ * wrong arguments. */
 TROUPE_API size_t troupe_queue_next(troupe_queue* queue, troupe_completion* completions, size_t max,
                                     int64_t timeout);
 
@@ -456,7 +463,7 @@ TROUPE_API troupe_status troupe_table_open(troupe_node* node, const char* spec, 
 TROUPE_API troupe_status troupe_table_connect(troupe_node* node, const char* name, const char* const* servers,
                                               size_t server_count, const troupe_table_options* options,
                                               troupe_table** table);
-/* This worker leaves the table. What is open in queues ends there as it would. */
+/* This worker leaves the table, and waits 2 s at most for that. What is open in queues ends as it would. */
 TROUPE_API void troupe_table_free(troupe_table* table);
 /* The whole spec, as long as the table; "" for NULL. */
 TROUPE_API const char* troupe_table_spec(const troupe_table* table);
@@ -568,8 +575,9 @@ typedef struct troupe_collective {
 } troupe_collective;
 #define TROUPE_COLLECTIVE_INIT \
   { sizeof(troupe_collective), TROUPE_ALL_REDUCE, TROUPE_SUM, 0, 0, NULL, NULL }
-/* All members call the same in the same order. Waits until it has ended, within the group's timeout. The
- * tensors are not touched after an error that ended the group: docs/collectives.md. */
+/* All members call the same in the same order. Waits until it has ended, within the group's timeout; in a
+ * handler the node does nothing else meanwhile. The tensors are not touched after an error that ended the
+ * group: docs/collectives.md. */
 TROUPE_API troupe_status troupe_group_run(troupe_group* group, const troupe_collective* collective);
 /* The same without waiting. */
 TROUPE_API troupe_status troupe_queue_run(troupe_queue* queue, troupe_group* group, uint64_t tag,
