@@ -129,6 +129,29 @@ TEST(a_queue_ends_each_call_once) {
   for (i = 0; i < held.count; ++i) GOOD(troupe_incoming_answer(held.calls[i], NULL));
 }
 
+static void wait_here(void* state, troupe_incoming* call, const troupe_value* arguments, size_t count) {
+  troupe_completion done;
+  (void)arguments, (void)count;
+  CHECK(troupe_queue_next(state, &done, 1, TROUPE_NO_DEADLINE) == 0);
+  CHECK(strstr(troupe_last_error(), "FAILED_PRECONDITION: a handler cannot wait"));
+  GOOD(troupe_incoming_answer(call, NULL));
+}
+
+TEST(a_handler_does_not_wait_for_a_queue) {
+  two_nodes nodes = start_two();
+  troupe_queue* queue = NULL;
+  troupe_methods* methods = NULL;
+  GOOD(troupe_queue_open(0, &queue));
+  GOOD(troupe_methods_new(&methods));
+  GOOD(troupe_methods_add(methods, "wait", "() -> void", &wait_here));
+  GOOD(troupe_node_spawn(nodes.first, "waiter", methods, queue, NULL));
+  troupe_methods_free(methods);
+  GOOD(troupe_node_wait_for_actor(nodes.second, "waiter", 20 * SECONDS));
+  GOOD(troupe_call(nodes.second, "waiter", "wait", NULL, NULL, 0, NULL));
+  troupe_queue_free(queue);
+  free_two(nodes);
+}
+
 static void count_member(void* user, const troupe_member* member) {
   *(int*)user += strcmp(member->role, "client") == 0 ? 10 : 1;
 }

@@ -39,6 +39,7 @@ TEST(tables_are_pulled_and_pushed_saved_and_restored) {
   troupe_table *table = NULL, *same = NULL;
   troupe_versions* versions = NULL;
   troupe_push_result result = TROUPE_PUSH_RESULT_INIT;
+  troupe_table_options options = {8, 0, 0};
   troupe_queue* queue = NULL;
   troupe_completion done;
   float rows[kKeys * kDim], gradients[kKeys * kDim];
@@ -52,6 +53,12 @@ TEST(tables_are_pulled_and_pushed_saved_and_restored) {
   FAILS(troupe_table_open(nodes.second, "{\"name\": \"words\"}", servers, 2, NULL, &table),
         TROUPE_INVALID_ARGUMENT, "dim");
   FAILS(troupe_table_connect(nodes.first, "words", servers, 2, NULL, &same), TROUPE_NOT_FOUND, "words");
+  FAILS(troupe_table_connect(nodes.first, "words", servers, 2, &options, &same), TROUPE_INVALID_ARGUMENT,
+        "_INIT"); /* before anybody is asked */
+  options.struct_size = sizeof options;
+  options.timeout = -1;
+  FAILS(troupe_table_connect(nodes.first, "words", servers, 2, &options, &same), TROUPE_DEADLINE_EXCEEDED,
+        "");
   GOOD(troupe_table_open(nodes.second, spec, servers, 2, NULL, &table));
   CHECK(troupe_table_dim(table) == kDim && strstr(troupe_table_spec(table), "weight_decay"));
   GOOD(troupe_table_pull(table, keys, kKeys, rows, &versions));
