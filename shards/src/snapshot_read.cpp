@@ -105,7 +105,7 @@ class ShardFileLoader {
 
   Result<std::uint64_t> load() {
     if (Result<void> done = read_layout(); !done) return done.error();
-    const Result<std::uint64_t> loaded = file_.in_pieces() ? load_pieces() : load_all();
+    Result<std::uint64_t> loaded = file_.in_pieces() ? load_pieces() : load_all();
     if (!loaded) return loaded;
     if (Result<void> done = load_progress(); !done) return done.error();
     if (Result<void> good = file_.finish(); !good) return good.error();

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -169,14 +170,14 @@ TEST_CASE("a server ends in time whose disk does not answer, and what it wrote i
   const TemporaryFolder folder;
   const auto begun = std::chrono::steady_clock::now();
   {
+    std::optional<OneTable> table;
+    table.emplace();  // before: the first node of a user syncs its secret to disk
     const Closed closed;
-    {
-      OneTable table;
-      auto saved = table.node.rpc_async_with<Files>({.timeout = kPatience}, "ps0", "save", folder / "tmp",
-                                                    Files{table.spec.name});
-      REQUIRE(gate.somebody_waits());
-      table.client.reset();
-    }
+    auto saved = table->node.rpc_async_with<Files>({.timeout = kPatience}, "ps0", "save", folder / "tmp",
+                                                   Files{table->spec.name});
+    REQUIRE(gate.somebody_waits());
+    table->client.reset();
+    table.reset();
     // The gate would have opened by itself much later.
     CHECK(std::chrono::steady_clock::now() - begun < 2 * kPatience);
   }

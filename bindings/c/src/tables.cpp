@@ -148,7 +148,7 @@ Result<void> save(troupe_table* const* tables, std::size_t count, const char* fo
   for (const std::string& server : first.servers)
     calls.push_back(first.box->node->rpc_async_with<std::vector<std::string>>(
         {.timeout = kDiskPatience}, server, "save", place->temporary.string(), names));
-  Result<void> saved = settle(calls, [&](std::vector<std::string> entries) -> Result<void> {
+  Result<void> saved = settle(calls, [&](const std::vector<std::string>& entries) -> Result<void> {
     for (const std::string& text : entries) {
       auto entry = shards::file_entry_from_json(text);
       if (!entry) return entry.error();

@@ -184,7 +184,7 @@ Work NcclQueue::begin(Given given, Launch launch) {
   std::string what = given.call->text;
   Parts parts;
   parts.push_back({std::move(given), std::move(launch)});
-  return begin(std::move(parts), std::move(what));
+  return begin(std::move(parts), what);
 }
 
 Work NcclQueue::group(UniqueFunction<void()>& calls) {
@@ -213,7 +213,7 @@ Work NcclQueue::group(UniqueFunction<void()>& calls) {
   }
   std::string what = parts.front().given.call->text;
   if (parts.size() > 1) what += " and " + std::to_string(parts.size() - 1) + " more";
-  Work whole = begin(std::move(parts), std::move(what));
+  Work whole = begin(std::move(parts), what);
   for (const auto& each : works) each->is_part_of(whole);
   whole.then([works](const Result<void>& ended) {
     for (const auto& each : works) each->finish(ended);
@@ -221,7 +221,7 @@ Work NcclQueue::group(UniqueFunction<void()>& calls) {
   return whole;
 }
 
-Work NcclQueue::begin(Parts parts, std::string what) {
+Work NcclQueue::begin(Parts parts, const std::string& what) {
   const bool room = wait_for_room();
   const std::lock_guard order(calls_);
   const auto begun = Steady::now();

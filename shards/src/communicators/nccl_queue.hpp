@@ -85,7 +85,7 @@ class NcclQueue : public std::enable_shared_from_this<NcclQueue> {
   void set_ended(Error why);
   /// With mutex_ locked: ended by something that there was no memory, or no place, to describe.
   void set_ended_without_words();
-  Work begin(Parts parts, std::string what);
+  Work begin(Parts parts, const std::string& what);
   Result<Work> give_and_keep(Parts& parts, const std::string& what, Steady::time_point begun);
   /// Waits until the stream may have one more; false: it has ended.
   bool wait_for_room();

@@ -33,8 +33,9 @@ namespace {
 /// The actor "<stream>.weights": tells readers whom to ask. With the turn.
 class Root {
  public:
-  Root(Node& node, std::string stream, std::uint64_t generation, std::shared_ptr<const WeightLayout> layout,
-       const WeightPublisherOptions& options, std::shared_ptr<WeightSource> source)
+  Root(Node& node, std::string stream, std::uint64_t generation,
+       const std::shared_ptr<const WeightLayout>& layout, const WeightPublisherOptions& options,
+       std::shared_ptr<WeightSource> source)
       : node_(node),
         stream_(std::move(stream)),
         options_(options),
@@ -215,7 +216,7 @@ Result<std::uint64_t> WeightPublisher::State::publish(Buffer slab,
 
 Result<std::unique_ptr<WeightPublisher>> WeightPublisher::on(Node& node, const std::string& stream,
                                                              std::vector<WeightSpec> specs,
-                                                             WeightPublisherOptions options) {
+                                                             const WeightPublisherOptions& options) {
   if (stream.empty() || options.max_versions < 2 || options.fan_out == 0 || options.piece_bytes == 0 ||
       options.part_bytes == 0 || options.part_bytes > WeightSource::kLongestPart)
     return Error{

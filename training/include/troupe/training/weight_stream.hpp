@@ -97,7 +97,7 @@ class WeightPublisher {
   /// empty or come twice, shapes of too many bytes, an option of zero.
   static Result<std::unique_ptr<WeightPublisher>> on(Node& node, const std::string& stream,
                                                      std::vector<WeightSpec> specs,
-                                                     WeightPublisherOptions options = {});
+                                                     const WeightPublisherOptions& options = {});
   /// Ends the stream; readers keep what they have, and follow the next publisher of this name. Tells the
   /// first node, and waits for its answer.
   ~WeightPublisher();
