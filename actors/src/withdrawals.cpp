@@ -27,7 +27,7 @@ void Withdrawals::try_again() {
     rpc::call_async<void>(
         *node_.endpoint, {node_.registry_session, kRegistryActor}, "unpublish", "unpublishing '" + name + "'",
         {.timeout = node_.options.silence_limit, .trace = TraceContext::not_traced(), .detached = true}, name)
-        .then([this, name](Result<void> told) {
+        .then([this, name](const Result<void>& told) {
           if (told) names_.erase(name);
         });
   }
