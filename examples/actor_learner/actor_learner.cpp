@@ -183,9 +183,9 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 100'000'000))
       ->capture_default_str();
   app.add_option("--seed", seed, "of what is random")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
   std::atomic<bool> stop{false};
   try {
+    app.parse(argc, argv);
     examples::Processes others;
     others.add([](const std::string& registry) {
       replay(*Node::start({.name = "replay", .registry = registry}).value());
@@ -202,6 +202,8 @@ int main(int argc, char** argv) {
     const bool solved = learn(*node, seed, batches, stop);
     others.end();
     return solved ? 0 : stop ? 130 : 1;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& exception) {
     std::fprintf(stderr, "actor_learner: %s\n", exception.what());
     return 1;
