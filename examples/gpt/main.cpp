@@ -145,6 +145,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   open_standard_descriptors();
   kernels::restart_with_better_blas(argv);
+  kernels::set_blas_threads(1);  // who trains has threads of his own, and one token's products are small
   try {
     return run(argc, argv);
   } catch (const std::exception& error) {
