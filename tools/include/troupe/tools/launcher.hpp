@@ -4,15 +4,17 @@
 #include <filesystem>
 #include <memory>
 
-#include <troupe/runtime/fresh_memory.hpp>
-
 #include "troupe/tools/job.hpp"
 
 namespace troupe::tools {
 
 /// How long a process may take to end after it was asked to, before SIGKILL. With a sanitizer, which looks
 /// for leaks before it lets a process end, longer.
-inline constexpr std::chrono::seconds kGrace{kFreshMemory ? 60 : 5};
+#ifdef TROUPE_SANITIZER
+inline constexpr std::chrono::seconds kGrace{60};
+#else
+inline constexpr std::chrono::seconds kGrace{5};
+#endif
 
 struct LaunchOptions {
   std::chrono::milliseconds grace = kGrace;
